@@ -1,0 +1,184 @@
+// The gradients of one layer in one pass over x and g: tasks are blocks of input features (times splits of the rows
+// where features are few), so that every task owns its results and no sum depends on the number of threads.
+#pragma once
+
+#include <memory>
+
+#include "plan.h"
+
+namespace kan {
+namespace KAN_ISA {
+
+template <class T>
+class Backward {
+ public:
+  explicit Backward(const cpu::BackwardArgs& args)
+      : a_(args), s_(args.layer), micro_(micro_kernels_for<T>(s_.n_values)), panels_(s_.out, micro_.widest) {
+    rows_ = rows_per_block<T>(s_, panels_.padded);
+    coefficient_size_ = s_.coefficient_rows() * s_.out;
+    const int64_t tile_bytes = s_.coefficient_rows() * panels_.padded * int64_t(sizeof(T));
+    block_ = a_.d_spline ? max64(1, min64(kWidestBlock, (int64_t(2) << 20) / tile_bytes)) : kWidestBlock;
+    blocks_ = ceil_div(s_.in, block_);
+    splits_ = max64(1, min64(ceil_div(kTasks, blocks_), s_.batch / 512));
+    rows_per_split_ = ceil_div(ceil_div(s_.batch, splits_), 16) * 16;
+  }
+
+  void run(const cpu::Executor& executor) {
+    const bool parallel = estimated_cycles<T>(s_, (a_.input != nullptr) + (a_.d_spline != nullptr)) > kSerialCycles;
+    const bool partial = a_.d_spline && splits_ > 1;
+    const std::unique_ptr<T[]> partials(partial ? new T[size_t(splits_ * s_.in * coefficient_size_)] : nullptr);
+    partials_ = partials.get();
+    execute(
+        executor, parallel, blocks_ * splits_,
+        [](int64_t begin, int64_t end, void* self) {
+          for (int64_t t = begin; t < end; ++t) static_cast<const Backward*>(self)->task(t);
+        },
+        this);
+    if (!partial) return;
+    execute(
+        executor, parallel, s_.in,
+        [](int64_t begin, int64_t end, void* self) {
+          for (int64_t i = begin; i < end; ++i) static_cast<const Backward*>(self)->reduce(i);
+        },
+        this);
+  }
+
+ private:
+  static constexpr int64_t kWidestBlock = 8;  // features that share one packed block of g
+  static constexpr int64_t kTasks = 16;       // features alone make so many tasks, or the rows are split too
+
+  void task(int64_t t) const {
+    const int64_t i0 = t / splits_ * block_, features = min64(block_, s_.in - i0);
+    const int64_t split = t % splits_, first_row = min64(s_.batch, split * rows_per_split_);
+    const int64_t last_row = min64(s_.batch, first_row + rows_per_split_);
+    const bool sided = a_.side.data != nullptr, weight = a_.d_spline != nullptr, input = a_.input != nullptr;
+    constexpr int L = Simd<T>::lanes;
+
+    const int64_t columns_size = block_ * kRowStride, copy_size = s_.coefficient_rows() * panels_.width;
+    const int64_t values_size = int64_t(s_.n_values) * kRowStride;
+    const int64_t sums_size = features * s_.coefficient_rows() * panels_.padded;
+    Arena arena(SortedRows<T>::bytes(s_.n_knots) + Arena::bytes_for<T>(values_size) * 2 +
+                Arena::bytes_for<T>(columns_size) * 3 + Arena::bytes_for<T>(rows_ * panels_.padded) +
+                Arena::bytes_for<T>(copy_size) + Arena::bytes_for<T>(kRowStride * L) +
+                Arena::bytes_for<T>(weight ? sums_size : 0));
+    SortedRows<T> sorted;
+    sorted.take(arena, s_.n_knots);
+    T* input_values = arena.take<T>(values_size);
+    T* weight_values = arena.take<T>(values_size);
+    T* x = arena.take<T>(columns_size);
+    T* side = arena.take<T>(columns_size);
+    T* result = arena.take<T>(columns_size);
+    T* g = arena.take<T>(rows_ * panels_.padded);
+    T* partial = arena.take<T>(kRowStride * L);
+    const Coefficients<T> coefficients{a_.layer.spline_weight, a_.layer.base_weight, a_.layer.weight_dtype, &s_,
+                                       arena.take<T>(copy_size)};
+    T* sums = weight ? arena.take<T>(sums_size) : nullptr;
+    for (int64_t j = 0; weight && j < sums_size; ++j) sums[j] = T(0);
+
+    for (int64_t row0 = first_row; row0 < last_row; row0 += rows_) {
+      const int64_t rows = min64(rows_, last_row - row0);
+      pack_cotangents(g, row0, rows);
+      read_transposed(x, kRowStride, a_.x, row0, rows, i0, features);
+      if (sided) read_transposed(side, kRowStride, a_.side, row0, rows, i0, features);
+      for (int64_t f = 0; f < features; ++f) {
+        const T* knots = static_cast<const T*>(a_.layer.grid) + (i0 + f) * s_.n_knots;
+        sort_rows(sorted, x + f * kRowStride, sided ? side + f * kRowStride : nullptr, int(rows), knots, s_.n_knots,
+                  s_.order, s_.grid_size);
+        if (weight) evaluate_rows(weight_values, sorted, s_, knots, a_.weight_derivative, sided);
+        if (input) evaluate_rows(input_values, sorted, s_, knots, a_.input_derivative, false);
+        for (int64_t c = 0; c < panels_.padded;) {
+          const int vectors = panels_.vectors_at(c);
+          MicroArgs<T> args{nullptr, sorted.row, sorted.runs, sorted.n_runs, {}, g + rows * c, partial, c == 0};
+          if (weight) {
+            args.values = weight_values;
+            args.panel = sums_panel(sums + f * s_.coefficient_rows() * panels_.padded, c);
+            micro_.weight[Panels<T>::index(vectors)](args);
+          }
+          if (input) {
+            args.values = input_values;
+            args.panel = coefficients.panel(i0 + f, c, vectors);
+            micro_.input[Panels<T>::index(vectors)](args);
+          }
+          c += int64_t(vectors) * L;
+        }
+        for (int64_t q = 0; input && q < rows; ++q) {
+          result[f * kRowStride + sorted.row[q]] = horizontal_sum<T>(partial + q * L);
+        }
+      }
+      if (input) write_input(result, row0, rows, i0, features);
+    }
+    for (int64_t f = 0; weight && f < features; ++f) {
+      write_sums(sums + f * s_.coefficient_rows() * panels_.padded, i0 + f, split);
+    }
+  }
+
+  // One panel after the other, [rows][panel width] each, zero where a panel reaches past the last output.
+  void pack_cotangents(T* g, int64_t row0, int64_t rows) const {
+    for (int64_t c = 0; c < panels_.padded;) {
+      const int64_t width = int64_t(panels_.vectors_at(c)) * Simd<T>::lanes, n = min64(width, s_.out - c);
+      for (int64_t b = 0; b < rows; ++b) {
+        T* out = g + rows * c + b * width;
+        read_row(out, a_.g.data, a_.g.dtype, (row0 + b) * a_.g.row_stride + c * a_.g.col_stride, n, a_.g.col_stride);
+        for (int64_t o = n; o < width; ++o) out[o] = T(0);
+      }
+      c += width;
+    }
+  }
+
+  Panel<T> sums_panel(T* sums, int64_t column) const {
+    const int64_t ld = panels_.padded;
+    T* rows = sums + column;
+    return {rows, rows + ld, ld, s_.base != kNoBase ? 0 : ld};
+  }
+
+  void write_input(const T* result, int64_t row0, int64_t rows, int64_t i0, int64_t features) const {
+    T line[kWidestBlock];
+    for (int64_t b = 0; b < rows; ++b) {
+      for (int64_t f = 0; f < features; ++f) line[f] = result[f * kRowStride + b];
+      write_row(a_.input, a_.x.dtype, (row0 + b) * s_.in + i0, line, features);
+    }
+  }
+
+  // sums: [coefficient_rows][padded], the base row first.
+  void write_sums(const T* sums, int64_t feature, int64_t split) const {
+    if (splits_ > 1) {
+      T* out = partials_ + (split * s_.in + feature) * coefficient_size_;
+      for (int64_t r = 0; r < s_.coefficient_rows(); ++r) {
+        for (int64_t o = 0; o < s_.out; ++o) out[r * s_.out + o] = sums[r * panels_.padded + o];
+      }
+    } else {
+      write_weights(sums, panels_.padded, feature);
+    }
+  }
+
+  void write_weights(const T* sums, int64_t ld, int64_t feature) const {
+    const DType dtype = a_.layer.weight_dtype;
+    if (s_.base != kNoBase) {
+      write_row(a_.d_base, dtype, feature * s_.out, sums, s_.out);
+      sums += ld;
+    }
+    for (int64_t r = 0; r < s_.n_splines; ++r) {
+      write_row(a_.d_spline, dtype, (feature * s_.n_splines + r) * s_.out, sums + r * ld, s_.out);
+    }
+  }
+
+  // Adds the splits of one feature in their order.
+  void reduce(int64_t feature) const {
+    T* total = partials_ + feature * coefficient_size_;
+    for (int64_t split = 1; split < splits_; ++split) {
+      const T* part = partials_ + (split * s_.in + feature) * coefficient_size_;
+      for (int64_t j = 0; j < coefficient_size_; ++j) total[j] += part[j];
+    }
+    write_weights(total, s_.out, feature);
+  }
+
+  const cpu::BackwardArgs& a_;
+  const Shape s_;
+  const MicroKernels<T>& micro_;
+  const Panels<T> panels_;
+  int64_t rows_, coefficient_size_, block_, blocks_, splits_, rows_per_split_;
+  T* partials_ = nullptr;
+};
+
+}  // namespace KAN_ISA
+}  // namespace kan

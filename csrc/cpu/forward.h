@@ -1,0 +1,113 @@
+// y = sum over features and basis rows: tasks are blocks of rows times groups of output columns.
+#pragma once
+
+#include "plan.h"
+
+namespace kan {
+namespace KAN_ISA {
+
+template <class T>
+class Forward {
+ public:
+  Forward(const cpu::ForwardArgs& args, const cpu::Executor& executor)
+      : a_(args), s_(args.layer), micro_(micro_kernels_for<T>(s_.n_values)), panels_(s_.out, micro_.widest) {
+    parallel_ = estimated_cycles<T>(s_, 1) > kSerialCycles;
+    const int64_t threads = parallel_ ? executor.threads : 1;
+    const int64_t columns_fitting = kTileBytes / int64_t(128 * sizeof(T)) / panels_.width * panels_.width;
+    columns_ = min64(panels_.padded, max64(panels_.width, columns_fitting));
+    if (s_.batch < 128 * threads && panels_.padded >= 2 * threads * panels_.width) {
+      // Few rows: splitting them would shrink the runs, so the outputs are split instead.
+      columns_ = min64(columns_, ceil_div(ceil_div(panels_.padded, panels_.width), threads) * panels_.width);
+    }
+    groups_ = ceil_div(panels_.padded, columns_);
+    rows_ = rows_per_block<T>(s_, columns_);
+    if (groups_ < threads) rows_ = min64(rows_, max64(64, ceil_div(ceil_div(s_.batch, threads), 16) * 16));
+  }
+
+  void run(const cpu::Executor& executor) {
+    const int64_t tasks = ceil_div(s_.batch, rows_) * groups_;
+    execute(
+        executor, parallel_, tasks,
+        [](int64_t begin, int64_t end, void* self) {
+          for (int64_t t = begin; t < end; ++t) static_cast<const Forward*>(self)->task(t);
+        },
+        this);
+  }
+
+ private:
+  void task(int64_t t) const {
+    const int64_t row0 = t / groups_ * rows_, rows = min64(rows_, s_.batch - row0);
+    const int64_t column0 = t % groups_ * columns_, column1 = min64(panels_.padded, column0 + columns_);
+    const bool sided = a_.side.data != nullptr;
+
+    const int64_t columns_size = int64_t(kInputBlock) * kRowStride, copy_size = s_.coefficient_rows() * panels_.width;
+    Arena arena(SortedRows<T>::bytes(s_.n_knots) + Arena::bytes_for<T>(s_.n_values * kRowStride) +
+                Arena::bytes_for<T>(columns_size) * (1 + sided) + Arena::bytes_for<T>(rows * (column1 - column0)) +
+                Arena::bytes_for<T>(copy_size));
+    SortedRows<T> sorted;
+    sorted.take(arena, s_.n_knots);
+    T* values = arena.take<T>(s_.n_values * kRowStride);
+    T* x = arena.take<T>(columns_size);
+    T* side = sided ? arena.take<T>(columns_size) : nullptr;
+    T* tile = arena.take<T>(rows * (column1 - column0));
+    const Coefficients<T> coefficients{a_.layer.spline_weight, a_.layer.base_weight, a_.layer.weight_dtype, &s_,
+                                       arena.take<T>(copy_size)};
+    start_tile(tile, rows, column0, column1);
+    for (int64_t i = 0; i < s_.in; ++i) {
+      const int64_t in_block = i % kInputBlock;
+      if (in_block == 0) {
+        const int64_t n = min64(kInputBlock, s_.in - i);
+        read_transposed(x, kRowStride, a_.x, row0, rows, i, n);
+        if (sided) read_transposed(side, kRowStride, a_.side, row0, rows, i, n);
+      }
+      const T* knots = static_cast<const T*>(a_.layer.grid) + i * s_.n_knots;
+      sort_rows(sorted, x + in_block * kRowStride, sided ? side + in_block * kRowStride : nullptr, int(rows), knots,
+                s_.n_knots, s_.order, s_.grid_size);
+      evaluate_rows(values, sorted, s_, knots, a_.derivative, sided);
+      for (int64_t c = column0; c < column1;) {
+        const int vectors = panels_.vectors_at(c);
+        const MicroArgs<T> args{values, sorted.row, sorted.runs, sorted.n_runs, coefficients.panel(i, c, vectors),
+                                tile + rows * (c - column0), nullptr, false};
+        micro_.forward[Panels<T>::index(vectors)](args);
+        c += int64_t(vectors) * Simd<T>::lanes;
+      }
+    }
+    finish_tile(tile, row0, rows, column0, column1);
+  }
+
+  // The tile holds one panel after the other, [rows][panel width] each; it starts as the bias.
+  void start_tile(T* tile, int64_t rows, int64_t column0, int64_t column1) const {
+    T bias[4 * Simd<T>::lanes];
+    for (int64_t c = column0; c < column1;) {
+      const int64_t width = int64_t(panels_.vectors_at(c)) * Simd<T>::lanes;
+      for (int64_t o = 0; o < width; ++o) bias[o] = T(0);
+      if (a_.bias) read_row(bias, a_.bias, a_.layer.weight_dtype, c, min64(width, s_.out - c), 1);
+      T* out = tile + rows * (c - column0);
+      for (int64_t b = 0; b < rows; ++b) {
+        for (int64_t o = 0; o < width; ++o) out[b * width + o] = bias[o];
+      }
+      c += width;
+    }
+  }
+
+  void finish_tile(const T* tile, int64_t row0, int64_t rows, int64_t column0, int64_t column1) const {
+    for (int64_t c = column0; c < column1;) {
+      const int64_t width = int64_t(panels_.vectors_at(c)) * Simd<T>::lanes, n = min64(width, s_.out - c);
+      const T* in = tile + rows * (c - column0);
+      for (int64_t b = 0; b < rows; ++b) {
+        write_row(a_.y, a_.layer.weight_dtype, (row0 + b) * s_.out + c, in + b * width, n);
+      }
+      c += width;
+    }
+  }
+
+  const cpu::ForwardArgs& a_;
+  const Shape s_;
+  const MicroKernels<T>& micro_;
+  const Panels<T> panels_;
+  bool parallel_;
+  int64_t columns_, groups_, rows_;
+};
+
+}  // namespace KAN_ISA
+}  // namespace kan

@@ -1,0 +1,62 @@
+// One instruction set's table of kernels. CMake compiles this file once per instruction set, with KAN_ISA naming it.
+#include <chrono>
+
+#include "backward.h"
+#include "forward.h"
+
+#define KAN_CONCAT_(a, b) a##b
+#define KAN_CONCAT(a, b) KAN_CONCAT_(a, b)
+#define KAN_STRING_(a) #a
+#define KAN_STRING(a) KAN_STRING_(a)
+
+namespace kan {
+namespace KAN_ISA {
+namespace {
+
+void forward(const cpu::ForwardArgs& args, const cpu::Executor& executor) {
+  if (args.layer.weight_dtype == cpu::DType::f64) return Forward<double>(args, executor).run(executor);
+  Forward<float>(args, executor).run(executor);
+}
+
+void backward(const cpu::BackwardArgs& args, const cpu::Executor& executor) {
+  if (args.layer.weight_dtype == cpu::DType::f64) return Backward<double>(args).run(executor);
+  Backward<float>(args).run(executor);
+}
+
+double fma_peak(double seconds) {
+  using Clock = std::chrono::steady_clock;
+  constexpr int chains = 12, steps = 4096;
+  Vec<float> sum[chains];
+  for (int i = 0; i < chains; ++i) sum[i] = broadcast(float(i));
+  const Vec<float> scale = broadcast(0.999f), shift = broadcast(0.001f);
+  double best = 0, spent = 0;
+  while (spent < seconds) {
+    const Clock::time_point start = Clock::now();
+    for (int n = 0; n < steps; ++n) {
+      KAN_UNROLL
+      for (int i = 0; i < chains; ++i) {
+        sum[i] = sum[i] * scale + shift;
+#if defined(__x86_64__)
+        __asm__ volatile("" : "+x"(sum[i]));  // keeps the chains from being merged or dropped
+#elif defined(__aarch64__)
+        __asm__ volatile("" : "+w"(sum[i]));
+#endif
+      }
+    }
+    const double elapsed = std::chrono::duration<double>(Clock::now() - start).count();
+    const double rate = 2.0 * Simd<float>::lanes * chains * steps / elapsed;
+    best = rate > best ? rate : best;
+    spent += elapsed;
+  }
+  return best;
+}
+
+}  // namespace
+}  // namespace KAN_ISA
+
+namespace cpu {
+extern const KernelTable KAN_CONCAT(kTable_, KAN_ISA);
+const KernelTable KAN_CONCAT(kTable_, KAN_ISA) = {KAN_STRING(KAN_ISA), KAN_VECTOR_BYTES, KAN_ISA::forward,
+                                                  KAN_ISA::backward, KAN_ISA::fma_peak};
+}  // namespace cpu
+}  // namespace kan

@@ -1,0 +1,72 @@
+// The CPU kernels' interface: raw pointers in, raw pointers out, no torch. One table per instruction set.
+#pragma once
+
+#include <cstdint>
+
+namespace kan {
+namespace cpu {
+
+enum class DType : int { f32, f64, bf16, f16 };
+
+// A read-only matrix of any strides (counted in elements); data == nullptr means absent.
+struct MatrixView {
+  const void* data = nullptr;
+  DType dtype = DType::f32;
+  int64_t row_stride = 0, col_stride = 0;
+};
+
+// What every kernel shares. Compute type: double if weight_dtype is f64, else float; the grid has that type.
+struct Layer {
+  int64_t batch = 0, in_features = 0, out_features = 0;
+  int grid_size = 1, spline_order = 3, base = 0;
+  DType weight_dtype = DType::f32;
+  const void* grid = nullptr;           // (in, grid_size + 2 k + 1), contiguous
+  const void* spline_weight = nullptr;  // (in, grid_size + k, out), contiguous
+  const void* base_weight = nullptr;    // (in, out), contiguous, or null
+};
+
+// y[b,o] = sum_i side[b,i] phi_{i,o}^{(m)}(x[b,i]) + bias[o]
+struct ForwardArgs {
+  Layer layer;
+  MatrixView x, side;
+  const void* bias = nullptr;  // (out), weight_dtype, or null
+  int derivative = 0;
+  void* y = nullptr;  // (batch, out), weight_dtype, contiguous
+};
+
+// Either or both of
+//   input[b,i]    = sum_o g[b,o] phi_{i,o}^{(input_derivative)}(x[b,i])                   if input != null
+//   d_spline, d_base = sum_b side[b,i] g[b,o] {B_r, base}^{(weight_derivative)}(x[b,i])   if d_spline != null
+// in one pass over x and g.
+struct BackwardArgs {
+  Layer layer;
+  MatrixView x, side, g;
+  int input_derivative = 1, weight_derivative = 0;
+  void* input = nullptr;  // (batch, in), x.dtype, contiguous
+  void* d_spline = nullptr;
+  void* d_base = nullptr;
+};
+
+// How tasks are spread: run(n, body, context) calls body(begin, end, context) over a partition of [0, n).
+struct Executor {
+  void (*run)(int64_t tasks, void (*body)(int64_t begin, int64_t end, void* context), void* context) = nullptr;
+  int threads = 1;
+};
+
+struct KernelTable {
+  const char* name;
+  int vector_bytes;
+  void (*forward)(const ForwardArgs&, const Executor&);
+  void (*backward)(const BackwardArgs&, const Executor&);
+  double (*fma_peak)(double seconds);  // measured multiply-add rate of one thread, float32, in FLOP/s
+};
+
+// The best table that this machine runs, unless KAN_KERNELS_CPU_ISA names a lower one. Throws on an unknown name.
+const KernelTable& kernels();
+// A table by name, or null if it was not compiled or this machine cannot run it.
+const KernelTable* kernels_for(const char* isa);
+// All names compiled into this library, best first, null-terminated.
+const char* const* compiled_isas();
+
+}  // namespace cpu
+}  // namespace kan

@@ -1,0 +1,193 @@
+// The three contractions of one input feature with one panel of outputs, on rows sorted by cell.
+//
+// N values a row (the base activation first, then the k+1 splines) meet N coefficient rows of P vectors. For each
+// run of rows the coefficients (or, for weights, their gradients) stay in registers: a row costs P loads of y or g,
+// N broadcasts and N*P multiply-adds.
+#pragma once
+
+#include "rows.h"
+
+namespace kan {
+namespace KAN_ISA {
+
+// N coefficient rows of one panel: row 0 at `first`, which moves with the window only where there is no base row;
+// rows 1 .. N-1 at `rest`, consecutive from the window on.
+template <class T>
+struct Panel {
+  T* first;
+  T* rest;
+  int64_t ld;         // elements between consecutive rows
+  int64_t first_ld;   // ld, or 0 where row 0 is the base row
+};
+
+template <class T>
+struct MicroArgs {
+  const T* values;  // [N][kRowStride]
+  const int32_t* row;
+  const Run* runs;
+  int n_runs;
+  Panel<T> panel;
+  T* tile;      // forward: y += ; input, weight: g. [rows][P * lanes], by original row
+  T* partial;   // input: [rows][lanes], by sorted row: lane sums, added to unless `start`
+  bool start;
+};
+
+template <class T, int N, int P>
+void micro_forward(const MicroArgs<T>& a) {
+  constexpr int L = Simd<T>::lanes;
+  for (int u = 0; u < a.n_runs; ++u) {
+    const Run run = a.runs[u];
+    const T* first = a.panel.first + run.window * a.panel.first_ld;
+    const T* rest = a.panel.rest + run.window * a.panel.ld;
+    Vec<T> coef[N][P];
+    KAN_UNROLL
+    for (int p = 0; p < P; ++p) coef[0][p] = load(first + p * L);
+    KAN_UNROLL
+    for (int j = 1; j < N; ++j) {
+      KAN_UNROLL
+      for (int p = 0; p < P; ++p) coef[j][p] = load(rest + (j - 1) * a.panel.ld + p * L);
+    }
+    for (int q = run.begin; q < run.end; ++q) {
+      T* y = a.tile + int64_t(a.row[q]) * (P * L);
+      Vec<T> sum[P];
+      KAN_UNROLL
+      for (int p = 0; p < P; ++p) sum[p] = load(y + p * L);
+      KAN_UNROLL
+      for (int j = 0; j < N; ++j) {
+        const Vec<T> value = broadcast(a.values[j * kRowStride + q]);
+        KAN_UNROLL
+        for (int p = 0; p < P; ++p) sum[p] += value * coef[j][p];
+      }
+      KAN_UNROLL
+      for (int p = 0; p < P; ++p) store(y + p * L, sum[p]);
+    }
+  }
+}
+
+template <class T, int N, int P>
+void micro_weight(const MicroArgs<T>& a) {
+  constexpr int L = Simd<T>::lanes;
+  for (int u = 0; u < a.n_runs; ++u) {
+    const Run run = a.runs[u];
+    Vec<T> sum[N][P];
+    KAN_UNROLL
+    for (int j = 0; j < N; ++j) {
+      KAN_UNROLL
+      for (int p = 0; p < P; ++p) sum[j][p] = Vec<T>{};
+    }
+    for (int q = run.begin; q < run.end; ++q) {
+      const T* row = a.tile + int64_t(a.row[q]) * (P * L);
+      Vec<T> g[P];
+      KAN_UNROLL
+      for (int p = 0; p < P; ++p) g[p] = load(row + p * L);
+      KAN_UNROLL
+      for (int j = 0; j < N; ++j) {
+        const Vec<T> value = broadcast(a.values[j * kRowStride + q]);
+        KAN_UNROLL
+        for (int p = 0; p < P; ++p) sum[j][p] += value * g[p];
+      }
+    }
+    T* first = a.panel.first + run.window * a.panel.first_ld;
+    T* rest = a.panel.rest + run.window * a.panel.ld;
+    KAN_UNROLL
+    for (int p = 0; p < P; ++p) store(first + p * L, load(first + p * L) + sum[0][p]);
+    KAN_UNROLL
+    for (int j = 1; j < N; ++j) {
+      KAN_UNROLL
+      for (int p = 0; p < P; ++p) {
+        T* out = rest + (j - 1) * a.panel.ld + p * L;
+        store(out, load(out) + sum[j][p]);
+      }
+    }
+  }
+}
+
+template <class T, int N, int P>
+void micro_input(const MicroArgs<T>& a) {
+  constexpr int L = Simd<T>::lanes;
+  for (int u = 0; u < a.n_runs; ++u) {
+    const Run run = a.runs[u];
+    const T* first = a.panel.first + run.window * a.panel.first_ld;
+    const T* rest = a.panel.rest + run.window * a.panel.ld;
+    Vec<T> coef[N][P];
+    KAN_UNROLL
+    for (int p = 0; p < P; ++p) coef[0][p] = load(first + p * L);
+    KAN_UNROLL
+    for (int j = 1; j < N; ++j) {
+      KAN_UNROLL
+      for (int p = 0; p < P; ++p) coef[j][p] = load(rest + (j - 1) * a.panel.ld + p * L);
+    }
+    for (int q = run.begin; q < run.end; ++q) {
+      const T* g = a.tile + int64_t(a.row[q]) * (P * L);
+      Vec<T> slope[P];  // sum_j value_j coef_j: the edge functions' values for this row
+      const Vec<T> base = broadcast(a.values[q]);
+      KAN_UNROLL
+      for (int p = 0; p < P; ++p) slope[p] = base * coef[0][p];
+      KAN_UNROLL
+      for (int j = 1; j < N; ++j) {
+        const Vec<T> value = broadcast(a.values[j * kRowStride + q]);
+        KAN_UNROLL
+        for (int p = 0; p < P; ++p) slope[p] += value * coef[j][p];
+      }
+      Vec<T> sum = slope[0] * load(g);
+      KAN_UNROLL
+      for (int p = 1; p < P; ++p) sum += slope[p] * load(g + p * L);
+      T* partial = a.partial + int64_t(q) * L;
+      store(partial, a.start ? sum : sum + load(partial));
+    }
+  }
+}
+
+template <class T>
+using Micro = void (*)(const MicroArgs<T>&);
+
+// The kernels for N values a row; panels of 1, 2 and 4 vectors (4 only while N * 4 fits the register file).
+constexpr int kWidestSplit = 5;  // N up to which panels of four vectors are compiled
+
+template <class T>
+struct MicroKernels {
+  Micro<T> forward[3], input[3], weight[3];  // by log2 P
+  int widest;                                // vectors of the widest panel
+};
+
+template <class T, int N>
+constexpr MicroKernels<T> micro_kernels() {
+  constexpr int W = N <= kWidestSplit ? 4 : 2;
+  return {{micro_forward<T, N, 1>, micro_forward<T, N, 2>, micro_forward<T, N, W>},
+          {micro_input<T, N, 1>, micro_input<T, N, 2>, micro_input<T, N, W>},
+          {micro_weight<T, N, 1>, micro_weight<T, N, 2>, micro_weight<T, N, W>},
+          W};
+}
+
+template <class T>
+const MicroKernels<T>& micro_kernels_for(int n_values) {
+  static constexpr MicroKernels<T> table[kMaxValues] = {
+      micro_kernels<T, 1>(), micro_kernels<T, 2>(), micro_kernels<T, 3>(),  micro_kernels<T, 4>(),
+      micro_kernels<T, 5>(), micro_kernels<T, 6>(), micro_kernels<T, 7>(),  micro_kernels<T, 8>(),
+      micro_kernels<T, 9>(), micro_kernels<T, 10>(), micro_kernels<T, 11>(), micro_kernels<T, 12>()};
+  return table[n_values - 1];
+}
+
+// How out_features are cut into panels: `full` of the widest kind, then at most one of 2 and one of 1 vectors.
+template <class T>
+struct Panels {
+  int64_t out, width;  // width: elements of a widest panel
+  int64_t padded;      // out rounded up to whole vectors
+  int widest;
+
+  Panels(int64_t out_features, int widest_vectors) : out(out_features), widest(widest_vectors) {
+    constexpr int L = Simd<T>::lanes;
+    width = int64_t(widest) * L;
+    padded = ceil_div(out, L) * L;
+  }
+  // Vectors of the panel that starts at column `begin`, begin < padded.
+  int vectors_at(int64_t begin) const {
+    const int64_t left = (padded - begin) / Simd<T>::lanes;
+    if (left >= widest) return widest;
+    return left >= 2 ? 2 : 1;
+  }
+  static int index(int vectors) { return vectors == 4 ? 2 : vectors - 1; }
+};
+
+}  // namespace KAN_ISA
+}  // namespace kan

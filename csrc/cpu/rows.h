@@ -1,0 +1,169 @@
+// One input feature's rows, sorted by knot cell, with the values of its non-zero basis functions.
+//
+// Rows of one cell read the same k+1 coefficient rows, so every contraction becomes a product with the
+// coefficients held in registers; and the basis is evaluated across rows with the cell's knots as constants.
+#pragma once
+
+#include "../basis/bspline.h"
+#include "storage.h"
+
+namespace kan {
+namespace KAN_ISA {
+
+constexpr int kMaxRows = 1024;               // rows of one block
+constexpr int kRowStride = kMaxRows + 32;    // no power of two: the value rows must not share cache sets
+constexpr int kMaxValues = kMaxOrder + 2;    // k + 1 basis values and the base activation
+constexpr int kLinearSearch = 64;            // up to so many knots, counting beats a binary search
+
+struct Run {  // rows [begin, end) of the sorted order lie in one cell
+  int begin, end, cell, window;
+};
+
+template <class T>
+struct SortedRows {
+  T* x;          // [kRowStride], sorted
+  T* side;       // [kRowStride], sorted
+  int32_t* row;  // original row of each sorted position
+  int32_t* cell;
+  int32_t* next;  // [n_knots + 1], first free position of each cell
+  Run* runs;      // [min(rows, n_knots + 1)]
+  int n_runs = 0, rows = 0;
+
+  static size_t bytes(int n_knots) {
+    return 2 * Arena::bytes_for<T>(kRowStride) + 2 * Arena::bytes_for<int32_t>(kRowStride) +
+           Arena::bytes_for<int32_t>(n_knots + 1) + Arena::bytes_for<Run>(kMaxRows);
+  }
+  void take(Arena& arena, int n_knots) {
+    x = arena.take<T>(kRowStride);
+    side = arena.take<T>(kRowStride);
+    row = arena.take<int32_t>(kRowStride);
+    cell = arena.take<int32_t>(kRowStride);
+    next = arena.take<int32_t>(n_knots + 1);
+    runs = arena.take<Run>(kMaxRows);
+  }
+};
+
+// Besides the cells 0 .. n_knots-2 there are two more places a row can be in.
+KAN_HD int outside_cell(int n_knots) { return n_knots - 1; }
+KAN_HD int nan_cell(int n_knots) { return n_knots; }
+
+template <class T>
+inline void locate_rows(int32_t* cell, const T* x, int rows, const T* knots, int n_knots) {
+  const int outside = outside_cell(n_knots), nan = nan_cell(n_knots);
+  if (n_knots > kLinearSearch) {
+    for (int b = 0; b < rows; ++b) {
+      const int c = locate_cell(knots, n_knots, x[b]);
+      cell[b] = c >= 0 ? c : (x[b] == x[b] ? outside : nan);
+    }
+    return;
+  }
+  constexpr int L = Simd<T>::lanes;
+  using IVec = typename Simd<T>::IVec;
+  using Int = typename Simd<T>::Int;
+  for (int b = 0; b < rows; b += L) {  // the buffers are padded: surplus lanes are never read
+    const Vec<T> v = load(x + b);
+    IVec count = IVec{};  // minus the number of knots at or below x
+    for (int t = 0; t < n_knots; ++t) count += v >= knots[t];
+    IVec c = -count - Int(1);
+    c = c < Int(0) ? IVec{} + Int(outside) : c;
+    c = v == v ? c : IVec{} + Int(nan);
+    for (int l = 0; l < L; ++l) cell[b + l] = int32_t(c[l]);
+  }
+}
+
+// Stable counting sort by cell. x, side: contiguous rows of this feature (side may be null).
+template <class T>
+inline void sort_rows(SortedRows<T>& out, const T* x, const T* side, int rows, const T* knots, int n_knots, int order,
+                      int grid_size) {
+  out.rows = rows;
+  locate_rows(out.cell, x, rows, knots, n_knots);
+  const int n_cells = n_knots + 1;
+  for (int c = 0; c < n_cells; ++c) out.next[c] = 0;
+  for (int b = 0; b < rows; ++b) ++out.next[out.cell[b]];
+  int position = 0;
+  out.n_runs = 0;
+  for (int c = 0; c < n_cells; ++c) {
+    const int count = out.next[c];
+    out.next[c] = position;
+    if (count == 0) continue;
+    const int window = c < n_knots - 1 ? window_of_cell(c, order, grid_size) : 0;
+    out.runs[out.n_runs++] = {position, position + count, c, window};
+    position += count;
+  }
+  for (int b = 0; b < rows; ++b) {
+    const int q = out.next[out.cell[b]]++;
+    out.row[q] = b;
+    out.x[q] = x[b];
+  }
+  if (side) {
+    for (int q = 0; q < rows; ++q) out.side[q] = side[out.row[q]];
+  }
+}
+
+// values[(first + j) * kRowStride + q] = B_{window+j}^{(m)}(x[q]), j = 0..K.
+template <class T, int K>
+void spline_rows(T* values, const SortedRows<T>& in, const T* knots, int n_knots, int derivative) {
+  constexpr int L = Simd<T>::lanes;
+  for (int u = 0; u < in.n_runs; ++u) {
+    const Run run = in.runs[u];
+    if (run.cell >= n_knots - 1 || derivative > K) {
+      const T fill = run.cell == nan_cell(n_knots) ? T(__builtin_nan("")) : T(0);
+      for (int j = 0; j <= K; ++j) {
+        for (int q = run.begin; q < run.end; ++q) values[j * kRowStride + q] = fill;
+      }
+      continue;
+    }
+    CellKnots<K, T> cell;
+    cell.load(knots, n_knots, run.cell);
+    // In the extension cells only some of the k+1 functions exist: they move to the window's rows.
+    const int shift = run.window - (run.cell - K);
+    for (int q = run.begin; q < run.end; q += L) {  // surplus lanes are overwritten by the next run
+      Vec<T> out[K + 1];
+      bspline_values<K, Vec<T>, T>(cell, load(in.x + q), derivative, out);
+      if (shift == 0) {
+        KAN_UNROLL
+        for (int j = 0; j <= K; ++j) store(values + j * kRowStride + q, out[j]);
+      } else {
+        for (int j = 0; j <= K; ++j) {
+          const int source = j + shift;
+          store(values + j * kRowStride + q, source >= 0 && source <= K ? out[source] : Vec<T>{});
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+void base_row(T* values, const SortedRows<T>& in, int base, int derivative) {
+  constexpr int L = Simd<T>::lanes;
+  for (int q = 0; q < in.rows; q += L) {
+    const Vec<T> x = load(in.x + q);
+    const Vec<T> value = base == kSilu ? silu_derivative<Vec<T>, T>(x, logistic<T>(x), derivative)
+                                       : identity_derivative<Vec<T>, T>(x, derivative);
+    store(values + q, value);
+  }
+}
+
+template <class T>
+void scale_rows(T* values, int n_values, const SortedRows<T>& in) {
+  constexpr int L = Simd<T>::lanes;
+  for (int j = 0; j < n_values; ++j) {
+    for (int q = 0; q < in.rows; q += L) {
+      store(values + j * kRowStride + q, load(values + j * kRowStride + q) * load(in.side + q));
+    }
+  }
+}
+
+template <class T>
+using SplineRows = void (*)(T*, const SortedRows<T>&, const T*, int, int);
+
+template <class T>
+SplineRows<T> spline_rows_of(int order) {
+  static constexpr SplineRows<T> table[] = {
+      spline_rows<T, 0>, spline_rows<T, 1>, spline_rows<T, 2>, spline_rows<T, 3>, spline_rows<T, 4>, spline_rows<T, 5>,
+      spline_rows<T, 6>, spline_rows<T, 7>, spline_rows<T, 8>, spline_rows<T, 9>, spline_rows<T, 10>};
+  return table[order];
+}
+
+}  // namespace KAN_ISA
+}  // namespace kan

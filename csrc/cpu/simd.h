@@ -1,0 +1,117 @@
+// The little SIMD that the kernels need, on the compilers' own vector types: any width, any machine.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../basis/activation.h"
+
+#ifndef KAN_VECTOR_BYTES
+#define KAN_VECTOR_BYTES 16
+#endif
+
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define KAN_HAS_SHUFFLE 1
+#endif
+#endif
+
+namespace kan {
+namespace KAN_ISA {
+
+template <class T>
+struct IntOf;
+template <>
+struct IntOf<float> {
+  using type = int32_t;
+};
+template <>
+struct IntOf<double> {
+  using type = int64_t;
+};
+
+template <class T>
+struct Simd {
+  using Int = typename IntOf<T>::type;
+  static constexpr int lanes = KAN_VECTOR_BYTES / int(sizeof(T));
+  typedef T Vec __attribute__((vector_size(KAN_VECTOR_BYTES)));
+  typedef Int IVec __attribute__((vector_size(KAN_VECTOR_BYTES)));
+  typedef T Unaligned __attribute__((vector_size(KAN_VECTOR_BYTES), aligned(sizeof(T)), may_alias));
+};
+
+template <class T>
+using Vec = typename Simd<T>::Vec;
+
+template <class T>
+KAN_HD Vec<T> load(const T* p) {
+  return *reinterpret_cast<const typename Simd<T>::Unaligned*>(p);
+}
+template <class T>
+KAN_HD void store(T* p, Vec<T> v) {
+  *reinterpret_cast<typename Simd<T>::Unaligned*>(p) = v;
+}
+template <class T>
+KAN_HD Vec<T> broadcast(T value) {
+  return Vec<T>{} + value;
+}
+
+// exp(y) for y <= 0 or NaN, relative error below 2 ulp; flushes to 0 where the result would be subnormal.
+KAN_HD Vec<float> exp_nonpositive(Vec<float> y) {
+  using IVec = Simd<float>::IVec;
+  const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  const Vec<float> shifted = y * 1.44269504f + magic;
+  const Vec<float> n = shifted - magic;
+  Vec<float> r = y - n * 0.693359375f;
+  r = r - n * -2.12194440e-4f;
+  Vec<float> p = broadcast(1.0f / 5040.0f);
+  const float taylor[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
+  KAN_UNROLL
+  for (int i = 0; i < 7; ++i) p = p * r + taylor[i];
+  const IVec exponent = ((IVec)shifted - 0x4B400000 + 127) << 23;
+  const Vec<float> result = p * (Vec<float>)exponent;
+  return y < -87.0f ? Vec<float>{} : result;
+}
+
+KAN_HD Vec<double> exp_nonpositive(Vec<double> y) {
+  using IVec = Simd<double>::IVec;
+  const double magic = 6755399441055744.0;  // 1.5 * 2^52
+  const Vec<double> shifted = y * 1.4426950408889634074 + magic;
+  const Vec<double> n = shifted - magic;
+  Vec<double> r = y - n * 6.93147180369123816490e-01;
+  r = r - n * 1.90821492927058770002e-10;
+  Vec<double> p = broadcast(1.0 / 6227020800.0);
+  const double taylor[] = {1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040,
+                           1.0 / 720,       1.0 / 120,      1.0 / 24,      1.0 / 6,      0.5,         1.0,
+                           1.0};
+  KAN_UNROLL
+  for (int i = 0; i < 13; ++i) p = p * r + taylor[i];
+  const IVec exponent = ((IVec)shifted - INT64_C(0x4338000000000000) + 1023) << 52;
+  const Vec<double> result = p * (Vec<double>)exponent;
+  return y < -708.0 ? Vec<double>{} : result;
+}
+
+// logistic(x) and 1 - logistic(x), neither by a subtraction.
+template <class T>
+KAN_HD Logistic<Vec<T>> logistic(Vec<T> x) {
+  const Vec<T> magnitude = x < T(0) ? -x : x;
+  const Vec<T> e = exp_nonpositive(-magnitude);
+  const Vec<T> large = T(1) / (e + T(1));
+  const Vec<T> small = e * large;
+  return {x < T(0) ? small : large, x < T(0) ? large : small};
+}
+
+// Sum of a vector's lanes, pairwise in a fixed order.
+template <class T>
+KAN_HD T horizontal_sum(const T* lanes) {
+  constexpr int n = Simd<T>::lanes;
+  T partial[n];
+  for (int i = 0; i < n; ++i) partial[i] = lanes[i];
+  KAN_UNROLL
+  for (int width = n / 2; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) partial[i] += partial[i + width];
+  }
+  return partial[0];
+}
+
+}  // namespace KAN_ISA
+}  // namespace kan

@@ -1,0 +1,186 @@
+// Reading and writing storage types (16-bit, strided) at the edges; kernels see only contiguous float or double.
+#pragma once
+
+#include <cstring>
+
+#include "kernels.h"
+#include "simd.h"
+
+namespace kan {
+namespace KAN_ISA {
+
+using cpu::DType;
+using cpu::MatrixView;
+
+KAN_HD int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+KAN_HD int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+KAN_HD int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+KAN_HD int item_size(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
+
+KAN_HD float bits_to_float(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+KAN_HD uint32_t float_to_bits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return bits;
+}
+
+struct Bfloat16 {
+  uint16_t bits;
+  KAN_HD operator float() const { return bits_to_float(uint32_t(bits) << 16); }
+  static KAN_HD Bfloat16 from(float value) {  // round to nearest even; NaN stays NaN
+    const uint32_t u = float_to_bits(value);
+    const bool nan = (u & 0x7fffffff) > 0x7f800000;
+    return {uint16_t(nan ? (u >> 16) | 0x40 : (u + 0x7fff + ((u >> 16) & 1)) >> 16)};
+  }
+};
+
+struct Float16 {
+  uint16_t bits;
+  KAN_HD operator float() const {
+    const uint32_t sign = uint32_t(bits & 0x8000) << 16, magnitude = bits & 0x7fff;
+    if (magnitude >= 0x7c00) return bits_to_float(sign | 0x7f800000 | ((magnitude & 0x3ff) << 13));
+    // Scaling by 2^112 moves the exponent bias and normalises subnormals exactly.
+    return bits_to_float(sign | float_to_bits(bits_to_float(magnitude << 13) * 5.192296858534828e33f));
+  }
+  static KAN_HD Float16 from(float value) {  // round to nearest even
+    const uint32_t u = float_to_bits(value), sign = (u >> 16) & 0x8000, magnitude = u & 0x7fffffff;
+    if (magnitude > 0x7f800000) return {uint16_t(sign | 0x7e00)};
+    if (magnitude >= 0x477ff000) return {uint16_t(sign | 0x7c00)};
+    if (magnitude < 0x38800000) {  // subnormal: the addition rounds at the right bit
+      return {uint16_t(sign | (float_to_bits(bits_to_float(magnitude) + 0.5f) - 0x3f000000))};
+    }
+    return {uint16_t(sign | ((magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13))};
+  }
+};
+
+template <class T, class S>
+KAN_HD void convert_in(T* out, const S* in, int64_t n, int64_t stride) {
+  if (stride == 1) {
+    for (int64_t i = 0; i < n; ++i) out[i] = T(in[i]);
+  } else {
+    for (int64_t i = 0; i < n; ++i) out[i] = T(in[i * stride]);
+  }
+}
+
+// out[0..n) = in[offset + i * stride], converted.
+template <class T>
+inline void read_row(T* out, const void* in, DType dtype, int64_t offset, int64_t n, int64_t stride) {
+  switch (dtype) {
+    case DType::f32: return convert_in(out, static_cast<const float*>(in) + offset, n, stride);
+    case DType::f64: return convert_in(out, static_cast<const double*>(in) + offset, n, stride);
+    case DType::bf16: return convert_in(out, static_cast<const Bfloat16*>(in) + offset, n, stride);
+    case DType::f16: return convert_in(out, static_cast<const Float16*>(in) + offset, n, stride);
+  }
+}
+
+// out[offset + i] = in[0..n), rounded to the storage type.
+template <class T>
+inline void write_row(void* out, DType dtype, int64_t offset, const T* in, int64_t n) {
+  switch (dtype) {
+    case DType::f32: {
+      float* p = static_cast<float*>(out) + offset;
+      for (int64_t i = 0; i < n; ++i) p[i] = float(in[i]);
+      return;
+    }
+    case DType::f64: {
+      double* p = static_cast<double*>(out) + offset;
+      for (int64_t i = 0; i < n; ++i) p[i] = double(in[i]);
+      return;
+    }
+    case DType::bf16: {
+      Bfloat16* p = static_cast<Bfloat16*>(out) + offset;
+      for (int64_t i = 0; i < n; ++i) p[i] = Bfloat16::from(float(in[i]));
+      return;
+    }
+    case DType::f16: {
+      Float16* p = static_cast<Float16*>(out) + offset;
+      for (int64_t i = 0; i < n; ++i) p[i] = Float16::from(float(in[i]));
+      return;
+    }
+  }
+}
+
+// A tile of a matrix, transposed: out[c * ld + r] = in[row0 + r, col0 + c].
+template <class T>
+inline void read_transposed(T* out, int64_t ld, const MatrixView& in, int64_t row0, int64_t rows, int64_t col0,
+                            int64_t cols) {
+  if (in.row_stride == 1) {
+    for (int64_t c = 0; c < cols; ++c) {
+      read_row(out + c * ld, in.data, in.dtype, row0 + (col0 + c) * in.col_stride, rows, 1);
+    }
+    return;
+  }
+  constexpr int64_t kBlock = 16;
+  T block[kBlock];
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < cols; c += kBlock) {
+      const int64_t n = min64(kBlock, cols - c);
+      read_row(block, in.data, in.dtype, (row0 + r) * in.row_stride + (col0 + c) * in.col_stride, n, in.col_stride);
+      for (int64_t j = 0; j < n; ++j) out[(c + j) * ld + r] = block[j];
+    }
+  }
+}
+
+// A bump allocator of 64-byte aligned scratch, one a thread, kept between calls while it is small.
+class Arena {
+ public:
+  explicit Arena(size_t bytes) : bytes_(bytes + 64) {
+    Buffer& cache = cached();
+    if (cache.size < bytes_) {
+      ::operator delete(cache.data);
+      cache = {nullptr, 0};
+      cache = {::operator new(bytes_), bytes_};
+    }
+    const uintptr_t start = reinterpret_cast<uintptr_t>(cache.data);
+    next_ = reinterpret_cast<char*>((start + 63) & ~uintptr_t(63));
+  }
+  ~Arena() {
+    Buffer& cache = cached();
+    if (cache.size > kKeep) {
+      ::operator delete(cache.data);
+      cache = {nullptr, 0};
+    }
+  }
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+
+  template <class U>
+  U* take(int64_t n) {
+    U* p = reinterpret_cast<U*>(next_);
+    next_ += bytes_for<U>(n);
+    return p;
+  }
+  template <class U>
+  static size_t bytes_for(int64_t n) {
+    return (size_t(n) * sizeof(U) + 63) & ~size_t(63);
+  }
+
+ private:
+  struct Buffer {
+    void* data = nullptr;
+    size_t size = 0;
+    ~Buffer() { ::operator delete(data); }
+    Buffer() = default;
+    Buffer(void* d, size_t s) : data(d), size(s) {}
+    Buffer& operator=(Buffer&& other) {
+      data = other.data, size = other.size;
+      other.data = nullptr, other.size = 0;
+      return *this;
+    }
+  };
+  static Buffer& cached() {
+    static thread_local Buffer buffer;
+    return buffer;
+  }
+  static constexpr size_t kKeep = size_t(8) << 20;
+  size_t bytes_;
+  char* next_;
+};
+
+}  // namespace KAN_ISA
+}  // namespace kan

@@ -1,0 +1,18 @@
+// The family's schemas, shared by every device: see DESIGN notes in docs/design.md for the mathematics.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(kan_kernels, m) {
+  m.def(
+      "forward(Tensor x, Tensor? s, Tensor spline_weight, Tensor? base_weight, Tensor? bias, Tensor grid, "
+      "int spline_order, int base, int derivative) -> Tensor");
+  m.def(
+      "input(Tensor x, Tensor spline_weight, Tensor? base_weight, Tensor g, Tensor grid, int spline_order, int base, "
+      "int derivative) -> Tensor");
+  m.def(
+      "weight(Tensor x, Tensor? s, Tensor g, Tensor grid, int spline_order, int base, int derivative) -> "
+      "(Tensor, Tensor)");
+  m.def(
+      "backward(Tensor x, Tensor spline_weight, Tensor? base_weight, Tensor g, Tensor grid, int spline_order, "
+      "int base, int derivative) -> (Tensor, Tensor, Tensor)");
+  m.def("cpu_isa() -> str");
+}

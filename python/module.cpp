@@ -1,0 +1,158 @@
+// kan_kernels._C: build information, and the CPU kernels on NumPy arrays, without torch.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "basis/config.h"
+#include "cpu/kernels.h"
+
+namespace py = pybind11;
+using namespace kan;
+
+namespace {
+
+// Tasks spread over fresh threads: large calls only, so that small ones never wait for one to start.
+void run_on_threads(int64_t tasks, void (*body)(int64_t, int64_t, void*), void* context, int threads) {
+  const int64_t share = (tasks + threads - 1) / threads;
+  std::vector<std::thread> pool;
+  for (int64_t begin = share; begin < tasks; begin += share) {
+    pool.emplace_back(body, begin, std::min(tasks, begin + share), context);
+  }
+  body(0, std::min(tasks, share), context);
+  for (std::thread& thread : pool) thread.join();
+}
+
+cpu::Executor executor() {
+  static const int threads = int(std::max(1u, std::thread::hardware_concurrency()));
+  return {[](int64_t tasks, void (*body)(int64_t, int64_t, void*), void* context) {
+            run_on_threads(tasks, body, context, threads);
+          },
+          threads};
+}
+
+const cpu::KernelTable& table(const std::optional<std::string>& isa) {
+  if (!isa) return cpu::kernels();
+  const cpu::KernelTable* found = cpu::kernels_for(isa->c_str());
+  if (!found) throw py::value_error("isa \"" + *isa + "\" is not compiled in or cannot run on this machine");
+  return *found;
+}
+
+template <class T>
+using Array = py::array_t<T, py::array::c_style>;
+
+std::string shape_text(const py::array& a) { return std::string(py::str(a.attr("shape"))); }
+
+void check(bool condition, const std::string& message) {
+  if (!condition) throw py::value_error(message);
+}
+
+template <class T>
+py::array forward_as(const py::array& x_in, const py::array& spline_in, const py::object& base_in,
+                     const py::object& bias_in, const py::array& grid_in, int order, int base, int derivative,
+                     const std::optional<std::string>& isa) {
+  const auto cast = [](const py::handle& a, const char* name) {
+    if (!py::isinstance<Array<T>>(a)) {
+      check(py::isinstance<py::array_t<T>>(a), std::string(name) + " must have spline_weight's dtype");
+    }
+    return Array<T>::ensure(a);
+  };
+  const Array<T> x = cast(x_in, "x"), spline = cast(spline_in, "spline_weight"), grid = cast(grid_in, "grid");
+  check(x.ndim() == 2, "x must have 2 dimensions, got shape " + shape_text(x));
+  check(grid.ndim() == 2 && grid.shape(0) == x.shape(1) && grid.shape(1) >= 2 * order + 2,
+        "grid must be (" + std::to_string(x.shape(1)) + ", grid_size + 2 * spline_order + 1), got shape " +
+            shape_text(grid));
+  const int64_t grid_size = grid.shape(1) - 2 * order - 1;
+  check(spline.ndim() == 3 && spline.shape(0) == x.shape(1) && spline.shape(1) == grid_size + order,
+        "spline_weight must be (" + std::to_string(x.shape(1)) + ", " + std::to_string(grid_size + order) +
+            ", out), got shape " + shape_text(spline));
+  cpu::ForwardArgs args;
+  args.layer.batch = x.shape(0);
+  args.layer.in_features = x.shape(1);
+  args.layer.out_features = spline.shape(2);
+  args.layer.grid_size = int(grid_size);
+  args.layer.spline_order = order;
+  args.layer.base = base;
+  args.layer.weight_dtype = sizeof(T) == 8 ? cpu::DType::f64 : cpu::DType::f32;
+  args.layer.grid = grid.data();
+  args.layer.spline_weight = spline.data();
+  Array<T> base_weight, bias;
+  check((base != kNoBase) == !base_in.is_none(), "base_weight must be given if and only if base is not 0");
+  if (!base_in.is_none()) {
+    base_weight = cast(base_in, "base_weight");
+    check(base_weight.ndim() == 2 && base_weight.shape(0) == x.shape(1) && base_weight.shape(1) == spline.shape(2),
+          "base_weight must be (in, out), got shape " + shape_text(base_weight));
+    args.layer.base_weight = base_weight.data();
+  }
+  if (!bias_in.is_none()) {
+    bias = cast(bias_in, "bias");
+    check(bias.ndim() == 1 && bias.shape(0) == spline.shape(2), "bias must be (out), got shape " + shape_text(bias));
+    args.bias = bias.data();
+  }
+  args.x = {x.data(), args.layer.weight_dtype, x.shape(1), 1};
+  args.derivative = derivative;
+  Array<T> y({x.shape(0), spline.shape(2)});
+  args.y = y.mutable_data();
+  const cpu::KernelTable& kernels = table(isa);
+  {
+    py::gil_scoped_release release;
+    kernels.forward(args, executor());
+  }
+  return y;
+}
+
+py::array forward(const py::array& x, const py::array& spline_weight, const py::object& base_weight,
+                  const py::object& bias, const py::array& grid, int spline_order, int base, int derivative,
+                  const std::optional<std::string>& isa) {
+  check(spline_order >= 0 && spline_order <= kMaxOrder,
+        "spline_order must be in 0..10, got " + std::to_string(spline_order));
+  check(base >= kNoBase && base <= kIdentity,
+        "base must be 0 (none), 1 (silu) or 2 (identity), got " + std::to_string(base));
+  check(derivative >= 0 && derivative <= kMaxDerivative,
+        "derivative must be in 0..32, got " + std::to_string(derivative));
+  if (py::isinstance<py::array_t<double>>(spline_weight)) {
+    return forward_as<double>(x, spline_weight, base_weight, bias, grid, spline_order, base, derivative, isa);
+  }
+  check(py::isinstance<py::array_t<float>>(spline_weight), "spline_weight must be float32 or float64");
+  return forward_as<float>(x, spline_weight, base_weight, bias, grid, spline_order, base, derivative, isa);
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = KAN_VERSION;
+  info["compiler"] = KAN_COMPILER;
+  info["cuda"] = false;
+  py::list isas;
+  for (const char* const* name = cpu::compiled_isas(); *name; ++name) isas.append(*name);
+  info["cpu_isas"] = isas;
+  info["cpu_isa"] = cpu::kernels().name;
+  info["vector_bytes"] = cpu::kernels().vector_bytes;
+  info["max_spline_order"] = kMaxOrder;
+  info["max_derivative"] = kMaxDerivative;
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "kan_kernels without torch: build information and the CPU kernels on NumPy arrays.";
+  m.def("build_info", &build_info, "What was compiled, and the instruction set that this machine uses.");
+  m.def("forward", &forward, py::arg("x"), py::arg("spline_weight"), py::arg("base_weight"), py::arg("bias"),
+        py::arg("grid"), py::arg("spline_order"), py::arg("base"), py::arg("derivative") = 0,
+        py::arg("isa") = py::none(),
+        "y[b, o] = sum_i phi_{i,o}^{(derivative)}(x[b, i]) + bias[o] on float32 or float64 arrays.\n\n"
+        "x (n, in), spline_weight (in, grid_size + k, out), base_weight (in, out) or None, bias (out) or None, grid\n"
+        "(in, grid_size + 2 k + 1), all of one dtype; base 0 none, 1 silu, 2 identity. Returns (n, out).");
+  m.def(
+      "fma_peak",
+      [](double seconds) {
+        py::gil_scoped_release release;
+        return cpu::kernels().fma_peak(seconds) / 1e9;
+      },
+      py::arg("seconds") = 0.2, "Measured float32 multiply-add peak of one thread, in GFLOP/s.");
+}
