@@ -51,12 +51,13 @@ struct CellKnots {
   }
 };
 
-// out[j] = B_{c-K+j}^{(derivative)}(x), j = 0..K, for x in the cell. V: a scalar or a vector of T.
-template <int K, class V, class T>
-KAN_HD void bspline_values(const CellKnots<K, T>& cell, V x, int derivative, V* out) {
+// out[j] = unit * B_{c-K+j}^{(derivative)}(x), j = 0..K, for x in the cell.
+// V: a scalar or a vector of T; the knots are scalars where all lanes share a cell (S = T), else vectors (S = V).
+template <int K, class V, class T, class S>
+KAN_HD void bspline_values(const CellKnots<K, S>& cell, V x, V unit, int derivative, V* out) {
   const V zero = V{};
   V value[K + 1];
-  value[0] = derivative > K ? zero : zero + T(1);
+  value[0] = derivative > K ? zero : unit;
   KAN_UNROLL
   for (int p = 1; p <= K; ++p) {
     V saved = zero;

@@ -75,6 +75,11 @@ class Backward {
     T* sums = weight ? arena.take<T>(sums_size) : nullptr;
     for (int64_t j = 0; weight && j < sums_size; ++j) sums[j] = T(0);
 
+    MicroArgs<T> args;
+    args.row = sorted.row;
+    args.runs = sorted.runs;
+    args.partial = partial;
+
     for (int64_t row0 = first_row; row0 < last_row; row0 += rows_) {
       const int64_t rows = min64(rows_, last_row - row0);
       pack_cotangents(g, row0, rows);
@@ -84,11 +89,13 @@ class Backward {
         const T* knots = static_cast<const T*>(a_.layer.grid) + (i0 + f) * s_.n_knots;
         sort_rows(sorted, x + f * kRowStride, sided ? side + f * kRowStride : nullptr, int(rows), knots, s_.n_knots,
                   s_.order, s_.grid_size);
+        args.n_runs = sorted.n_runs;
         if (weight) evaluate_rows(weight_values, sorted, s_, knots, a_.weight_derivative, sided);
         if (input) evaluate_rows(input_values, sorted, s_, knots, a_.input_derivative, false);
         for (int64_t c = 0; c < panels_.padded;) {
           const int vectors = panels_.vectors_at(c);
-          MicroArgs<T> args{nullptr, sorted.row, sorted.runs, sorted.n_runs, {}, g + rows * c, partial, c == 0};
+          args.tile = g + rows * c;
+          args.start = c == 0;
           if (weight) {
             args.values = weight_values;
             args.panel = sums_panel(sums + f * s_.coefficient_rows() * panels_.padded, c);
@@ -101,9 +108,7 @@ class Backward {
           }
           c += int64_t(vectors) * L;
         }
-        for (int64_t q = 0; input && q < rows; ++q) {
-          result[f * kRowStride + sorted.row[q]] = horizontal_sum<T>(partial + q * L);
-        }
+        if (input) unsort_sums(result + f * kRowStride, partial, sorted);
       }
       if (input) write_input(result, row0, rows, i0, features);
     }
@@ -122,6 +127,17 @@ class Backward {
         for (int64_t o = n; o < width; ++o) out[o] = T(0);
       }
       c += width;
+    }
+  }
+
+  // Lane sums of the sorted rows, in the rows' own order.
+  static void unsort_sums(T* result, const T* partial, const SortedRows<T>& sorted) {
+    constexpr int L = Simd<T>::lanes;
+    T sums[L];
+    for (int q = 0; q < sorted.rows; q += L) {  // partial is padded: surplus sums are not used
+      sum_rows<T>(sums, partial + int64_t(q) * L);
+      const int n = sorted.rows - q < L ? sorted.rows - q : L;
+      for (int r = 0; r < n; ++r) result[sorted.row[q + r]] = sums[r];
     }
   }
 

@@ -52,6 +52,10 @@ class Forward {
     T* tile = arena.take<T>(rows * (column1 - column0));
     const Coefficients<T> coefficients{a_.layer.spline_weight, a_.layer.base_weight, a_.layer.weight_dtype, &s_,
                                        arena.take<T>(copy_size)};
+    MicroArgs<T> args;
+    args.values = values;
+    args.row = sorted.row;
+    args.runs = sorted.runs;
     start_tile(tile, rows, column0, column1);
     for (int64_t i = 0; i < s_.in; ++i) {
       const int64_t in_block = i % kInputBlock;
@@ -64,10 +68,11 @@ class Forward {
       sort_rows(sorted, x + in_block * kRowStride, sided ? side + in_block * kRowStride : nullptr, int(rows), knots,
                 s_.n_knots, s_.order, s_.grid_size);
       evaluate_rows(values, sorted, s_, knots, a_.derivative, sided);
+      args.n_runs = sorted.n_runs;
       for (int64_t c = column0; c < column1;) {
         const int vectors = panels_.vectors_at(c);
-        const MicroArgs<T> args{values, sorted.row, sorted.runs, sorted.n_runs, coefficients.panel(i, c, vectors),
-                                tile + rows * (c - column0), nullptr, false};
+        args.panel = coefficients.panel(i, c, vectors);
+        args.tile = tile + rows * (c - column0);
         micro_.forward[Panels<T>::index(vectors)](args);
         c += int64_t(vectors) * Simd<T>::lanes;
       }

@@ -3,6 +3,7 @@
 
 #include "backward.h"
 #include "forward.h"
+#include "small.h"
 
 #define KAN_CONCAT_(a, b) a##b
 #define KAN_CONCAT(a, b) KAN_CONCAT_(a, b)
@@ -13,14 +14,32 @@ namespace kan {
 namespace KAN_ISA {
 namespace {
 
+template <class T>
+void forward_as(const cpu::ForwardArgs& args, const cpu::Executor& executor) {
+  const Shape shape(args.layer);
+  if constexpr (Lookup<T>::entries > 0) {
+    if (is_small<T>(shape)) return small_forward<T>(args, shape, executor);
+  }
+  Forward<T>(args, executor).run(executor);
+}
+
+template <class T>
+void backward_as(const cpu::BackwardArgs& args, const cpu::Executor& executor) {
+  const Shape shape(args.layer);
+  if constexpr (Lookup<T>::entries > 0) {
+    if (is_small<T>(shape)) return small_backward<T>(args, shape, executor);
+  }
+  Backward<T>(args).run(executor);
+}
+
 void forward(const cpu::ForwardArgs& args, const cpu::Executor& executor) {
-  if (args.layer.weight_dtype == cpu::DType::f64) return Forward<double>(args, executor).run(executor);
-  Forward<float>(args, executor).run(executor);
+  if (args.layer.weight_dtype == cpu::DType::f64) return forward_as<double>(args, executor);
+  forward_as<float>(args, executor);
 }
 
 void backward(const cpu::BackwardArgs& args, const cpu::Executor& executor) {
-  if (args.layer.weight_dtype == cpu::DType::f64) return Backward<double>(args).run(executor);
-  Backward<float>(args).run(executor);
+  if (args.layer.weight_dtype == cpu::DType::f64) return backward_as<double>(args, executor);
+  backward_as<float>(args, executor);
 }
 
 double fma_peak(double seconds) {

@@ -33,8 +33,9 @@ struct MicroArgs {
 };
 
 template <class T, int N, int P>
-void micro_forward(const MicroArgs<T>& a) {
+void micro_forward(const MicroArgs<T>& args) {
   constexpr int L = Simd<T>::lanes;
+  const MicroArgs<T> a = args;  // a local copy: no store below can be taken for a change of it
   for (int u = 0; u < a.n_runs; ++u) {
     const Run run = a.runs[u];
     const T* first = a.panel.first + run.window * a.panel.first_ld;
@@ -65,8 +66,9 @@ void micro_forward(const MicroArgs<T>& a) {
 }
 
 template <class T, int N, int P>
-void micro_weight(const MicroArgs<T>& a) {
+void micro_weight(const MicroArgs<T>& args) {
   constexpr int L = Simd<T>::lanes;
+  const MicroArgs<T> a = args;  // a local copy: no store below can be taken for a change of it
   for (int u = 0; u < a.n_runs; ++u) {
     const Run run = a.runs[u];
     Vec<T> sum[N][P];
@@ -103,8 +105,9 @@ void micro_weight(const MicroArgs<T>& a) {
 }
 
 template <class T, int N, int P>
-void micro_input(const MicroArgs<T>& a) {
+void micro_input(const MicroArgs<T>& args) {
   constexpr int L = Simd<T>::lanes;
+  const MicroArgs<T> a = args;  // a local copy: no store below can be taken for a change of it
   for (int u = 0; u < a.n_runs; ++u) {
     const Run run = a.runs[u];
     const T* first = a.panel.first + run.window * a.panel.first_ld;

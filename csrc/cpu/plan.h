@@ -39,7 +39,7 @@ int64_t estimated_cycles(const Shape& s, int64_t contractions) {
 // Rows of one block: enough for each cell to see several, few enough for the tile to stay in cache.
 template <class T>
 int64_t rows_per_block(const Shape& s, int64_t columns) {
-  const int64_t wanted = min64(kMaxRows, max64(128, 32 * int64_t(s.grid_size)));
+  const int64_t wanted = min64(kMaxRows, max64(256, 128 * int64_t(s.grid_size)));
   const int64_t fitting = kTileBytes / (max64(1, columns) * int64_t(sizeof(T))) / 16 * 16;
   return max64(64, min64(wanted, fitting));
 }

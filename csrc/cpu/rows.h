@@ -14,6 +14,7 @@ constexpr int kMaxRows = 1024;               // rows of one block
 constexpr int kRowStride = kMaxRows + 32;    // no power of two: the value rows must not share cache sets
 constexpr int kMaxValues = kMaxOrder + 2;    // k + 1 basis values and the base activation
 constexpr int kLinearSearch = 64;            // up to so many knots, counting beats a binary search
+constexpr int kStreams = 4;                  // quarters of the rows that are sorted side by side
 
 struct Run {  // rows [begin, end) of the sorted order lie in one cell
   int begin, end, cell, window;
@@ -25,20 +26,20 @@ struct SortedRows {
   T* side;       // [kRowStride], sorted
   int32_t* row;  // original row of each sorted position
   int32_t* cell;
-  int32_t* next;  // [n_knots + 1], first free position of each cell
+  int32_t* next;  // [n_knots + 1][kStreams], first free position of each cell and quarter
   Run* runs;      // [min(rows, n_knots + 1)]
   int n_runs = 0, rows = 0;
 
   static size_t bytes(int n_knots) {
     return 2 * Arena::bytes_for<T>(kRowStride) + 2 * Arena::bytes_for<int32_t>(kRowStride) +
-           Arena::bytes_for<int32_t>(n_knots + 1) + Arena::bytes_for<Run>(kMaxRows);
+           Arena::bytes_for<int32_t>((n_knots + 1) * kStreams) + Arena::bytes_for<Run>(kMaxRows);
   }
   void take(Arena& arena, int n_knots) {
     x = arena.take<T>(kRowStride);
     side = arena.take<T>(kRowStride);
     row = arena.take<int32_t>(kRowStride);
     cell = arena.take<int32_t>(kRowStride);
-    next = arena.take<int32_t>(n_knots + 1);
+    next = arena.take<int32_t>((n_knots + 1) * kStreams);
     runs = arena.take<Run>(kMaxRows);
   }
 };
@@ -72,29 +73,47 @@ inline void locate_rows(int32_t* cell, const T* x, int rows, const T* knots, int
 }
 
 // Stable counting sort by cell. x, side: contiguous rows of this feature (side may be null).
+//
+// The rows are counted and placed in kStreams independent quarters: neighbouring rows often share a cell, and one
+// counter for both would make each wait for the other's store.
 template <class T>
 inline void sort_rows(SortedRows<T>& out, const T* x, const T* side, int rows, const T* knots, int n_knots, int order,
                       int grid_size) {
   out.rows = rows;
   locate_rows(out.cell, x, rows, knots, n_knots);
-  const int n_cells = n_knots + 1;
-  for (int c = 0; c < n_cells; ++c) out.next[c] = 0;
-  for (int b = 0; b < rows; ++b) ++out.next[out.cell[b]];
+  const int n_cells = n_knots + 1, quarter = rows / kStreams;
+  const int32_t* cell = out.cell;
+  int32_t* next = out.next;  // [n_cells][kStreams]
+  for (int c = 0; c < n_cells * kStreams; ++c) next[c] = 0;
+  for (int b = 0; b < quarter; ++b) {
+    KAN_UNROLL
+    for (int s = 0; s < kStreams; ++s) ++next[cell[b + s * quarter] * kStreams + s];
+  }
+  for (int b = kStreams * quarter; b < rows; ++b) ++next[cell[b] * kStreams + kStreams - 1];
   int position = 0;
   out.n_runs = 0;
   for (int c = 0; c < n_cells; ++c) {
-    const int count = out.next[c];
-    out.next[c] = position;
-    if (count == 0) continue;
+    const int begin = position;
+    KAN_UNROLL
+    for (int s = 0; s < kStreams; ++s) {
+      const int count = next[c * kStreams + s];
+      next[c * kStreams + s] = position;
+      position += count;
+    }
+    if (position == begin) continue;
     const int window = c < n_knots - 1 ? window_of_cell(c, order, grid_size) : 0;
-    out.runs[out.n_runs++] = {position, position + count, c, window};
-    position += count;
+    out.runs[out.n_runs++] = {begin, position, c, window};
   }
-  for (int b = 0; b < rows; ++b) {
-    const int q = out.next[out.cell[b]]++;
+  const auto place = [&](int b, int s) {
+    const int q = next[cell[b] * kStreams + s]++;
     out.row[q] = b;
     out.x[q] = x[b];
+  };
+  for (int b = 0; b < quarter; ++b) {
+    KAN_UNROLL
+    for (int s = 0; s < kStreams; ++s) place(b + s * quarter, s);
   }
+  for (int b = kStreams * quarter; b < rows; ++b) place(b, kStreams - 1);
   if (side) {
     for (int q = 0; q < rows; ++q) out.side[q] = side[out.row[q]];
   }
@@ -119,7 +138,7 @@ void spline_rows(T* values, const SortedRows<T>& in, const T* knots, int n_knots
     const int shift = run.window - (run.cell - K);
     for (int q = run.begin; q < run.end; q += L) {  // surplus lanes are overwritten by the next run
       Vec<T> out[K + 1];
-      bspline_values<K, Vec<T>, T>(cell, load(in.x + q), derivative, out);
+      bspline_values<K, Vec<T>, T>(cell, load(in.x + q), broadcast(T(1)), derivative, out);
       if (shift == 0) {
         KAN_UNROLL
         for (int j = 0; j <= K; ++j) store(values + j * kRowStride + q, out[j]);

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "../basis/activation.h"
 
@@ -52,7 +53,7 @@ KAN_HD void store(T* p, Vec<T> v) {
 }
 template <class T>
 KAN_HD Vec<T> broadcast(T value) {
-  return Vec<T>{} + value;
+  return value - Vec<T>{};  // exact, and folds to one broadcast: 0 + value would have to turn -0 into +0
 }
 
 // exp(y) for y <= 0 or NaN, relative error below 2 ulp; flushes to 0 where the result would be subnormal.
@@ -100,17 +101,50 @@ KAN_HD Logistic<Vec<T>> logistic(Vec<T> x) {
   return {x < T(0) ? small : large, x < T(0) ? large : small};
 }
 
-// Sum of a vector's lanes, pairwise in a fixed order.
-template <class T>
-KAN_HD T horizontal_sum(const T* lanes) {
-  constexpr int n = Simd<T>::lanes;
-  T partial[n];
-  for (int i = 0; i < n; ++i) partial[i] = lanes[i];
+// One step of the reduction below: of two vectors, blocks of `Block` lanes are halved; the sums of a's halves go to
+// the lower half of each block and the sums of b's to the upper.
+#ifdef KAN_HAS_SHUFFLE
+template <int Block, int Lanes, bool Upper>
+constexpr int fold_index(int lane) {
+  const int half = Block / 2, block = lane / Block * Block, within = lane % Block;
+  return (within < half ? 0 : Lanes) + block + within % half + (Upper ? half : 0);
+}
+template <class T, int Block, int... I>
+KAN_HD Vec<T> fold(Vec<T> a, Vec<T> b, std::integer_sequence<int, I...>) {
+  constexpr int L = Simd<T>::lanes;
+  return __builtin_shufflevector(a, b, fold_index<Block, L, false>(I)...) +
+         __builtin_shufflevector(a, b, fold_index<Block, L, true>(I)...);
+}
+template <class T, int Block>
+KAN_HD void fold_all(Vec<T>* rows) {  // rows[0 .. Block) hold Lanes/Block finished foldings each
   KAN_UNROLL
-  for (int width = n / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) partial[i] += partial[i + width];
+  for (int i = 0; i < Block / 2; ++i) {
+    rows[i] = fold<T, Block>(rows[i], rows[i + Block / 2], std::make_integer_sequence<int, Simd<T>::lanes>());
   }
-  return partial[0];
+  if constexpr (Block > 2) fold_all<T, Block / 2>(rows);
+}
+#endif
+
+// sums[r] = sum of the lanes of row r, for `lanes` consecutive rows of `lanes` elements, in one fixed order.
+template <class T>
+KAN_HD void sum_rows(T* sums, const T* rows) {
+  constexpr int L = Simd<T>::lanes;
+#ifdef KAN_HAS_SHUFFLE
+  Vec<T> row[L];
+  KAN_UNROLL
+  for (int r = 0; r < L; ++r) row[r] = load(rows + r * L);
+  fold_all<T, L>(row);
+  store(sums, row[0]);
+#else
+  for (int r = 0; r < L; ++r) {
+    T partial[L];
+    for (int i = 0; i < L; ++i) partial[i] = rows[r * L + i];
+    for (int half = L / 2; half > 0; half /= 2) {
+      for (int i = 0; i < half; ++i) partial[i] += partial[i + half];
+    }
+    sums[r] = partial[0];
+  }
+#endif
 }
 
 }  // namespace KAN_ISA

@@ -67,6 +67,26 @@ KAN_HD void convert_in(T* out, const S* in, int64_t n, int64_t stride) {
   }
 }
 
+// Rows here are short: vectors beat the string instructions that a plain loop of copies compiles to.
+template <class T>
+KAN_HD void copy_row(T* out, const T* in, int64_t n) {
+  constexpr int L = Simd<T>::lanes;
+  int64_t i = 0;
+  for (; i + L <= n; i += L) store(out + i, load(in + i));
+  for (; i < n; ++i) {
+    out[i] = in[i];
+    __asm__ volatile("" ::: "memory");
+  }
+}
+KAN_HD void convert_in(float* out, const float* in, int64_t n, int64_t stride) {
+  if (stride == 1) return copy_row(out, in, n);
+  for (int64_t i = 0; i < n; ++i) out[i] = in[i * stride];
+}
+KAN_HD void convert_in(double* out, const double* in, int64_t n, int64_t stride) {
+  if (stride == 1) return copy_row(out, in, n);
+  for (int64_t i = 0; i < n; ++i) out[i] = in[i * stride];
+}
+
 // out[0..n) = in[offset + i * stride], converted.
 template <class T>
 inline void read_row(T* out, const void* in, DType dtype, int64_t offset, int64_t n, int64_t stride) {
@@ -82,16 +102,10 @@ inline void read_row(T* out, const void* in, DType dtype, int64_t offset, int64_
 template <class T>
 inline void write_row(void* out, DType dtype, int64_t offset, const T* in, int64_t n) {
   switch (dtype) {
-    case DType::f32: {
-      float* p = static_cast<float*>(out) + offset;
-      for (int64_t i = 0; i < n; ++i) p[i] = float(in[i]);
-      return;
-    }
-    case DType::f64: {
-      double* p = static_cast<double*>(out) + offset;
-      for (int64_t i = 0; i < n; ++i) p[i] = double(in[i]);
-      return;
-    }
+    case DType::f32:
+      return convert_in(static_cast<float*>(out) + offset, in, n, 1);
+    case DType::f64:
+      return convert_in(static_cast<double*>(out) + offset, in, n, 1);
     case DType::bf16: {
       Bfloat16* p = static_cast<Bfloat16*>(out) + offset;
       for (int64_t i = 0; i < n; ++i) p[i] = Bfloat16::from(float(in[i]));
@@ -105,24 +119,41 @@ inline void write_row(void* out, DType dtype, int64_t offset, const T* in, int64
   }
 }
 
+template <class T, class S>
+inline void transpose_in(T* out, int64_t ld, const S* in, int64_t row_stride, int64_t rows, int64_t col_stride,
+                         int64_t cols) {
+  if (row_stride == 1) {
+    for (int64_t c = 0; c < cols; ++c) convert_in(out + c * ld, in + c * col_stride, rows, 1);
+    return;
+  }
+  constexpr int64_t kRows = 8;  // of one line of the output at a time
+  int64_t r = 0;
+  for (; r + kRows <= rows; r += kRows) {
+    for (int64_t c = 0; c < cols; ++c) {
+      T* line = out + c * ld + r;
+      const S* column = in + r * row_stride + c * col_stride;
+      KAN_UNROLL
+      for (int64_t j = 0; j < kRows; ++j) line[j] = T(column[j * row_stride]);
+    }
+  }
+  for (; r < rows; ++r) {
+    for (int64_t c = 0; c < cols; ++c) out[c * ld + r] = T(in[r * row_stride + c * col_stride]);
+  }
+}
+
 // A tile of a matrix, transposed: out[c * ld + r] = in[row0 + r, col0 + c].
 template <class T>
 inline void read_transposed(T* out, int64_t ld, const MatrixView& in, int64_t row0, int64_t rows, int64_t col0,
                             int64_t cols) {
-  if (in.row_stride == 1) {
-    for (int64_t c = 0; c < cols; ++c) {
-      read_row(out + c * ld, in.data, in.dtype, row0 + (col0 + c) * in.col_stride, rows, 1);
-    }
-    return;
-  }
-  constexpr int64_t kBlock = 16;
-  T block[kBlock];
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < cols; c += kBlock) {
-      const int64_t n = min64(kBlock, cols - c);
-      read_row(block, in.data, in.dtype, (row0 + r) * in.row_stride + (col0 + c) * in.col_stride, n, in.col_stride);
-      for (int64_t j = 0; j < n; ++j) out[(c + j) * ld + r] = block[j];
-    }
+  const int64_t offset = row0 * in.row_stride + col0 * in.col_stride;
+  const auto read = [&](const auto* data) {
+    transpose_in(out, ld, data + offset, in.row_stride, rows, in.col_stride, cols);
+  };
+  switch (in.dtype) {
+    case DType::f32: return read(static_cast<const float*>(in.data));
+    case DType::f64: return read(static_cast<const double*>(in.data));
+    case DType::bf16: return read(static_cast<const Bfloat16*>(in.data));
+    case DType::f16: return read(static_cast<const Float16*>(in.data));
   }
 }
 

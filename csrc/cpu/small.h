@@ -1,0 +1,315 @@
+// Layers with few outputs and short grids (the scientist's KAN): lanes are rows, in their own order.
+//
+// Here a row's arithmetic is less than the cost of sorting it, so each lane looks its knots and coefficients up in
+// tables that fit in two registers. The basis is the same triangle as everywhere, with vectors for knots.
+#pragma once
+
+#include <memory>
+
+#include "lookup.h"
+#include "plan.h"
+
+namespace kan {
+namespace KAN_ISA {
+
+constexpr int kSmallOrder = 3, kSmallOutputs = 8;
+constexpr int kLine = 16;         // a row of outputs, padded to the widest vector
+constexpr int kSmallRows = 256;  // rows of one block: its columns stay in the first-level cache
+
+// Rows of the coefficient table: lane c reads entries c .. c+k, zero where an extension cell has no such function.
+inline int padded_splines(const Shape& s) { return s.grid_size + 3 * s.order; }
+
+template <class T>
+bool is_small(const Shape& s) {
+  return s.order <= kSmallOrder && s.out <= kSmallOutputs && s.n_knots <= Lookup<T>::entries &&
+         padded_splines(s) <= Lookup<T>::entries;
+}
+
+// One feature's tables.
+template <class T, int K>
+class SmallTables {
+ public:
+  using IVec = typename Simd<T>::IVec;
+  static constexpr int N = Lookup<T>::entries > 0 ? Lookup<T>::entries : 1;
+
+  explicit SmallTables(const Shape& s) : shape_(s), short_(padded_splines(s) <= Simd<T>::lanes) {}
+
+  void load_knots(const T* knots) {
+    bool same = knots_ != nullptr;  // features often share their knots
+    for (int t = 0; same && t < shape_.n_knots; ++t) same = knots[t] == knots_[t];
+    knots_ = knots;
+    if (same) return;
+    for (int c = 0; c < shape_.n_knots - 1; ++c) {
+      CellKnots<K, T> cell;
+      cell.load(knots, shape_.n_knots, c);
+      for (int j = 1; j <= K; ++j) left_[j][c] = cell.left[j], right_[j][c] = cell.right[j];
+      for (int e = 0; e < K * (K + 1) / 2; ++e) inverse_[e][c] = cell.inverse[e];
+    }
+  }
+
+  void load_coefficients(const cpu::Layer& layer, int64_t feature) {
+    const int64_t out = shape_.out;
+    T row[kLine];
+    for (int r = 0; r < shape_.n_splines; ++r) {
+      read_row(row, layer.spline_weight, layer.weight_dtype, (feature * shape_.n_splines + r) * out, out, 1);
+      for (int64_t o = 0; o < out; ++o) spline_[o][K + r] = row[o];
+    }
+    if (layer.base_weight) read_row(base_, layer.base_weight, layer.weight_dtype, feature * out, out, 1);
+  }
+
+  // The cell of each lane (0 where it has none), and unit: 1 in a cell, 0 outside, NaN for NaN.
+  KAN_HD IVec locate(Vec<T> x, Vec<T>& unit) const {
+    IVec count = IVec{};
+    for (int t = 0; t < shape_.n_knots; ++t) count += x >= knots_[t];
+    using Int = typename Simd<T>::Int;
+    const IVec cell = -count - Int(1);
+    const IVec inside = (cell >= Int(0)) & (cell < Int(shape_.n_knots - 1));
+    unit = inside ? broadcast(T(1)) : (x == x ? Vec<T>{} : x);
+    return inside ? cell : IVec{};
+  }
+
+  // values[j] = B^{(m)} of the j-th function of each lane's cell.
+  KAN_HD void values(Vec<T> x, IVec cell, Vec<T> unit, const int* orders, int n_orders, Vec<T> (*out)[K + 1]) const {
+    CellKnots<K, Vec<T>> knots;
+    KAN_UNROLL
+    for (int j = 1; j <= K; ++j) {
+      knots.left[j] = Lookup<T>::read(left_[j], cell, short_);
+      knots.right[j] = Lookup<T>::read(right_[j], cell, short_);
+    }
+    KAN_UNROLL
+    for (int e = 0; e < K * (K + 1) / 2; ++e) knots.inverse[e] = Lookup<T>::read(inverse_[e], cell, short_);
+    const Vec<T> safe = unit == T(1) ? x : broadcast(knots_[0]);  // infinities stay out of the arithmetic
+    for (int n = 0; n < n_orders; ++n) {
+      if (orders[n] > K) {
+        for (int j = 0; j <= K; ++j) out[n][j] = unit * T(0);
+      } else {
+        bspline_values<K, Vec<T>, T>(knots, safe, unit, orders[n], out[n]);
+      }
+    }
+  }
+
+  // phi_o = base * base_weight[o] + sum_j values[j] * spline_weight[cell - K + j, o]
+  KAN_HD Vec<T> edge(int64_t o, IVec cell, const Vec<T>* values, Vec<T> base) const {
+    using Int = typename Simd<T>::Int;
+    Vec<T> sum = shape_.base != kNoBase ? base * base_[o] : Vec<T>{};
+    KAN_UNROLL
+    for (int j = 0; j <= K; ++j) sum += values[j] * Lookup<T>::read(spline_[o], cell + Int(j), short_);
+    return sum;
+  }
+
+  KAN_HD Vec<T> base(Vec<T> x, int derivative) const {
+    if (shape_.base == kSilu) return silu_derivative<Vec<T>, T>(x, logistic<T>(x), derivative);
+    return identity_derivative<Vec<T>, T>(x, derivative);
+  }
+
+ private:
+  const Shape& shape_;
+  const bool short_;  // every table fits in one register
+  const T* knots_ = nullptr;
+  alignas(64) T left_[K + 1][N] = {}, right_[K + 1][N] = {}, inverse_[K * (K + 1) / 2 + 1][N] = {};
+  alignas(64) T spline_[kSmallOutputs][N] = {};
+  T base_[kLine] = {};
+};
+
+// Columns of one block of rows, padded to whole vectors with zeros.
+template <class T>
+struct SmallBlock {
+  int64_t row0, rows, ld;
+  static constexpr int64_t kLd = kSmallRows;
+
+  SmallBlock(int64_t first, int64_t last) : row0(first), rows(min64(kSmallRows, last - first)), ld(kLd) {}
+  void read(T* columns, const MatrixView& in, int64_t column, int64_t n) const {
+    read_transposed(columns, kLd, in, row0, rows, column, n);
+    for (int64_t c = 0; c < n; ++c) {
+      for (int64_t b = rows; b % Simd<T>::lanes != 0; ++b) columns[c * kLd + b] = T(0);
+    }
+  }
+  void write(void* out, DType dtype, int64_t columns_total, const T* columns, int64_t column, int64_t n) const {
+    T line[kLine];
+    if (columns_total == 1) return write_row(out, dtype, row0, columns, rows);
+    for (int64_t b = 0; b < rows; ++b) {
+      for (int64_t c = 0; c < n; ++c) line[c] = columns[c * kLd + b];
+      write_row(out, dtype, (row0 + b) * columns_total + column, line, n);
+    }
+  }
+};
+
+template <class T, int K>
+void small_forward_rows(const cpu::ForwardArgs& a, const Shape& s, int64_t first, int64_t last) {
+  constexpr int L = Simd<T>::lanes;
+  constexpr int64_t ld = SmallBlock<T>::kLd;
+  SmallTables<T, K> tables(s);
+  alignas(64) T x[kSmallOutputs * ld], side[kSmallOutputs * ld], y[kSmallOutputs * ld];
+  T bias[kLine] = {};
+  if (a.bias) read_row(bias, a.bias, a.layer.weight_dtype, 0, s.out, 1);
+  for (int64_t row0 = first; row0 < last; row0 += kSmallRows) {
+    const SmallBlock<T> block(row0, last);
+    for (int64_t o = 0; o < s.out; ++o) {
+      for (int64_t b = 0; b < block.rows; b += L) store(y + o * ld + b, broadcast(bias[o]));
+    }
+    for (int64_t i = 0; i < s.in; ++i) {
+      const int64_t f = i % kSmallOutputs;
+      if (f == 0) {
+        const int64_t n = min64(kSmallOutputs, s.in - i);
+        block.read(x, a.x, i, n);
+        if (a.side.data) block.read(side, a.side, i, n);
+      }
+      tables.load_knots(static_cast<const T*>(a.layer.grid) + i * s.n_knots);
+      tables.load_coefficients(a.layer, i);
+      for (int64_t b = 0; b < block.rows; b += L) {
+        const Vec<T> v = load(x + f * ld + b);
+        Vec<T> unit, values[1][K + 1];
+        const auto cell = tables.locate(v, unit);
+        tables.values(v, cell, unit, &a.derivative, 1, values);
+        const Vec<T> base = tables.base(v, a.derivative);
+        const Vec<T> weight = a.side.data ? load(side + f * ld + b) : broadcast(T(1));
+        for (int64_t o = 0; o < s.out; ++o) {
+          T* out = y + o * ld + b;
+          store(out, load(out) + weight * tables.edge(o, cell, values[0], base));
+        }
+      }
+    }
+    block.write(a.y, a.layer.weight_dtype, s.out, y, 0, s.out);
+  }
+}
+
+// Adds sum_b dense[r][b] g[o][b] to sums[r * out + o].
+template <class T, int Outputs>
+void small_product(T* sums, int64_t out, const T* dense, int64_t n_rows, const T* g, int64_t rows) {
+  constexpr int L = Simd<T>::lanes;
+  constexpr int64_t ld = SmallBlock<T>::kLd;
+  for (int64_t r = 0; r < n_rows; ++r) {
+    Vec<T> sum[Outputs] = {};
+    for (int64_t b = 0; b < rows; b += L) {
+      const Vec<T> value = load(dense + r * ld + b);
+      KAN_UNROLL
+      for (int o = 0; o < Outputs; ++o) sum[o] += value * load(g + o * ld + b);
+    }
+    for (int o = 0; o < Outputs; ++o) {
+      T total = sum[o][0];
+      for (int l = 1; l < L; ++l) total += sum[o][l];
+      sums[r * out + o] += total;
+    }
+  }
+}
+
+// sums: [in][coefficient_rows][out], the base row first; may be null.
+template <class T, int K>
+void small_backward_rows(const cpu::BackwardArgs& a, const Shape& s, int64_t first, int64_t last, T* sums) {
+  constexpr int L = Simd<T>::lanes;
+  constexpr int64_t ld = SmallBlock<T>::kLd;
+  using Int = typename Simd<T>::Int;
+  const bool weight = a.d_spline != nullptr, input = a.input != nullptr;
+  const int orders[2] = {weight ? a.weight_derivative : a.input_derivative, a.input_derivative};
+  const int n_orders = 1 + (weight && input), input_at = weight ? 1 : 0;
+  const int64_t n_rows = s.coefficient_rows();
+  SmallTables<T, K> tables(s);
+  alignas(64) T x[kSmallOutputs * ld], side[kSmallOutputs * ld], g[kSmallOutputs * ld], result[kSmallOutputs * ld];
+  alignas(64) T dense[(SmallTables<T, K>::N + 1) * ld];
+  for (int64_t row0 = first; row0 < last; row0 += kSmallRows) {
+    const SmallBlock<T> block(row0, last);
+    block.read(g, a.g, 0, s.out);
+    for (int64_t i = 0; i < s.in; ++i) {
+      const int64_t f = i % kSmallOutputs, n = min64(kSmallOutputs, s.in - (i - f));
+      if (f == 0) {
+        block.read(x, a.x, i, n);
+        if (a.side.data) block.read(side, a.side, i, n);
+      }
+      tables.load_knots(static_cast<const T*>(a.layer.grid) + i * s.n_knots);
+      if (input) tables.load_coefficients(a.layer, i);
+      for (int64_t b = 0; b < block.rows; b += L) {
+        const Vec<T> v = load(x + f * ld + b);
+        Vec<T> unit, values[2][K + 1];
+        const auto cell = tables.locate(v, unit);
+        tables.values(v, cell, unit, orders, n_orders, values);
+        if (input) {
+          const Vec<T> base = tables.base(v, a.input_derivative);
+          Vec<T> sum = Vec<T>{};
+          for (int64_t o = 0; o < s.out; ++o) {
+            sum += load(g + o * ld + b) * tables.edge(o, cell, values[input_at], base);
+          }
+          store(result + f * ld + b, sum);
+        }
+        if (weight) {
+          const Vec<T> scale = a.side.data ? load(side + f * ld + b) : broadcast(T(1));
+          T* out = dense + b;
+          if (s.base != kNoBase) store(out, scale * tables.base(v, a.weight_derivative)), out += ld;
+          const Vec<T> none = unit == T(1) ? Vec<T>{} : unit;  // keeps NaN
+          for (int r = 0; r < s.n_splines; ++r, out += ld) {
+            Vec<T> value = none;
+            KAN_UNROLL
+            for (int j = 0; j <= K; ++j) value = cell == Int(r + K - j) ? values[0][j] : value;
+            store(out, scale * value);
+          }
+        }
+      }
+      if (weight) {
+        const int64_t padded = ceil_div(block.rows, L) * L;
+        for (int64_t o = 0; o < s.out;) {
+          T* to = sums + i * n_rows * s.out + o;
+          const int64_t left = s.out - o;
+          if (left >= 4) small_product<T, 4>(to, s.out, dense, n_rows, g + o * ld, padded), o += 4;
+          else if (left >= 2) small_product<T, 2>(to, s.out, dense, n_rows, g + o * ld, padded), o += 2;
+          else small_product<T, 1>(to, s.out, dense, n_rows, g + o * ld, padded), o += 1;
+        }
+      }
+      if (input && f == n - 1) block.write(a.input, a.x.dtype, s.in, result, i - f, n);
+    }
+  }
+}
+
+template <class T>
+void small_forward(const cpu::ForwardArgs& a, const Shape& s, const cpu::Executor& executor) {
+  struct Context {
+    const cpu::ForwardArgs& a;
+    const Shape& s;
+  } context{a, s};
+  execute(
+      executor, s.batch * s.in * (8 + s.out) > kSerialCycles, ceil_div(s.batch, kSmallRows),
+      [](int64_t begin, int64_t end, void* pointer) {
+        const Context& c = *static_cast<const Context*>(pointer);
+        static constexpr void (*rows[])(const cpu::ForwardArgs&, const Shape&, int64_t, int64_t) = {
+            small_forward_rows<T, 0>, small_forward_rows<T, 1>, small_forward_rows<T, 2>, small_forward_rows<T, 3>};
+        rows[c.s.order](c.a, c.s, begin * kSmallRows, min64(c.s.batch, end * kSmallRows));
+      },
+      &context);
+}
+
+template <class T>
+void small_backward(const cpu::BackwardArgs& a, const Shape& s, const cpu::Executor& executor) {
+  // The split of the rows follows from the shape alone, so the sums do too.
+  const int64_t size = a.d_spline ? s.in * s.coefficient_rows() * s.out : 0;
+  const int64_t per_split = 8 * kSmallRows, splits = max64(1, ceil_div(s.batch, per_split));
+  const std::unique_ptr<T[]> sums(new T[size_t(splits * size)]());
+  struct Context {
+    const cpu::BackwardArgs& a;
+    const Shape& s;
+    T* sums;
+    int64_t size, per_split;
+  } context{a, s, sums.get(), size, per_split};
+  execute(
+      executor, s.batch * s.in * (24 + 4 * s.out) > kSerialCycles, splits,
+      [](int64_t begin, int64_t end, void* pointer) {
+        const Context& c = *static_cast<const Context*>(pointer);
+        static constexpr void (*rows[])(const cpu::BackwardArgs&, const Shape&, int64_t, int64_t, T*) = {
+            small_backward_rows<T, 0>, small_backward_rows<T, 1>, small_backward_rows<T, 2>,
+            small_backward_rows<T, 3>};
+        for (int64_t t = begin; t < end; ++t) {
+          rows[c.s.order](c.a, c.s, t * c.per_split, min64(c.s.batch, (t + 1) * c.per_split), c.sums + t * c.size);
+        }
+      },
+      &context);
+  if (!a.d_spline) return;
+  for (int64_t split = 1; split < splits; ++split) {
+    for (int64_t j = 0; j < size; ++j) sums[j] += sums[split * size + j];
+  }
+  const T* row = sums.get();
+  for (int64_t i = 0; i < s.in; ++i) {
+    if (s.base != kNoBase) write_row(a.d_base, a.layer.weight_dtype, i * s.out, row, s.out), row += s.out;
+    write_row(a.d_spline, a.layer.weight_dtype, i * s.n_splines * s.out, row, s.n_splines * s.out);
+    row += s.n_splines * s.out;
+  }
+}
+
+}  // namespace KAN_ISA
+}  // namespace kan
