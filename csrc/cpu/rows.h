@@ -52,9 +52,19 @@ template <class T>
 inline void locate_rows(int32_t* cell, const T* x, int rows, const T* knots, int n_knots) {
   const int outside = outside_cell(n_knots), nan = nan_cell(n_knots);
   if (n_knots > kLinearSearch) {
+    // Where the knots are nearly uniform a division finds the cell; the knots themselves decide.
+    const T first = knots[0], last = knots[n_knots - 1], scale = T(n_knots - 1) / (last - first);
     for (int b = 0; b < rows; ++b) {
-      const int c = locate_cell(knots, n_knots, x[b]);
-      cell[b] = c >= 0 ? c : (x[b] == x[b] ? outside : nan);
+      const T v = x[b];
+      if (!(v >= first) || !(v < last)) {
+        cell[b] = v == v ? outside : nan;
+        continue;
+      }
+      const T guess = (v - first) * scale;
+      int c = guess < T(n_knots - 2) ? int(guess) : n_knots - 2;
+      if (v < knots[c] && c > 0) --c;
+      if (v >= knots[c + 1] && c < n_knots - 2) ++c;
+      cell[b] = knots[c] <= v && v < knots[c + 1] ? c : locate_cell(knots, n_knots, v);
     }
     return;
   }

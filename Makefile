@@ -1,0 +1,65 @@
+# Every target sets up what it needs, in .venv, on a machine that has Python >= 3.10 and a C++17 compiler.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+SOURCES := $(shell find csrc python -type f) CMakeLists.txt setup.py pyproject.toml
+CXX_FILES := $(shell find csrc python tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: demo test check bench build wheel sanitize format clean help
+
+help:
+	@echo "make demo      train KANs beside MLPs of the same size, print the table, draw the picture"
+	@echo "make test      everything that CI runs: checks, sanitizers, tests, the wheel"
+	@echo "make bench     the benchmark harness (BENCH='--quick' for a short run)"
+	@echo "make check     ruff, clang-format, mypy, README figures up to date"
+	@echo "make wheel     one wheel in dist/"
+	@echo "make sanitize  the CPU kernels under ASan and UBSan"
+
+$(VENV)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python >= 3.10 is needed, this is " + sys.version) if sys.version_info < (3, 10) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check setuptools wheel
+	$(BIN)/python -c 'import tomllib' 2>/dev/null || $(BIN)/python -m pip install --quiet tomli
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$($(BIN)/python tools/requirements.py)
+	@touch $@
+
+# The extension in place: the tree itself is what runs.
+$(VENV)/.built: $(VENV)/.ready $(SOURCES)
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+build: $(VENV)/.built
+
+demo: build
+	$(BIN)/python -m benchmarks.demo
+
+bench: build
+	$(BIN)/python -m benchmarks $(BENCH)
+
+check: build
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+	$(BIN)/mypy
+	$(BIN)/python -m benchmarks readme --check
+
+sanitize: $(VENV)/.ready
+	$(BIN)/python tests/sanitize/run.py
+
+wheel: $(VENV)/.ready
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist
+
+test: check sanitize wheel
+	$(BIN)/python -m pytest
+
+format: $(VENV)/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+clean:
+	rm -rf build dist *.egg-info kan_kernels/lib kan_kernels/_C*.so $(VENV)/.built

@@ -1,0 +1,43 @@
+"""A thin driver: CMakeLists.txt is the build description, this only calls it.
+
+Environment: KAN_KERNELS_CUDA=auto|0|1 (build the CUDA C++ kernels), TORCH_CUDA_ARCH_LIST (for which GPUs),
+MAX_JOBS (parallel compilations), CMAKE_ARGS (anything else for CMake).
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent.resolve()
+
+
+class CMakeBuild(build_ext):
+    def run(self) -> None:
+        prefix = ROOT if self.inplace else Path(self.build_lib).resolve()
+        build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
+        configure = [
+            "cmake",
+            *("-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-DCMAKE_INSTALL_PREFIX={prefix}",
+            f"-DKAN_KERNELS_VERSION={self.distribution.get_version()}",
+            f"-DKAN_KERNELS_CUDA={os.environ.get('KAN_KERNELS_CUDA', 'auto')}",
+            f"-DTORCH_CUDA_ARCH_LIST={os.environ.get('TORCH_CUDA_ARCH_LIST', '')}",
+            *shlex.split(os.environ.get("CMAKE_ARGS", "")),
+        ]
+        jobs = os.environ.get("MAX_JOBS")
+        subprocess.run(configure, check=True)
+        subprocess.run(["cmake", "--build", str(build), *(["-j", jobs] if jobs else [])], check=True)
+        subprocess.run(["cmake", "--install", str(build)], check=True)
+
+    def get_outputs(self) -> list[str]:
+        package = Path(self.build_lib) / "kan_kernels"
+        return [str(path) for path in package.rglob("*.so")]
+
+
+setup(ext_modules=[Extension("kan_kernels._C", sources=[])], cmdclass={"build_ext": CMakeBuild})

@@ -1,0 +1,14 @@
+"""Print what the build and every extra of pyproject.toml need, for pip; the project itself is built in place."""
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+with open("pyproject.toml", "rb") as file:
+    config = tomllib.load(file)
+project = config["project"]
+wanted = config["build-system"]["requires"] + project["dependencies"]
+for extra in project["optional-dependencies"].values():
+    wanted += [requirement for requirement in extra if not requirement.startswith(project["name"])]
+print("\n".join(dict.fromkeys(requirement.replace(" ", "") for requirement in wanted)))
