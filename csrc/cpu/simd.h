@@ -125,6 +125,22 @@ KAN_HD void fold_all(Vec<T>* rows) {  // rows[0 .. Block) hold Lanes/Block finis
 }
 #endif
 
+// The sum of all lanes, in one fixed order: 16-byte parts first, then within one part.
+template <class T>
+KAN_HD T sum_lanes(Vec<T> v) {
+  typedef T Part __attribute__((vector_size(16), aligned(16), may_alias));
+  constexpr int parts = KAN_VECTOR_BYTES / 16, lanes = 16 / int(sizeof(T));
+  alignas(64) T lane[Simd<T>::lanes];
+  store(lane, v);
+  Part sum = *reinterpret_cast<const Part*>(lane);
+  KAN_UNROLL
+  for (int p = 1; p < parts; ++p) sum += *reinterpret_cast<const Part*>(lane + p * lanes);
+  T total = sum[0];
+  KAN_UNROLL
+  for (int l = 1; l < lanes; ++l) total += sum[l];
+  return total;
+}
+
 // sums[r] = sum of the lanes of row r, for `lanes` consecutive rows of `lanes` elements, in one fixed order.
 template <class T>
 KAN_HD void sum_rows(T* sums, const T* rows) {
@@ -136,14 +152,7 @@ KAN_HD void sum_rows(T* sums, const T* rows) {
   fold_all<T, L>(row);
   store(sums, row[0]);
 #else
-  for (int r = 0; r < L; ++r) {
-    T partial[L];
-    for (int i = 0; i < L; ++i) partial[i] = rows[r * L + i];
-    for (int half = L / 2; half > 0; half /= 2) {
-      for (int i = 0; i < half; ++i) partial[i] += partial[i + half];
-    }
-    sums[r] = partial[0];
-  }
+  for (int r = 0; r < L; ++r) sums[r] = sum_lanes<T>(load(rows + r * L));
 #endif
 }
 

@@ -97,9 +97,14 @@ class SmallTables {
     return sum;
   }
 
-  KAN_HD Vec<T> base(Vec<T> x, int derivative) const {
-    if (shape_.base == kSilu) return silu_derivative<Vec<T>, T>(x, logistic<T>(x), derivative);
-    return identity_derivative<Vec<T>, T>(x, derivative);
+  // out[n] = base^{(orders[n])}(x)
+  KAN_HD void base(Vec<T> x, const int* orders, int n_orders, Vec<T>* out) const {
+    if (shape_.base == kSilu) {
+      const Logistic<Vec<T>> f = logistic<T>(x);
+      for (int n = 0; n < n_orders; ++n) out[n] = silu_derivative<Vec<T>, T>(x, f, orders[n]);
+    } else {
+      for (int n = 0; n < n_orders; ++n) out[n] = identity_derivative<Vec<T>, T>(x, orders[n]);
+    }
   }
 
  private:
@@ -158,14 +163,18 @@ void small_forward_rows(const cpu::ForwardArgs& a, const Shape& s, int64_t first
       tables.load_coefficients(a.layer, i);
       for (int64_t b = 0; b < block.rows; b += L) {
         const Vec<T> v = load(x + f * ld + b);
-        Vec<T> unit, values[1][K + 1];
+        Vec<T> unit, values[1][K + 1], base[1];
         const auto cell = tables.locate(v, unit);
         tables.values(v, cell, unit, &a.derivative, 1, values);
-        const Vec<T> base = tables.base(v, a.derivative);
-        const Vec<T> weight = a.side.data ? load(side + f * ld + b) : broadcast(T(1));
+        tables.base(v, &a.derivative, 1, base);
+        if (a.side.data) {
+          const Vec<T> scale = load(side + f * ld + b);
+          base[0] *= scale;
+          for (int j = 0; j <= K; ++j) values[0][j] *= scale;
+        }
         for (int64_t o = 0; o < s.out; ++o) {
           T* out = y + o * ld + b;
-          store(out, load(out) + weight * tables.edge(o, cell, values[0], base));
+          store(out, load(out) + tables.edge(o, cell, values[0], base[0]));
         }
       }
     }
@@ -185,11 +194,8 @@ void small_product(T* sums, int64_t out, const T* dense, int64_t n_rows, const T
       KAN_UNROLL
       for (int o = 0; o < Outputs; ++o) sum[o] += value * load(g + o * ld + b);
     }
-    for (int o = 0; o < Outputs; ++o) {
-      T total = sum[o][0];
-      for (int l = 1; l < L; ++l) total += sum[o][l];
-      sums[r * out + o] += total;
-    }
+    KAN_UNROLL
+    for (int o = 0; o < Outputs; ++o) sums[r * out + o] += sum_lanes<T>(sum[o]);
   }
 }
 
@@ -219,27 +225,31 @@ void small_backward_rows(const cpu::BackwardArgs& a, const Shape& s, int64_t fir
       if (input) tables.load_coefficients(a.layer, i);
       for (int64_t b = 0; b < block.rows; b += L) {
         const Vec<T> v = load(x + f * ld + b);
-        Vec<T> unit, values[2][K + 1];
+        Vec<T> unit, values[2][K + 1], base[2];
         const auto cell = tables.locate(v, unit);
         tables.values(v, cell, unit, orders, n_orders, values);
+        tables.base(v, orders, n_orders, base);
         if (input) {
-          const Vec<T> base = tables.base(v, a.input_derivative);
           Vec<T> sum = Vec<T>{};
           for (int64_t o = 0; o < s.out; ++o) {
-            sum += load(g + o * ld + b) * tables.edge(o, cell, values[input_at], base);
+            sum += load(g + o * ld + b) * tables.edge(o, cell, values[input_at], base[input_at]);
           }
           store(result + f * ld + b, sum);
         }
         if (weight) {
-          const Vec<T> scale = a.side.data ? load(side + f * ld + b) : broadcast(T(1));
+          Vec<T> none = unit == T(1) ? Vec<T>{} : unit;  // keeps NaN
+          if (a.side.data) {
+            const Vec<T> scale = load(side + f * ld + b);
+            base[0] *= scale, none *= scale;
+            for (int j = 0; j <= K; ++j) values[0][j] *= scale;
+          }
           T* out = dense + b;
-          if (s.base != kNoBase) store(out, scale * tables.base(v, a.weight_derivative)), out += ld;
-          const Vec<T> none = unit == T(1) ? Vec<T>{} : unit;  // keeps NaN
+          if (s.base != kNoBase) store(out, base[0]), out += ld;
           for (int r = 0; r < s.n_splines; ++r, out += ld) {
             Vec<T> value = none;
             KAN_UNROLL
             for (int j = 0; j <= K; ++j) value = cell == Int(r + K - j) ? values[0][j] : value;
-            store(out, scale * value);
+            store(out, value);
           }
         }
       }
