@@ -19,7 +19,7 @@ class Backward {
     const int64_t tile_bytes = s_.coefficient_rows() * panels_.padded * int64_t(sizeof(T));
     block_ = a_.d_spline ? max64(1, min64(kWidestBlock, (int64_t(2) << 20) / tile_bytes)) : kWidestBlock;
     blocks_ = ceil_div(s_.in, block_);
-    splits_ = max64(1, min64(ceil_div(kTasks, blocks_), s_.batch / 512));
+    splits_ = row_splits<T>(s_, ceil_div(kTasks, blocks_), 512, a_.d_spline ? s_.in * coefficient_size_ : 0);
     rows_per_split_ = ceil_div(ceil_div(s_.batch, splits_), 16) * 16;
   }
 

@@ -16,8 +16,8 @@ template <class T>
 struct Panel {
   T* first;
   T* rest;
-  int64_t ld;         // elements between consecutive rows
-  int64_t first_ld;   // ld, or 0 where row 0 is the base row
+  int64_t ld;        // elements between consecutive rows
+  int64_t first_ld;  // ld, or 0 where row 0 is the base row
 };
 
 template <class T>
@@ -27,8 +27,8 @@ struct MicroArgs {
   const Run* runs;
   int n_runs;
   Panel<T> panel;
-  T* tile;      // forward: y += ; input, weight: g. [rows][P * lanes], by original row
-  T* partial;   // input: [rows][lanes], by sorted row: lane sums, added to unless `start`
+  T* tile;     // forward: y += ; input, weight: g. [rows][P * lanes], by original row
+  T* partial;  // input: [rows][lanes], by sorted row: lane sums, added to unless `start`
   bool start;
 };
 
@@ -165,8 +165,8 @@ constexpr MicroKernels<T> micro_kernels() {
 template <class T>
 const MicroKernels<T>& micro_kernels_for(int n_values) {
   static constexpr MicroKernels<T> table[kMaxValues] = {
-      micro_kernels<T, 1>(), micro_kernels<T, 2>(), micro_kernels<T, 3>(),  micro_kernels<T, 4>(),
-      micro_kernels<T, 5>(), micro_kernels<T, 6>(), micro_kernels<T, 7>(),  micro_kernels<T, 8>(),
+      micro_kernels<T, 1>(), micro_kernels<T, 2>(),  micro_kernels<T, 3>(),  micro_kernels<T, 4>(),
+      micro_kernels<T, 5>(), micro_kernels<T, 6>(),  micro_kernels<T, 7>(),  micro_kernels<T, 8>(),
       micro_kernels<T, 9>(), micro_kernels<T, 10>(), micro_kernels<T, 11>(), micro_kernels<T, 12>()};
   return table[n_values - 1];
 }

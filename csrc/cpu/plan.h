@@ -6,9 +6,11 @@
 namespace kan {
 namespace KAN_ISA {
 
-constexpr int kInputBlock = 16;                       // features whose columns of x are transposed together
-constexpr int64_t kTileBytes = int64_t(512) << 10;    // a y or g tile: stays in the second-level cache
-constexpr int64_t kSerialCycles = 60000;              // below this a second thread costs more than it saves
+constexpr int kInputBlock = 16;                     // features whose columns of x are transposed together
+constexpr int64_t kTileBytes = int64_t(512) << 10;  // a y or g tile: stays in the second-level cache
+constexpr int64_t kSerialCycles = 60000;            // below this a second thread costs more than it saves
+
+constexpr int64_t kPartialBytes = int64_t(32) << 20;  // what splitting the rows of a sum may cost in memory
 
 // The sizes of one layer, derived once.
 struct Shape {
@@ -42,6 +44,14 @@ int64_t rows_per_block(const Shape& s, int64_t columns) {
   const int64_t wanted = min64(kMaxRows, max64(256, 128 * int64_t(s.grid_size)));
   const int64_t fitting = kTileBytes / (max64(1, columns) * int64_t(sizeof(T))) / 16 * 16;
   return max64(64, min64(wanted, fitting));
+}
+
+// Into how many parts the rows of a weight gradient of `size` elements are cut: from the shape alone, so that the
+// order of its sums does not depend on the machine.
+template <class T>
+int64_t row_splits(const Shape& s, int64_t wanted, int64_t least_rows, int64_t size) {
+  const int64_t affordable = kPartialBytes / max64(1, size * int64_t(sizeof(T)));
+  return max64(1, min64(wanted, min64(s.batch / least_rows, affordable)));
 }
 
 inline void execute(const cpu::Executor& executor, bool parallel, int64_t tasks, void (*body)(int64_t, int64_t, void*),
@@ -82,7 +92,8 @@ struct Coefficients {
 
 // Sorted rows and the values of every row's basis functions, at one derivative order.
 template <class T>
-void evaluate_rows(T* values, const SortedRows<T>& sorted, const Shape& s, const T* knots, int derivative, bool scaled) {
+void evaluate_rows(T* values, const SortedRows<T>& sorted, const Shape& s, const T* knots, int derivative,
+                   bool scaled) {
   T* splines = values;
   if (s.base != kNoBase) {
     base_row(values, sorted, s.base, derivative);

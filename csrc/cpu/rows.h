@@ -10,11 +10,11 @@
 namespace kan {
 namespace KAN_ISA {
 
-constexpr int kMaxRows = 1024;               // rows of one block
-constexpr int kRowStride = kMaxRows + 32;    // no power of two: the value rows must not share cache sets
-constexpr int kMaxValues = kMaxOrder + 2;    // k + 1 basis values and the base activation
-constexpr int kLinearSearch = 64;            // up to so many knots, counting beats a binary search
-constexpr int kStreams = 4;                  // quarters of the rows that are sorted side by side
+constexpr int kMaxRows = 1024;             // rows of one block
+constexpr int kRowStride = kMaxRows + 32;  // no power of two: the value rows must not share cache sets
+constexpr int kMaxValues = kMaxOrder + 2;  // k + 1 basis values and the base activation
+constexpr int kLinearSearch = 64;          // up to so many knots, counting beats a binary search
+constexpr int kStreams = 4;                // quarters of the rows that are sorted side by side
 
 struct Run {  // rows [begin, end) of the sorted order lie in one cell
   int begin, end, cell, window;
@@ -188,9 +188,9 @@ using SplineRows = void (*)(T*, const SortedRows<T>&, const T*, int, int);
 
 template <class T>
 SplineRows<T> spline_rows_of(int order) {
-  static constexpr SplineRows<T> table[] = {
-      spline_rows<T, 0>, spline_rows<T, 1>, spline_rows<T, 2>, spline_rows<T, 3>, spline_rows<T, 4>, spline_rows<T, 5>,
-      spline_rows<T, 6>, spline_rows<T, 7>, spline_rows<T, 8>, spline_rows<T, 9>, spline_rows<T, 10>};
+  static constexpr SplineRows<T> table[] = {spline_rows<T, 0>, spline_rows<T, 1>, spline_rows<T, 2>, spline_rows<T, 3>,
+                                            spline_rows<T, 4>, spline_rows<T, 5>, spline_rows<T, 6>, spline_rows<T, 7>,
+                                            spline_rows<T, 8>, spline_rows<T, 9>, spline_rows<T, 10>};
   return table[order];
 }
 

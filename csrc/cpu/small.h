@@ -13,8 +13,9 @@ namespace kan {
 namespace KAN_ISA {
 
 constexpr int kSmallOrder = 3, kSmallOutputs = 8;
-constexpr int kLine = 16;         // a row of outputs, padded to the widest vector
-constexpr int kSmallRows = 256;  // rows of one block: its columns stay in the first-level cache
+constexpr int kSmallFeatures = 64;  // of one task of the gradients
+constexpr int kLine = 16;           // a row of outputs, padded to the widest vector
+constexpr int kSmallRows = 256;     // rows of one block: its columns stay in the first-level cache
 
 // Rows of the coefficient table: lane c reads entries c .. c+k, zero where an extension cell has no such function.
 inline int padded_splines(const Shape& s) { return s.grid_size + 3 * s.order; }
@@ -199,9 +200,10 @@ void small_product(T* sums, int64_t out, const T* dense, int64_t n_rows, const T
   }
 }
 
-// sums: [in][coefficient_rows][out], the base row first; may be null.
+// Features [i0, i1) on rows [first, last). sums: [in][coefficient_rows][out], the base row first; may be null.
 template <class T, int K>
-void small_backward_rows(const cpu::BackwardArgs& a, const Shape& s, int64_t first, int64_t last, T* sums) {
+void small_backward_rows(const cpu::BackwardArgs& a, const Shape& s, int64_t i0, int64_t i1, int64_t first,
+                         int64_t last, T* sums) {
   constexpr int L = Simd<T>::lanes;
   constexpr int64_t ld = SmallBlock<T>::kLd;
   using Int = typename Simd<T>::Int;
@@ -215,8 +217,8 @@ void small_backward_rows(const cpu::BackwardArgs& a, const Shape& s, int64_t fir
   for (int64_t row0 = first; row0 < last; row0 += kSmallRows) {
     const SmallBlock<T> block(row0, last);
     block.read(g, a.g, 0, s.out);
-    for (int64_t i = 0; i < s.in; ++i) {
-      const int64_t f = i % kSmallOutputs, n = min64(kSmallOutputs, s.in - (i - f));
+    for (int64_t i = i0; i < i1; ++i) {
+      const int64_t f = (i - i0) % kSmallOutputs, n = min64(kSmallOutputs, i1 - (i - f));
       if (f == 0) {
         block.read(x, a.x, i, n);
         if (a.side.data) block.read(side, a.side, i, n);
@@ -258,9 +260,12 @@ void small_backward_rows(const cpu::BackwardArgs& a, const Shape& s, int64_t fir
         for (int64_t o = 0; o < s.out;) {
           T* to = sums + i * n_rows * s.out + o;
           const int64_t left = s.out - o;
-          if (left >= 4) small_product<T, 4>(to, s.out, dense, n_rows, g + o * ld, padded), o += 4;
-          else if (left >= 2) small_product<T, 2>(to, s.out, dense, n_rows, g + o * ld, padded), o += 2;
-          else small_product<T, 1>(to, s.out, dense, n_rows, g + o * ld, padded), o += 1;
+          if (left >= 4)
+            small_product<T, 4>(to, s.out, dense, n_rows, g + o * ld, padded), o += 4;
+          else if (left >= 2)
+            small_product<T, 2>(to, s.out, dense, n_rows, g + o * ld, padded), o += 2;
+          else
+            small_product<T, 1>(to, s.out, dense, n_rows, g + o * ld, padded), o += 1;
         }
       }
       if (input && f == n - 1) block.write(a.input, a.x.dtype, s.in, result, i - f, n);
@@ -270,42 +275,46 @@ void small_backward_rows(const cpu::BackwardArgs& a, const Shape& s, int64_t fir
 
 template <class T>
 void small_forward(const cpu::ForwardArgs& a, const Shape& s, const cpu::Executor& executor) {
+  const bool parallel = s.batch * s.in * (8 + s.out) > kSerialCycles;
+  const int64_t share = ceil_div(ceil_div(s.batch, parallel ? executor.threads : 1), 32) * 32;
   struct Context {
     const cpu::ForwardArgs& a;
     const Shape& s;
-  } context{a, s};
+    int64_t rows;
+  } context{a, s, min64(kSmallRows, max64(32, share))};
   execute(
-      executor, s.batch * s.in * (8 + s.out) > kSerialCycles, ceil_div(s.batch, kSmallRows),
+      executor, parallel, ceil_div(s.batch, context.rows),
       [](int64_t begin, int64_t end, void* pointer) {
         const Context& c = *static_cast<const Context*>(pointer);
         static constexpr void (*rows[])(const cpu::ForwardArgs&, const Shape&, int64_t, int64_t) = {
             small_forward_rows<T, 0>, small_forward_rows<T, 1>, small_forward_rows<T, 2>, small_forward_rows<T, 3>};
-        rows[c.s.order](c.a, c.s, begin * kSmallRows, min64(c.s.batch, end * kSmallRows));
+        rows[c.s.order](c.a, c.s, begin * c.rows, min64(c.s.batch, end * c.rows));
       },
       &context);
 }
 
 template <class T>
 void small_backward(const cpu::BackwardArgs& a, const Shape& s, const cpu::Executor& executor) {
-  // The split of the rows follows from the shape alone, so the sums do too.
   const int64_t size = a.d_spline ? s.in * s.coefficient_rows() * s.out : 0;
-  const int64_t per_split = 8 * kSmallRows, splits = max64(1, ceil_div(s.batch, per_split));
+  const int64_t splits = row_splits<T>(s, 64, 8 * kSmallRows, size);
   const std::unique_ptr<T[]> sums(new T[size_t(splits * size)]());
   struct Context {
     const cpu::BackwardArgs& a;
     const Shape& s;
     T* sums;
-    int64_t size, per_split;
-  } context{a, s, sums.get(), size, per_split};
+    int64_t size, splits, rows;
+  } context{a, s, sums.get(), size, splits, ceil_div(ceil_div(s.batch, splits), kSmallRows) * kSmallRows};
   execute(
-      executor, s.batch * s.in * (24 + 4 * s.out) > kSerialCycles, splits,
+      executor, s.batch * s.in * (24 + 4 * s.out) > kSerialCycles, ceil_div(s.in, kSmallFeatures) * splits,
       [](int64_t begin, int64_t end, void* pointer) {
         const Context& c = *static_cast<const Context*>(pointer);
-        static constexpr void (*rows[])(const cpu::BackwardArgs&, const Shape&, int64_t, int64_t, T*) = {
-            small_backward_rows<T, 0>, small_backward_rows<T, 1>, small_backward_rows<T, 2>,
-            small_backward_rows<T, 3>};
+        static constexpr void (*rows[])(const cpu::BackwardArgs&, const Shape&, int64_t, int64_t, int64_t, int64_t,
+                                        T*) = {small_backward_rows<T, 0>, small_backward_rows<T, 1>,
+                                               small_backward_rows<T, 2>, small_backward_rows<T, 3>};
         for (int64_t t = begin; t < end; ++t) {
-          rows[c.s.order](c.a, c.s, t * c.per_split, min64(c.s.batch, (t + 1) * c.per_split), c.sums + t * c.size);
+          const int64_t i0 = t / c.splits * kSmallFeatures, split = t % c.splits;
+          rows[c.s.order](c.a, c.s, i0, min64(c.s.in, i0 + kSmallFeatures), min64(c.s.batch, split * c.rows),
+                          min64(c.s.batch, (split + 1) * c.rows), c.sums + split * c.size);
         }
       },
       &context);

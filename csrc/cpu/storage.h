@@ -102,10 +102,8 @@ inline void read_row(T* out, const void* in, DType dtype, int64_t offset, int64_
 template <class T>
 inline void write_row(void* out, DType dtype, int64_t offset, const T* in, int64_t n) {
   switch (dtype) {
-    case DType::f32:
-      return convert_in(static_cast<float*>(out) + offset, in, n, 1);
-    case DType::f64:
-      return convert_in(static_cast<double*>(out) + offset, in, n, 1);
+    case DType::f32: return convert_in(static_cast<float*>(out) + offset, in, n, 1);
+    case DType::f64: return convert_in(static_cast<double*>(out) + offset, in, n, 1);
     case DType::bf16: {
       Bfloat16* p = static_cast<Bfloat16*>(out) + offset;
       for (int64_t i = 0; i < n; ++i) p[i] = Bfloat16::from(float(in[i]));

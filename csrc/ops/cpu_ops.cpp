@@ -110,4 +110,6 @@ STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CPU, m) {
   m.impl("backward", TORCH_BOX(&kan::ops::backward));
 }
 
-STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CompositeExplicitAutograd, m) { m.impl("cpu_isa", TORCH_BOX(&kan::ops::cpu_isa)); }
+STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CompositeExplicitAutograd, m) {
+  m.impl("cpu_isa", TORCH_BOX(&kan::ops::cpu_isa));
+}
