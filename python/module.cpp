@@ -48,33 +48,40 @@ using Array = py::array_t<T, py::array::c_style>;
 
 std::string shape_text(const py::array& a) { return std::string(py::str(a.attr("shape"))); }
 
-void check(bool condition, const std::string& message) {
-  if (!condition) throw py::value_error(message);
+// The message is only put together where the check fails: a call on one row takes a few microseconds in all.
+template <class Message>
+void check(bool condition, const Message& message) {
+  if (!condition) throw py::value_error(message());
+}
+
+template <class T>
+Array<T> as_array(const py::handle& object, const char* name) {
+  check(py::isinstance<py::array_t<T>>(object),
+        [&] { return std::string(name) + " must be an array of spline_weight's dtype"; });
+  return Array<T>::ensure(object);  // contiguous; the same array where it already is
 }
 
 template <class T>
 py::array forward_as(const py::array& x_in, const py::array& spline_in, const py::object& base_in,
                      const py::object& bias_in, const py::array& grid_in, int order, int base, int derivative,
                      const std::optional<std::string>& isa) {
-  const auto cast = [](const py::handle& a, const char* name) {
-    if (!py::isinstance<Array<T>>(a)) {
-      check(py::isinstance<py::array_t<T>>(a), std::string(name) + " must have spline_weight's dtype");
-    }
-    return Array<T>::ensure(a);
-  };
-  const Array<T> x = cast(x_in, "x"), spline = cast(spline_in, "spline_weight"), grid = cast(grid_in, "grid");
-  check(x.ndim() == 2, "x must have 2 dimensions, got shape " + shape_text(x));
-  check(grid.ndim() == 2 && grid.shape(0) == x.shape(1) && grid.shape(1) >= 2 * order + 2,
-        "grid must be (" + std::to_string(x.shape(1)) + ", grid_size + 2 * spline_order + 1), got shape " +
-            shape_text(grid));
+  const Array<T> x = as_array<T>(x_in, "x"), spline = as_array<T>(spline_in, "spline_weight"),
+                 grid = as_array<T>(grid_in, "grid");
+  check(x.ndim() == 2, [&] { return "x must have 2 dimensions, got shape " + shape_text(x); });
+  const int64_t in = x.shape(1);
+  check(grid.ndim() == 2 && grid.shape(0) == in && grid.shape(1) >= 2 * order + 2, [&] {
+    return "grid must be (" + std::to_string(in) + ", grid_size + 2 * spline_order + 1), got shape " + shape_text(grid);
+  });
   const int64_t grid_size = grid.shape(1) - 2 * order - 1;
-  check(spline.ndim() == 3 && spline.shape(0) == x.shape(1) && spline.shape(1) == grid_size + order,
-        "spline_weight must be (" + std::to_string(x.shape(1)) + ", " + std::to_string(grid_size + order) +
-            ", out), got shape " + shape_text(spline));
+  check(spline.ndim() == 3 && spline.shape(0) == in && spline.shape(1) == grid_size + order, [&] {
+    return "spline_weight must be (" + std::to_string(in) + ", " + std::to_string(grid_size + order) +
+           ", out), got shape " + shape_text(spline);
+  });
+  const int64_t out = spline.shape(2);
   cpu::ForwardArgs args;
   args.layer.batch = x.shape(0);
-  args.layer.in_features = x.shape(1);
-  args.layer.out_features = spline.shape(2);
+  args.layer.in_features = in;
+  args.layer.out_features = out;
   args.layer.grid_size = int(grid_size);
   args.layer.spline_order = order;
   args.layer.base = base;
@@ -82,21 +89,23 @@ py::array forward_as(const py::array& x_in, const py::array& spline_in, const py
   args.layer.grid = grid.data();
   args.layer.spline_weight = spline.data();
   Array<T> base_weight, bias;
-  check((base != kNoBase) == !base_in.is_none(), "base_weight must be given if and only if base is not 0");
+  check((base != kNoBase) == !base_in.is_none(),
+        [] { return std::string("base_weight must be given if and only if base is not 0"); });
   if (!base_in.is_none()) {
-    base_weight = cast(base_in, "base_weight");
-    check(base_weight.ndim() == 2 && base_weight.shape(0) == x.shape(1) && base_weight.shape(1) == spline.shape(2),
-          "base_weight must be (in, out), got shape " + shape_text(base_weight));
+    base_weight = as_array<T>(base_in, "base_weight");
+    check(base_weight.ndim() == 2 && base_weight.shape(0) == in && base_weight.shape(1) == out,
+          [&] { return "base_weight must be (in, out), got shape " + shape_text(base_weight); });
     args.layer.base_weight = base_weight.data();
   }
   if (!bias_in.is_none()) {
-    bias = cast(bias_in, "bias");
-    check(bias.ndim() == 1 && bias.shape(0) == spline.shape(2), "bias must be (out), got shape " + shape_text(bias));
+    bias = as_array<T>(bias_in, "bias");
+    check(bias.ndim() == 1 && bias.shape(0) == out,
+          [&] { return "bias must be (out), got shape " + shape_text(bias); });
     args.bias = bias.data();
   }
-  args.x = {x.data(), args.layer.weight_dtype, x.shape(1), 1};
+  args.x = {x.data(), args.layer.weight_dtype, in, 1};
   args.derivative = derivative;
-  Array<T> y({x.shape(0), spline.shape(2)});
+  Array<T> y({x.shape(0), out});
   args.y = y.mutable_data();
   const cpu::KernelTable& kernels = table(isa);
   {
@@ -110,15 +119,16 @@ py::array forward(const py::array& x, const py::array& spline_weight, const py::
                   const py::object& bias, const py::array& grid, int spline_order, int base, int derivative,
                   const std::optional<std::string>& isa) {
   check(spline_order >= 0 && spline_order <= kMaxOrder,
-        "spline_order must be in 0..10, got " + std::to_string(spline_order));
+        [&] { return "spline_order must be in 0..10, got " + std::to_string(spline_order); });
   check(base >= kNoBase && base <= kIdentity,
-        "base must be 0 (none), 1 (silu) or 2 (identity), got " + std::to_string(base));
+        [&] { return "base must be 0 (none), 1 (silu) or 2 (identity), got " + std::to_string(base); });
   check(derivative >= 0 && derivative <= kMaxDerivative,
-        "derivative must be in 0..32, got " + std::to_string(derivative));
+        [&] { return "derivative must be in 0..32, got " + std::to_string(derivative); });
   if (py::isinstance<py::array_t<double>>(spline_weight)) {
     return forward_as<double>(x, spline_weight, base_weight, bias, grid, spline_order, base, derivative, isa);
   }
-  check(py::isinstance<py::array_t<float>>(spline_weight), "spline_weight must be float32 or float64");
+  check(py::isinstance<py::array_t<float>>(spline_weight),
+        [] { return std::string("spline_weight must be float32 or float64"); });
   return forward_as<float>(x, spline_weight, base_weight, bias, grid, spline_order, base, derivative, isa);
 }
 

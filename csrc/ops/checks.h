@@ -58,6 +58,9 @@ inline void check_matrix(const Tensor& t, const char* name) {
   check(t.dim() == 2, name, " must have 2 dimensions, got ", t.dim());
 }
 
+// The call through torch's dispatcher costs more than a small layer: made only where it changes something.
+inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+
 // The layer's own tensors, made contiguous; owns what it had to copy.
 struct LayerTensors {
   Tensor grid;
@@ -66,7 +69,7 @@ struct LayerTensors {
 
   LayerTensors(const Tensor& x, const Tensor& grid_in, int64_t out_features, cpu::DType weight_dtype,
                int64_t spline_order, int64_t base)
-      : grid(torch::stable::contiguous(grid_in)) {
+      : grid(dense(grid_in)) {
     check_matrix(x, "x");
     check_matrix(grid, "grid");
     check(spline_order >= 0 && spline_order <= kMaxOrder, "spline_order must be in 0..", kMaxOrder, ", got ",
@@ -95,13 +98,13 @@ struct LayerTensors {
   void set_weights(const Tensor& spline, const OptionalTensor& base) {
     const int64_t in = layer.in_features, out = layer.out_features;
     check_shape(spline, "spline_weight", {in, layer.grid_size + layer.spline_order, out});
-    spline_weight = torch::stable::contiguous(spline);
+    spline_weight = dense(spline);
     layer.spline_weight = spline_weight->const_data_ptr();
     check(base.has_value() == (layer.base != kNoBase), "base_weight must be given if and only if base is not 0");
     if (!base) return;
     check_shape(*base, "base_weight", {in, out});
     check(dtype_of(*base, "base_weight") == layer.weight_dtype, "base_weight must have spline_weight's dtype");
-    base_weight = torch::stable::contiguous(*base);
+    base_weight = dense(*base);
     layer.base_weight = base_weight->const_data_ptr();
   }
 };

@@ -27,7 +27,7 @@ Tensor forward(const Tensor& x, const OptionalTensor& s, const Tensor& spline_we
   if (bias) {
     check_shape(*bias, "bias", {out});
     check(dtype_of(*bias, "bias") == args.layer.weight_dtype, "bias must have spline_weight's dtype");
-    bias_rows = torch::stable::contiguous(*bias);
+    bias_rows = dense(*bias);
     args.bias = bias_rows->const_data_ptr();
   }
   args.derivative = checked_derivative(derivative);
