@@ -1,0 +1,22 @@
+"""Fused kernels for Kolmogorov-Arnold Networks.
+
+    from kan_kernels import KAN
+    model = KAN([2, 5, 1])
+
+Without torch installed, only the NumPy model of a trained KAN is here.
+"""
+
+import importlib.util
+
+from .contract import MAX_DERIVATIVE, MAX_SPLINE_ORDER
+from .numpy_model import NumpyKAN, to_numpy_model
+
+__version__ = "0.1.0"
+__all__ = ["MAX_DERIVATIVE", "MAX_SPLINE_ORDER", "NumpyKAN", "__version__", "to_numpy_model"]
+
+if importlib.util.find_spec("torch") is not None:
+    from . import functional
+    from .dispatch import available_backends, explain, use_backend
+    from .nn import KAN, KANLinear
+
+    __all__ += ["KAN", "KANLinear", "available_backends", "explain", "functional", "use_backend"]

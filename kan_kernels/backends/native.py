@@ -1,0 +1,47 @@
+"""The compiled kernels: torch.ops.kan_kernels.*, on every device the loaded library was built for."""
+
+import torch
+
+from .. import ops
+from ..contract import MAX_DERIVATIVE, MAX_SPLINE_ORDER
+
+NAME = "native"
+DIFFERENTIABLE = False
+NAMESPACE = "kan_kernels" if ops.LOAD_ERROR is None else None  # of its torch ops
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def _below_autograd(op):
+    """The op as the Functions call it: past its own autograd, which is for torch.compile and costs 10 us."""
+
+    def call(*args):
+        if torch.compiler.is_compiling():  # compiled autograd traces the Functions' backward
+            return op(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*args)
+
+    return call
+
+
+if ops.LOAD_ERROR is None:
+    forward_op = torch.ops.kan_kernels.forward.default
+    forward = _below_autograd(forward_op)
+    input = _below_autograd(torch.ops.kan_kernels.input.default)
+    weight = _below_autograd(torch.ops.kan_kernels.weight.default)
+    backward = _below_autograd(torch.ops.kan_kernels.backward.default)
+
+
+def can_run(case) -> str | None:
+    """None if the library has kernels for this case, or why not."""
+    if ops.LOAD_ERROR is not None:
+        return f"the library is not loaded: {ops.LOAD_ERROR}"
+    if case.device not in ops.DEVICES:
+        return f"the library has no kernels for {case.device} (it has them for: {', '.join(ops.DEVICES)})"
+    if case.dtype not in _DTYPES:
+        return f"no kernels for {case.dtype}"
+    if case.spline_order > MAX_SPLINE_ORDER:
+        return f"spline_order {case.spline_order} is above {MAX_SPLINE_ORDER}"
+    if case.derivative > MAX_DERIVATIVE:
+        return f"derivative {case.derivative} is above {MAX_DERIVATIVE}"
+    return None

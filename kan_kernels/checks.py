@@ -1,0 +1,152 @@
+"""Checks of arguments. Each raises TypeError or ValueError: the argument, what came and what was expected."""
+
+import math
+import weakref
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from .contract import BASE_CODES, MAX_DERIVATIVE, MAX_SPLINE_ORDER
+
+HALF_DTYPES = (torch.float16, torch.bfloat16)
+DTYPES = (torch.float32, torch.float64, *HALF_DTYPES)
+
+# Knots already checked: id -> (the tensor, its version then). Entries die with their tensor.
+_checked_knots: dict[int, tuple[weakref.ref, int]] = {}
+
+
+def integer(name: str, value: object, low: int, high: int | None = None) -> None:
+    """`value` is an int in low..high."""
+    expected = f"an int >= {low}" if high is None else f"an int in {low}..{high}"
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        raise TypeError(f"{name}: got {value!r}, expected {expected}")
+    if value < low or (high is not None and value > high):
+        raise ValueError(f"{name}: got {value}, expected {expected}")
+
+
+def spline_order(value: object) -> None:
+    integer("spline_order", value, 0, MAX_SPLINE_ORDER)
+
+
+def derivative(value: object) -> None:
+    integer("derivative", value, 0, MAX_DERIVATIVE)
+
+
+def base(value: object) -> None:
+    """`value` is the name of a base activation, or None."""
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"base: got {value!r}, expected 'silu', 'identity' or None")
+    if value not in BASE_CODES:
+        raise ValueError(f"base: unknown activation {value!r}, expected 'silu', 'identity' or None")
+
+
+def grid_range(value: object) -> None:
+    """`value` is a pair of finite increasing numbers."""
+    expected = "a pair (low, high) of finite numbers with low < high"
+    try:
+        low, high = (float(bound) for bound in value)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise TypeError(f"grid_range: got {value!r}, expected {expected}") from None
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"grid_range: got {value!r}, expected {expected}")
+
+
+def tensor(name: str, value: object, rank: int | None = None) -> None:
+    """`value` is a floating tensor, of this rank if one is given."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected a torch.Tensor")
+    if value.dtype not in DTYPES:
+        raise TypeError(f"{name}: got {value.dtype}, expected float32, float64, bfloat16 or float16")
+    if rank is not None and value.dim() != rank:
+        raise ValueError(f"{name}: got {value.dim()} dimensions {tuple(value.shape)}, expected {rank}")
+
+
+def rows(x: object, in_features: int) -> None:
+    """`x` is (..., in_features)."""
+    tensor("x", x)
+    if x.dim() == 0 or x.shape[-1] != in_features:  # type: ignore[attr-defined]
+        raise ValueError(f"x: got shape {tuple(x.shape)}, expected (..., {in_features})")  # type: ignore[attr-defined]
+
+
+def operand(
+    name: str, value: object, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> None:
+    """`value` is a tensor of this shape, dtype and device."""
+    tensor(name, value)
+    assert isinstance(value, Tensor)
+    if tuple(value.shape) != shape:
+        raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected {shape}")
+    if value.dtype != dtype:
+        raise TypeError(f"{name}: got {value.dtype}, expected {dtype} like spline_weight")
+    if value.device != device:
+        raise ValueError(f"{name}: is on {value.device}, expected {device} like x")
+
+
+def grid_shape(grid: object, order: int, in_features: int | None = None) -> None:
+    """`grid` is (in, G+2k+1) with G >= 1 and asks for no gradient."""
+    tensor("grid", grid, 2)
+    assert isinstance(grid, Tensor)
+    if in_features is not None and grid.shape[0] != in_features:
+        raise ValueError(
+            f"grid: got shape {tuple(grid.shape)}, expected ({in_features}, knots), a row for each feature"
+        )
+    if grid.shape[1] < 2 * order + 2:
+        raise ValueError(
+            f"grid: got {grid.shape[1]} knots a row, expected 2*spline_order + 2 = {2 * order + 2} or more"
+        )
+    if grid.requires_grad:
+        raise ValueError("grid: requires grad, but there is no gradient for knots; pass grid.detach()")
+
+
+def knots(grid: Tensor) -> None:
+    """The knots are finite and non-decreasing.
+
+    Looks at values only where that needs no device synchronisation, and once for each state of a tensor.
+    """
+    if torch.compiler.is_compiling() or not grid.is_cpu or torch._C._are_functorch_transforms_active():
+        return
+    entry = _checked_knots.get(id(grid))
+    if entry is not None and entry[0]() is grid and entry[1] == grid._version:
+        return
+    if isinstance(grid, FakeTensor):
+        return
+    with torch.no_grad():
+        good = torch.isfinite(grid)
+        good[:, 1:] &= grid[:, 1:] >= grid[:, :-1]
+        if not good.all():
+            feature, knot = (~good).nonzero()[0].tolist()
+            after = f" after {grid[feature, knot - 1].item()}" if knot else ""
+            raise ValueError(
+                f"grid: knot {knot} of feature {feature} is {grid[feature, knot].item()}{after}, "
+                "expected finite, non-decreasing knots"
+            )
+    if not grid.is_inference():  # an inference tensor does not count its writes, so it is checked every time
+        key = id(grid)
+        _checked_knots[key] = (weakref.ref(grid, lambda _: _checked_knots.pop(key, None)), grid._version)
+
+
+def grid_like(grid: Tensor, operand: Tensor) -> None:
+    """The knots are float32 or of the operand's dtype."""
+    if grid.dtype not in (torch.float32, operand.dtype):
+        also = "" if operand.dtype == torch.float32 else f" or {operand.dtype}"
+        raise TypeError(f"grid: got {grid.dtype}, expected torch.float32{also}")
+
+
+def dtype(value: object) -> None:
+    """`value` is a dtype that a layer can have."""
+    if value not in DTYPES:
+        raise TypeError(f"dtype: got {value!r}, expected float32, float64, bfloat16 or float16")
+
+
+def widths(value: object) -> None:
+    """`value` is a sequence of at least two positive ints."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        raise TypeError(f"widths: got {value!r}, expected a sequence of at least two positive ints")
+    if len(value) < 2:
+        raise ValueError(
+            f"widths: got {len(value)} of them, expected at least two, the input's and the output's"
+        )
+    for i, width in enumerate(value):
+        integer(f"widths[{i}]", width, 1)

@@ -1,0 +1,203 @@
+"""Which backend runs a case, and why.
+
+The order of precedence: an explicit `backend=`, then the innermost `use_backend`, then the first backend that
+can run the case. A backend that was asked for and cannot run raises its reason: nothing falls back silently.
+"""
+
+import contextlib
+import contextvars
+import itertools
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+
+from . import checks
+from .backends import BACKENDS
+
+_forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("kan_kernels_backend", default=None)
+_last_forced: str | None = None  # its mirror for torch.compile, which guards globals but no context variables
+_warned: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a backend needs to know to say whether it can run. The batch size is left out on purpose."""
+
+    device: str
+    dtype: torch.dtype
+    x_dtype: torch.dtype
+    in_features: int
+    out_features: int
+    grid_size: int
+    spline_order: int
+    base: str | None = "silu"
+    derivative: int = 0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A backend with the reason it was chosen and, by name, why those before it were not."""
+
+    backend: ModuleType
+    why: str
+    passed_over: dict[str, str]
+
+    def __str__(self) -> str:
+        lines = [f"{self.backend.NAME}: {self.why}"]
+        lines += [f"  not {name}: {reason}" for name, reason in self.passed_over.items()]
+        return "\n".join(lines)
+
+
+def forced_backend() -> str | None:
+    """The name given to the innermost `use_backend` of this thread or task, or None."""
+    if torch.compiler.is_compiling():
+        return _forced_while_compiling(_last_forced)
+    return _forced.get()
+
+
+@torch.compiler.assume_constant_result
+def _forced_while_compiling(guard: str | None) -> str | None:
+    return _forced.get()
+
+
+@contextlib.contextmanager
+def use_backend(name: str | None) -> Iterator[None]:
+    """Run every KAN layer inside on one backend: "native" or "reference"; None restores the automatic choice.
+
+    Holds for the current thread or asyncio task. A layer or call with its own `backend=` keeps it.
+    Enter it outside of functions under torch.compile: they are compiled again when it changes.
+
+    Raises:
+        ValueError: no backend has this name.
+    """
+    global _last_forced
+    check_name("use_backend", name)
+    token, outer = _forced.set(name), _last_forced
+    _last_forced = name
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+        _last_forced = outer
+
+
+def check_name(argument: str, name: str | None) -> None:
+    """Raise ValueError unless `name` is None or the name of a backend."""
+    if name is not None and name not in BACKENDS:
+        raise ValueError(
+            f"{argument}: unknown backend {name!r}, expected one of {', '.join(map(repr, BACKENDS))} or None"
+        )
+
+
+def choose(case: Case, backend: str | None = None) -> Choice:
+    """The backend for a case.
+
+    Raises:
+        RuntimeError: a backend was asked for, by name or by `use_backend`, that cannot run the case.
+    """
+    asked_by = "backend="
+    if backend is None:
+        backend, asked_by = forced_backend(), "use_backend"
+    if backend is not None:
+        reason = BACKENDS[backend].can_run(case)
+        if reason is not None:
+            raise RuntimeError(
+                f"backend {backend!r}, asked for by {asked_by}, cannot run this case: {reason}"
+            )
+        return Choice(BACKENDS[backend], f"asked for by {asked_by}", {})
+    passed_over: dict[str, str] = {}
+    for name, module in BACKENDS.items():
+        reason = module.can_run(case)
+        if reason is None:
+            return Choice(module, "automatic choice, the first that can run", passed_over)
+        passed_over[name] = reason
+    raise RuntimeError(f"no backend can run {case}: {passed_over}")
+
+
+def run_on(case: Case, backend: str | None = None) -> ModuleType:
+    """The backend of `choose`; says so, once, when the automatic choice had to settle for the slow one."""
+    choice = choose(case, backend)
+    if choice.passed_over and case.device != "meta":
+        _warn_once(str(choice))
+    return choice.backend
+
+
+@torch.compiler.assume_constant_result
+def _warn_once(choice: str) -> None:
+    if choice not in _warned:
+        _warned.add(choice)
+        warnings.warn(f"kan_kernels runs without its fast kernels. {choice}", RuntimeWarning, stacklevel=2)
+
+
+def available_backends() -> dict[str, str | None]:
+    """Each backend's name with None, or the reason why it cannot run float32 layers here."""
+    devices = ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]
+    available: dict[str, str | None] = {}
+    for name, module in BACKENDS.items():
+        reasons = [
+            module.can_run(Case(device, torch.float32, torch.float32, 8, 8, 5, 3)) for device in devices
+        ]
+        available[name] = None if None in reasons else reasons[0]
+    return available
+
+
+def explain(
+    layer_or_widths,
+    *,
+    grid_size: int = 5,
+    spline_order: int = 3,
+    base: str | None = "silu",
+    derivative: int = 0,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    x_dtype: torch.dtype | None = None,
+    backend: str | None = None,
+) -> str:
+    """The backend that would run, and why: one paragraph a layer.
+
+    Args:
+        layer_or_widths: a KANLinear, a KAN, or the widths of one, such as (64, 64).
+        x_dtype: of the input; None means `dtype`.
+        the others: describe the layers when widths are given. A module answers for itself.
+
+    Raises:
+        RuntimeError: the backend asked for cannot run.
+    """
+    if hasattr(layer_or_widths, "layers"):
+        return "\n".join(
+            explain(layer, derivative=derivative, x_dtype=x_dtype) for layer in layer_or_widths.layers
+        )
+    if hasattr(layer_or_widths, "spline_weight"):
+        layer = layer_or_widths
+        return explain(
+            (layer.in_features, layer.out_features),
+            grid_size=layer.grid_size,
+            spline_order=layer.spline_order,
+            base=layer.base,
+            derivative=derivative,
+            device=layer.spline_weight.device,
+            dtype=layer.spline_weight.dtype,
+            x_dtype=x_dtype,
+            backend=layer.backend,
+        )
+    checks.widths(layer_or_widths)
+    checks.base(base)
+    check_name("backend", backend)
+    lines = []
+    for fan_in, fan_out in itertools.pairwise(layer_or_widths):
+        case = Case(
+            torch.device(device).type,
+            dtype,
+            x_dtype or dtype,
+            fan_in,
+            fan_out,
+            grid_size,
+            spline_order,
+            base,
+            derivative,
+        )
+        lines.append(f"{fan_in} -> {fan_out} on {case.device}, {dtype}: {choose(case, backend)}")
+    return "\n".join(lines)

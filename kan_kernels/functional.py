@@ -1,0 +1,194 @@
+"""The stateless API: validate, apply the precision policy, pick a backend, call autograd."""
+
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from . import autograd, checks, dispatch
+from .backends import reference
+from .contract import BASE_CODES
+
+# What was validated before: everything the checks look at -> the backend. Values of knots are checked apart.
+_plans: dict[tuple, ModuleType] = {}
+_PLANS_LIMIT = 4096
+
+
+def kan_linear(
+    x: Tensor,
+    spline_weight: Tensor,
+    grid: Tensor,
+    *,
+    spline_order: int,
+    base_weight: Tensor | None = None,
+    base: str | None = "silu",
+    bias: Tensor | None = None,
+    derivative: int = 0,
+    backend: str | None = None,
+) -> Tensor:
+    """A layer of learnable univariate functions phi[i,o], one on every edge from input i to output o.
+
+    y[..., o] = sum_i phi[i,o](x[..., i]) + bias[o], where
+    phi[i,o](x) = base_weight[i,o] base(x) + sum_r spline_weight[i,r,o] B_r(x)  (arXiv 2404.19756, sec. 2.2)
+
+    Args:
+        x: (..., in). The weights' dtype, or float32 beside 16-bit weights: cells are located in float32.
+        spline_weight: (in, G+k, out), float32, float64, bfloat16 or float16.
+        grid: (in, G+2k+1) finite, non-decreasing knots, k extension knots on each side, in the weights' dtype
+            or float32. No gradient flows to it.
+        spline_order: k, 0 to 10.
+        base_weight: (in, out), present exactly if there is a base.
+        base: "silu", "identity" or None.
+        bias: (out,).
+        derivative: m > 0 evaluates phi^(m) in place of phi, without the bias; up to 32. Autograd does not
+            need it: it differentiates phi to any order by itself.
+        backend: "native" or "reference"; None leaves the choice to `use_backend` and `dispatch`.
+
+    Returns:
+        (..., out) in the weights' dtype; under autocast, in autocast's, with x left in float32.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: a wrong shape, device, knot or name, or a base without its weight or the reverse.
+        RuntimeError: the backend asked for cannot run this case.
+    """
+    if torch._C._is_any_autocast_enabled() and isinstance(x, Tensor) and isinstance(spline_weight, Tensor):
+        x, spline_weight, base_weight, bias = _autocast(x, spline_weight, base_weight, bias)
+    ops = _plan(x, spline_weight, grid, base_weight, bias, spline_order, base, derivative, backend)
+    return run(x, spline_weight, base_weight, bias, grid, spline_order, BASE_CODES[base], derivative, ops)
+
+
+def bspline_basis(x: Tensor, grid: Tensor, spline_order: int, derivative: int = 0) -> Tensor:
+    """The m-th derivative of every B-spline at x, dense: for reading, testing and plotting.
+
+    Args:
+        x: (..., in), float32, float64, bfloat16 or float16; 16 bits are computed in float32.
+        grid: (in, G+2k+1) finite, non-decreasing knots, in x's dtype or float32.
+        spline_order: k, 0 to 10.
+        derivative: m, 0 to 32.
+
+    Returns:
+        (..., in, G+k) in x's dtype, differentiable with respect to x to any order.
+
+    Raises:
+        TypeError, ValueError: as for `kan_linear`.
+    """
+    checks.spline_order(spline_order)
+    checks.derivative(derivative)
+    checks.grid_shape(grid, spline_order)
+    checks.rows(x, grid.shape[0])
+    checks.grid_like(grid, x)
+    checks.knots(grid)
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return reference.bspline_basis(x.to(dtype), grid.to(dtype), spline_order, derivative).to(x.dtype)
+
+
+def run(x, spline_weight, base_weight, bias, grid, order, base, derivative, ops) -> Tensor:
+    """`kan_linear` after its arguments were validated, save the knots, and `ops`, its backend, was chosen."""
+    checks.knots(grid)
+    knots_dtype = torch.float64 if spline_weight.dtype == torch.float64 else torch.float32
+    if grid.dtype != knots_dtype:
+        grid = grid.to(knots_dtype)
+    if derivative:
+        bias = None
+    rank = x.dim()
+    rows = x if rank == 2 else x.unsqueeze(0) if rank == 1 else x.flatten(0, -2)
+    if ops.DIFFERENTIABLE:
+        y = ops.forward(rows, None, spline_weight, base_weight, bias, grid, order, base, derivative)
+    else:
+        y = autograd.kan_linear(rows, spline_weight, base_weight, bias, grid, order, base, derivative, ops)
+    return y if rank == 2 else y.reshape(*x.shape[:-1], y.shape[1])
+
+
+def _autocast(x, spline_weight, base_weight, bias):
+    """Autocast touches the matrix operands only: x keeps the precision that locates its cell."""
+    device = x.device.type
+    if not torch.is_autocast_enabled(device) or spline_weight.dtype == torch.float64:
+        return x, spline_weight, base_weight, bias
+    dtype = torch.get_autocast_dtype(device)
+    if x.dtype in checks.HALF_DTYPES and x.dtype != dtype:
+        x = x.float()
+    return x, *(
+        None if operand is None else operand.to(dtype) for operand in (spline_weight, base_weight, bias)
+    )
+
+
+def _plan(x, spline_weight, grid, base_weight, bias, spline_order, base, derivative, backend) -> ModuleType:
+    """The backend for these arguments, once they are known to be good."""
+    if torch.compiler.is_compiling():
+        return _validate(x, spline_weight, grid, base_weight, bias, spline_order, base, derivative, backend)
+    try:
+        key = (
+            x.shape[-1],
+            x.dtype,
+            x.device,
+            spline_weight.shape,
+            spline_weight.dtype,
+            spline_weight.device,
+            grid.shape,
+            grid.dtype,
+            grid.device,
+            grid.requires_grad,
+            None if base_weight is None else (base_weight.shape, base_weight.dtype, base_weight.device),
+            None if bias is None else (bias.shape, bias.dtype, bias.device),
+            spline_order,
+            type(spline_order),
+            base,
+            derivative,
+            type(derivative),
+            backend,
+            dispatch.forced_backend(),
+        )
+        ops = _plans.get(key)
+    except (AttributeError, IndexError, TypeError):  # not even tensors: let the checks name the argument
+        return _validate(x, spline_weight, grid, base_weight, bias, spline_order, base, derivative, backend)
+    if ops is None:
+        ops = _validate(x, spline_weight, grid, base_weight, bias, spline_order, base, derivative, backend)
+        if len(_plans) >= _PLANS_LIMIT:
+            _plans.clear()
+        _plans[key] = ops
+    return ops
+
+
+def _validate(
+    x, spline_weight, grid, base_weight, bias, spline_order, base, derivative, backend
+) -> ModuleType:
+    """Check everything but the knots' values, and choose the backend."""
+    checks.spline_order(spline_order)
+    checks.derivative(derivative)
+    checks.base(base)
+    dispatch.check_name("backend", backend)
+    checks.tensor("spline_weight", spline_weight, 3)
+    in_features, rows, out_features = spline_weight.shape
+    checks.rows(x, in_features)
+    dtype, device = spline_weight.dtype, x.device
+    if x.dtype != dtype and not (x.dtype == torch.float32 and dtype in checks.HALF_DTYPES):
+        also = " or float32" if dtype in checks.HALF_DTYPES else ""
+        raise TypeError(f"x: got {x.dtype}, expected {dtype} like spline_weight{also}")
+    checks.grid_shape(grid, spline_order, in_features)
+    checks.grid_like(grid, spline_weight)
+    expected = (in_features, grid.shape[1] - spline_order - 1, out_features)
+    checks.operand("spline_weight", spline_weight, expected, dtype, device)
+    if grid.device != device:
+        raise ValueError(f"grid: is on {grid.device}, expected {device} like x")
+    if (base is None) != (base_weight is None):
+        raise ValueError(
+            f"base_weight: got {'None' if base_weight is None else 'a tensor'} with base={base!r}, "
+            "expected it exactly if there is a base"
+        )
+    if base_weight is not None:
+        checks.operand("base_weight", base_weight, (in_features, out_features), dtype, device)
+    if bias is not None:
+        checks.operand("bias", bias, (out_features,), dtype, device)
+    case = dispatch.Case(
+        device=device.type,
+        dtype=dtype,
+        x_dtype=x.dtype,
+        in_features=in_features,
+        out_features=out_features,
+        grid_size=rows - spline_order,
+        spline_order=spline_order,
+        base=base,
+        derivative=derivative,
+    )
+    return dispatch.run_on(case, backend)

@@ -1,0 +1,178 @@
+"""KANLinear and KAN, with the manners of torch.nn."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import checks, dispatch
+from . import functional as F
+
+
+class KANLinear(nn.Module):
+    """Replaces nn.Linear: a learnable univariate function, base plus B-spline, on every edge.
+
+    y[...,o] = sum_i ( base_weight[i,o] base(x[...,i]) + sum_r spline_weight[i,r,o] B_r(x[...,i]) ) + bias[o]
+
+    Args:
+        in_features, out_features: positive sizes.
+        grid_size: G >= 1, the number of cells inside grid_range.
+        spline_order: k, 0 to 10.
+        grid_range: (low, high), covered by uniform knots; k more cells on each side.
+        base: "silu", "identity" or None.
+        bias: whether to add a learnable bias.
+        backend: "native", "reference" or None, the automatic choice.
+        device, dtype: of the parameters.
+
+    Attributes:
+        spline_weight: (in, G+k, out). base_weight: (in, out) or None. bias: (out,) or None.
+        grid: buffer (in, G+2k+1). It stays in float32 when the module is cast to 16 bits, too few to tell
+            neighbouring knots apart; it follows a cast to float64.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+
+    _version = 1
+    spline_weight: nn.Parameter
+    base_weight: nn.Parameter | None
+    bias: nn.Parameter | None
+    grid: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        grid_size: int = 5,
+        spline_order: int = 3,
+        *,
+        grid_range: tuple[float, float] = (-1.0, 1.0),
+        base: str | None = "silu",
+        bias: bool = False,
+        backend: str | None = None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        checks.integer("in_features", in_features, 1)
+        checks.integer("out_features", out_features, 1)
+        checks.integer("grid_size", grid_size, 1)
+        checks.spline_order(spline_order)
+        checks.grid_range(grid_range)
+        checks.base(base)
+        dispatch.check_name("backend", backend)
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        checks.dtype(dtype)
+        self.in_features = in_features
+        self.out_features = out_features
+        self.grid_size = grid_size
+        self.spline_order = spline_order
+        self.grid_range = (float(grid_range[0]), float(grid_range[1]))
+        self.base = base
+        self.backend = backend
+
+        def parameter(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+
+        self.spline_weight = parameter(in_features, grid_size + spline_order, out_features)
+        self.register_parameter("base_weight", parameter(in_features, out_features) if base else None)
+        self.register_parameter("bias", parameter(out_features) if bias else None)
+        knots_dtype = torch.float32 if dtype in checks.HALF_DTYPES else dtype
+        knots = grid_size + 2 * spline_order + 1
+        self.register_buffer("grid", torch.empty(in_features, knots, device=device, dtype=knots_dtype))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """The paper's initialisation (section 2.2) and uniform knots.
+
+        Xavier for base_weight. Spline coefficients from N(0, 0.1^2), so that spline(x) is about 0 and base
+        carries the signal; divided by sqrt(in), so that it also holds for the sum over many inputs.
+        Without a base the spline carries the signal alone, and the factor 0.1 is left out.
+        """
+        low, high = self.grid_range
+        step = (high - low) / self.grid_size
+        steps = torch.arange(-self.spline_order, self.grid_size + self.spline_order + 1, dtype=torch.float64)
+        self.grid.copy_((low + step * steps).expand_as(self.grid))
+        scale = 1.0 if self.base is None else 0.1
+        nn.init.normal_(self.spline_weight, std=scale / self.in_features**0.5)
+        if self.base_weight is not None:
+            nn.init.xavier_uniform_(self.base_weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        try:  # Module.__getattr__ takes longer than a small kernel; its dicts do not
+            parameters: dict[str, Any] = self._parameters
+            spline_weight, base_weight, bias = (
+                parameters["spline_weight"],
+                parameters["base_weight"],
+                parameters["bias"],
+            )
+            grid: Any = self._buffers["grid"]
+        except KeyError:  # parametrized or pruned: no longer plain parameters
+            spline_weight, base_weight, bias, grid = (
+                self.spline_weight,
+                self.base_weight,
+                self.bias,
+                self.grid,
+            )
+        return F.kan_linear(
+            x,
+            spline_weight,
+            grid,
+            spline_order=self.spline_order,
+            base_weight=base_weight,
+            base=self.base,
+            bias=bias,
+            backend=self.backend,
+        )
+
+    def _apply(self, fn, recurse=True):
+        """Cast or move everything, but never round the knots to 16 bits."""
+        knots = self.grid
+        super()._apply(fn, recurse)
+        if self.grid.dtype in checks.HALF_DTYPES:
+            self.grid = knots.to(device=self.grid.device, dtype=torch.float32)
+        return self
+
+    def extra_repr(self) -> str:
+        parts = [
+            f"{self.in_features}, {self.out_features}",
+            f"grid_size={self.grid_size}, spline_order={self.spline_order}",
+            f"grid_range={self.grid_range}, base={self.base!r}, bias={self.bias is not None}",
+        ]
+        if self.backend is not None:
+            parts.append(f"backend={self.backend!r}")
+        return ", ".join(parts)
+
+
+class KAN(nn.Module):
+    """A stack of KANLinear layers: KAN([2, 5, 1]) has two, in `layers`.
+
+    Args:
+        widths: at least two positive sizes, from the input's to the output's.
+        grid_size, spline_order, layer_options: as for KANLinear, the same for every layer.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+
+    def __init__(
+        self, widths: Sequence[int], grid_size: int = 5, spline_order: int = 3, **layer_options
+    ) -> None:
+        super().__init__()
+        checks.widths(widths)
+        self.layers = nn.ModuleList(
+            KANLinear(fan_in, fan_out, grid_size, spline_order, **layer_options)
+            for fan_in, fan_out in itertools.pairwise(widths)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., widths[0]) -> (..., widths[-1])."""
+        for layer in self.layers:
+            x = layer(x)
+        return x

@@ -1,0 +1,107 @@
+"""Finds and loads the compiled library, and tells torch the shapes its ops return.
+
+A library that is missing or cannot be loaded does not break the import: LOAD_ERROR keeps the reason, which
+`python -m kan_kernels` and every error about the native backend show.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+LIBRARY = Path(__file__).parent / "lib" / "libkan_kernels.so"
+
+
+def _load() -> str | None:
+    """Load the library and return None, or say why it could not be."""
+    if not LIBRARY.exists():
+        return f"{LIBRARY} does not exist (was the package installed without its extension?)"
+    try:
+        torch.ops.load_library(LIBRARY)
+        _register()
+    except (OSError, RuntimeError, AttributeError) as error:
+        return str(error.__cause__ or error)  # torch's own message hides the loader's
+    return None
+
+
+def _devices() -> tuple[str, ...]:
+    """The device types with a kernel for every op."""
+    names = [f"kan_kernels::{op}" for op in ("forward", "input", "weight", "backward")]
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    return tuple(
+        device
+        for device, key in (("cpu", "CPU"), ("cuda", "CUDA"))
+        if all(has_kernel(name, key) for name in names)
+    )
+
+
+def cpu_isa() -> str | None:
+    """The instruction set that the CPU kernels run on here, or None without the library."""
+    return None if LOAD_ERROR is not None else torch.ops.kan_kernels.cpu_isa()
+
+
+def _register() -> None:
+    """Shapes and the rule of vmap, which C++ does not know."""
+    for op, fake, rows in (
+        ("forward", _forward, (0, 1)),  # x, s
+        ("input", _input, (0, 3)),  # x, g
+        ("weight", _weight, ()),
+        ("backward", _backward, ()),
+    ):
+        torch.library.register_fake(f"kan_kernels::{op}", fake)
+        call = getattr(torch.ops.kan_kernels, op).default
+        torch.library.register_vmap(f"kan_kernels::{op}", partial(_vmap, call, rows))
+
+
+def _vmap(call, rows, info, in_dims, *args):
+    return map_rows(call, rows, info.batch_size, in_dims, args)
+
+
+def map_rows(call: Callable, rows: tuple[int, ...], size: int, in_dims: tuple, args: tuple) -> tuple:
+    """(outputs, out_dims) of `call` under vmap: fold the mapped dimension into the rows, or else loop.
+
+    Folding needs an output with rows and nothing mapped but the arguments at positions `rows`, each (B, n) or
+    None. A mapped weight, and a sum over the rows, take one call for each index.
+    """
+    if rows and all(dim is None or i in rows for i, dim in enumerate(in_dims)):
+        folded = list(args)
+        for i in rows:
+            if args[i] is not None:
+                folded[i] = _lead(args[i], in_dims[i], size).flatten(0, 1)
+        return call(*folded).unflatten(0, (size, -1)), 0
+    outputs = [
+        call(*(arg if dim is None else arg.select(dim, n) for arg, dim in zip(args, in_dims, strict=True)))
+        for n in range(size)
+    ]
+    if isinstance(outputs[0], Tensor):
+        return torch.stack(outputs), 0
+    return tuple(map(torch.stack, zip(*outputs, strict=True))), (0,) * len(outputs[0])
+
+
+def _lead(tensor: Tensor, dim: int | None, size: int) -> Tensor:
+    """The tensor with its mapped dimension first; expanded, if it is not mapped."""
+    return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+
+
+def _forward(x, s, spline_weight, base_weight, bias, grid, spline_order, base, derivative) -> Tensor:
+    return spline_weight.new_empty(x.shape[0], spline_weight.shape[2])
+
+
+def _input(x, spline_weight, base_weight, g, grid, spline_order, base, derivative) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _weight(x, s, g, grid, spline_order, base, derivative) -> tuple[Tensor, Tensor]:
+    rows = grid.shape[1] - spline_order - 1
+    base_shape = (x.shape[1], g.shape[1]) if base else (0,)
+    return g.new_empty(x.shape[1], rows, g.shape[1]), g.new_empty(base_shape)
+
+
+def _backward(x, spline_weight, base_weight, g, grid, spline_order, base, derivative):
+    return x.new_empty(x.shape), *_weight(x, None, g, grid, spline_order, base, derivative)
+
+
+LOAD_ERROR: str | None = _load()
+DEVICES: tuple[str, ...] = _devices() if LOAD_ERROR is None else ()
