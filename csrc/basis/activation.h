@@ -38,7 +38,7 @@ KAN_HD V silu_derivative(V x, Logistic<V> f, int derivative) {
 template <class V, class T>
 KAN_HD V identity_derivative(V x, int derivative) {
   if (derivative == 0) return x;
-  const V zero = x * T(0);  // keeps NaN
+  const V zero = x == x ? V{} : x;  // 0, and NaN for NaN
   return derivative == 1 ? zero + T(1) : zero;
 }
 

@@ -108,6 +108,11 @@ class Backward {
           }
           c += int64_t(vectors) * L;
         }
+        if (weight && sorted.has_nan(s_.n_knots)) {
+          // A NaN row has no window: every function of this feature is NaN there.
+          T* splines = sums + f * s_.coefficient_rows() * panels_.padded + (s_.base != kNoBase ? panels_.padded : 0);
+          for (int64_t j = 0; j < s_.n_splines * panels_.padded; ++j) splines[j] = T(__builtin_nan(""));
+        }
         if (input) unsort_sums(result + f * kRowStride, partial, sorted);
       }
       if (input) write_input(result, row0, rows, i0, features);

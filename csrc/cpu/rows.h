@@ -20,6 +20,10 @@ struct Run {  // rows [begin, end) of the sorted order lie in one cell
   int begin, end, cell, window;
 };
 
+// Besides the cells 0 .. n_knots-2 there are two more places a row can be in; they sort last.
+KAN_HD int outside_cell(int n_knots) { return n_knots - 1; }
+KAN_HD int nan_cell(int n_knots) { return n_knots; }
+
 template <class T>
 struct SortedRows {
   T* x;          // [kRowStride], sorted
@@ -29,6 +33,8 @@ struct SortedRows {
   int32_t* next;  // [n_knots + 1][kStreams], first free position of each cell and quarter
   Run* runs;      // [min(rows, n_knots + 1)]
   int n_runs = 0, rows = 0;
+
+  bool has_nan(int n_knots) const { return n_runs > 0 && runs[n_runs - 1].cell == nan_cell(n_knots); }
 
   static size_t bytes(int n_knots) {
     return 2 * Arena::bytes_for<T>(kRowStride) + 2 * Arena::bytes_for<int32_t>(kRowStride) +
@@ -43,10 +49,6 @@ struct SortedRows {
     runs = arena.take<Run>(kMaxRows);
   }
 };
-
-// Besides the cells 0 .. n_knots-2 there are two more places a row can be in.
-KAN_HD int outside_cell(int n_knots) { return n_knots - 1; }
-KAN_HD int nan_cell(int n_knots) { return n_knots; }
 
 template <class T>
 inline void locate_rows(int32_t* cell, const T* x, int rows, const T* knots, int n_knots) {

@@ -1,0 +1,1 @@
+"""The benchmark harness of kan_kernels: ``python -m benchmarks --help``."""

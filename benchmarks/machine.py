@@ -1,0 +1,72 @@
+"""The machine and the versions a result was measured with."""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .providers import PROVIDERS
+
+
+def cpu_model() -> str:
+    """Name of the processor as the system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.lower().startswith(("model name", "cpu model")):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def all_threads() -> int:
+    """The number of CPUs this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def kernel_isa() -> str | None:
+    """Instruction set that kan_kernels chose at run time, or None without the native library."""
+    try:
+        importlib.import_module("kan_kernels")
+        isa: str = torch.ops.kan_kernels.cpu_isa()
+        return isa
+    except (ImportError, AttributeError, RuntimeError):
+        return None
+
+
+def fma_peak(threads: int) -> float | None:
+    """Measured float32 FMA peak in GFLOP/s with that many threads; None when this build has no such probe."""
+    try:
+        native: Any = importlib.import_module("kan_kernels._C")
+    except ImportError:
+        return None
+    if not hasattr(native, "fma_peak"):
+        return None
+    return max(float(native.fma_peak(threads)) for _ in range(3))
+
+
+def describe() -> dict[str, Any]:
+    """What must stand beside a figure: processor, instruction sets, versions, TF32 setting, date."""
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "cpu": cpu_model(),
+        "machine": platform.machine(),
+        "system": f"{platform.system()} {platform.release()}",
+        "threads_available": all_threads(),
+        "isa_kan_kernels": kernel_isa(),
+        "isa_torch": torch.backends.cpu.get_cpu_capability(),
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "tf32_allowed": torch.get_float32_matmul_precision() != "highest",
+        "providers": {key: p.version() for key, p in PROVIDERS.items() if p.version()},
+    }

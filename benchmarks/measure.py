@@ -1,0 +1,119 @@
+"""Interleaved timing: every provider takes one turn a round, in an order that rotates."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to measure.
+
+    seconds: time for one provider in one mode; sample: least length of one sample, short calls are repeated
+    to fill it; most/least: bounds on the number of samples; single: a call longer than this is measured once.
+    """
+
+    seconds: float
+    sample: float = 0.004
+    most: int = 60
+    least: int = 3
+    single: float = 4.0
+
+
+FULL = Budget(seconds=0.8)
+QUICK = Budget(seconds=0.25, sample=0.003, most=25, least=2, single=0.8)
+SMOKE = Budget(seconds=0.02, sample=0.0005, most=3, least=2, single=5.0)
+
+
+@dataclass
+class Cell:
+    """One provider in one mode. ``samples`` are seconds per call."""
+
+    key: str
+    call: Callable[[], object]
+    inner: int = 1
+    samples: list[float] = field(default_factory=list)
+    spent: float = 0.0
+    error: str | None = None
+
+    def summary(self) -> dict[str, float | int]:
+        """Median and 10th/90th percentile in milliseconds, number of samples and calls per sample."""
+        ordered = sorted(1e3 * s for s in self.samples)
+        low, high = quantile(ordered, 0.1), quantile(ordered, 0.9)
+        return {
+            "median_ms": statistics.median(ordered),
+            "p10_ms": low,
+            "p90_ms": high,
+            "samples": len(ordered),
+            "calls_per_sample": self.inner,
+        }
+
+
+def quantile(ordered: list[float], q: float) -> float:
+    """Linear interpolation between order statistics of a sorted, non-empty list."""
+    place = q * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+def _sample(cell: Cell, inner: int) -> float:
+    call = cell.call
+    start = time.perf_counter()
+    for _ in range(inner):
+        call()
+    return time.perf_counter() - start
+
+
+def warm_up(cell: Cell, budget: Budget) -> bool:
+    """Warm one cell and choose its repetitions. False when one call is so long that it is the measurement."""
+    first = _sample(cell, 1)
+    if first > budget.single:
+        cell.samples.append(first)
+        return False
+    if first > 10 * budget.sample:
+        return True
+    estimate = max(1e-7, min(first, _sample(cell, 1)))
+    if estimate < budget.sample:
+        # short calls: warm up for one sample's worth, until caches and clocks have settled
+        repeats = max(2, int(budget.sample / estimate))
+        estimate = max(1e-7, _sample(cell, repeats) / repeats)
+        cell.inner = max(1, round(budget.sample / estimate))
+    return True
+
+
+def measure(cells: list[Cell], budget: Budget, report: Callable[[Cell], None] = lambda cell: None) -> None:
+    """Fill ``samples`` of every cell, round-robin. A cell that raises keeps the message and drops out."""
+    active = []
+    for cell in cells:
+        try:
+            if warm_up(cell, budget):
+                active.append(cell)
+        except Exception as error:  # a rival may fail in any way; the table must say how
+            cell.error = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+        report(cell)
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        turn = 0
+        while active:
+            start = turn % len(active)
+            for cell in active[start:] + active[:start]:
+                elapsed = _sample(cell, cell.inner)
+                cell.samples.append(elapsed / cell.inner)
+                cell.spent += elapsed
+            active = [c for c in active if _unfinished(c, budget)]
+            turn += 1
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _unfinished(cell: Cell, budget: Budget) -> bool:
+    taken = len(cell.samples)
+    return taken < budget.least or (cell.spent < budget.seconds and taken < budget.most)

@@ -1,0 +1,226 @@
+"""Plans the jobs, runs the workers, collects their events into one result dictionary."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .machine import describe
+from .providers import find_provider
+from .worker import Job
+from .workloads import FORWARD, MODES, SECOND, STEP, TRAIN, Workload
+
+ROOT = Path(__file__).absolute().parent.parent
+FORMAT = 1
+RULE = (
+    "same-parameter MLP: hidden widths x (G+k+1), with biases and ReLU (SiLU for second derivatives); one "
+    "hidden layer of matching size for a single KAN layer"
+)
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run. ``level`` is full, quick or smoke; ``modes`` None means each workload's own.
+
+    ``thorough``: the providers were named by the user, so none is left out to save time.
+    """
+
+    workloads: list[Workload]
+    providers: list[str]
+    modes: list[str] | None
+    threads: list[int]
+    level: str
+    thorough: bool = False
+
+    def modes_of(self, workload: Workload, threads: int) -> list[str]:
+        """Modes in the order they run: a training step moves the weights, so it comes after the others."""
+        if self.modes is not None:
+            wanted = set(self.modes)
+        elif self.level == "smoke":
+            wanted = set(workload.modes)
+        elif self.level == "quick":
+            wanted = {TRAIN} & set(workload.modes)
+        elif threads != max(self.threads):
+            wanted = {FORWARD, TRAIN} & set(workload.modes)
+        else:
+            wanted = set(workload.modes)
+        return [mode for mode in (FORWARD, TRAIN, SECOND, STEP) if mode in wanted]
+
+    def skip(self, workload: Workload, threads: int) -> dict[str, str]:
+        """Cells left out to keep the run short ("workload/provider/mode"), and why, for the table."""
+        left: dict[str, str] = {}
+        if self.thorough or self.level == "smoke":
+            return left
+        for key in self.providers:
+            for mode in MODES:
+                reason = self._too_long(workload, key, mode, threads)
+                if reason is not None:
+                    left[f"{workload.name}/{key}/{mode}"] = reason
+        return left
+
+    def _too_long(self, workload: Workload, key: str, mode: str, threads: int) -> str | None:
+        """Why a cell would cost more seconds than its figure is worth, or None."""
+        provider = find_provider(key)
+        if self.level == "quick":
+            if provider.compiles and not workload.headline:
+                return "left out of --quick: compiling takes seconds"
+            if provider.kind in ("unfused", "peer") and workload.basis_bytes > 2**28:
+                return f"left out of --quick: its basis alone takes {workload.basis_bytes >> 20} MiB"
+            if provider.slow and workload.large and not (key == "textbook" and workload.headline):
+                return "left out of --quick: slow on this workload"
+        elif threads != max(self.threads):
+            if provider.slow or (provider.compiles and not workload.headline):
+                return f"measured with {max(self.threads)} threads only"
+        elif provider.slow and workload.basis_bytes > 2**28:
+            return f"slow here: its basis alone takes {workload.basis_bytes >> 20} MiB"
+        elif provider.slow and workload.large and mode != TRAIN:
+            return "slow here: forward+backward only"
+        elif provider.compiles and mode == FORWARD and not workload.headline:
+            return "not compiled for forward alone, to keep the run short"
+        return None
+
+    def jobs(self) -> list[Job]:
+        """One process for each workload and thread count; short runs use one for all workloads of a count."""
+        jobs: list[Job] = []
+        for threads in self.threads:
+            modes = {w.name: self.modes_of(w, threads) for w in self.workloads}
+            modes = {name: chosen for name, chosen in modes.items() if chosen}
+            skip = {key: why for w in self.workloads for key, why in self.skip(w, threads).items()}
+            parts = [{name: chosen} for name, chosen in modes.items()] if self.level == "full" else [modes]
+            for part in parts:
+                jobs.append(Job(part, self.providers, threads, self.level, skip))
+        return jobs
+
+    def cells(self) -> int:
+        """How many results the plan will have, absent ones included."""
+        return sum(len(modes) * len(job.providers) for job in self.jobs() for modes in job.modes.values())
+
+
+def run(plan: Plan, name: str, progress: Progress) -> dict[str, Any]:
+    """Run every job of the plan, one process after the other, and return the result document."""
+    started = time.monotonic()
+    peaks: dict[str, float] = {}
+    results: list[dict[str, Any]] = []
+    for job in plan.jobs():
+        for event in _events(job):
+            progress({**event, "threads": job.threads})
+            if event["event"] == "peak" and event["gflops"]:
+                # every worker probes it; the best is the peak, whatever else the machine was doing
+                best = peaks.get(str(job.threads), 0.0)
+                peaks[str(job.threads)] = max(best, event["gflops"])
+            elif event["event"] == "cell":
+                results.append(event["result"])
+    document = {
+        "format": FORMAT,
+        "name": name,
+        "level": plan.level,
+        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+        "meta": {
+            **describe(),
+            "threads": plan.threads,
+            "fma_peak_gflops": peaks,
+            "mlp_rule": RULE,
+            "seconds": round(time.monotonic() - started, 1),
+        },
+        "workloads": {w.name: _workload_json(w) for w in plan.workloads},
+        "results": results,
+    }
+    add_ratios(document)
+    return document
+
+
+def _workload_json(w: Workload) -> dict[str, Any]:
+    return {
+        **asdict(w),
+        "shape": w.shape,
+        "kan_parameters": w.kan_parameters,
+        "mlp_same_parameter_widths": list(w.same_parameter_widths()),
+        "signal_bytes": w.signal_bytes(),
+    }
+
+
+def add_ratios(document: dict[str, Any]) -> None:
+    """Ratios to both MLPs, the fraction of FMA peak, and memory in units of x, y and their gradients."""
+    by_cell = {(r["workload"], r["mode"], r["threads"], r["provider"]): r for r in document["results"]}
+    for r in document["results"]:
+        for key, field in (("mlp-params", "ratio_same_parameters"), ("mlp-widths", "ratio_same_widths")):
+            other = by_cell.get((r["workload"], r["mode"], r["threads"], key))
+            if other is not None and "median_ms" in other and "median_ms" in r:
+                r[field] = r["median_ms"] / other["median_ms"]
+        peak = document["meta"]["fma_peak_gflops"].get(str(r["threads"]))
+        if peak and "useful_gflops" in r:
+            r["peak_fraction"] = r["useful_gflops"] / peak
+        if r.get("peak_extra_bytes") is not None:
+            r["peak_extra_signals"] = (
+                r["peak_extra_bytes"] / document["workloads"][r["workload"]]["signal_bytes"]
+            )
+
+
+def _events(job: Job) -> Any:
+    """Run one worker and yield its events; if it dies, all that is missing becomes a "failed" cell."""
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(job.threads),
+        "MKL_NUM_THREADS": str(job.threads),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+    }
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=environment,
+        )
+        assert process.stdin is not None and process.stdout is not None
+        seen: set[tuple[str, str, str]] = set()
+        finished = False
+        try:
+            process.stdin.write(json.dumps(asdict(job)))
+            process.stdin.close()
+            for line in process.stdout:
+                event = json.loads(line)
+                finished = finished or event["event"] == "done"
+                if event["event"] == "cell":
+                    r = event["result"]
+                    seen.add((r["workload"], r["mode"], r["provider"]))
+                yield event
+            code = process.wait()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        if finished and code == 0:
+            return
+        log.seek(0)
+        tail = [line for line in log.read().splitlines() if line.strip()][-1:]
+        reason = f"the worker ended with status {code}" + (f": {tail[0][:160]}" if tail else "")
+    for workload, modes in job.modes.items():
+        for mode in modes:
+            for key in job.providers:
+                if (workload, mode, key) not in seen:
+                    provider = find_provider(key)
+                    yield {
+                        "event": "cell",
+                        "result": {
+                            "workload": workload,
+                            "mode": mode,
+                            "provider": key,
+                            "label": provider.label,
+                            "kind": provider.kind,
+                            "threads": job.threads,
+                            "status": "failed",
+                            "reason": reason,
+                        },
+                    }
