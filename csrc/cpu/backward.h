@@ -44,7 +44,7 @@ class Backward {
   }
 
  private:
-  static constexpr int64_t kWidestBlock = 8;  // features that share one packed block of g
+  static constexpr int64_t kWidestBlock = 16;  // features that share one packed block of g
   static constexpr int64_t kTasks = 16;       // features alone make so many tasks, or the rows are split too
 
   void task(int64_t t) const {

@@ -7,6 +7,10 @@
 #include "../basis/bspline.h"
 #include "storage.h"
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 namespace kan {
 namespace KAN_ISA {
 
@@ -84,6 +88,47 @@ inline void locate_rows(int32_t* cell, const T* x, int rows, const T* knots, int
   }
 }
 
+// Where few cells are populated, gathering the rows of each by vector compression beats counting; false: not done.
+template <class T>
+inline bool sort_by_compression(SortedRows<T>&, const T*, int, int, int, int) {
+  return false;
+}
+
+#if defined(__AVX512F__)
+constexpr int kCompressedCells = 8;
+
+template <>
+inline bool sort_by_compression(SortedRows<float>& out, const float* x, int rows, int n_knots, int order,
+                                int grid_size) {
+  if (n_knots >= 32) return false;
+  constexpr int L = Simd<float>::lanes;
+  for (int b = rows; b % L != 0; ++b) out.cell[b] = n_knots + 1;  // surplus lanes: a cell that is never asked for
+  __m512i seen = _mm512_setzero_si512();
+  for (int b = 0; b < rows; b += L) {
+    seen = _mm512_or_si512(seen, _mm512_sllv_epi32(_mm512_set1_epi32(1), _mm512_loadu_si512(out.cell + b)));
+  }
+  uint32_t populated = uint32_t(_mm512_reduce_or_epi32(seen)) & ((uint64_t(2) << n_knots) - 1);
+  if (__builtin_popcount(populated) > kCompressedCells) return false;
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  int position = 0;
+  out.n_runs = 0;
+  for (; populated != 0; populated &= populated - 1) {
+    const int c = __builtin_ctz(populated), begin = position;
+    const __m512i wanted = _mm512_set1_epi32(c);
+    for (int b = 0; b < rows; b += L) {  // stores whole vectors: what is surplus is overwritten, or padding
+      const __mmask16 here = _mm512_cmpeq_epi32_mask(_mm512_loadu_si512(out.cell + b), wanted);
+      const __m512i row = _mm512_add_epi32(lane, _mm512_set1_epi32(b));
+      _mm512_storeu_si512(out.row + position, _mm512_maskz_compress_epi32(here, row));
+      _mm512_storeu_ps(out.x + position, _mm512_maskz_compress_ps(here, _mm512_loadu_ps(x + b)));
+      position += __builtin_popcount(here);
+    }
+    const int window = c < n_knots - 1 ? window_of_cell(c, order, grid_size) : 0;
+    out.runs[out.n_runs++] = {begin, position, c, window};
+  }
+  return true;
+}
+#endif
+
 // Stable counting sort by cell. x, side: contiguous rows of this feature (side may be null).
 //
 // The rows are counted and placed in kStreams independent quarters: neighbouring rows often share a cell, and one
@@ -93,6 +138,10 @@ inline void sort_rows(SortedRows<T>& out, const T* x, const T* side, int rows, c
                       int grid_size) {
   out.rows = rows;
   locate_rows(out.cell, x, rows, knots, n_knots);
+  if (sort_by_compression(out, x, rows, n_knots, order, grid_size)) {
+    for (int q = 0; side && q < rows; ++q) out.side[q] = side[out.row[q]];
+    return;
+  }
   const int n_cells = n_knots + 1, quarter = rows / kStreams;
   const int32_t* cell = out.cell;
   int32_t* next = out.next;  // [n_cells][kStreams]

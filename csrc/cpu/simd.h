@@ -125,6 +125,49 @@ KAN_HD void fold_all(Vec<T>* rows) {  // rows[0 .. Block) hold Lanes/Block finis
 }
 #endif
 
+// out[c * out_ld + r] = in[r * in_ld + c] for one square of `lanes` rows and columns.
+#ifdef KAN_HAS_SHUFFLE
+template <int Step, int Lanes, bool Upper>
+constexpr int exchange_index(int lane) {  // of a pair of rows `Step` apart, the half that belongs to one of them
+  const bool second = (lane & Step) != 0;
+  return (second ? Lanes : 0) + (Upper ? (second ? lane : lane + Step) : (second ? lane - Step : lane));
+}
+template <class T, int Step, int... I>
+KAN_HD void exchange(Vec<T>& a, Vec<T>& b, std::integer_sequence<int, I...>) {
+  constexpr int L = Simd<T>::lanes;
+  const Vec<T> low = __builtin_shufflevector(a, b, exchange_index<Step, L, false>(I)...);
+  b = __builtin_shufflevector(a, b, exchange_index<Step, L, true>(I)...);
+  a = low;
+}
+template <class T, int Step>
+KAN_HD void exchange_all(Vec<T>* rows) {
+  KAN_UNROLL
+  for (int r = 0; r < Simd<T>::lanes; ++r) {
+    if ((r & Step) == 0) {
+      exchange<T, Step>(rows[r], rows[r + Step], std::make_integer_sequence<int, Simd<T>::lanes>());
+    }
+  }
+  if constexpr (Step > 1) exchange_all<T, Step / 2>(rows);
+}
+#endif
+
+template <class T>
+KAN_HD void transpose_square(T* out, int64_t out_ld, const T* in, int64_t in_ld) {
+  constexpr int L = Simd<T>::lanes;
+#ifdef KAN_HAS_SHUFFLE
+  Vec<T> row[L];
+  KAN_UNROLL
+  for (int r = 0; r < L; ++r) row[r] = load(in + r * in_ld);
+  exchange_all<T, L / 2>(row);
+  KAN_UNROLL
+  for (int r = 0; r < L; ++r) store(out + r * out_ld, row[r]);
+#else
+  for (int c = 0; c < L; ++c) {
+    for (int r = 0; r < L; ++r) out[c * out_ld + r] = in[r * in_ld + c];
+  }
+#endif
+}
+
 // The sum of all lanes, in one fixed order: 16-byte parts first, then within one part.
 template <class T>
 KAN_HD T sum_lanes(Vec<T> v) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstring>
+#include <type_traits>
 
 #include "kernels.h"
 #include "simd.h"
@@ -124,8 +125,14 @@ inline void transpose_in(T* out, int64_t ld, const S* in, int64_t row_stride, in
     for (int64_t c = 0; c < cols; ++c) convert_in(out + c * ld, in + c * col_stride, rows, 1);
     return;
   }
-  constexpr int64_t kRows = 8;  // of one line of the output at a time
   int64_t r = 0;
+  if constexpr (std::is_same_v<T, S>) {
+    constexpr int64_t L = Simd<T>::lanes;
+    for (; col_stride == 1 && cols % L == 0 && r + L <= rows; r += L) {
+      for (int64_t c = 0; c < cols; c += L) transpose_square(out + c * ld + r, ld, in + r * row_stride + c, row_stride);
+    }
+  }
+  constexpr int64_t kRows = 8;  // of one line of the output at a time
   for (; r + kRows <= rows; r += kRows) {
     for (int64_t c = 0; c < cols; ++c) {
       T* line = out + c * ld + r;
