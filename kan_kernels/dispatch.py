@@ -51,6 +51,12 @@ class Choice:
         return "\n".join(lines)
 
 
+def _constant_while_compiling(function):
+    """torch.compiler.assume_constant_result, which would import the whole compiler only to set this mark."""
+    function._dynamo_marked_constant = True
+    return function
+
+
 def forced_backend() -> str | None:
     """The name given to the innermost `use_backend` of this thread or task, or None."""
     if torch.compiler.is_compiling():
@@ -58,7 +64,7 @@ def forced_backend() -> str | None:
     return _forced.get()
 
 
-@torch.compiler.assume_constant_result
+@_constant_while_compiling
 def _forced_while_compiling(guard: str | None) -> str | None:
     return _forced.get()
 
@@ -125,7 +131,7 @@ def run_on(case: Case, backend: str | None = None) -> ModuleType:
     return choice.backend
 
 
-@torch.compiler.assume_constant_result
+@_constant_while_compiling
 def _warn_once(choice: str) -> None:
     if choice not in _warned:
         _warned.add(choice)

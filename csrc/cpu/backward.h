@@ -45,7 +45,7 @@ class Backward {
 
  private:
   static constexpr int64_t kWidestBlock = 16;  // features that share one packed block of g
-  static constexpr int64_t kTasks = 16;       // features alone make so many tasks, or the rows are split too
+  static constexpr int64_t kTasks = 16;        // features alone make so many tasks, or the rows are split too
 
   void task(int64_t t) const {
     const int64_t i0 = t / splits_ * block_, features = min64(block_, s_.in - i0);
@@ -59,7 +59,7 @@ class Backward {
     const int64_t sums_size = features * s_.coefficient_rows() * panels_.padded;
     Arena arena(SortedRows<T>::bytes(s_.n_knots) + Arena::bytes_for<T>(values_size) * 2 +
                 Arena::bytes_for<T>(columns_size) * 3 + Arena::bytes_for<T>(rows_ * panels_.padded) +
-                Arena::bytes_for<T>(copy_size) + Arena::bytes_for<T>(kRowStride * L) +
+                Arena::bytes_for<T>(copy_size) + Arena::bytes_for<T>(kRowStride * L) + Arena::bytes_for<T>(kRowStride) +
                 Arena::bytes_for<T>(weight ? sums_size : 0));
     SortedRows<T> sorted;
     sorted.take(arena, s_.n_knots);
@@ -70,6 +70,7 @@ class Backward {
     T* result = arena.take<T>(columns_size);
     T* g = arena.take<T>(rows_ * panels_.padded);
     T* partial = arena.take<T>(kRowStride * L);
+    T* result_scale = arena.take<T>(kRowStride);
     const Coefficients<T> coefficients{a_.layer.spline_weight, a_.layer.base_weight, a_.layer.weight_dtype, &s_,
                                        arena.take<T>(copy_size)};
     T* sums = weight ? arena.take<T>(sums_size) : nullptr;
@@ -91,7 +92,10 @@ class Backward {
                   s_.order, s_.grid_size);
         args.n_runs = sorted.n_runs;
         if (weight) evaluate_rows(weight_values, sorted, s_, knots, a_.weight_derivative, sided);
-        if (input) evaluate_rows(input_values, sorted, s_, knots, a_.input_derivative, false);
+        if (input) {
+          evaluate_rows(input_values, sorted, s_, knots, a_.input_derivative, false);
+          take_out_base(input_values, result_scale, sorted);
+        }
         for (int64_t c = 0; c < panels_.padded;) {
           const int vectors = panels_.vectors_at(c);
           args.tile = g + rows * c;
@@ -108,12 +112,12 @@ class Backward {
           }
           c += int64_t(vectors) * L;
         }
-        if (weight && sorted.has_nan(s_.n_knots)) {
+        if (weight && sorted.find_special(nan_cell(s_.n_knots))) {
           // A NaN row has no window: every function of this feature is NaN there.
           T* splines = sums + f * s_.coefficient_rows() * panels_.padded + (s_.base != kNoBase ? panels_.padded : 0);
           for (int64_t j = 0; j < s_.n_splines * panels_.padded; ++j) splines[j] = T(__builtin_nan(""));
         }
-        if (input) unsort_sums(result + f * kRowStride, partial, sorted);
+        if (input) unsort_sums(result + f * kRowStride, partial, result_scale, sorted);
       }
       if (input) write_input(result, row0, rows, i0, features);
     }
@@ -135,8 +139,15 @@ class Backward {
     }
   }
 
+  // Outside the knots only the base is left, and it can be infinite: it multiplies the sum over the outputs, since
+  // infinity times the zeros that pad a panel would be NaN.
+  void take_out_base(T* values, T* scale, const SortedRows<T>& sorted) const {
+    const Run* outside = s_.base != kNoBase ? sorted.find_special(outside_cell(s_.n_knots)) : nullptr;
+    for (int q = outside ? outside->begin : 0; outside && q < outside->end; ++q) scale[q] = values[q], values[q] = T(1);
+  }
+
   // Lane sums of the sorted rows, in the rows' own order.
-  static void unsort_sums(T* result, const T* partial, const SortedRows<T>& sorted) {
+  void unsort_sums(T* result, const T* partial, const T* scale, const SortedRows<T>& sorted) const {
     constexpr int L = Simd<T>::lanes;
     T sums[L];
     for (int q = 0; q < sorted.rows; q += L) {  // partial is padded: surplus sums are not used
@@ -144,6 +155,8 @@ class Backward {
       const int n = sorted.rows - q < L ? sorted.rows - q : L;
       for (int r = 0; r < n; ++r) result[sorted.row[q + r]] = sums[r];
     }
+    const Run* outside = s_.base != kNoBase ? sorted.find_special(outside_cell(s_.n_knots)) : nullptr;
+    for (int q = outside ? outside->begin : 0; outside && q < outside->end; ++q) result[sorted.row[q]] *= scale[q];
   }
 
   Panel<T> sums_panel(T* sums, int64_t column) const {

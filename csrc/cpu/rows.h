@@ -38,7 +38,13 @@ struct SortedRows {
   Run* runs;      // [min(rows, n_knots + 1)]
   int n_runs = 0, rows = 0;
 
-  bool has_nan(int n_knots) const { return n_runs > 0 && runs[n_runs - 1].cell == nan_cell(n_knots); }
+  // The run of the outside or the NaN rows, or null: they are the last two.
+  const Run* find_special(int wanted) const {
+    for (int u = n_runs - 1; u >= 0 && u >= n_runs - 2; --u) {
+      if (runs[u].cell == wanted) return runs + u;
+    }
+    return nullptr;
+  }
 
   static size_t bytes(int n_knots) {
     return 2 * Arena::bytes_for<T>(kRowStride) + 2 * Arena::bytes_for<int32_t>(kRowStride) +

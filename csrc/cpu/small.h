@@ -89,14 +89,16 @@ class SmallTables {
     }
   }
 
-  // phi_o = base * base_weight[o] + sum_j values[j] * spline_weight[cell - K + j, o]
-  KAN_HD Vec<T> edge(int64_t o, IVec cell, const Vec<T>* values, Vec<T> base) const {
+  // sum_j values[j] * spline_weight[cell - K + j, o]
+  KAN_HD Vec<T> spline(int64_t o, IVec cell, const Vec<T>* values) const {
     using Int = typename Simd<T>::Int;
-    Vec<T> sum = shape_.base != kNoBase ? base * base_[o] : Vec<T>{};
+    Vec<T> sum = values[0] * Lookup<T>::read(spline_[o], cell, short_);
     KAN_UNROLL
-    for (int j = 0; j <= K; ++j) sum += values[j] * Lookup<T>::read(spline_[o], cell + Int(j), short_);
+    for (int j = 1; j <= K; ++j) sum += values[j] * Lookup<T>::read(spline_[o], cell + Int(j), short_);
     return sum;
   }
+
+  T base_weight(int64_t o) const { return base_[o]; }  // 0 where there is no base
 
   // out[n] = base^{(orders[n])}(x)
   KAN_HD void base(Vec<T> x, const int* orders, int n_orders, Vec<T>* out) const {
@@ -175,7 +177,8 @@ void small_forward_rows(const cpu::ForwardArgs& a, const Shape& s, int64_t first
         }
         for (int64_t o = 0; o < s.out; ++o) {
           T* out = y + o * ld + b;
-          store(out, load(out) + tables.edge(o, cell, values[0], base[0]));
+          const Vec<T> sum = load(out) + tables.spline(o, cell, values[0]);
+          store(out, s.base != kNoBase ? sum + base[0] * tables.base_weight(o) : sum);
         }
       }
     }
@@ -232,11 +235,14 @@ void small_backward_rows(const cpu::BackwardArgs& a, const Shape& s, int64_t i0,
         tables.values(v, cell, unit, orders, n_orders, values);
         tables.base(v, orders, n_orders, base);
         if (input) {
-          Vec<T> sum = Vec<T>{};
+          // The base multiplies a sum over the outputs: it can be infinite, and inf - inf would be NaN.
+          Vec<T> sum = Vec<T>{}, base_sum = Vec<T>{};
           for (int64_t o = 0; o < s.out; ++o) {
-            sum += load(g + o * ld + b) * tables.edge(o, cell, values[input_at], base[input_at]);
+            const Vec<T> cotangent = load(g + o * ld + b);
+            sum += cotangent * tables.spline(o, cell, values[input_at]);
+            base_sum += cotangent * tables.base_weight(o);
           }
-          store(result + f * ld + b, sum);
+          store(result + f * ld + b, s.base != kNoBase ? sum + base[input_at] * base_sum : sum);
         }
         if (weight) {
           Vec<T> none = unit == T(1) ? Vec<T>{} : unit;  // keeps NaN

@@ -1,0 +1,41 @@
+"""Pytest set-up: markers, a deterministic hypothesis profile, the `backend` fixture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+from harness import BACKENDS, FUSED
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "ci", derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+)
+settings.register_profile("explore", deadline=None, suppress_health_check=list(HealthCheck))
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "slow: takes more than a few seconds; CI runs it, `-m 'not slow'` leaves it out"
+    )
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Every backend under test."""
+    return str(request.param)
+
+
+@pytest.fixture(params=FUSED)
+def fused(request: pytest.FixtureRequest) -> str:
+    """Every backend under test but the reference."""
+    return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers() -> Iterator[None]:
+    torch.manual_seed(20240430)
+    yield

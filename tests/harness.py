@@ -1,0 +1,188 @@
+"""What the tests share: which backends to test, their four ops, memory poison, and the tolerance with its
+origin.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import oracle
+import torch
+from cases import HALF, OPS, Case, Inputs
+from torch import Tensor
+
+import kan_kernels
+
+ROOT = Path(kan_kernels.__file__).resolve().parents[1]  # the folder to put on sys.path for a child process
+# A backend named here must run: the suite fails, it does not skip, where one cannot.
+BACKENDS = tuple(os.environ.get("KAN_TEST_BACKENDS", "reference,native").split(","))
+FUSED = tuple(name for name in BACKENDS if name != "reference")
+DEVICE = os.environ.get("KAN_TEST_DEVICE", "cpu")
+
+# Few-eps floor: rounding errors, in units of eps times the sum of absolute values, that any order of
+# summation and
+# any stable basis evaluation may have: k steps of the triangle, the logistic function, and a short sum.
+FLOOR = 8.0
+
+
+def ops_of(backend: str) -> dict[str, Any]:
+    """{op name: callable with the schema's arguments} of a backend that must be able to run here."""
+    reason = kan_kernels.available_backends()[backend]
+    assert reason is None, f"backend {backend} cannot run here: {reason}"
+    module = importlib.import_module(f"kan_kernels.backends.{backend}")
+    return {op: getattr(module, op) for op in OPS}
+
+
+def run_op(backend: str, op: str, inputs: Inputs) -> tuple[Tensor, ...]:
+    """The op's results, always as a tuple."""
+    out = ops_of(backend)[op](*inputs.args(op))
+    return tuple(out) if isinstance(out, (tuple, list)) else (out,)
+
+
+def expected_dtypes(op: str, case: Case) -> tuple[torch.dtype, ...]:
+    """`input` has x's dtype, weight gradients have g's."""
+    x_dtype = case.x_dtype or case.dtype
+    return {
+        "forward": (case.dtype,),
+        "input": (x_dtype,),
+        "weight": (case.dtype,) * 2,
+        "backward": (x_dtype, case.dtype, case.dtype),
+    }[op]
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Arithmetic is float32 for 16-bit storage and the storage's own otherwise."""
+    return torch.float32 if dtype in HALF else dtype
+
+
+def relative_error(got: Tensor, truth: Tensor, scale: Tensor) -> float:
+    """Largest |got - truth| in units of `scale`, over the entries where truth is finite and scale is
+    not 0.
+    """
+    use = truth.isfinite() & (scale > 0)
+    error = (got.double() - truth).abs()[use] / scale[use]
+    return float(error.max()) if error.numel() else 0.0
+
+
+def assert_close(
+    got: Tensor, truth: Tensor, scale: Tensor, plain: float, dtype: torch.dtype, what: str, terms: int = 0
+) -> None:
+    """|got - truth| <= (2 plain + (FLOOR + terms / 2) eps) scale, and one rounding if stored in 16 bits.
+
+    plain: error of the same computation in plain torch of the compute dtype, in the same units (DESIGN: twice
+    that error is allowed). terms: length of a sum of equal numbers, whose rounding errors do not cancel. NaN
+    and infinity must be where truth has them, and where scale is 0 the result is exactly 0.
+    """
+    assert got.shape == truth.shape, f"{what}: shape {tuple(got.shape)}, expected {tuple(truth.shape)}"
+    compute = torch.finfo(compute_dtype(dtype))
+    value = got.double()
+    # below the smallest normal number precision ends: 2^-126 in float32
+    allowed = torch.where(
+        scale == 0, 0.0, (2.0 * plain + (FLOOR + terms / 2) * compute.eps) * scale + compute.tiny
+    )
+    if dtype in HALF:
+        info = torch.finfo(dtype)
+        allowed = allowed + 0.505 * info.eps * truth.abs() + float(info.smallest_normal) * info.eps
+    finite = truth.isfinite()
+    bad = torch.where(
+        finite, ~((value - truth).abs() <= allowed), ~((value == truth) | (value.isnan() & truth.isnan()))
+    )
+    if bool(bad.any()):
+        at = tuple(int(n) for n in bad.nonzero()[0])
+        raise AssertionError(
+            f"{what}: {int(bad.sum())} of {bad.numel()} entries are wrong; at {at}: got {float(value[at])}, "
+            f"expected {float(truth[at])}, allowed error {float(allowed[at]):.3g}"
+        )
+
+
+def check_op(backend: str, op: str, case: Case, inputs: Inputs) -> None:
+    """Run the op in poisoned memory and compare every entry with float64: the package's reference as the
+    truth.
+    """
+    with poisoned_memory():
+        got = run_op(backend, op, inputs)
+    wide = inputs.to(torch.float64)
+    narrow = inputs.to(compute_dtype(case.dtype))
+    truth = oracle.run(op, wide) if backend == "reference" else run_op("reference", op, wide)
+    # Where the truth has the compute dtype itself, the other float64 computation says how far two plain ones
+    # differ.
+    plain = oracle.run(op, wide) if case.dtype == torch.float64 else run_op("reference", op, narrow)
+    scales = oracle.magnitude(op, wide)
+    names = {"forward": ["y"], "input": ["t"], "weight": ["d_spline", "d_base"]}.get(
+        op, ["t", "d_spline", "d_base"]
+    )
+    assert len(got) == len(names)
+    for name, value, want, true, scale, same in zip(
+        names, got, expected_dtypes(op, case), truth, scales, plain, strict=True
+    ):
+        what = f"{backend}.{op}[{case.name}].{name}"
+        assert value.dtype == want, f"{what}: dtype {value.dtype}, expected {want}"
+        assert value.is_contiguous(), f"{what}: not contiguous"
+        equal = case.layout == "expanded" and name.startswith("d_")
+        terms = case.batch if equal else 0
+        assert_close(value.cpu(), true, scale, relative_error(same, true, scale), want, what, terms)
+
+
+@contextlib.contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """Fresh memory holds garbage that no result survives: an entry that a kernel forgets to write is found.
+
+    Tensors from torch's allocator are filled with NaN; on glibc every other block (scratch buffers, tensors
+    from entry points that skip the filling) starts as bytes 0x7f: 3.4e38 in float32, 1.4e306 in float64.
+    """
+    deterministic: Any = torch.utils.deterministic
+    was = torch.are_deterministic_algorithms_enabled(), deterministic.fill_uninitialized_memory
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    deterministic.fill_uninitialized_memory = True
+    if mallopt is not None:
+        mallopt(-6, 0x80)  # M_PERTURB: fills with the complement
+    try:
+        yield
+    finally:
+        if mallopt is not None:
+            mallopt(-6, 0)
+        torch.use_deterministic_algorithms(was[0])
+        deterministic.fill_uninitialized_memory = was[1]
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """torch's intra-op threads, restored at the end."""
+    was = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(was)
+
+
+def child(code: str, env: dict[str, str] | None = None, root: Path | None = None, ok: bool = True) -> str:
+    """Run Python code in a fresh process that can import this kan_kernels and the test helpers; its output.
+
+    Raises AssertionError with the whole output if the exit status is not 0 (ok=True), or is 0 (ok=False).
+    """
+    paths = [str(root or ROOT), str(Path(__file__).parent)]
+    full = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(env or {})}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=full, timeout=300, cwd=paths[0]
+    )
+    assert (done.returncode == 0) is ok, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def available_memory() -> int:
+    """Bytes that can be taken without swapping, or 0 if the system does not say."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 0
