@@ -1,4 +1,4 @@
-"""Print what the build and every extra of pyproject.toml need, for pip; the project itself is built in place."""
+"""Print what the build and every extra of pyproject.toml need, for pip; the project is built in place."""
 
 try:
     import tomllib
