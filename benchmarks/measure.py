@@ -24,7 +24,7 @@ class Budget:
     single: float = 4.0
 
 
-FULL = Budget(seconds=0.8)
+FULL = Budget(seconds=0.6)
 QUICK = Budget(seconds=0.25, sample=0.003, most=25, least=2, single=0.8)
 SMOKE = Budget(seconds=0.02, sample=0.0005, most=3, least=2, single=5.0)
 

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <thread>
@@ -132,6 +133,20 @@ py::array forward(const py::array& x, const py::array& spline_weight, const py::
   return forward_as<float>(x, spline_weight, base_weight, bias, grid, spline_order, base, derivative, isa);
 }
 
+// The sum of what each thread reaches while all are busy.
+double fma_peak(int threads, double seconds) {
+  check(threads >= 1, [&] { return "threads must be positive, got " + std::to_string(threads); });
+  check(seconds > 0 && seconds <= 60, [&] { return "seconds must be in (0, 60], got " + std::to_string(seconds); });
+  py::gil_scoped_release release;
+  std::vector<double> rates(threads);
+  std::vector<std::thread> pool;
+  for (int t = 0; t < threads; ++t) {
+    pool.emplace_back([&rates, t, seconds] { rates[t] = cpu::kernels().fma_peak(seconds); });
+  }
+  for (std::thread& thread : pool) thread.join();
+  return std::accumulate(rates.begin(), rates.end(), 0.0) / 1e9;
+}
+
 py::dict build_info() {
   py::dict info;
   info["version"] = KAN_VERSION;
@@ -158,11 +173,6 @@ PYBIND11_MODULE(_C, m) {
         "y[b, o] = sum_i phi_{i,o}^{(derivative)}(x[b, i]) + bias[o] on float32 or float64 arrays.\n\n"
         "x (n, in), spline_weight (in, grid_size + k, out), base_weight (in, out) or None, bias (out) or None, grid\n"
         "(in, grid_size + 2 k + 1), all of one dtype; base 0 none, 1 silu, 2 identity. Returns (n, out).");
-  m.def(
-      "fma_peak",
-      [](double seconds) {
-        py::gil_scoped_release release;
-        return cpu::kernels().fma_peak(seconds) / 1e9;
-      },
-      py::arg("seconds") = 0.2, "Measured float32 multiply-add peak of one thread, in GFLOP/s.");
+  m.def("fma_peak", &fma_peak, py::arg("threads") = 1, py::arg("seconds") = 0.2,
+        "Measured float32 multiply-add peak of so many threads at once, in GFLOP/s.");
 }

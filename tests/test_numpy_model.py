@@ -130,3 +130,14 @@ def test_concurrent_calls() -> None:
     with ThreadPoolExecutor(8) as pool:
         for got in pool.map(model, [x] * 64):
             np.testing.assert_array_equal(got, want)
+
+
+def test_fma_peak() -> None:
+    """A plausible rate, and arguments named where they are wrong."""
+    from kan_kernels import _C
+
+    assert 0.1 < _C.fma_peak(seconds=0.02) < 1e4
+    with pytest.raises(ValueError, match="threads must be positive, got 0"):
+        _C.fma_peak(0)
+    with pytest.raises(ValueError, match="seconds must be in"):
+        _C.fma_peak(1, -1.0)

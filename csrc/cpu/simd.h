@@ -25,10 +25,12 @@ struct IntOf;
 template <>
 struct IntOf<float> {
   using type = int32_t;
+  using bits = uint32_t;
 };
 template <>
 struct IntOf<double> {
   using type = int64_t;
+  using bits = uint64_t;
 };
 
 template <class T>
@@ -37,6 +39,7 @@ struct Simd {
   static constexpr int lanes = KAN_VECTOR_BYTES / int(sizeof(T));
   typedef T Vec __attribute__((vector_size(KAN_VECTOR_BYTES)));
   typedef Int IVec __attribute__((vector_size(KAN_VECTOR_BYTES)));
+  typedef typename IntOf<T>::bits Bits __attribute__((vector_size(KAN_VECTOR_BYTES)));  // wraps around
   typedef T Unaligned __attribute__((vector_size(KAN_VECTOR_BYTES), aligned(sizeof(T)), may_alias));
 };
 
@@ -58,7 +61,7 @@ KAN_HD Vec<T> broadcast(T value) {
 
 // exp(y) for y <= 0 or NaN, relative error below 2 ulp; flushes to 0 where the result would be subnormal.
 KAN_HD Vec<float> exp_nonpositive(Vec<float> y) {
-  using IVec = Simd<float>::IVec;
+  using Bits = Simd<float>::Bits;
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
   const Vec<float> shifted = y * 1.44269504f + magic;
   const Vec<float> n = shifted - magic;
@@ -68,13 +71,13 @@ KAN_HD Vec<float> exp_nonpositive(Vec<float> y) {
   const float taylor[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
   KAN_UNROLL
   for (int i = 0; i < 7; ++i) p = p * r + taylor[i];
-  const IVec exponent = ((IVec)shifted - 0x4B400000 + 127) << 23;
+  const Bits exponent = ((Bits)shifted - 0x4B400000u + 127u) << 23u;
   const Vec<float> result = p * (Vec<float>)exponent;
   return y < -87.0f ? Vec<float>{} : result;
 }
 
 KAN_HD Vec<double> exp_nonpositive(Vec<double> y) {
-  using IVec = Simd<double>::IVec;
+  using Bits = Simd<double>::Bits;
   const double magic = 6755399441055744.0;  // 1.5 * 2^52
   const Vec<double> shifted = y * 1.4426950408889634074 + magic;
   const Vec<double> n = shifted - magic;
@@ -86,7 +89,7 @@ KAN_HD Vec<double> exp_nonpositive(Vec<double> y) {
       1.0 / 120,       1.0 / 24,       1.0 / 6,       0.5,          1.0,         1.0};
   KAN_UNROLL
   for (int i = 0; i < 13; ++i) p = p * r + taylor[i];
-  const IVec exponent = ((IVec)shifted - INT64_C(0x4338000000000000) + 1023) << 52;
+  const Bits exponent = ((Bits)shifted - UINT64_C(0x4338000000000000) + UINT64_C(1023)) << UINT64_C(52);
   const Vec<double> result = p * (Vec<double>)exponent;
   return y < -708.0 ? Vec<double>{} : result;
 }
