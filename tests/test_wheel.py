@@ -1,4 +1,4 @@
-"""The wheel in dist/: complete, free of paths of the machine that built it, and it runs from where it is unpacked."""
+"""The wheel in dist/: complete, naming no path of its builder, and it runs from where it is unpacked."""
 
 import subprocess
 import sys
