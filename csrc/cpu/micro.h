@@ -18,6 +18,9 @@ struct Panel {
   T* rest;
   int64_t ld;        // elements between consecutive rows
   int64_t first_ld;  // ld, or 0 where row 0 is the base row
+
+  // Coefficient row j of those that a run in this window reads.
+  KAN_HD T* row(int window, int j) const { return j == 0 ? first + window * first_ld : rest + (window + j - 1) * ld; }
 };
 
 template <class T>
@@ -38,15 +41,11 @@ void micro_forward(const MicroArgs<T>& args) {
   const MicroArgs<T> a = args;  // a local copy: no store below can be taken for a change of it
   for (int u = 0; u < a.n_runs; ++u) {
     const Run run = a.runs[u];
-    const T* first = a.panel.first + run.window * a.panel.first_ld;
-    const T* rest = a.panel.rest + run.window * a.panel.ld;
     Vec<T> coef[N][P];
     KAN_UNROLL
-    for (int p = 0; p < P; ++p) coef[0][p] = load(first + p * L);
-    KAN_UNROLL
-    for (int j = 1; j < N; ++j) {
+    for (int j = 0; j < N; ++j) {
       KAN_UNROLL
-      for (int p = 0; p < P; ++p) coef[j][p] = load(rest + (j - 1) * a.panel.ld + p * L);
+      for (int p = 0; p < P; ++p) coef[j][p] = load(a.panel.row(run.window, j) + p * L);
     }
     for (int q = run.begin; q < run.end; ++q) {
       T* y = a.tile + int64_t(a.row[q]) * (P * L);
@@ -89,17 +88,11 @@ void micro_weight(const MicroArgs<T>& args) {
         for (int p = 0; p < P; ++p) sum[j][p] += value * g[p];
       }
     }
-    T* first = a.panel.first + run.window * a.panel.first_ld;
-    T* rest = a.panel.rest + run.window * a.panel.ld;
     KAN_UNROLL
-    for (int p = 0; p < P; ++p) store(first + p * L, load(first + p * L) + sum[0][p]);
-    KAN_UNROLL
-    for (int j = 1; j < N; ++j) {
+    for (int j = 0; j < N; ++j) {
+      T* out = a.panel.row(run.window, j);
       KAN_UNROLL
-      for (int p = 0; p < P; ++p) {
-        T* out = rest + (j - 1) * a.panel.ld + p * L;
-        store(out, load(out) + sum[j][p]);
-      }
+      for (int p = 0; p < P; ++p) store(out + p * L, load(out + p * L) + sum[j][p]);
     }
   }
 }
@@ -110,15 +103,11 @@ void micro_input(const MicroArgs<T>& args) {
   const MicroArgs<T> a = args;  // a local copy: no store below can be taken for a change of it
   for (int u = 0; u < a.n_runs; ++u) {
     const Run run = a.runs[u];
-    const T* first = a.panel.first + run.window * a.panel.first_ld;
-    const T* rest = a.panel.rest + run.window * a.panel.ld;
     Vec<T> coef[N][P];
     KAN_UNROLL
-    for (int p = 0; p < P; ++p) coef[0][p] = load(first + p * L);
-    KAN_UNROLL
-    for (int j = 1; j < N; ++j) {
+    for (int j = 0; j < N; ++j) {
       KAN_UNROLL
-      for (int p = 0; p < P; ++p) coef[j][p] = load(rest + (j - 1) * a.panel.ld + p * L);
+      for (int p = 0; p < P; ++p) coef[j][p] = load(a.panel.row(run.window, j) + p * L);
     }
     for (int q = run.begin; q < run.end; ++q) {
       const T* g = a.tile + int64_t(a.row[q]) * (P * L);
