@@ -122,10 +122,10 @@ class SmallTables {
 // Columns of one block of rows, padded to whole vectors with zeros.
 template <class T>
 struct SmallBlock {
-  int64_t row0, rows, ld;
+  int64_t row0, rows;
   static constexpr int64_t kLd = kSmallRows;
 
-  SmallBlock(int64_t first, int64_t last) : row0(first), rows(min64(kSmallRows, last - first)), ld(kLd) {}
+  SmallBlock(int64_t first, int64_t last) : row0(first), rows(min64(kSmallRows, last - first)) {}
   void read(T* columns, const MatrixView& in, int64_t column, int64_t n) const {
     read_transposed(columns, kLd, in, row0, rows, column, n);
     for (int64_t c = 0; c < n; ++c) {
