@@ -2,17 +2,19 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SYSTEM_PATH := $(PATH)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 SOURCES := $(shell find csrc python -type f) CMakeLists.txt setup.py pyproject.toml
 CXX_FILES := $(shell find csrc python tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test check bench build wheel sanitize format clean help
+.PHONY: demo test check bench gpu build wheel sanitize format clean help
 
 help:
 	@echo "make demo      train KANs beside MLPs of the same size, print the table, draw the picture"
 	@echo "make test      everything that CI runs: checks, sanitizers, tests, the wheel"
 	@echo "make bench     the benchmark harness (BENCH='--quick' for a short run)"
+	@echo "make gpu       on a GPU: build, test, measure, one report (the system's Python, offline, 8 minutes)"
 	@echo "make check     ruff, clang-format, mypy, README figures up to date"
 	@echo "make wheel     one wheel in dist/"
 	@echo "make sanitize  the CPU kernels under ASan and UBSan"
@@ -37,6 +39,10 @@ demo: build
 
 bench: build
 	$(BIN)/python -m benchmarks $(BENCH)
+
+# No .venv and no pip: a machine with a GPU has its own torch. It builds what it can.
+gpu:
+	@PATH="$(SYSTEM_PATH)" $(PYTHON) -m benchmarks.gpu $(GPU)
 
 check: build
 	$(BIN)/ruff check .

@@ -37,10 +37,11 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Read a result file; FileNotFoundError and ValueError say what to run."""
+def load(path: Path, command: str | None = None) -> dict[str, Any]:
+    """Read a result file; FileNotFoundError and ValueError say what to run (``command``)."""
     if not path.exists():
-        raise FileNotFoundError(f"no result file {path}: run python -m benchmarks --output {path.stem} first")
+        command = command or f"python -m benchmarks --output {path.stem}"
+        raise FileNotFoundError(f"no result file {path}: run {command} first")
     document: dict[str, Any] = json.loads(path.read_text())
     if document.get("format") != FORMAT:
         raise ValueError(

@@ -98,7 +98,7 @@ def compare(found: Numbers, expected: Numbers) -> dict[str, float]:
     return errors
 
 
-def judge(provider: Provider, runner: Runner, expected: Numbers) -> Verdict:
+def judge(provider: Provider, runner: Runner, expected: Numbers, tolerance: float = TOLERANCE) -> Verdict:
     """Run the provider once and decide whether its time may be shown."""
     found = runner.numbers()
     finite = bool(torch.isfinite(found.y).all()) and runner.finite()
@@ -107,9 +107,9 @@ def judge(provider: Provider, runner: Runner, expected: Numbers) -> Verdict:
         return Verdict("finite", finite, finite, {}, message)
     errors = compare(found, expected)
     worst = max(errors.values()) if finite else float("inf")
-    if worst <= TOLERANCE:
+    if worst <= tolerance:
         return Verdict("exact", True, True, errors)
     where = max(errors, key=lambda key: errors[key])
-    message = f"{where} is off by {worst:.1e} of its largest entry (gate {TOLERANCE:.0e})"
+    message = f"{where} is off by {worst:.1e} of its largest entry (gate {tolerance:.0e})"
     # a red gate of ours never gets a time; a rival's is shown with a mark, or leaving it out would flatter us
     return Verdict("exact", False, provider.kind == "peer" and worst < MEANINGLESS, errors, message)

@@ -29,6 +29,18 @@ QUICK = Budget(seconds=0.25, sample=0.003, most=25, least=2, single=0.8)
 SMOKE = Budget(seconds=0.02, sample=0.0005, most=3, least=2, single=5.0)
 
 
+# Seconds that `inner` calls take. A device that works behind the caller's back has a clock of its own.
+Clock = Callable[[Callable[[], object], int], float]
+
+
+def wall_clock(call: Callable[[], object], inner: int) -> float:
+    """Seconds on the wall for `inner` calls: right for whatever has finished when it returns."""
+    start = time.perf_counter()
+    for _ in range(inner):
+        call()
+    return time.perf_counter() - start
+
+
 @dataclass
 class Cell:
     """One provider in one mode. ``samples`` are seconds per call."""
@@ -41,13 +53,11 @@ class Cell:
     error: str | None = None
 
     def summary(self) -> dict[str, float | int]:
-        """Median and 10th/90th percentile in milliseconds, number of samples and calls per sample."""
+        """Median and 10th, 25th, 75th, 90th percentile in milliseconds, number of samples, calls in each."""
         ordered = sorted(1e3 * s for s in self.samples)
-        low, high = quantile(ordered, 0.1), quantile(ordered, 0.9)
         return {
             "median_ms": statistics.median(ordered),
-            "p10_ms": low,
-            "p90_ms": high,
+            **{f"p{n}_ms": quantile(ordered, n / 100) for n in (10, 25, 75, 90)},
             "samples": len(ordered),
             "calls_per_sample": self.inner,
         }
@@ -61,40 +71,37 @@ def quantile(ordered: list[float], q: float) -> float:
     return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
 
-def _sample(cell: Cell, inner: int) -> float:
-    call = cell.call
-    start = time.perf_counter()
-    for _ in range(inner):
-        call()
-    return time.perf_counter() - start
-
-
-def warm_up(cell: Cell, budget: Budget) -> bool:
+def warm_up(cell: Cell, budget: Budget, clock: Clock = wall_clock) -> bool:
     """Warm one cell and choose its repetitions. False when one call is so long that it is the measurement."""
-    first = _sample(cell, 1)
+    first = clock(cell.call, 1)
     if first > budget.single:
         cell.samples.append(first)
         return False
     if first > 10 * budget.sample:
         return True
-    estimate = max(1e-7, min(first, _sample(cell, 1)))
+    estimate = max(1e-7, min(first, clock(cell.call, 1)))
     if estimate < budget.sample:
         # short calls: warm up for one sample's worth, until caches and clocks have settled
         repeats = max(2, int(budget.sample / estimate))
-        estimate = max(1e-7, _sample(cell, repeats) / repeats)
+        estimate = max(1e-7, clock(cell.call, repeats) / repeats)
         cell.inner = max(1, round(budget.sample / estimate))
     return True
 
 
-def measure(cells: list[Cell], budget: Budget, report: Callable[[Cell], None] = lambda cell: None) -> None:
+def measure(
+    cells: list[Cell],
+    budget: Budget,
+    report: Callable[[Cell], None] = lambda cell: None,
+    clock: Clock = wall_clock,
+) -> None:
     """Fill ``samples`` of every cell, round-robin. A cell that raises keeps the message and drops out."""
     active = []
     for cell in cells:
         try:
-            if warm_up(cell, budget):
+            if warm_up(cell, budget, clock):
                 active.append(cell)
         except Exception as error:  # a rival may fail in any way; the table must say how
-            cell.error = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+            cell.error = _one_line(error)
         report(cell)
     collecting = gc.isenabled()
     gc.collect()
@@ -104,10 +111,14 @@ def measure(cells: list[Cell], budget: Budget, report: Callable[[Cell], None] = 
         while active:
             start = turn % len(active)
             for cell in active[start:] + active[:start]:
-                elapsed = _sample(cell, cell.inner)
+                try:
+                    elapsed = clock(cell.call, cell.inner)
+                except Exception as error:  # what a device did wrong may show only now
+                    cell.error = _one_line(error)
+                    continue
                 cell.samples.append(elapsed / cell.inner)
                 cell.spent += elapsed
-            active = [c for c in active if _unfinished(c, budget)]
+            active = [c for c in active if c.error is None and _unfinished(c, budget)]
             turn += 1
     finally:
         if collecting:
@@ -117,3 +128,8 @@ def measure(cells: list[Cell], budget: Budget, report: Callable[[Cell], None] = 
 def _unfinished(cell: Cell, budget: Budget) -> bool:
     taken = len(cell.samples)
     return taken < budget.least or (cell.spent < budget.seconds and taken < budget.most)
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -48,10 +48,18 @@ class Runner:
     """One provider's model in one mode. ``call()`` is timed; ``numbers()`` runs it once for the gate.
 
     A training step is zero_grad, forward, mean squared error, backward and a fused AdamW step, for everyone.
+    ``network`` is what is called, the model's module unless given (a compiled version of it, say).
     """
 
-    def __init__(self, model: Model, problem: Problem, mode: str) -> None:
+    def __init__(
+        self,
+        model: Model,
+        problem: Problem,
+        mode: str,
+        network: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
         self.model, self.problem, self.mode = model, problem, mode
+        self.network = model.module if network is None else network
         self.parameters = model.parameters()
         needs_x = mode == SECOND or (mode == TRAIN and problem.workload.input_grad)
         self.x = problem.x.clone().requires_grad_(needs_x)
@@ -65,12 +73,12 @@ class Runner:
 
     def _forward(self) -> torch.Tensor:
         with torch.no_grad():
-            y: torch.Tensor = self.model.module(self.x)
+            y: torch.Tensor = self.network(self.x)
             return y
 
     def _train(self) -> torch.Tensor:
         drop_gradients(self.parameters, self.x)
-        y: torch.Tensor = self.model.module(self.x)
+        y: torch.Tensor = self.network(self.x)
         y.backward(self.problem.cotangent)
         return y
 
@@ -78,14 +86,14 @@ class Runner:
         if self._optimizer is None:
             self._optimizer = torch.optim.AdamW(self.parameters, lr=LEARNING_RATE, fused=True)
         self._optimizer.zero_grad()
-        loss = nn.functional.mse_loss(self.model.module(self.x), self.problem.target)
+        loss = nn.functional.mse_loss(self.network(self.x), self.problem.target)
         loss.backward()
         self._optimizer.step()
         return loss
 
     def _second(self) -> tuple[torch.Tensor, torch.Tensor]:
         drop_gradients(self.parameters, self.x)
-        y, second = second_derivative(self.model.module, self.x)
+        y, second = second_derivative(self.network, self.x)
         second.sum().backward()
         return y, second
 

@@ -23,7 +23,7 @@ _SHORT = {
 }
 
 
-def _style() -> Any:
+def make_style() -> Any:
     matplotlib = require("matplotlib")
     matplotlib.use("Agg")
     plt = require("matplotlib.pyplot")
@@ -78,7 +78,7 @@ def _panel(
     axes.set_ylim(-0.6, len(order) - 0.4)
 
 
-def _figure(plt: Any, count: int, rows_in_panel: int) -> tuple[Any, list[Any]]:
+def make_figure(plt: Any, count: int, rows_in_panel: int) -> tuple[Any, list[Any]]:
     columns = min(2, count)
     rows = -(-count // columns)
     figure, axes = plt.subplots(
@@ -94,7 +94,7 @@ def _figure(plt: Any, count: int, rows_in_panel: int) -> tuple[Any, list[Any]]:
     return figure, flat
 
 
-def _legend(figure: Any, plt: Any, kinds: set[str], inexact: bool) -> None:
+def draw_legend(figure: Any, plt: Any, kinds: set[str], inexact: bool) -> None:
     patches = [
         plt.Rectangle((0, 0), 1, 1, color=COLOURS[k], label=name) for k, name in KINDS.items() if k in kinds
     ]
@@ -120,7 +120,7 @@ def _ratios(table: Table, plt: Any, path: Path, threads: int) -> None:
     if not names:
         return
     most = max(len(_cells(table, n, threads)) for n in names)
-    figure, panels = _figure(plt, len(names), most)
+    figure, panels = make_figure(plt, len(names), most)
     everything: list[dict[str, Any]] = []
     for axes, name in zip(panels, names, strict=False):
         cells = [c for c in _cells(table, name, threads) if "ratio_same_parameters" in c]
@@ -138,7 +138,9 @@ def _ratios(table: Table, plt: Any, path: Path, threads: int) -> None:
         axes.set_xlim(low, max(values) * 8)
         axes.axvline(1.0, zorder=0.9, color="#222222", linewidth=1.0, linestyle=(0, (4, 2)))
         axes.set_title(f"{table.workloads[name]['shape']}", loc="left")
-    _legend(figure, plt, {c["kind"] for c in everything}, any(c["status"] == "inexact" for c in everything))
+    draw_legend(
+        figure, plt, {c["kind"] for c in everything}, any(c["status"] == "inexact" for c in everything)
+    )
     figure.suptitle(
         "Forward + backward, time relative to the MLP with the same number of parameters "
         f"(left of the dashed line is faster)\n{table.meta['cpu']}, {threads} thread(s), float32, log scale",
@@ -157,7 +159,7 @@ def _memory(table: Table, plt: Any, path: Path, threads: int) -> None:
     names = [n for n, cells in wanted.items() if cells]
     if not names:
         return
-    figure, panels = _figure(plt, len(names), max(len(wanted[n]) for n in names))
+    figure, panels = make_figure(plt, len(names), max(len(wanted[n]) for n in names))
     for axes, name in zip(panels, names, strict=False):
         cells = wanted[name]
         values = [c["peak_extra_bytes"] / 2**20 for c in cells]
@@ -171,7 +173,7 @@ def _memory(table: Table, plt: Any, path: Path, threads: int) -> None:
             linestyle=(0, (4, 2)),
         )
         axes.set_title(f"{table.workloads[name]['shape']}", loc="left")
-    _legend(figure, plt, {c["kind"] for n in names for c in wanted[n]}, False)
+    draw_legend(figure, plt, {c["kind"] for n in names for c in wanted[n]}, False)
     figure.suptitle(
         "Peak extra memory of forward + backward in MiB, log scale "
         "(dashed: the bytes of x, y and their gradients)",
@@ -183,7 +185,7 @@ def _memory(table: Table, plt: Any, path: Path, threads: int) -> None:
 
 def draw(table: Table, result: Path) -> list[Path]:
     """Draw ratios and memory beside ``result``; returns the PNG files written."""
-    plt = _style()
+    plt = make_style()
     ratios, memory = (
         result.with_name(f"{result.stem}-ratios.png"),
         result.with_name(f"{result.stem}-memory.png"),

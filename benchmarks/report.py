@@ -144,7 +144,7 @@ def memory_method(table: Table) -> str:
     return "; ".join(sorted(methods)) or "not measured"
 
 
-def _markdown_table(head: list[str], body: list[list[str]]) -> str:
+def markdown_table(head: list[str], body: list[list[str]]) -> str:
     def line(columns: list[str]) -> str:
         return "| " + " | ".join(c.replace("|", "\\|") for c in columns) + " |"
 
@@ -167,7 +167,7 @@ def markdown(table: Table) -> str:
             if lines:
                 parts.append(f"## {name}: {workload['shape']}, {threads} thread(s)")
                 body = [row.columns for row in lines if row.timed]
-                parts.append(_markdown_table(headings(table, name, threads), body))
+                parts.append(markdown_table(headings(table, name, threads), body))
                 parts += ["\n".join(f"- {note}" for note in notes(lines))] if notes(lines) else []
     return "\n\n".join(parts) + "\n"
 
@@ -203,7 +203,7 @@ def summary(table: Table) -> str:
         body.append(
             [f"**{label}**" if bold else label, *(f"**{c}**" if bold and c != "-" else c for c in columns)]
         )
-    parts = [_markdown_table(head, body), _own_table(table, names)]
+    parts = [markdown_table(head, body), _own_table(table, names)]
     missing = sorted(
         {
             f"{r['label']} ({r['reason']})"
@@ -242,4 +242,4 @@ def _own_table(table: Table, names: list[str]) -> str:
             columns.append("<br>".join(p for p in parts if p))
         body.append([f"kan_kernels, {threads} thread(s)", *columns])
     head = ["ms, x same-parameter MLP, of measured FMA peak, peak extra memory", *names]
-    return _markdown_table(head, body) if any(c != "-" for row in body for c in row[1:]) else ""
+    return markdown_table(head, body) if any(c != "-" for row in body for c in row[1:]) else ""

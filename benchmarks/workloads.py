@@ -96,6 +96,16 @@ class Workload:
             return 3 * sum(unit) - (0 if with_x else unit[0])
         return None
 
+    def dense_flops(self, mode: str) -> int:
+        """Floating point operations of the dense evaluation: B*I*O*(G+k+1)*2 for each contraction of a layer.
+
+        Contractions are counted as in ``useful_flops``; it equals the same-parameter MLP's in both passes.
+        """
+        useful = self.useful_flops(mode)
+        if useful is None:
+            raise ValueError(f"mode: no count of operations for {mode!r}")
+        return useful // (self.spline_order + 2) * (self.bases + 1)
+
     def signal_bytes(self) -> int:
         """Bytes of x, y and their two gradients in float32: the unit of the memory target."""
         return 2 * 4 * self.batch * (self.widths[0] + self.widths[-1])
@@ -122,6 +132,22 @@ class Problem:
     cotangent: torch.Tensor
     target: torch.Tensor
     layers: list[LayerWeights] = field(default_factory=list)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Problem:
+        """The same problem in ``dtype`` on ``device``.
+
+        The float64 master weights and the data are rounded to ``dtype`` first, so that the float64 reference
+        starts from the very numbers that the providers get.
+        """
+
+        def data(t: torch.Tensor) -> torch.Tensor:
+            return t.to(device, dtype)
+
+        layers = [
+            LayerWeights(data(w.spline).double(), data(w.base).double(), w.grid.to(device))
+            for w in self.layers
+        ]
+        return Problem(self.workload, data(self.x), data(self.cotangent), data(self.target), layers)
 
 
 def uniform_grid(features: int, grid_size: int, spline_order: int) -> torch.Tensor:

@@ -71,7 +71,8 @@ def _forced_while_compiling(guard: str | None) -> str | None:
 
 @contextlib.contextmanager
 def use_backend(name: str | None) -> Iterator[None]:
-    """Run every KAN layer inside on one backend: "native" or "reference"; None restores the automatic choice.
+    """Run every KAN layer inside on one backend: "native", "triton" or "reference"; None restores the
+    automatic choice.
 
     Holds for the current thread or asyncio task. A layer or call with its own `backend=` keeps it.
     Enter it outside of functions under torch.compile: they are compiled again when it changes.
@@ -118,7 +119,7 @@ def choose(case: Case, backend: str | None = None) -> Choice:
     for name, module in BACKENDS.items():
         reason = module.can_run(case)
         if reason is None:
-            return Choice(module, "automatic choice, the first that can run", passed_over)
+            return Choice(module, f"automatic choice: {module.why(case)}", passed_over)
         passed_over[name] = reason
     raise RuntimeError(f"no backend can run {case}: {passed_over}")
 
@@ -126,7 +127,7 @@ def choose(case: Case, backend: str | None = None) -> Choice:
 def run_on(case: Case, backend: str | None = None) -> ModuleType:
     """The backend of `choose`; says so, once, when the automatic choice had to settle for the slow one."""
     choice = choose(case, backend)
-    if choice.passed_over and case.device != "meta":
+    if choice.passed_over and choice.backend.DIFFERENTIABLE and case.device != "meta":
         _warn_once(str(choice))
     return choice.backend
 

@@ -42,7 +42,7 @@ def kan_linear(
         bias: (out,).
         derivative: m > 0 evaluates phi^(m) in place of phi, without the bias; up to 32. Autograd does not
             need it: it differentiates phi to any order by itself.
-        backend: "native" or "reference"; None leaves the choice to `use_backend` and `dispatch`.
+        backend: "native", "triton" or "reference"; None leaves the choice to `use_backend` and `dispatch`.
 
     Returns:
         (..., out) in the weights' dtype; under autocast, in autocast's, with x left in float32.

@@ -23,7 +23,7 @@ class KANLinear(nn.Module):
         grid_range: (low, high), covered by uniform knots; k more cells on each side.
         base: "silu", "identity" or None.
         bias: whether to add a learnable bias.
-        backend: "native", "reference" or None, the automatic choice.
+        backend: "native", "triton", "reference" or None, the automatic choice.
         device, dtype: of the parameters.
 
     Attributes:

@@ -13,6 +13,18 @@ from torch import Tensor
 
 LIBRARY = Path(__file__).parent / "lib" / "libkan_kernels.so"
 
+SCHEMAS = {
+    "forward": "(Tensor x, Tensor? s, Tensor spline_weight, Tensor? base_weight, Tensor? bias, Tensor grid, "
+    "int spline_order, int base, int derivative) -> Tensor",
+    "input": "(Tensor x, Tensor spline_weight, Tensor? base_weight, Tensor g, Tensor grid, "
+    "int spline_order, int base, int derivative) -> Tensor",
+    "weight": "(Tensor x, Tensor? s, Tensor g, Tensor grid, "
+    "int spline_order, int base, int derivative) -> (Tensor, Tensor)",
+    "backward": "(Tensor x, Tensor spline_weight, Tensor? base_weight, Tensor g, Tensor grid, "
+    "int spline_order, int base, int derivative) -> (Tensor, Tensor, Tensor)",
+}
+"""Of the ops of every backend; the library in C++ defines its own, csrc/ops/library.cpp, word for word."""
+
 
 def _load() -> str | None:
     """Load the library and return None, or say why it could not be."""
@@ -42,7 +54,21 @@ def cpu_isa() -> str | None:
     return None if LOAD_ERROR is not None else torch.ops.kan_kernels.cpu_isa()
 
 
-def _register() -> None:
+def define(namespace: str, kernels: dict[str, Callable], keys: tuple[str, ...]) -> torch.library.Library:
+    """The family's ops in another namespace, for a backend written in Python; keep the result alive.
+
+    kernels: op name -> its function. keys: the dispatch keys ("CUDA", "CPU") whose tensors they take.
+    """
+    library = torch.library.Library(namespace, "DEF")
+    for op, kernel in kernels.items():
+        library.define(op + SCHEMAS[op], tags=(torch.Tag.pt2_compliant_tag,))
+        for key in keys:
+            library.impl(op, kernel, key)
+    _register(namespace)
+    return library
+
+
+def _register(namespace: str = "kan_kernels") -> None:
     """Shapes and the rule of vmap, which C++ does not know."""
     for op, fake, rows in (
         ("forward", _forward, (0, 1)),  # x, s
@@ -50,9 +76,9 @@ def _register() -> None:
         ("weight", _weight, ()),
         ("backward", _backward, ()),
     ):
-        torch.library.register_fake(f"kan_kernels::{op}", fake)
-        call = getattr(torch.ops.kan_kernels, op).default
-        torch.library.register_vmap(f"kan_kernels::{op}", partial(_vmap, call, rows))
+        torch.library.register_fake(f"{namespace}::{op}", fake)
+        call = getattr(getattr(torch.ops, namespace), op).default
+        torch.library.register_vmap(f"{namespace}::{op}", partial(_vmap, call, rows))
 
 
 def _vmap(call, rows, info, in_dims, *args):

@@ -81,10 +81,10 @@ class Inputs:
         return (self.x, self.spline_weight, self.base_weight, self.g, *tail)
 
     def to(self, dtype: torch.dtype) -> Inputs:
-        """The same numbers, contiguous, every tensor in `dtype`: what an oracle takes."""
+        """The same numbers on the CPU, contiguous, every tensor in `dtype`: what an oracle takes."""
 
         def cast(t: Tensor) -> Tensor:
-            return t.detach().to(dtype).contiguous()
+            return t.detach().cpu().to(dtype).contiguous()
 
         return Inputs(
             cast(self.x),
@@ -355,6 +355,35 @@ def _table() -> list[Case]:
     return list(dict.fromkeys(cases))
 
 
+def _facts(case: Case) -> set[tuple]:
+    """What a case exercises: every setting by itself, and the combinations that kernels branch on."""
+    past = (case.derivative > case.order) + (case.derivative >= case.order)
+    window = (case.knots in ("uniform", "ranges"), min(case.order, 4), past)
+    width = 0 if case.out_features <= 16 else 1 if case.out_features <= 64 else 2
+    rows = case.grid_size + case.order
+    size = (rows > 4) + (rows > 8) + (rows > 32)
+    facts: set[tuple] = {(f.name, getattr(case, f.name)) for f in fields(case) if f.name != "batch"}
+    facts |= {(case.dtype, *window), (case.dtype, case.base, case.side, past > 1), (case.dtype, width, size)}
+    facts |= {("rows", min(case.batch, 2), case.batch > 16, case.batch > 600), (case.knots, case.points)}
+    return facts | {
+        (case.points, case.base, past > 1),
+        (case.dtype, case.x_dtype, width),
+        (case.layout, width > 0),
+    }
+
+
+def _covering(table: list[Case]) -> list[Case]:
+    """A part of the table with every fact of the whole, greedily: the most new ones for its size first."""
+    chosen: list[Case] = []
+    missing = set().union(*map(_facts, table))
+    while missing:
+        best = max(table, key=lambda c: len(_facts(c) & missing) / (3 + (c.batch * c.out_features) ** 0.25))
+        chosen.append(best)
+        missing -= _facts(best)
+    return chosen
+
+
 TABLE = _table()
+COVERING = _covering(TABLE)  # for backends that are slow to run, such as an interpreter
 SMALL = [case for n, case in enumerate(TABLE) if n % 9 == 4]  # for tests that cost much on each case
 OPS = ("forward", "input", "weight", "backward")

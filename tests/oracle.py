@@ -134,17 +134,23 @@ def run(op: str, inputs: Inputs) -> tuple[Tensor, ...]:
     return out if isinstance(out, tuple) else (out,)
 
 
-def magnitude(op: str, inputs: Inputs) -> tuple[Tensor, ...]:
+def magnitude(op: str, inputs: Inputs, anywhere: bool = False) -> tuple[Tensor, ...]:
     """What rounding errors of the named op scale with: the same sums over absolute values, float64.
 
     A basis row counts with the largest |B^(m)| of its cell if the cell touches it and with 0 otherwise, so a
     row that must be exactly zero has no slack. The base row counts as |base^(m)(x)| plus the size of the
     terms whose sum it is.
+    anywhere: every row counts, with the largest |B^(m)| that the feature's basis has: what errors of x scale
+    with.
     """
     f = inputs.to(torch.float64)
     a_s = torch.ones_like(f.x) if f.s is None else f.s.abs()
 
     def phi(m: int) -> Tensor:
+        if anywhere:
+            samples = f.grid[:, :-1] + torch.linspace(0, 1, 9)[:-1, None, None] * f.grid.diff(dim=1)
+            peaks = basis(samples.transpose(1, 2).flatten(0, 1), f.grid, f.order, m).abs().amax((0, 2))
+            return peaks[None, :, None].expand(f.x.shape[0], -1, f.spline_weight.shape[1])
         peak = basis(f.x, f.grid, f.order, m).abs().amax(-1, keepdim=True)
         u, k = f.x.unsqueeze(-1), f.order
         touched = (u >= f.grid[:, : -k - 1]) & (u < f.grid[:, k + 1 :])

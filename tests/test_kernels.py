@@ -9,14 +9,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import HALF, OPS, SMALL, TABLE, Case, build
-from harness import DEVICE, available_memory, check_op, ops_of, poisoned_memory, run_op, threads
+from cases import COVERING, HALF, OPS, SMALL, TABLE, Case, build
+from harness import DEVICE, INTERPRETED, available_memory, check_op, ops_of, poisoned_memory, run_op, threads
 
-IDS = [case.name for case in TABLE]
+CASES = COVERING if INTERPRETED else TABLE
 
 
 @pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("case", TABLE, ids=IDS)
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_op(backend: str, op: str, case: Case) -> None:
     """Every op on every case, outputs poisoned before the run."""
     check_op(backend, op, case, build(case, DEVICE))

@@ -304,7 +304,7 @@ def test_onnx_reference() -> None:
 def test_basis_is_differentiable() -> None:
     """F.bspline_basis is plain torch too: its autograd derivative is its own next order."""
     _, x = sample("reference")
-    grid = KANLinear(3, 1, dtype=torch.float64).grid
+    grid = KANLinear(3, 1, dtype=torch.float64, device=DEVICE).grid
     x = x.clone().requires_grad_()
     values = F.bspline_basis(x, grid, 3)
     (d,) = torch.autograd.grad(values[..., 4].sum(), x)

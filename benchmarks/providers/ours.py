@@ -18,14 +18,14 @@ class OurModel(Model):
 
 
 class Ours(Provider):
-    """``kan_kernels.KAN`` pinned to one backend; nothing falls back silently."""
+    """``kan_kernels.KAN`` pinned to one backend; nothing falls back silently. None: the automatic choice."""
 
     kind = "ours"
 
-    def __init__(self, backend: str, slow: bool = False) -> None:
+    def __init__(self, backend: str | None, slow: bool = False) -> None:
         self.backend, self.slow = backend, slow
-        self.key = "ours" if backend == "native" else f"ours-{backend}"
-        self.label = f"kan_kernels ({backend}{', slow' if slow else ''})"
+        self.key = "ours" if backend == "native" else f"ours-{backend or 'auto'}"
+        self.label = f"kan_kernels ({backend or 'automatic choice'}{', slow' if slow else ''})"
 
     def version(self) -> str | None:
         if self.unavailable() is not None:
@@ -35,7 +35,7 @@ class Ours(Provider):
 
     def unavailable(self) -> str | None:
         reason = import_or_reason("kan_kernels", "pip install .")
-        if reason is not None:
+        if reason is not None or self.backend is None:
             return reason
         backends: dict[str, str | None] = importlib.import_module("kan_kernels").available_backends()
         return backends.get(self.backend, "this build has no such backend")

@@ -27,6 +27,11 @@ def cox_de_boor(x: torch.Tensor, knots: torch.Tensor, order: int) -> torch.Tenso
     return values
 
 
+def _for_cells(x: torch.Tensor) -> torch.Tensor:
+    """x in float32 at least: 16 bits are too few for a basis, so only the products are taken in them."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class TextbookLayer(nn.Module):
     """One KAN layer as the textbooks have it: recursion over every basis, then two dense products."""
 
@@ -39,9 +44,10 @@ class TextbookLayer(nn.Module):
         self.grid: torch.Tensor
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x, dtype = _for_cells(x), self.spline_weight.dtype
         basis = cox_de_boor(x, self.grid, self.order)
-        return F.linear(F.silu(x), self.base_weight) + F.linear(
-            basis.flatten(1), self.spline_weight.flatten(1)
+        return F.linear(F.silu(x).to(dtype), self.base_weight) + F.linear(
+            basis.flatten(1).to(dtype), self.spline_weight.flatten(1)
         )
 
 
@@ -92,9 +98,11 @@ class ClosedFormLayer(nn.Module):
         self.centres: torch.Tensor
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = _for_cells(x)
         u = ((x - self.origin) * self.inverse_step).unsqueeze(-1)
         basis = cardinal_cubic((u - self.centres).abs())
-        return torch.cat([basis, F.silu(x).unsqueeze(-1)], dim=-1).flatten(1) @ self.weight
+        rows = torch.cat([basis, F.silu(x).unsqueeze(-1)], dim=-1).flatten(1)
+        return rows.to(self.weight.dtype) @ self.weight
 
 
 class ClosedFormModel(Model):

@@ -45,3 +45,8 @@ def can_run(case) -> str | None:
     if case.derivative > MAX_DERIVATIVE:
         return f"derivative {case.derivative} is above {MAX_DERIVATIVE}"
     return None
+
+
+def why(case) -> str:
+    """What speaks for this backend where it is the first that can run."""
+    return f"compiled kernels for {case.device}, the fastest where they can run"

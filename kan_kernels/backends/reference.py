@@ -22,6 +22,11 @@ def can_run(case) -> str | None:
     return None
 
 
+def why(case) -> str:
+    """What speaks for this backend where it is the first that can run."""
+    return "plain torch runs everywhere"
+
+
 def bspline_basis(x: Tensor, grid: Tensor, spline_order: int, derivative: int = 0) -> Tensor:
     """The m-th derivative of every B-spline at x, by the Cox-de Boor recursion.
 

@@ -1,0 +1,81 @@
+"""Builds the extension in place with whatever the machine has, or says why it cannot be built here."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from typing import Any
+
+from ..machine import all_threads
+from .children import run
+
+# Prints one JSON object: what loads and which backends run on the device given as an argument.
+PROBE = """
+import json, sys, torch
+from kan_kernels import ops
+from kan_kernels.backends import BACKENDS
+from kan_kernels.dispatch import Case
+device = sys.argv[1]
+case = Case(device, torch.float32, torch.float32, 64, 64, 5, 3)
+reasons = {name: backend.can_run(case) for name, backend in BACKENDS.items()}
+print("PROBE" + json.dumps({"load_error": ops.LOAD_ERROR, "devices": list(ops.DEVICES), "backends": reasons}))
+"""
+
+
+def missing_tools() -> list[str]:
+    """What the build needs and this machine lacks."""
+    missing = [program for program in ("cmake", "ninja") if shutil.which(program) is None]
+    missing += [m for m in ("pybind11", "setuptools") if importlib.util.find_spec(m) is None]
+    if not any(shutil.which(c) for c in (os.environ.get("CXX") or "c++", "c++", "g++", "clang++")):
+        missing.append("a C++ compiler")
+    return missing
+
+
+def find_nvcc() -> str | None:
+    """The CUDA compiler: on the path, or where CUDA_HOME or the usual place say."""
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    candidates = [shutil.which("nvcc"), *(os.path.join(home, "bin", "nvcc") for home in homes if home)]
+    return next((c for c in candidates if c and os.access(c, os.X_OK)), None)
+
+
+def build(capability: str | None, limit: float) -> dict[str, Any]:
+    """Build for the card's own architecture alone.
+
+    capability: "9.0", say, or None. limit: seconds. Returns status (built, impossible or failed), reason, and
+    of a failed build the log's end.
+    """
+    nvcc = find_nvcc()
+    outcome: dict[str, Any] = {"nvcc": nvcc is not None}
+    missing = missing_tools()
+    if missing:
+        return {**outcome, "status": "impossible", "reason": f"missing: {', '.join(missing)}"}
+    path = os.environ.get("PATH", "")
+    extra = {
+        "MAX_JOBS": str(all_threads()),
+        "KAN_KERNELS_CUDA": "auto",
+        "TORCH_CUDA_ARCH_LIST": capability or "",
+        "PATH": os.pathsep.join([path, os.path.dirname(nvcc)]) if nvcc else path,
+    }  # fmt: skip
+    ended = run([sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"], limit, extra)
+    if ended.status == 0 and not ended.timed_out:
+        note = "" if nvcc else "no nvcc: CPU kernels only"
+        return {**outcome, "status": "built", "reason": note}
+    return {
+        **outcome,
+        "status": "failed",
+        "reason": ended.reason(),
+        "log": ended.output.splitlines()[-30:],
+    }
+
+
+def probe(device: str, limit: float) -> dict[str, Any]:
+    """What of kan_kernels loads, and each backend's reason why it cannot run on ``device`` (None: it can)."""
+    ended = run([sys.executable, "-c", PROBE, device], limit)
+    for line in ended.output.splitlines():
+        if line.startswith("PROBE"):
+            found: dict[str, Any] = json.loads(line.removeprefix("PROBE"))
+            return found
+    return {"load_error": ended.reason(), "devices": [], "backends": {}}

@@ -1,0 +1,89 @@
+"""Look-ups in a GPU report, and the figures that are worked out from its times."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .plan import EXECUTIONS, Job, find_job
+from .providers import AUTO
+from .roofline import fraction
+
+RATIOS = (("mlp-params", "ratio_same_parameters"), ("mlp-widths", "ratio_same_widths"))
+
+
+class GpuTable:
+    """A report document by job, mode, provider and execution."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self.document, self.meta = document, document["meta"]
+        self.results: list[dict[str, Any]] = document["results"]
+        self._cells = {(r["job"], r["mode"], r["provider"], r["execution"]): r for r in self.results}
+
+    @property
+    def jobs(self) -> list[str]:
+        """Names of the jobs with any result, in the order they ran."""
+        return list(dict.fromkeys(r["job"] for r in self.results))
+
+    def providers(self, job: str) -> list[str]:
+        return list(dict.fromkeys(r["provider"] for r in self.results if r["job"] == job))
+
+    def cell(self, job: str, mode: str, provider: str, execution: str) -> dict[str, Any] | None:
+        return self._cells.get((job, mode, provider, execution))
+
+    def timed(self, job: str, mode: str, provider: str, execution: str) -> dict[str, Any] | None:
+        """The cell, if it has a time."""
+        cell = self.cell(job, mode, provider, execution)
+        return cell if cell is not None and "median_ms" in cell else None
+
+    def best(
+        self, job: str, mode: str, provider: str, ways: tuple[str, ...] = EXECUTIONS
+    ) -> dict[str, Any] | None:
+        """The provider's fastest timed execution among ``ways``, or None."""
+        cells = [self.timed(job, mode, provider, way) for way in ways]
+        return min((c for c in cells if c is not None), key=lambda c: float(c["median_ms"]), default=None)
+
+    def ours(self, job: str) -> str:
+        """The provider whose figures a user gets: the automatic choice, or the one backend it chooses."""
+        names = set(self.document.get("automatic", {}).get(job, []))
+        if len(names) == 1 and any(r["provider"] == f"ours-{next(iter(names))}" for r in self.results):
+            return f"ours-{next(iter(names))}"
+        return AUTO
+
+
+def add_figures(document: dict[str, Any]) -> None:
+    """Ratios to both MLPs in the same execution, our roofline fraction, memory in units of the signals."""
+    table = GpuTable(document)
+    for r in table.results:
+        job = find_job(r["job"])
+        if "median_ms" in r:
+            for key, name in RATIOS:
+                other = table.timed(r["job"], r["mode"], key, r["execution"])
+                if other is not None:
+                    r[name] = r["median_ms"] / other["median_ms"]
+            if r["kind"] == "ours" and document.get("peaks"):
+                r.update(fraction(job, r["mode"], 1e-3 * r["median_ms"], document["peaks"]))
+        if r.get("peak_extra_bytes") is not None:
+            r["peak_extra_signals"] = r["peak_extra_bytes"] / signal_bytes(job)
+
+
+def signal_bytes(job: Job) -> int:
+    """Bytes of x, y and their gradients in the job's dtype: the unit of the memory target."""
+    return job.workload.signal_bytes() * job.precision.dtype.itemsize // 4
+
+
+def job_json(job: Job) -> dict[str, Any]:
+    """What the report says of a job's workload."""
+    w = job.workload
+    return {
+        "shape": w.shape,
+        "widths": list(w.widths),
+        "batch": w.batch,
+        "grid_size": w.grid_size,
+        "spline_order": w.spline_order,
+        "input_grad": w.input_grad,
+        "headline": job.headline,
+        "note": w.note,
+        "kan_parameters": w.kan_parameters,
+        "mlp_same_parameter_widths": list(w.same_parameter_widths()),
+        "signal_bytes": signal_bytes(job),
+    }

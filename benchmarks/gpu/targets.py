@@ -1,0 +1,137 @@
+"""What the GPU backends set out to reach, and whether a report shows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..document import milliseconds, size, times
+from ..targets import MEMORY_FACTOR, Outcome
+from ..workloads import TRAIN
+from .plan import COMPILES, EXECUTIONS, GRAPH, find_job
+from .table import GpuTable
+
+MLP_JOBS = ("net512/bf16", "net512/tf32")
+MLP_MUST, MLP_AIM = 1.25, 1.0
+COMPILED_FACTOR, COMPILED_WIDTH = 1.5, 512
+TEXTBOOK_FACTOR = 10.0
+MEMORY_JOB = "memory/fp32"
+# the native kernels are meant to be ahead of Triton's on these
+NARROW, FINE_GRID, SMALL_BATCH = 16, 128, 256
+
+
+def check(table: GpuTable) -> list[Outcome]:
+    """Every target, judged on the figures that a user gets, each side in its fastest execution."""
+    return [
+        *_mlp(table),
+        *_rivals(table),
+        _memory(table),
+        *_native_ahead(table),
+        *proofs(table.document),
+    ]
+
+
+def _mlp(table: GpuTable) -> list[Outcome]:
+    outcomes = []
+    for job in MLP_JOBS:
+        text = f"{job}: forward+backward <= {MLP_MUST:g}x the same-parameter MLP"
+        ours = table.best(job, TRAIN, table.ours(job))
+        mlp = table.best(job, TRAIN, "mlp-params")
+        if ours is None or mlp is None:
+            outcomes.append(Outcome(text, None, "no figure"))
+            continue
+        ratio = ours["median_ms"] / mlp["median_ms"]
+        alike = [
+            f"{execution} {times(cell['ratio_same_parameters'])}"
+            for execution in EXECUTIONS
+            if (cell := table.timed(job, TRAIN, table.ours(job), execution)) is not None
+            and "ratio_same_parameters" in cell
+        ]
+        found = f"{times(ratio)} ({ours['execution']} against {mlp['execution']}"
+        found += f"; like for like: {', '.join(alike)})"
+        outcomes.append(Outcome(text, ratio <= MLP_MUST, found))
+        outcomes.append(
+            Outcome(
+                f"{job}: < {MLP_AIM:g}x the same-parameter MLP (aim)", ratio < MLP_AIM, times(ratio), True
+            )
+        )
+    return outcomes
+
+
+def _rivals(table: GpuTable) -> list[Outcome]:
+    outcomes = []
+    for job in table.jobs:
+        ours = table.best(job, TRAIN, table.ours(job))
+        for provider, ways, factor, name in (
+            ("closed-form", COMPILES, COMPILED_FACTOR, "closed form + matmul under torch.compile"),
+            ("textbook", EXECUTIONS, TEXTBOOK_FACTOR, "textbook Cox-de Boor"),
+        ):
+            if provider == "closed-form" and max(find_job(job).workload.widths) > COMPILED_WIDTH:
+                continue
+            rival = table.best(job, TRAIN, provider, ways)
+            text = f"{job}: at least {factor:g}x faster than {name}"
+            if ours is None or rival is None:
+                outcomes.append(Outcome(text, None, "no figure" + (" of ours" if rival is not None else "")))
+                continue
+            ratio = rival["median_ms"] / ours["median_ms"]
+            found = f"{ratio:.1f}x ({ours['execution']} against {rival['execution']})"
+            outcomes.append(Outcome(text, ratio >= factor, found))
+    return outcomes
+
+
+def _memory(table: GpuTable) -> Outcome:
+    text = f"{MEMORY_JOB}: peak extra memory < {MEMORY_FACTOR:g}x the bytes of x, y and their gradients"
+    cell = table.timed(MEMORY_JOB, TRAIN, table.ours(MEMORY_JOB), EXECUTIONS[0])
+    if cell is None or "peak_extra_signals" not in cell:
+        return Outcome(text, None, "no figure")
+    value = cell["peak_extra_signals"]
+    return Outcome(text, value < MEMORY_FACTOR, f"{times(value)} ({size(cell['peak_extra_bytes'])})")
+
+
+def _native_ahead(table: GpuTable) -> list[Outcome]:
+    """Where both were timed: strict float32, fine grids, narrow layers and small batches."""
+    outcomes = []
+    for name in table.jobs:
+        job = find_job(name)
+        w = job.workload
+        reasons = [
+            reason
+            for reason, holds in (
+                ("strict float32", job.precision.name == "fp32"),
+                (f"G >= {FINE_GRID}", w.grid_size >= FINE_GRID),
+                (f"a width <= {NARROW}", min(w.widths) <= NARROW),
+                (f"B <= {SMALL_BATCH}", w.batch <= SMALL_BATCH),
+            )
+            if holds
+        ]
+        native, triton = (table.best(name, TRAIN, f"ours-{b}") for b in ("native", "triton"))
+        if reasons and native is not None and triton is not None:
+            outcomes.append(
+                Outcome(
+                    f"{name}: native ahead of triton ({', '.join(reasons)})",
+                    native["median_ms"] < triton["median_ms"],
+                    f"{milliseconds(native['median_ms'])} ms against {milliseconds(triton['median_ms'])} ms",
+                )
+            )
+    return outcomes
+
+
+def proofs(document: dict[str, Any]) -> list[Outcome]:
+    """Correctness, without which no figure counts: tests, sanitizer, gates."""
+    outcomes = []
+    for title, section in document.get("tests", {}).items():
+        bad = section["failed"] + section["crashed"] + len(section["problems"])
+        ran = section["passed"] + bad
+        found = f"{section['passed']} passed, {bad} failed, {section['skipped']} skipped"
+        found += f", {section['not_run']} not run" if section["not_run"] else ""
+        outcomes.append(Outcome(f"{title}: every test passes", (bad == 0) if ran else None, found))
+    for tool, section in document.get("sanitizer", {}).items():
+        reached = {"clean": True, "errors": False, "failed": False}.get(section["status"])
+        outcomes.append(Outcome(f"compute-sanitizer {tool}: no error", reached, section["summary"]))
+    ours = [
+        r for r in document["results"] if r["kind"] == "ours" and r["status"] in ("ok", "gated", "failed")
+    ]
+    wrong = [r for r in ours if r["status"] != "ok"]
+    captured = sum(r["execution"] == GRAPH and r["status"] == "ok" for r in ours)
+    found = f"{len(ours) - len(wrong)} of {len(ours)}, {captured} of them as CUDA graphs"
+    outcomes.append(Outcome("every figure of ours passes its gate", (not wrong) if ours else None, found))
+    return outcomes

@@ -1,0 +1,108 @@
+"""Fused kernels in Triton, for the GPUs that it compiles for. Triton is imported when the first kernel runs.
+
+basis.py place.py tiles.py      device functions
+forward_kernels.py gradient_kernels.py gather_kernels.py    kernels
+plan.py tiling.py tuning.py     which kernel, tile and split
+knots.py                        uniform knots
+launch.py guard.py              the four contractions: check, allocate, choose, launch
+compile_only.py                 machine code for GPUs that are not here
+"""
+
+import importlib.util
+import os
+
+import torch
+
+from ... import ops
+from ...contract import MAX_DERIVATIVE, MAX_SPLINE_ORDER
+
+NAME = "triton"
+DIFFERENTIABLE = False
+_INSTALLED = importlib.util.find_spec("triton") is not None
+NAMESPACE = "kan_kernels_triton" if _INSTALLED else None
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_CAPABILITY = (8, 0)  # the first with bfloat16 and TF32 on matrix units
+
+
+def interpreting() -> bool:
+    """Whether Triton's kernels run in its interpreter, on the CPU, for tests."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+
+
+def can_run(case) -> str | None:
+    """None if these kernels can run this case, or why not."""
+    if not _INSTALLED:
+        return "Triton is not installed (pip install triton)"
+    if case.device not in ("cuda", "cpu"):
+        return f"no kernels for {case.device}, only for CUDA and ROCm GPUs"
+    if case.device == "cpu" and not interpreting():
+        seen = "" if torch.cuda.is_available() else "; torch sees no GPU here"
+        return f"Triton's kernels run on a GPU, or on the CPU in its interpreter (TRITON_INTERPRET=1){seen}"
+    if case.device == "cuda":
+        if not torch.cuda.is_available():
+            return "torch sees no GPU here"
+        if torch.version.hip is None and torch.cuda.get_device_capability() < _CAPABILITY:
+            have = ".".join(map(str, torch.cuda.get_device_capability()))
+            return f"compute capability {have} is below 8.0"
+        if torch.version.hip is not None and case.dtype == torch.float64:
+            return "no float64 kernels on ROCm"
+    if case.dtype not in _DTYPES:
+        return f"no kernels for {case.dtype}"
+    if case.spline_order > MAX_SPLINE_ORDER:
+        return f"spline_order {case.spline_order} is above {MAX_SPLINE_ORDER}"
+    if case.derivative > MAX_DERIVATIVE:
+        return f"derivative {case.derivative} is above {MAX_DERIVATIVE}"
+    return None
+
+
+def why(case) -> str:
+    """What speaks for this backend where it is the first that can run, and which of its kernels it takes."""
+    from . import launch, tiling
+
+    rows = case.grid_size + case.spline_order
+    shape = tiling.Case(
+        case.device, case.dtype, 1, case.in_features, case.out_features, rows, case.spline_order
+    )
+    number = launch.precision(case.dtype)
+    if case.dtype == torch.float64:
+        kernels = "coefficient rows are gathered: float64 has no matrix kernel"
+    elif tiling.gathers(shape, number):
+        limit = tiling.GATHER_ROWS["half" if shape.half else number]
+        kernels = (
+            f"coefficient rows are gathered: {case.out_features} outputs, {rows} basis rows "
+            f"(up to {tiling.GATHER_WIDTH} outputs, or from {limit} rows on)"
+        )
+    else:
+        kernels = f"products of {'16-bit' if shape.half else number} operands on matrix units"
+    return f"fused kernels, compiled by Triton for this GPU; {kernels}"
+
+
+def _entry(op: str):
+    """The contraction as the Functions call it: the op where something traces, else past the dispatcher."""
+
+    def call(*args):
+        if type(args[0]) in _PLAIN and not torch.compiler.is_compiling():
+            from . import launch
+
+            return getattr(launch, op)(*args)
+        return getattr(torch.ops.kan_kernels_triton, op).default(*args)
+
+    return call
+
+
+def _kernel(op: str):
+    def run(*args):
+        from . import guard, launch
+
+        guard.check(op, args)
+        return getattr(launch, op)(*args)
+
+    return run
+
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+if NAMESPACE is not None:
+    _library = ops.define(NAMESPACE, {op: _kernel(op) for op in ops.SCHEMAS}, ("CUDA", "CPU"))
+    forward_op = torch.ops.kan_kernels_triton.forward.default
+    forward, input, weight, backward = map(_entry, ("forward", "input", "weight", "backward"))

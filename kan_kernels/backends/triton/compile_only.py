@@ -1,0 +1,194 @@
+"""Compile the kernels for GPUs that are not here: what `launch` would launch for given shapes, as machine
+code.
+
+The contractions run on meta tensors with the launch itself replaced by a recorder, so that what is compiled
+is what would run, tile and constants included. Used by tests and by `python -m benchmarks.static_cost`.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from . import launch, tiling
+
+ARCHS = (80, 90, 100)
+SMALL = 86  # like 89 and 120 it has 99 KiB of shared memory for a block
+_POINTERS = {
+    torch.float32: "*fp32",
+    torch.float64: "*fp64",
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+}
+_SHORT = {
+    torch.float32: "strict fp32",
+    torch.float64: "fp64",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One kernel in one dtype ("tf32" and "strict fp32" both store float32) and one situation."""
+
+    kernel: str
+    dtype: str
+    options: str
+    archs: tuple[int, ...]  # it is checked for
+    launched: Callable[[int], tuple] = field(compare=False, repr=False)  # arch -> an entry of `record`
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The outcome of Triton's compiler. `binary` is a cubin, or an hsaco for AMD."""
+
+    binary: bytes
+    assembly: str
+    ttgir: str
+    shared: int
+    num_warps: int
+
+    @property
+    def cubin(self) -> bytes:
+        return self.binary
+
+
+def record(op: str, dtype: torch.dtype, shape: tuple[int, int, int], *, grid_size: int = 5, order: int = 3,
+           derivative: int = 0, base: int = 1, side: bool = False, bias: bool = False, uniform: bool = True,
+           tf32: bool = False, arch: int = 90) -> list[tuple]:  # fmt: skip
+    """The launches of one contraction: (kernel, arguments, constants, tile) each, on meta tensors.
+
+    shape: (batch, in_features, out_features). uniform: as if every feature's knots were.
+    arch: the compute capability for which tiles are chosen.
+    """
+    rows, features, width = shape
+    basis_rows = grid_size + order
+
+    def empty(*size: int, as_dtype: torch.dtype = dtype) -> torch.Tensor:
+        return torch.empty(size, dtype=as_dtype, device="meta")
+
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    x = empty(rows, features, as_dtype=wide)
+    s = empty(rows, features, as_dtype=wide) if side else None
+    spline, base_weight = empty(features, basis_rows, width), empty(features, width) if base else None
+    g, grid = empty(rows, width), empty(features, basis_rows + order + 1, as_dtype=wide)
+    tail = (grid, order, base, derivative)
+    arguments = {
+        "forward": (x, s, spline, base_weight, empty(width) if bias else None, *tail),
+        "input": (x, spline, base_weight, g, *tail),
+        "weight": (x, s, g, *tail),
+        "backward": (x, spline, base_weight, g, *tail),
+    }[op]
+    launches: list[tuple] = []
+
+    def recorder(kernel, device, blocks, arguments, constants, tile) -> None:
+        launches.append((kernel, arguments, constants, tile))
+
+    table = empty(2, features, as_dtype=torch.float32) if uniform else None
+    with (
+        mock.patch.object(tiling, "launch", recorder),
+        mock.patch.object(launch, "uniform_table", lambda grid, order: table),
+        mock.patch.object(launch, "tf32_allowed", lambda: tf32),
+        mock.patch.object(tiling, "architecture", lambda device: arch),
+    ):
+        getattr(launch, op)(*arguments)
+    return launches
+
+
+def specializations() -> Iterator[Spec]:
+    """Every kernel in every dtype for every architecture; what strains the compiler, for sm_90 alone."""
+    wide, narrow, medium = (8192, 512, 512), (1000, 2, 5), (4096, 128, 128)
+    half = (torch.bfloat16, torch.float16)
+    for dtype, tf32 in [*((d, False) for d in half), (torch.float32, True), (torch.float32, False)]:
+        yield from _specs("forward", dtype, wide, "[512,512] G=5", tf32=tf32)
+        yield from _specs("input", dtype, wide, "[512,512] G=5", derivative=1, tf32=tf32)
+        yield from _specs("weight", dtype, wide, "[512,512] G=5", tf32=tf32)
+    for dtype in half:
+        yield from _specs("backward", dtype, medium, "[128,128] G=5, one pass", (90, 100))
+        yield from _specs("backward", dtype, (4096, 64, 64), "[64,64] G=5, one pass")
+    for dtype in (*half, torch.float32, torch.float64):
+        for op, derivative in (("forward", 0), ("input", 1), ("backward", 0)):
+            yield from _specs(op, dtype, narrow, "[2,5] G=5", derivative=derivative)
+    once: dict[str, Any] = {"archs": (90,)}
+    for dtype, tf32 in ((torch.bfloat16, False), (torch.float32, True), (torch.float32, False)):
+        yield from _specs("forward", dtype, wide, "[512,512] G=28", grid_size=28, tf32=tf32, archs=(SMALL,))
+        yield from _specs("weight", dtype, wide, "[512,512] G=28", grid_size=28, tf32=tf32, archs=(SMALL,))
+        yield from _specs(
+            "input", dtype, wide, "[512,512] G=28, m=1", grid_size=28, derivative=1, tf32=tf32, archs=(SMALL,)
+        )
+    for dtype in (torch.bfloat16, torch.float32):
+        yield from _specs("forward", dtype, wide, "[512,512] G=20", grid_size=20, **once)
+        yield from _specs(
+            "forward", dtype, wide, "[512,512] G=5, any knots, side, bias, identity, m=1",
+            uniform=False, side=True, bias=True, base=2, derivative=1, **once,
+        )  # fmt: skip
+        yield from _specs("forward", dtype, wide, "[512,512] G=6 k=10", grid_size=6, order=10, **once)
+        yield from _specs("weight", dtype, wide, "[512,512] G=6 k=10", grid_size=6, order=10, **once)
+        yield from _specs(
+            "input", dtype, wide, "[512,512] G=6 k=10, m=1", grid_size=6, order=10, derivative=1, **once
+        )
+    yield from _specs("forward", torch.float32, wide, "[512,512] G=20", grid_size=20, tf32=True, **once)
+    yield from _specs(
+        "backward", torch.bfloat16, medium, "[128,128] G=5, one pass, any knots", uniform=False, **once
+    )
+    yield from _specs("weight", torch.float64, (1000, 64, 64), "[64,64] G=5", **once)
+
+
+def _specs(
+    op: str,
+    dtype: torch.dtype,
+    shape: tuple[int, int, int],
+    options: str,
+    archs: tuple[int, ...] = ARCHS,
+    **settings,
+) -> Iterator[Spec]:
+    name = "tf32" if settings.get("tf32") else _SHORT[dtype]
+    kernels = [launched[0].fn.__name__ for launched in record(op, dtype, shape, **settings)]
+    for kernel in dict.fromkeys(kernels):  # the parts of d_spline and d_base are summed by one kernel
+
+        def launched(arch: int, kernel=kernel) -> tuple:
+            made = record(op, dtype, shape, **settings, arch=arch)
+            return next(entry for entry in made if entry[0].fn.__name__ == kernel)
+
+        yield Spec(kernel, name, options, archs, launched)
+
+
+def compile_spec(spec: Spec, arch: int | str) -> Compiled:
+    """Machine code of one specialisation. arch: 80, 90, 100 for CUDA, or an AMD name such as "gfx942"."""
+    kernel, arguments, constants, tile = spec.launched(arch if isinstance(arch, int) else 90)
+    options: dict[str, Any] = {"enable_fp_fusion": True}
+    constants = dict(constants)
+    for name, value in tile.items():
+        (options if name in ("num_warps", "num_stages") else constants)[name] = value
+    names = [parameter.name for parameter in kernel.params]
+    signature, attributes, fixed = {}, {}, dict(constants)
+    for position, (name, value) in enumerate(zip(names, arguments, strict=False)):
+        if value is None or (isinstance(value, int) and value == 1):
+            signature[name], fixed[name] = "constexpr", value
+            continue
+        if isinstance(value, int):
+            signature[name] = "i32" if value < 2**31 else "i64"
+        else:
+            signature[name] = _POINTERS[value.dtype]
+        if not isinstance(value, int) or value % 16 == 0:
+            attributes[(position,)] = [["tt.divisibility", 16]]
+    for name in names[len(arguments) :]:
+        signature[name] = "constexpr"
+    if isinstance(arch, str):
+        target = GPUTarget("hip", arch, 64)
+        options["num_stages"] = min(options["num_stages"], 2)
+        fixed = {name: "ieee" if name == "PRECISION" else value for name, value in fixed.items()}
+    else:
+        target = GPUTarget("cuda", arch, 32)
+    source = ASTSource(fn=kernel, signature=signature, constexprs=fixed, attrs=attributes)
+    made = triton.compile(source, target=target, options=options)
+    binary, assembly = ("hsaco", "amdgcn") if isinstance(arch, str) else ("cubin", "ptx")
+    return Compiled(
+        made.asm[binary], made.asm[assembly], made.asm["ttgir"], made.metadata.shared, made.metadata.num_warps
+    )

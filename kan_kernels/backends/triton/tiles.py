@@ -1,0 +1,98 @@
+"""Device functions that load tiles, multiply them and round them, and what NaN does to a result."""
+
+import triton
+import triton.language as tl
+
+INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
+
+
+@triton.jit
+def product(a, b, acc, PRECISION: tl.constexpr):
+    """acc + a @ b, in acc's dtype. The interpreter would multiply the bit patterns of bfloat16."""
+    if INTERPRETED and a.dtype == tl.bfloat16:
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=acc.dtype)
+
+
+@triton.jit
+def narrow(value, dtype: tl.constexpr):
+    """value rounded to nearest even in dtype, which the interpreter does not do for bfloat16."""
+    if INTERPRETED and dtype == tl.bfloat16:
+        bits = value.to(tl.float32).to(tl.uint32, bitcast=True)
+        bits += 0x7FFF + ((bits >> 16) & 1)
+        out = (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        out = value.to(dtype)
+    return out
+
+
+@triton.jit
+def poison(x, side):
+    """0, or NaN where NaN in x (or inf in side) must reach every result, whatever the coefficients."""
+    value = tl.where(x == x, 0.0, x)
+    if side is not None:
+        value += side * 0.0
+    return value
+
+
+@triton.jit
+def load_rows(pointer, rows, columns, row_stride, column_stride, size, EVEN: tl.constexpr):
+    """The tile pointer[rows, columns] of a strided matrix, float32 at least; columns past `size` are 0."""
+    at = pointer + rows[:, None] * row_stride + columns[None, :].to(tl.int64) * column_stride
+    if EVEN:
+        tile = tl.load(at)
+    else:
+        tile = tl.load(at, mask=columns[None, :] < size, other=0.0)
+    if tile.dtype != tl.float64:
+        tile = tile.to(tl.float32)
+    return tile
+
+
+@triton.jit
+def load_part(pointer, rows, columns, row_stride, column_stride, end, size, EVEN: tl.constexpr):
+    """The tile pointer[rows, columns] in its dtype; 0 in rows from `end`, unless EVEN columns from `size`."""
+    at = pointer + rows[:, None] * row_stride + columns[None, :].to(tl.int64) * column_stride
+    if EVEN:
+        tile = tl.load(at, mask=(rows < end)[:, None], other=0.0)
+    else:
+        tile = tl.load(at, mask=(rows < end)[:, None] & (columns < size)[None, :], other=0.0)
+    return tile
+
+
+@triton.jit
+def scale_all(values, factor):
+    """The tuple, each value times factor."""
+    out = ()
+    for j in tl.static_range(len(values)):
+        out = out + (values[j] * factor,)
+    return out
+
+
+@triton.jit
+def load_coefficients(tile, group, i, r, n, I, O, R: tl.constexpr, RG: tl.constexpr, EVEN_I: tl.constexpr,
+                      EVEN_O: tl.constexpr):  # fmt: skip
+    """Rows RG * group + r of the inputs i, columns n; `tile` points at those of group 0. 0 past the ends."""
+    r += group * RG
+    at = tile + (group * RG) * O
+    if R % RG == 0 and EVEN_I and EVEN_O:
+        rows = tl.load(at)
+    elif EVEN_O:
+        rows = tl.load(at, mask=((i < I) & (r < R))[:, None], other=0.0)
+    else:
+        rows = tl.load(at, mask=((i < I) & (r < R))[:, None] & (n < O)[None, :], other=0.0)
+    return rows
+
+
+@triton.jit
+def lost_rows(x, side, m, I, x_row, x_column, side_row, side_column, BM: tl.constexpr, BK: tl.constexpr):
+    """[BM]: the poison of whole rows, for a basis that is zero everywhere."""
+    lost = tl.zeros((BM, BK), tl.float32 if x.dtype.element_ty != tl.float64 else tl.float64)
+    for i0 in range(0, I, BK):
+        i = i0 + tl.arange(0, BK)
+        xs = load_rows(x, m, i, x_row, x_column, I, False)
+        if side is not None:
+            lost += poison(xs, load_rows(side, m, i, side_row, side_column, I, False))
+        else:
+            lost += poison(xs, None)
+    return tl.sum(lost, 1)

@@ -1,0 +1,322 @@
+"""Which kernel runs a case, in tiles of which size, over how many parts; and the launch itself.
+
+Nothing here looks at values. What depends on the device alone (the number of its processors) is asked for
+once. Splits of sums depend on shapes and device only, so the same inputs give the same bits.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from . import tuning
+from .plan import ceil_div, power_of_two
+
+INPUTS = 16  # of a tile of gradients
+ROW_SUM_COLUMNS, ROW_SUM_ROWS = 16, 32  # outputs and basis rows of a tile of gather_backward, at most
+GATHER_WIDTH = 16  # outputs up to which a layer is too narrow for matrix units
+# Basis rows from which k+1 fetched rows beat R products: matrix rate / R against 8 gathered edges a clock and
+# processor (docs/design.md). An estimate: no GPU has confirmed it.
+GATHER_ROWS = {"half": 256, "tf32": 128, "tf32x3": 48, "ieee": 48}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Shapes and dtype of one contraction."""
+
+    device: str
+    dtype: torch.dtype
+    rows: int
+    features: int
+    width: int
+    basis_rows: int
+    order: int
+    arch: int = 90  # compute capability, 90 where there is none
+
+    @property
+    def half(self) -> bool:
+        return self.dtype in (torch.bfloat16, torch.float16)
+
+    @property
+    def warp_groups(self) -> bool:
+        """Whether matrix instructions belong to groups of warps (sm_90, sm_100): larger tiles fit."""
+        return self.arch // 10 in (9, 10, 11)
+
+    @staticmethod
+    def of(x: torch.Tensor, dtype: torch.dtype, width: int, basis_rows: int, order: int) -> "Case":
+        rows, features = x.shape
+        return Case(x.device.type, dtype, rows, features, width, basis_rows, order, architecture(x.device))
+
+
+def gathers(case: Case, precision: str) -> bool:
+    """Whether forward and input fetch coefficient rows rather than multiply matrices."""
+    if case.dtype == torch.float64 or case.width <= GATHER_WIDTH:
+        return True
+    return case.basis_rows >= GATHER_ROWS["half" if case.half else precision]
+
+
+def sums_rows(case: Case) -> bool:
+    """Whether gradients of the weights are summed row by row rather than by products of matrices."""
+    return case.dtype == torch.float64 or case.width <= GATHER_WIDTH
+
+
+def one_pass(case: Case) -> bool:
+    """Whether one tile holds all outputs and basis rows, so that both gradients come from one pass."""
+    if sums_rows(case):
+        return case.width <= ROW_SUM_COLUMNS and case.basis_rows <= ROW_SUM_ROWS
+    # float32 operands would not stay in registers
+    limit = 16384 if case.warp_groups else 8192
+    return case.half and INPUTS * _all_rows(case) * _columns(case.width) <= limit
+
+
+def _all_rows(case: Case) -> int:
+    return max(4, power_of_two(case.basis_rows))
+
+
+def _columns(width: int, most: int = 1 << 30) -> int:
+    """Columns of a tile: a power of two, at least the 16 of a matrix instruction."""
+    return min(most, max(16, power_of_two(width)))
+
+
+def gather(case: Case) -> dict[str, int]:
+    """The tile of a gathering kernel: 4 fetched coefficients of each basis value a thread and step."""
+    columns = min(32, power_of_two(case.width))
+    inputs = min(power_of_two(case.features), max(1, 32 // columns))
+    rows = max(16, (8192 if case.device == "cpu" else 512) // (columns * inputs))
+    rows = min(rows, max(16, power_of_two(case.rows)))
+    return {"BM": rows, "BN": columns, "BI": inputs, "num_warps": 4, "num_stages": 1}
+
+
+def row_sums(case: Case) -> dict[str, int]:
+    """The tile of gather_backward: BM x BR x BN sums in registers."""
+    columns = min(ROW_SUM_COLUMNS, power_of_two(case.width))
+    size = 16384 if case.device == "cpu" else 1024
+    basis_rows = power_of_two(case.basis_rows)
+    if not one_pass(case):
+        basis_rows = min(basis_rows, max(1, size // (16 * columns)))
+    rows = min(max(16, size // (columns * basis_rows)), max(16, power_of_two(case.rows)), 256)
+    return {"BM": rows, "BN": columns, "BR": min(basis_rows, ROW_SUM_ROWS), "num_warps": 8, "num_stages": 1}
+
+
+def parts(case: Case, device: torch.device) -> tuple[int, int]:
+    """(rows of a part, number of parts) of a sum over the batch.
+
+    Enough parts to fill the device twice, none short, and partial sums no larger than x and y.
+    """
+    if sums_rows(case):
+        tile, shortest = row_sums(case), 1024
+        programs = case.features * ceil_div(case.basis_rows, tile["BR"]) * ceil_div(case.width, tile["BN"])
+    else:
+        shortest = 256
+        programs = ceil_div(case.features * case.basis_rows, INPUTS * 8) * ceil_div(case.width, 128)
+    wanted = ceil_div(2 * processors(device), programs)
+    weights = case.features * (case.basis_rows + 1) * case.width
+    allowed = case.rows * (case.features + case.width) // weights
+    count = max(1, min(wanted, allowed, case.rows // shortest))
+    rows = ceil_div(ceil_div(case.rows, count), 64) * 64
+    return rows, ceil_div(case.rows, rows)
+
+
+@cache
+def architecture(device: torch.device) -> int:
+    """Compute capability as 10 major + minor; 90 for devices that have none, AMD's among them."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return 90
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+@cache
+def processors(device: torch.device) -> int:
+    """Multiprocessors or compute units; few in the interpreter, an H100's where only shapes are known."""
+    if device.type != "cuda":
+        return 4 if device.type == "cpu" else 132
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def candidates(kernel: str, case: Case, constants: dict, interpreted: bool) -> list[dict[str, int]]:
+    """Tiles worth trying, the fixed choice first. Keys are compile-time arguments of the kernel."""
+    exact = constants.get("POLY") is None
+    tiles = _distinct(_TILES[kernel](case, constants, exact, interpreted))
+    if torch.version.hip is not None:  # 64 KiB of shared memory
+        tiles = [{**tile, "num_stages": min(tile["num_stages"], 2)} for tile in tiles]
+    return tiles
+
+
+def _forward_tiles(case: Case, constants: dict, exact: bool, small: bool):
+    """(BM, BN, inputs x 8 rows, BK of the base, warps, stages)."""
+    group, long = _group(case), case.basis_rows > 8
+    if small:
+        shapes = [(32, 32, 4, 16, 4, 1)]
+    elif case.order > 3:
+        shapes = [(64, 64, 4, 32, 4, 1)]
+    elif case.half and exact:
+        shapes = [(128, 128, 8, 32, 8, 1), (128, 256, 8, 32, 8, 1), (64, 64, 8, 32, 8, 2)]
+    elif case.half and long:
+        shapes = [(64, 128, 8, 32, 4, 3), (128, 128, 8, 32, 8, 2), (64, 64, 8, 32, 4, 3)]
+        if not case.warp_groups:
+            shapes = [(64, 64, 8, 32, 8, 2)]
+    elif case.half:
+        shapes = [
+            (128, 128, 8, 32, 4, 3),
+            (64, 64, 8, 32, 4, 3),
+            (128, 256, 8, 32, 8, 3),
+            (128, 64, 8, 32, 4, 4),
+        ]
+    elif exact and not case.warp_groups:  # three products of TF32 parts
+        shapes = [(32, 64, 4, 32, 8, 2)] if long else [(64, 64, 4, 32, 8, 2)]
+    elif exact:
+        shapes = [(64, 64, 4, 32, 8, 2)] if long else [(64, 128, 4, 32, 8, 2), (64, 64, 4, 32, 4, 2)]
+    elif long and not case.warp_groups:
+        shapes = [(64, 64, 4, 32, 8, 2)]
+    elif long:
+        shapes = [(64, 128, 8, 32, 4, 2), (64, 64, 8, 32, 4, 2)]
+    else:
+        shapes = [(128, 128, 8, 32, 4, 2), (64, 64, 8, 32, 4, 3), (128, 64, 8, 32, 4, 3)]
+    if case.arch // 10 != 9:
+        shapes = [(bm, bn, bi, bk, 8, stages) for bm, bn, bi, bk, _, stages in shapes]
+    for bm, bn, bi, bk, warps, stages in shapes:
+        bi, bn = bi * 8 // group, _columns(case.width, bn)
+        yield {
+            "BM": min(bm, max(64 if bm > 32 else bm, power_of_two(case.rows))),
+            "BN": bn,
+            "BI": bi,
+            "BK": bk,
+            "RG": group,
+            "EVEN_I": case.features % max(bi, bk) == 0,
+            "EVEN_O": case.width % bn == 0,
+            "num_warps": warps,
+            "num_stages": stages,
+        }
+
+
+def _input_tiles(case: Case, constants: dict, exact: bool, small: bool):
+    """(BM, BK, warps, stages)."""
+    if small:
+        shapes = [(32, 16, 4, 1)]
+    elif case.order > 3 or (exact and not case.warp_groups):
+        shapes = [(32, 32, 8, 2)]
+    elif not case.warp_groups:
+        shapes = [(64, 64 if case.half else 32, 8, 2)]
+    elif case.half:
+        shapes = [(128, 64, 8, 3), (64, 64, 4, 3), (128, 32, 8, 4)]
+    elif exact:
+        shapes = [(64, 32, 8, 2)]
+    else:
+        shapes = [(128, 32, 8, 2), (64, 32, 4, 3)]
+    for bm, bk, warps, stages in shapes:
+        bk = _columns(case.width, bk)
+        yield {
+            "BM": min(bm, max(64 if bm > 32 else bm, power_of_two(case.rows))),
+            "BK": bk,
+            "BI": INPUTS,
+            "RG": _group(case),
+            "EVEN_I": case.features % INPUTS == 0,
+            "EVEN_O": case.width % bk == 0,
+            "num_warps": warps,
+            "num_stages": stages,
+        }
+
+
+def _backward_tiles(case: Case, constants: dict, exact: bool, small: bool):
+    """(BM, BN, warps, stages)."""
+    rows, columns, most = _group(case), 128, 256
+    if constants["ONE_PASS"]:
+        rows, columns = _all_rows(case), _columns(case.width)
+        shapes = [(64, columns, 8 if INPUTS * rows * columns >= 8192 else 4, 1)]
+    elif case.order > 3:
+        shapes = [(32, 64, 8, 1)]
+    elif case.half:
+        shapes = [(64, 128, 8, 3), (64, 256, 8, 3), (64, 64, 4, 3)]
+    elif exact and not case.warp_groups:
+        shapes = [(16, 64, 8, 2)]
+    else:
+        shapes = [(32, 128, 8, 2), (64, 128, 8, 2), (32, 64, 4, 2)]
+    if small:
+        shapes, most = [(32, columns if constants["ONE_PASS"] else 32, 4, 1)], columns
+    for bm, bn, warps, stages in shapes:
+        bn = _columns(case.width, min(bn, most))
+        yield {
+            "BM": bm,
+            "BN": bn,
+            "BI": INPUTS,
+            "RG": rows,
+            "EVEN_I": case.features % INPUTS == 0,
+            "EVEN_O": case.width % bn == 0,
+            "num_warps": warps,
+            "num_stages": stages,
+        }
+
+
+def _base_tiles(case: Case, constants: dict, exact: bool, small: bool):
+    """(BM, BN, BI, warps, stages)."""
+    if small:
+        shapes = [(16, 16, 16, 4, 1)]
+    else:
+        strict = constants["PRECISION"] == "tf32x3"
+        bm = 32 if strict or not case.warp_groups else 64
+        shapes = [(bm, 64, 64, 8 if strict else 4, 3 if case.half else 2)]
+    for bm, bn, bi, warps, stages in shapes:
+        columns = _columns(case.width, bn)
+        yield {
+            "BM": bm,
+            "BN": columns,
+            "BI": bi,
+            "EVEN_I": case.features % bi == 0,
+            "EVEN_O": case.width % columns == 0,
+            "num_warps": warps,
+            "num_stages": stages,
+        }
+
+
+_TILES = {
+    "dense_forward": _forward_tiles,
+    "dense_input": _input_tiles,
+    "dense_backward": _backward_tiles,
+    "base_gradient": _base_tiles,
+}
+
+
+def _group(case: Case) -> int:
+    """Basis rows of one input that a tile takes at a time."""
+    return 8 if case.basis_rows > 4 else 4
+
+
+def _distinct(tiles) -> list[dict[str, int]]:
+    out: list[dict[str, int]] = []
+    for tile in tiles:
+        if tile not in out:
+            out.append(tile)
+    return out
+
+
+def interpreted(kernel) -> bool:
+    """Whether a kernel was defined under TRITON_INTERPRET=1."""
+    return not hasattr(kernel, "device_caches")
+
+
+def launch(kernel, device: torch.device, blocks: int, arguments: tuple, constants: dict, tile: dict) -> None:
+    """One launch on x's device and its current stream."""
+    if device.type == "cpu":
+        kernel[(blocks,)](*arguments, **constants, **tile)
+        return
+    with torch.cuda._DeviceGuard(device.index):
+        kernel[(blocks,)](*arguments, **constants, **tile, enable_fp_fusion=True)
+
+
+def sum_parts(kernel, parts: torch.Tensor, total: torch.Tensor) -> None:
+    """total = parts summed over their first dimension, in order."""
+    size, block = total.numel(), 1024
+    tile = {"BLOCK": block, "num_warps": 4, "num_stages": 1}
+    launch(kernel, total.device, ceil_div(size, block), (parts, total, size, parts.shape[0]), {}, tile)
+
+
+def launch_tuned(kernel, device: torch.device, case: Case, blocks, arguments: tuple, constants: dict) -> None:
+    """One launch in the tile that `tuning` knows to be the fastest here, or else in the fixed one."""
+    name = kernel.fn.__name__
+    tiles = candidates(name, case, constants, interpreted(kernel))
+
+    def run(tile: dict) -> None:
+        launch(kernel, device, blocks(tile), arguments, constants, tile)
+
+    run(tuning.best(name, device, case, constants, tiles, run))

@@ -1,0 +1,113 @@
+"""The fastest tile of a kernel for a class of shapes: measured once on each kind of device, remembered on
+disk.
+
+Nothing is measured with torch.use_deterministic_algorithms(True) or KAN_KERNELS_TUNING=0: the first candidate
+is fixed. The order in which a result's terms are added does not depend on the tile, but which matrix
+instruction adds them may.
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+
+from .plan import power_of_two
+
+_chosen: dict[str, dict] = {}
+_loaded: set[Path] = set()
+
+
+def cache_file() -> Path:
+    """KAN_KERNELS_CACHE, or a folder beside Triton's own compiled kernels."""
+    folder = os.environ.get("KAN_KERNELS_CACHE")
+    if folder is None:
+        import triton
+
+        folder = os.path.join(triton.knobs.cache.dir, "kan_kernels")
+    return Path(folder) / "tiles.json"
+
+
+def best(name: str, device: torch.device, case, constants: dict, tiles: list[dict], run) -> dict:
+    """The tile to use; `run(tile)` launches the kernel, whose results may be overwritten many times."""
+    if (
+        len(tiles) == 1
+        or device.type != "cuda"
+        or torch.are_deterministic_algorithms_enabled()
+        or os.environ.get("KAN_KERNELS_TUNING") == "0"
+    ):
+        return tiles[0]
+    key = _key(name, device, case, constants)
+    tile = _chosen.get(key)
+    if tile is None:
+        _load()
+        tile = _chosen.get(key)
+    if tile is not None and tile["tile"] in tiles:
+        return tile["tile"]
+    if torch.cuda.is_current_stream_capturing():
+        return tiles[0]
+    tile = _measure(tiles, run)
+    _chosen[key] = {"tile": tile}
+    _save()
+    return tile
+
+
+def _key(name: str, device: torch.device, case, constants: dict) -> str:
+    """Shapes in powers of two: the launches of one class share a tile."""
+    import triton
+
+    shape = [power_of_two(max(16, n)) for n in (case.rows, case.features, case.width)]
+    facts = [
+        name,
+        torch.cuda.get_device_name(device),
+        f"triton {triton.__version__}",
+        str(case.dtype).removeprefix("torch."),
+        constants["PRECISION"],
+        *shape,
+        case.basis_rows,
+        case.order,
+        constants["M"],
+        "uniform" if constants.get("POLY") is not None else "exact",
+        "one pass" if constants.get("ONE_PASS") else "",
+    ]
+    return " | ".join(map(str, facts))
+
+
+def _measure(tiles: list[dict], run) -> dict:
+    """The tile with the smallest median time; those that do not fit the device are passed over."""
+    from triton.runtime.errors import OutOfResources
+    from triton.testing import do_bench
+
+    times = []
+    for tile in tiles:
+        try:
+            times.append(do_bench(lambda tile=tile: run(tile), warmup=5, rep=20, return_mode="median"))
+        except OutOfResources:
+            times.append(float("inf"))
+    return tiles[times.index(min(times))]
+
+
+def _load() -> None:
+    path = cache_file()
+    if path in _loaded:
+        return
+    _loaded.add(path)
+    try:
+        stored = json.loads(path.read_text())
+    except (OSError, ValueError):  # absent, unreadable or half written by an older version: measure again
+        return
+    for key, tile in stored.items():
+        _chosen.setdefault(key, {"tile": tile})
+
+
+def _save() -> None:
+    """Replace the file in one step. Where that fails, the next process measures again."""
+    path = cache_file()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            json.dump({key: entry["tile"] for key, entry in _chosen.items()}, file, indent=1)
+        os.replace(file.name, path)
+    except OSError:
+        return
