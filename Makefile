@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 SOURCES := $(shell find csrc python -type f) CMakeLists.txt setup.py pyproject.toml
 CXX_FILES := $(shell find csrc python tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test check bench gpu build wheel sanitize format clean help
+.PHONY: demo test check bench gpu interpret build wheel sanitize format clean help
 
 help:
 	@echo "make demo      train KANs beside MLPs of the same size, print the table, draw the picture"
@@ -17,6 +17,7 @@ help:
 	@echo "make gpu       on a GPU: build, test, measure, one report (the system's Python, offline, 8 minutes)"
 	@echo "make check     ruff, clang-format, mypy, README figures up to date"
 	@echo "make wheel     one wheel in dist/"
+	@echo "make interpret the Triton kernels in Triton's interpreter, without a GPU"
 	@echo "make sanitize  the CPU kernels under ASan and UBSan"
 
 $(VENV)/.ready: pyproject.toml
@@ -61,6 +62,12 @@ wheel: $(VENV)/.ready
 
 test: check sanitize wheel
 	$(BIN)/python -m pytest
+	$(MAKE) interpret
+
+# The Triton kernels on the CPU, in Triton's interpreter, which a process has for all kernels or for none.
+interpret: build
+	TRITON_INTERPRET=1 KAN_TEST_BACKENDS=reference,triton $(BIN)/python -W ignore -m pytest -k triton \
+	  tests/test_triton_interpreted.py tests/test_golden.py tests/test_kernels.py::test_op
 
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .

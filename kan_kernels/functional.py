@@ -1,5 +1,6 @@
 """The stateless API: validate, apply the precision policy, pick a backend, call autograd."""
 
+import weakref
 from types import ModuleType
 
 import torch
@@ -88,7 +89,7 @@ def run(x, spline_weight, base_weight, bias, grid, order, base, derivative, ops)
     checks.knots(grid)
     knots_dtype = torch.float64 if spline_weight.dtype == torch.float64 else torch.float32
     if grid.dtype != knots_dtype:
-        grid = grid.to(knots_dtype)
+        grid = _widened(grid, knots_dtype)
     if derivative:
         bias = None
     rank = x.dim()
@@ -98,6 +99,24 @@ def run(x, spline_weight, base_weight, bias, grid, order, base, derivative, ops)
     else:
         y = autograd.kan_linear(rows, spline_weight, base_weight, bias, grid, order, base, derivative, ops)
     return y if rank == 2 else y.reshape(*x.shape[:-1], y.shape[1])
+
+
+# Knots in the kernels' dtype: id -> (the tensor, its version then, the copy). Entries die with their tensor.
+_copies: dict[tuple[int, torch.dtype], tuple[weakref.ref, int, Tensor]] = {}
+
+
+def _widened(grid: Tensor, dtype: torch.dtype) -> Tensor:
+    """The knots in another dtype, one copy for each state of the tensor: kernels know what they saw."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or grid.is_inference():
+        return grid.to(dtype)
+    key = (id(grid), dtype)
+    entry = _copies.get(key)
+    if entry is not None and entry[0]() is grid and entry[1] == grid._version:
+        return entry[2]
+    copy = grid.detach().to(dtype)
+    if type(copy) is Tensor:
+        _copies[key] = (weakref.ref(grid, lambda _: _copies.pop(key, None)), grid._version, copy)
+    return copy
 
 
 def _autocast(x, spline_weight, base_weight, bias):

@@ -362,7 +362,8 @@ def _facts(case: Case) -> set[tuple]:
     width = 0 if case.out_features <= 16 else 1 if case.out_features <= 64 else 2
     rows = case.grid_size + case.order
     size = (rows > 4) + (rows > 8) + (rows > 32)
-    facts: set[tuple] = {(f.name, getattr(case, f.name)) for f in fields(case) if f.name != "batch"}
+    sizes = ("batch", "in_features", "out_features", "grid_size")
+    facts: set[tuple] = {(f.name, getattr(case, f.name)) for f in fields(case) if f.name not in sizes}
     facts |= {(case.dtype, *window), (case.dtype, case.base, case.side, past > 1), (case.dtype, width, size)}
     facts |= {("rows", min(case.batch, 2), case.batch > 16, case.batch > 600), (case.knots, case.points)}
     return facts | {
@@ -377,7 +378,12 @@ def _covering(table: list[Case]) -> list[Case]:
     chosen: list[Case] = []
     missing = set().union(*map(_facts, table))
     while missing:
-        best = max(table, key=lambda c: len(_facts(c) & missing) / (3 + (c.batch * c.out_features) ** 0.25))
+        best = max(
+            table,
+            key=lambda c: (
+                len(_facts(c) & missing) / (3 + (c.batch * c.out_features) ** 0.25 + c.in_features / 8)
+            ),
+        )
         chosen.append(best)
         missing -= _facts(best)
     return chosen

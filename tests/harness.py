@@ -176,7 +176,7 @@ def position_slack(backend: str, op: str, case: Case, wide: Inputs) -> tuple[Ten
 def reduced(case: Case) -> bool:
     """Whether operands of matrix units have fewer bits than float32."""
     return case.dtype in HALF or (
-        case.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+        case.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
     )
 
 

@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 import torch
-from cases import OPS, Case, build
+from cases import OPS, Case, Inputs, build
 from harness import FUSED, INTERPRETED, check_op, run_op
 
 from kan_kernels import KAN, functional, use_backend
@@ -39,12 +39,13 @@ def tf32() -> Iterator[None]:
 
 @contextlib.contextmanager
 def launches() -> Iterator[list[tuple[str, dict, dict]]]:
-    """(kernel, constants, tile) of every launch inside, which still happens."""
+    """(kernel, constants, tile) of every launch inside, but of the tables of knots; they still happen."""
     seen: list[tuple[str, dict, dict]] = []
     real = tiling.launch
 
     def launch_and_note(kernel, device, blocks, arguments, constants, tile) -> None:  # type: ignore[no-untyped-def]
-        seen.append((kernel.fn.__name__, constants, tile))
+        if kernel.fn.__name__ != "uniform_table":
+            seen.append((kernel.fn.__name__, constants, tile))
         real(kernel, device, blocks, arguments, constants, tile)
 
     with mock.patch.object(tiling, "launch", launch_and_note):
@@ -171,37 +172,129 @@ def test_knots_are_looked_at_once() -> None:
     """Values of knots are read when a grid is first seen and after it was written, and at no other time."""
     grid = build(Case(1, 3, 1)).grid
     with mock.patch.object(knots, "_look", wraps=knots._look) as look:
-        table = knots.uniform_table(grid, 3)
-        assert table is not None and knots.uniform_table(grid, 3) is table
-        assert knots.uniform_table(grid.detach(), 3) is table and look.call_count == 1
+        assert knots.are_uniform(grid) and knots.are_uniform(grid.detach()) and look.call_count == 1
         grid[1, 4] += 0.05
-        assert knots.uniform_table(grid, 3) is None and look.call_count == 2
-        knots.uniform_table(grid, 3)
+        assert not knots.are_uniform(grid) and look.call_count == 2
+        knots.are_uniform(grid)
         assert look.call_count == 2
+        shared = build(Case(1, 3, 1)).grid[:1].expand(3, -1)  # one row of knots for all features
+        for _ in range(3):
+            run_op("triton", "forward", replace_grid(Case(4, 3, 40, dtype=torch.bfloat16), shared))
+        assert look.call_count == 3
     with torch.inference_mode():
-        assert knots.uniform_table(grid.clone(), 3) is None  # whose writes nobody counts
+        assert not knots.are_uniform(grid.clone())  # whose writes nobody counts
 
 
-def test_a_table_dies_with_its_grid() -> None:
+def replace_grid(case: Case, grid: torch.Tensor) -> Inputs:
+    """The inputs of a case with other knots."""
+    inputs = build(case)
+    inputs.grid = grid
+    return inputs
+
+
+def test_knots_of_16_bits_are_converted_once() -> None:
+    """`functional` widens 16-bit knots: the same tensor as long as they are not written."""
+    inputs = build(Case(4, 3, 40, dtype=torch.bfloat16, base=None))
+    grid = (torch.arange(12).float() / 4 - 2.0).bfloat16().repeat(3, 1)
+    with mock.patch.object(knots, "_look", wraps=knots._look) as look:
+        for _ in range(3):
+            functional.kan_linear(
+                inputs.x, inputs.spline_weight, grid, spline_order=3, base=None, backend="triton"
+            )
+        assert look.call_count == 1
+        grid[0, 0] -= 0.5
+        functional.kan_linear(
+            inputs.x, inputs.spline_weight, grid, spline_order=3, base=None, backend="triton"
+        )
+        assert look.call_count == 2
+
+
+def test_what_is_known_dies_with_its_grid() -> None:
     """Memory of a grid that is gone may become another grid of the same shape and version."""
     for _ in range(20):
         uniform = build(Case(1, 3, 1)).grid
-        assert knots.uniform_table(uniform, 3) is not None
+        assert knots.are_uniform(uniform)
         del uniform
         adaptive = build(Case(1, 3, 1, knots="adaptive")).grid
-        assert knots.uniform_table(adaptive, 3) is None
+        assert not knots.are_uniform(adaptive)
         del adaptive
 
 
+@pytest.mark.parametrize("op", OPS)
+def test_a_write_that_torch_does_not_count(op: str) -> None:
+    """Knots that stopped being uniform behind torch's back give NaN, never numbers of the old knots."""
+    for width in (40, 300):
+        inputs = build(Case(20, 5, width, dtype=torch.bfloat16))
+        good = run_op("triton", op, inputs)
+        assert not any(t.isnan().any() for t in good)
+        inputs.grid.data[2, 6] += 0.1
+        assert knots.are_uniform(inputs.grid)
+        assert all(t.isnan().any() for t in run_op("triton", op, inputs)[:2][: 2 if op == "backward" else 1])
+
+
 def test_nearly_uniform_knots() -> None:
-    """float32's own rounding of uniform knots passes, a hundredth of a cell does not."""
+    """float32's own rounding of uniform knots passes; a hundredth of a cell or far-off knots do not."""
     step = 2.0 / 128
     grid = (torch.arange(135) - 3).float()[None, :] * step - 1.0
-    assert knots.uniform_table(grid, 3) is not None
+    assert knots.are_uniform(grid)
     moved = grid.clone()
     moved[0, 60] += 0.01 * step
-    assert knots.uniform_table(moved, 3) is None
-    assert knots.uniform_table(torch.zeros(2, 12), 3) is None
+    assert not knots.are_uniform(moved)
+    assert not knots.are_uniform(torch.zeros(2, 12))
+    assert not knots.are_uniform(torch.arange(12).float()[None, :] * 3.0 + 1e5)
+
+
+def test_float16_derivatives_keep_their_range() -> None:
+    """On short cells, where 6 B'' of a cubic would leave float16 although B'' does not."""
+    case = Case(40, 4, 40, 100, 3, 2, dtype=torch.float16, base=None, bias=False)
+    for op in ("forward", "weight"):
+        check_op("triton", op, case, build(case))
+
+
+def test_no_outputs_no_features_no_rows() -> None:
+    """Empty tensors of every kind, with zeros where a sum has no terms."""
+    for rows, features, width in ((0, 3, 4), (5, 0, 4), (5, 3, 0), (0, 3, 40), (5, 3, 20)):
+        for dtype in (torch.float32, torch.bfloat16):
+            x = torch.rand(rows, features, dtype=dtype)
+            weight = torch.rand(features, 8, width, dtype=dtype)
+            g, grid = torch.rand(rows, width, dtype=dtype), torch.rand(features, 12).sort(1).values
+            t, d_spline, d_base = launch.backward(x, weight, weight[:, 0].clone(), g, grid, 3, 1, 0)
+            assert (t.shape, d_spline.shape, d_base.shape) == (x.shape, weight.shape, weight[:, 0].shape)
+            if not rows * width:
+                assert not t.any() and not d_spline.any() and not d_base.any()
+            y = launch.forward(x, None, weight, None, None, grid, 3, 0, 0)
+            assert y.shape == (rows, width) and (features or not y.any())
+
+
+def test_tuning_remembers_classes_of_shapes(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers of one class share what was measured, whichever a tile divides; a bad file is no error."""
+    tuning = tiling.tuning
+    monkeypatch.setenv("KAN_KERNELS_CACHE", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(tuning, "_chosen", {})
+    monkeypatch.setattr(tuning, "_loaded", set())
+    (tuning.cache_file()).write_text("[]")
+    measured = []
+
+    def measure(tiles: list[dict], run: object) -> dict:
+        measured.append(tiles)
+        return tiles[-1]
+
+    monkeypatch.setattr(tuning, "_measure", measure)
+    device, constants = torch.device("cuda", 0), {"PRECISION": "ieee", "M": 0, "BASE": 1, "POLY": ()}
+    for _ in range(3):
+        for features in (1000, 1024):
+            case = tiling.Case("cuda", torch.bfloat16, 4096, features, 1000, 8, 3)
+            tiles = tiling.candidates("dense_forward", case, constants, False)
+            assert tuning.best("dense_forward", device, case, constants, tiles, None) == tiles[-1]
+    assert len(measured) == 1
+    monkeypatch.setattr(tuning, "_chosen", {})
+    monkeypatch.setattr(tuning, "_loaded", set())
+    assert (
+        tuning.best("dense_forward", device, case, constants, tiles, None) == tiles[-1] and len(measured) == 1
+    )
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
@@ -230,6 +323,18 @@ def test_ops_pass_opcheck() -> None:
             for n, a in enumerate(inputs.args(op))
         ]
         torch.library.opcheck(getattr(torch.ops.kan_kernels_triton, op), tuple(args))
+
+
+def test_new_precision_settings() -> None:
+    """torch's newer names for the same setting are obeyed, and do not raise."""
+    was = torch.backends.cuda.matmul.fp32_precision
+    try:
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        assert launch.precision(torch.float32) == "tf32"
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
+        assert launch.precision(torch.float32) == "tf32x3"
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = was
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -288,3 +393,17 @@ def test_autocast_and_contexts() -> None:
     torch.testing.assert_close(y.float(), net(x), rtol=0.02, atol=0.02)
     case = replace(Case(9, 3, 20), dtype=torch.bfloat16, x_dtype=torch.float32)
     assert functional.run and launch.precision(case.dtype) == "ieee"
+
+
+def test_gradients_of_first_and_second_order() -> None:
+    """gradcheck and gradgradcheck in float64, along random directions."""
+    inputs = build(Case(2, 2, 3, 3, 3, 0, "adaptive", "inside", torch.float64))
+    leaves = [t.clone().requires_grad_() for t in (inputs.x * 0.9, inputs.spline_weight, inputs.base_weight)]
+
+    def layer(x: torch.Tensor, weight: torch.Tensor, base_weight: torch.Tensor) -> torch.Tensor:
+        return functional.kan_linear(
+            x, weight, inputs.grid, spline_order=3, base_weight=base_weight, backend="triton"
+        )
+
+    assert torch.autograd.gradcheck(layer, leaves, fast_mode=True)
+    assert torch.autograd.gradgradcheck(layer, leaves, fast_mode=True)

@@ -82,7 +82,12 @@ def _entry(op: str):
     """The contraction as the Functions call it: the op where something traces, else past the dispatcher."""
 
     def call(*args):
-        if type(args[0]) in _PLAIN and not torch.compiler.is_compiling():
+        if (
+            type(args[0]) in _PLAIN
+            and not torch.compiler.is_compiling()
+            and not torch._C._len_torch_dispatch_stack()
+            and torch._C._get_tracing_state() is None
+        ):
             from . import launch
 
             return getattr(launch, op)(*args)

@@ -76,9 +76,9 @@ def uniform_window(x, scale, offset, K: tl.constexpr, M: tl.constexpr, POLY: tl.
     values = ()
     for j in tl.static_range(K + 1):
         if 2 * j < K:  # the mirror image of values[K-j], where powers of s cancel nothing
-            values = values + (horner(s, POLY[K - j], 1 - 2 * (M % 2)),)
+            values = values + (horner(s, POLY, K - j, 1 - 2 * (M % 2)),)
         else:
-            values = values + (horner(t, POLY[j], 1),)
+            values = values + (horner(t, POLY, j, 1),)
     if M > 0:
         chain = 4.0 * scale
         factor = chain
@@ -92,8 +92,9 @@ def uniform_window(x, scale, offset, K: tl.constexpr, M: tl.constexpr, POLY: tl.
 
 
 @triton.jit
-def horner(t, C: tl.constexpr, SIGN: tl.constexpr):
-    """SIGN * sum_n C[n] t^n."""
+def horner(t, POLY: tl.constexpr, J: tl.constexpr, SIGN: tl.constexpr):
+    """SIGN * sum_n C[n] t^n with C = POLY[J]."""
+    C: tl.constexpr = POLY[J]
     N: tl.constexpr = len(C)
     value = tl.full(t.shape, SIGN * C[N - 1], t.dtype)
     for n in tl.static_range(N - 1):
@@ -113,7 +114,7 @@ def window(
         scale, offset = tl.load(table + i), tl.load(table + features + i)
         quad, two, odd, values = uniform_window(x, scale[None, :], offset[None, :], K, M, POLY)
     else:
-        knots = grid + (i * (LAST + 1))[None, :] + tl.zeros(x.shape, tl.int32)
+        knots = grid + (i.to(tl.int64) * (LAST + 1))[None, :] + tl.zeros(x.shape, tl.int32)
         quad, two, odd, values = exact_window(x, knots, K, M, LAST, STEPS)
     return quad, two, odd, values
 

@@ -8,6 +8,7 @@ import triton.language as tl
 
 from .basis import base_activation, window
 from .place import place, tile_pairs
+from .table_kernel import verdict
 from .tiles import load_coefficients, load_rows, lost_rows, narrow, poison, product, scale_all
 
 
@@ -34,6 +35,8 @@ def dense_forward(
     n = (pid % tiles) * BN + tl.arange(0, BN)
     m = tl.minimum(row, B - 1)  # rows past the end repeat the last one and are not stored
     acc = tl.zeros((BM, BN), tl.float32)
+    if table is not None:
+        acc += verdict(table, I, 256)
     if M <= K:
         lost = tl.zeros((BM, BI), tl.float32)
         tile_i, tile_r = tile_pairs(BI, RG, PAIRS)

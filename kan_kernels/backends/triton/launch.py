@@ -9,14 +9,14 @@ from math import factorial
 import torch
 from torch import Tensor
 
-from . import forward_kernels, gather_kernels, gradient_kernels, tiling
-from .knots import uniform_table
+from . import forward_kernels, gather_kernels, gradient_kernels, table_kernel, tiling
+from .knots import TOLERANCE, are_uniform
 from .plan import UNIFORM_ORDERS, ceil_div, polynomials, steps
 
 
 def tf32_allowed() -> bool:
     """torch's own setting, as matrix products obey it."""
-    return torch.get_float32_matmul_precision() != "highest"
+    return torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
 def precision(dtype: torch.dtype) -> str:
@@ -26,18 +26,37 @@ def precision(dtype: torch.dtype) -> str:
     return "tf32" if tf32_allowed() else "tf32x3"
 
 
-def _table(grid: Tensor, dtype: torch.dtype, order: int, derivative: int) -> Tensor | None:
-    """The uniform knots' table where fixed polynomials are as good as the operand's rounding, else None."""
+def _uniform(
+    grid: Tensor, dtype: torch.dtype, order: int, derivative: int, placed: int | None = None
+) -> bool:
+    """Whether fixed polynomials of uniform knots are as good as the operand's rounding.
+
+    placed: the order of the derivative whose values become 16-bit operands, if any do.
+    """
     if order not in UNIFORM_ORDERS or derivative >= order or dtype == torch.float64:
-        return None
+        return False
     if dtype == torch.float32 and precision(dtype) != "tf32":
+        return False
+    if dtype == torch.float16 and placed:  # scaled by (1 / cell)^placed, they may leave its range
+        return False
+    return are_uniform(grid)
+
+
+def _table(grid: Tensor, order: int, uniform: bool) -> Tensor | None:
+    """(3, in) float32, see table_kernel.py; a fresh tensor, so that captured graphs own theirs."""
+    if not uniform:
         return None
-    return uniform_table(grid, order)
+    features, knots = grid.shape
+    table = grid.new_empty(3, features)
+    constants = {"K": order, "LAST": knots - 1, "TOLERANCE": 2 * TOLERANCE}
+    tile = {"BI": 32, "BK": 32, "num_warps": 4, "num_stages": 1}
+    blocks = ceil_div(features, tile["BI"])
+    tiling.launch(table_kernel.uniform_table, grid.device, blocks, (grid, table, features), constants, tile)
+    return table
 
 
-def _spline(grid: Tensor, order: int, derivative: int, table: Tensor | None) -> dict:
+def _spline(grid: Tensor, order: int, derivative: int, uniform: bool) -> dict:
     """The compile-time constants of a spline."""
-    uniform = table is not None
     return {
         "R": grid.shape[1] - order - 1,
         "K": order,
@@ -66,11 +85,12 @@ def forward(x, s, spline_weight, base_weight, bias, grid, spline_order, base, de
     y = spline_weight.new_empty(rows, width)
     if y.numel() == 0:
         return y
+    uniform = _uniform(grid, spline_weight.dtype, spline_order, derivative, derivative)
     spline_weight, base_weight, bias, grid = map(_dense, (spline_weight, base_weight, bias, grid))
     sizes = (rows, features, width, *_strides(x), *_strides(s))
     case = _case(x, spline_weight.dtype, width, grid, spline_order)
     if tiling.gathers(case, precision(case.dtype)):
-        constants = _spline(grid, spline_order, derivative, None)
+        constants = _spline(grid, spline_order, derivative, False)
         del constants["POLY"], constants["FACTOR"]
         tile = tiling.gather(case)
         blocks = ceil_div(rows, tile["BM"]) * ceil_div(width, tile["BN"])
@@ -79,8 +99,8 @@ def forward(x, s, spline_weight, base_weight, bias, grid, spline_order, base, de
             (x, s, spline_weight, base_weight, bias, grid, y, *sizes), {**constants, "BASE": base}, tile,
         )  # fmt: skip
         return y
-    table = _table(grid, case.dtype, spline_order, derivative)
-    constants = _spline(grid, spline_order, derivative, table)
+    table = _table(grid, spline_order, uniform)
+    constants = _spline(grid, spline_order, derivative, uniform)
     constants |= {"BASE": base, "PRECISION": precision(case.dtype)}
     tiling.launch_tuned(
         forward_kernels.dense_forward, x.device, case,
@@ -96,11 +116,12 @@ def input(x, spline_weight, base_weight, g, grid, spline_order, base, derivative
     t = x.new_empty(rows, features)
     if t.numel() == 0:
         return t
+    uniform = _uniform(grid, spline_weight.dtype, spline_order, derivative)
     spline_weight, base_weight, grid = map(_dense, (spline_weight, base_weight, grid))
     sizes = (rows, features, width, *_strides(x), *_strides(g))
     case = _case(x, spline_weight.dtype, width, grid, spline_order)
     if tiling.gathers(case, precision(case.dtype)):
-        constants = _spline(grid, spline_order, derivative, None)
+        constants = _spline(grid, spline_order, derivative, False)
         del constants["POLY"], constants["FACTOR"]
         tile = tiling.gather(case)
         blocks = ceil_div(rows, tile["BM"]) * ceil_div(features, tile["BI"])
@@ -109,8 +130,8 @@ def input(x, spline_weight, base_weight, g, grid, spline_order, base, derivative
             (x, spline_weight, base_weight, g, grid, t, *sizes), {**constants, "BASE": base}, tile,
         )  # fmt: skip
         return t
-    table = _table(grid, case.dtype, spline_order, derivative)
-    constants = _spline(grid, spline_order, derivative, table)
+    table = _table(grid, spline_order, uniform)
+    constants = _spline(grid, spline_order, derivative, uniform)
     constants |= {"BASE": base, "PRECISION": precision(case.dtype)}
     tiling.launch_tuned(
         gradient_kernels.dense_input, x.device, case,
@@ -128,7 +149,7 @@ def weight(x, s, g, grid, spline_order, base, derivative) -> tuple[Tensor, Tenso
 def backward(x, spline_weight, base_weight, g, grid, spline_order, base, derivative):
     """X_{m+1} and W_m: in one pass over x and g where one tile holds all outputs, else by a kernel each."""
     case = _case(x, g.dtype, g.shape[1], grid, spline_order)
-    if tiling.one_pass(case):
+    if tiling.one_pass(case) and case.width:
         t = x.new_empty(x.shape)
         return t, *_weights(x, None, spline_weight, base_weight, g, grid, spline_order, base, derivative, t)
     return (
@@ -145,6 +166,7 @@ def _weights(x, s, spline_weight, base_weight, g, grid, order, base, derivative,
     d_base = new(features, width) if base else new(0)
     if rows == 0 or d_spline.numel() == 0:
         return d_spline, d_base
+    uniform = _uniform(grid, g.dtype, order, derivative + (t is not None), derivative)
     spline_weight, base_weight, grid = map(_dense, (spline_weight, base_weight, grid))
     case = _case(x, g.dtype, width, grid, order)
     part_rows, parts = tiling.parts(case, x.device)
@@ -153,8 +175,11 @@ def _weights(x, s, spline_weight, base_weight, g, grid, order, base, derivative,
         accumulate = torch.float64 if g.dtype == torch.float64 else torch.float32
         sums = tuple(g.new_empty(parts, *d.shape, dtype=accumulate) for d in sums)
     sizes = (rows, features, width, part_rows, *_strides(x), *_strides(s), *_strides(g))
-    run = _gathered_weights if tiling.sums_rows(case) else _dense_weights
-    run(case, x, s, spline_weight, base_weight, g, grid, t, *sums, sizes, parts, order, base, derivative)
+    operands = (x, s, spline_weight, base_weight, g, grid, t)
+    if tiling.sums_rows(case):
+        _gathered_weights(case, operands, sums, sizes, parts, order, base, derivative)
+    else:
+        _dense_weights(case, operands, sums, sizes, parts, order, base, derivative, uniform)
     if parts > 1:
         for part, total in zip(sums, (d_spline, d_base), strict=True):
             if total.numel():
@@ -162,28 +187,24 @@ def _weights(x, s, spline_weight, base_weight, g, grid, order, base, derivative,
     return d_spline, d_base
 
 
-def _gathered_weights(
-    case, x, s, spline, base_weight, g, grid, t, d_spline, d_base, sizes, parts, order, base, m
-):
-    constants = _spline(grid, order, m, None)
+def _gathered_weights(case, operands, sums, sizes, parts, order, base, m) -> None:
+    *_, grid, t = operands
+    constants = _spline(grid, order, m, False)
     del constants["POLY"], constants["FACTOR"]
     tile = tiling.row_sums(case)
     blocks = ceil_div(case.basis_rows, tile["BR"]) * ceil_div(case.width, tile["BN"]) * case.features * parts
-    tiling.launch(
-        gather_kernels.gather_backward, x.device, blocks,
-        (x, s, spline, base_weight, g, grid, t, d_spline, d_base, *sizes),
-        {**constants, "BASE": base, "ONE_PASS": t is not None}, tile,
-    )  # fmt: skip
+    constants |= {"BASE": base, "ONE_PASS": t is not None}
+    arguments = (*operands, *sums, *sizes)
+    tiling.launch(gather_kernels.gather_backward, grid.device, blocks, arguments, constants, tile)
 
 
-def _dense_weights(
-    case, x, s, spline, base_weight, g, grid, t, d_spline, d_base, sizes, parts, order, base, m
-):
+def _dense_weights(case, operands, sums, sizes, parts, order, base, m, uniform) -> None:
+    x, s, spline, base_weight, g, grid, t = operands
     one_pass = t is not None
-    table = _table(grid, case.dtype, order, m + 1 if one_pass else m)
-    constants = _spline(grid, order, m, table)
+    table = _table(grid, order, uniform)
+    constants = _spline(grid, order, m, uniform)
     constants |= {"BASE": base, "PRECISION": precision(case.dtype), "ONE_PASS": one_pass}
-    constants["POLY_X"] = polynomials(order, m + 1) if one_pass and table is not None else None
+    constants["POLY_X"] = polynomials(order, m + 1) if one_pass and uniform else None
 
     def blocks(tile: dict) -> int:
         rows = ceil_div(case.basis_rows, tile["RG"])
@@ -191,11 +212,11 @@ def _dense_weights(
 
     tiling.launch_tuned(
         gradient_kernels.dense_backward, x.device, case, blocks,
-        (x, s, spline, base_weight, g, grid, table, t, d_spline, *sizes), constants,
+        (x, s, spline, base_weight, g, grid, table, t, sums[0], *sizes), constants,
     )  # fmt: skip
     if base:
         tiling.launch_tuned(
             gradient_kernels.base_gradient, x.device, case,
             lambda tile: ceil_div(case.features, tile["BI"]) * ceil_div(case.width, tile["BN"]) * parts,
-            (x, s, g, d_base, *sizes), {"M": m, "BASE": base, "PRECISION": constants["PRECISION"]},
+            (x, s, g, sums[1], *sizes), {"M": m, "BASE": base, "PRECISION": constants["PRECISION"]},
         )  # fmt: skip

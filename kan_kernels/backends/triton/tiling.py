@@ -65,7 +65,7 @@ def one_pass(case: Case) -> bool:
     if sums_rows(case):
         return case.width <= ROW_SUM_COLUMNS and case.basis_rows <= ROW_SUM_ROWS
     # float32 operands would not stay in registers
-    limit = 16384 if case.warp_groups else 8192
+    limit = 16384 if case.warp_groups else 4096
     return case.half and INPUTS * _all_rows(case) * _columns(case.width) <= limit
 
 
@@ -223,7 +223,8 @@ def _backward_tiles(case: Case, constants: dict, exact: bool, small: bool):
     rows, columns, most = _group(case), 128, 256
     if constants["ONE_PASS"]:
         rows, columns = _all_rows(case), _columns(case.width)
-        shapes = [(64, columns, 8 if INPUTS * rows * columns >= 8192 else 4, 1)]
+        bm = 64 if case.warp_groups else 32
+        shapes = [(bm, columns, 8 if INPUTS * rows * columns >= 8192 else 4, 1)]
     elif case.order > 3:
         shapes = [(32, 64, 8, 1)]
     elif case.half:
@@ -311,12 +312,31 @@ def sum_parts(kernel, parts: torch.Tensor, total: torch.Tensor) -> None:
     launch(kernel, total.device, ceil_div(size, block), (parts, total, size, parts.shape[0]), {}, tile)
 
 
+# everything that a choice of tile looks at -> the tile
+_tiles: dict[tuple, dict[str, int]] = {}
+
+
 def launch_tuned(kernel, device: torch.device, case: Case, blocks, arguments: tuple, constants: dict) -> None:
     """One launch in the tile that `tuning` knows to be the fastest here, or else in the fixed one."""
+    key = (
+        kernel.fn.__name__, device, case, constants["M"], constants["PRECISION"], constants["BASE"],
+        constants.get("POLY") is None, constants.get("ONE_PASS"), arguments[1] is None, interpreted(kernel),
+        torch.are_deterministic_algorithms_enabled(),
+    )  # fmt: skip
+    tile = _tiles.get(key)
+    if tile is None:
+        tile = _choose(kernel, device, case, blocks, arguments, constants)
+        if device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
+            _tiles[key] = tile
+    launch(kernel, device, blocks(tile), arguments, constants, tile)
+
+
+def _choose(kernel, device, case: Case, blocks, arguments: tuple, constants: dict) -> dict[str, int]:
     name = kernel.fn.__name__
-    tiles = candidates(name, case, constants, interpreted(kernel))
 
     def run(tile: dict) -> None:
         launch(kernel, device, blocks(tile), arguments, constants, tile)
 
-    run(tuning.best(name, device, case, constants, tiles, run))
+    return tuning.best(
+        name, device, case, constants, candidates(name, case, constants, interpreted(kernel)), run
+    )

@@ -43,14 +43,23 @@ def best(name: str, device: torch.device, case, constants: dict, tiles: list[dic
     if tile is None:
         _load()
         tile = _chosen.get(key)
-    if tile is not None and tile["tile"] in tiles:
-        return tile["tile"]
+    for candidate in tiles:
+        if tile is not None and _shape(candidate) == tile["tile"]:
+            return candidate
     if torch.cuda.is_current_stream_capturing():
         return tiles[0]
-    tile = _measure(tiles, run)
-    _chosen[key] = {"tile": tile}
+    with torch.cuda.device(device):
+        fastest = _measure(tiles, run)
+    if fastest is None:
+        return tiles[0]
+    _chosen[key] = {"tile": _shape(fastest)}
     _save()
-    return tile
+    return fastest
+
+
+def _shape(tile: dict) -> dict:
+    """What is remembered of a tile: not whether it divides the sizes of one case of its class."""
+    return {name: value for name, value in tile.items() if not name.startswith("EVEN_")}
 
 
 def _key(name: str, device: torch.device, case, constants: dict) -> str:
@@ -68,14 +77,15 @@ def _key(name: str, device: torch.device, case, constants: dict) -> str:
         case.basis_rows,
         case.order,
         constants["M"],
+        constants["BASE"],
         "uniform" if constants.get("POLY") is not None else "exact",
         "one pass" if constants.get("ONE_PASS") else "",
     ]
     return " | ".join(map(str, facts))
 
 
-def _measure(tiles: list[dict], run) -> dict:
-    """The tile with the smallest median time; those that do not fit the device are passed over."""
+def _measure(tiles: list[dict], run) -> dict | None:
+    """The tile with the smallest median time, of those that compile and fit; None if measuring fails."""
     from triton.runtime.errors import OutOfResources
     from triton.testing import do_bench
 
@@ -83,9 +93,12 @@ def _measure(tiles: list[dict], run) -> dict:
     for tile in tiles:
         try:
             times.append(do_bench(lambda tile=tile: run(tile), warmup=5, rep=20, return_mode="median"))
-        except OutOfResources:
+        except (
+            OutOfResources,
+            RuntimeError,
+        ):  # too large a tile, no memory to measure in, a compiler's failure
             times.append(float("inf"))
-    return tiles[times.index(min(times))]
+    return tiles[times.index(min(times))] if min(times) < float("inf") else None
 
 
 def _load() -> None:
@@ -97,8 +110,9 @@ def _load() -> None:
         stored = json.loads(path.read_text())
     except (OSError, ValueError):  # absent, unreadable or half written by an older version: measure again
         return
-    for key, tile in stored.items():
-        _chosen.setdefault(key, {"tile": tile})
+    if isinstance(stored, dict):
+        for key, tile in stored.items():
+            _chosen.setdefault(key, {"tile": tile})
 
 
 def _save() -> None:
@@ -107,7 +121,7 @@ def _save() -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump({key: entry["tile"] for key, entry in _chosen.items()}, file, indent=1)
+            json.dump({key: entry["tile"] for key, entry in list(_chosen.items())}, file, indent=1)
         os.replace(file.name, path)
     except OSError:
         return

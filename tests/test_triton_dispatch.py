@@ -1,0 +1,121 @@
+"""The Triton backend as this machine sees it, with or without Triton or a GPU: reasons, imports, choices."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import pytest
+import torch
+from harness import child
+
+from kan_kernels import KAN, KANLinear, available_backends, dispatch, explain
+from kan_kernels.backends import BACKENDS
+
+TRITON = importlib.util.find_spec("triton") is not None
+needs_triton = pytest.mark.skipif(not TRITON, reason="Triton is not installed")
+on_the_cpu = pytest.mark.skipif(
+    torch.cuda.is_available() or "TRITON_INTERPRET" in os.environ, reason="Triton's kernels can run here"
+)
+
+
+def situation(device: str = "cuda", **changes: object) -> dispatch.Case:
+    facts = {
+        "device": device, "dtype": torch.float32, "x_dtype": torch.float32, "in_features": 64,
+        "out_features": 64, "grid_size": 5, "spline_order": 3,
+    }  # fmt: skip
+    return dispatch.Case(**{**facts, **changes})  # type: ignore[arg-type]
+
+
+@needs_triton
+@on_the_cpu
+def test_the_reason_is_the_error() -> None:
+    """A CPU tensor outside the interpreter: one sentence from the list, from explain and as the error."""
+    reason = available_backends()["triton"]
+    assert reason is not None and "GPU" in reason and "TRITON_INTERPRET" in reason
+    for call in (
+        lambda: KANLinear(3, 4, backend="triton")(torch.rand(2, 3)),
+        lambda: explain((3, 4), backend="triton"),
+    ):
+        with pytest.raises(RuntimeError, match="GPU") as caught:
+            call()
+        assert reason in str(caught.value)
+    assert "no GPU" in str(BACKENDS["triton"].can_run(situation()))
+    assert "mps" in BACKENDS["triton"].can_run(situation("mps"))
+
+
+@needs_triton
+def test_a_gpu_without_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA tensors the choice falls on Triton, for a reason that names the kernels, without a warning."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    monkeypatch.setattr(BACKENDS["native"], "can_run", lambda case: "no CUDA kernels in this wheel")
+    for changes, words in (
+        ({"dtype": torch.bfloat16}, "16-bit operands on matrix units"),
+        ({}, "tf32x3 operands on matrix units"),
+        ({"grid_size": 200}, "gathered: 64 outputs, 203 basis rows"),
+        ({"out_features": 5}, "gathered: 5 outputs"),
+        ({"dtype": torch.float64}, "float64 has no matrix kernel"),
+    ):
+        choice = dispatch.choose(situation(**changes))
+        assert choice.backend.NAME == "triton" and words in choice.why, choice.why
+        assert choice.passed_over == {"native": "no CUDA kernels in this wheel"}
+    monkeypatch.setattr(dispatch, "_warned", set())
+    dispatch.run_on(situation())
+    assert not dispatch._warned
+    for changes, words in (
+        ({"dtype": torch.float8_e4m3fn}, "float8"),
+        ({"spline_order": 11}, "11"),
+        ({"derivative": 40}, "40"),
+    ):
+        assert words in BACKENDS["triton"].can_run(situation(**changes))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
+    assert "7.5" in BACKENDS["triton"].can_run(situation())
+
+
+WITHOUT = """
+import sys
+sys.modules["triton"] = None  # as if it were not installed
+import torch, kan_kernels
+from kan_kernels import KAN, available_backends, explain
+reason = available_backends()["triton"]
+assert reason == "Triton is not installed (pip install triton)", reason
+net = KAN([3, 5, 2])
+net(torch.rand(4, 3)).sum().backward()
+try:
+    KAN([3, 5, 2], backend="triton")(torch.rand(4, 3))
+except RuntimeError as error:
+    assert reason in str(error)
+else:
+    raise SystemExit("triton ran without Triton")
+compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+compiled(torch.rand(4, 3))
+"""
+
+
+def test_everything_else_works_without_triton() -> None:
+    """Layers, training, torch.compile; the reason says what to install."""
+    child(WITHOUT)
+
+
+def test_import_leaves_triton_alone() -> None:
+    """Importing the package, and running layers on the CPU, imports no Triton."""
+    code = "import sys, torch, kan_kernels\nkan_kernels.KAN([2, 3])(torch.rand(4, 2)).sum().backward()\n"
+    child(code + "assert 'triton' not in sys.modules, 'imported'")
+
+
+def test_schemas_are_those_of_the_library() -> None:
+    """One family: what Python declares for its namespaces is what C++ declares, word for word."""
+    from kan_kernels import ops
+
+    if ops.LOAD_ERROR is not None:
+        pytest.skip(f"the compiled library is not here: {ops.LOAD_ERROR}")
+    for op, schema in ops.SCHEMAS.items():
+        theirs = str(getattr(torch.ops.kan_kernels, op).default._schema)
+        assert theirs == f"kan_kernels::{op}{schema}"
+
+
+def test_a_network_says_why() -> None:
+    """explain names the backend and the reason for every layer."""
+    text = explain(KAN([3, 5, 2]))
+    assert text.count("automatic choice") == 2 and ("fastest" in text or "plain torch" in text)
