@@ -171,6 +171,8 @@ def _forward_tiles(case: Case, constants: dict, exact: bool, small: bool):
         shapes = [(64, 64, 4, 32, 8, 2)]
     elif long:
         shapes = [(64, 128, 8, 32, 4, 2), (64, 64, 8, 32, 4, 2)]
+    elif not case.warp_groups:
+        shapes = [(64, 128, 8, 32, 8, 2), (64, 64, 8, 32, 8, 3)]
     else:
         shapes = [(128, 128, 8, 32, 4, 2), (64, 64, 8, 32, 4, 3), (128, 64, 8, 32, 4, 3)]
     if case.arch // 10 != 9:
@@ -224,9 +226,9 @@ def _backward_tiles(case: Case, constants: dict, exact: bool, small: bool):
     if constants["ONE_PASS"]:
         rows, columns = _all_rows(case), _columns(case.width)
         bm = 64 if case.warp_groups else 32
-        shapes = [(bm, columns, 8 if INPUTS * rows * columns >= 8192 else 4, 1)]
+        shapes = [(bm, columns, 8, 1)]
     elif case.order > 3:
-        shapes = [(32, 64, 8, 1)]
+        shapes = [(16, 64, 8, 1)]
     elif case.half:
         shapes = [(64, 128, 8, 3), (64, 256, 8, 3), (64, 64, 4, 3)]
     elif exact and not case.warp_groups:
