@@ -8,13 +8,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from itertools import product
 
 import cuda_host
+import oracle
 import pytest
 import test_golden
 import torch
 from cases import HALF, OPS, TABLE, Case, build
-from harness import check_op, child, run_op, threads
+from harness import (
+    assert_close,
+    check_op,
+    child,
+    compute_dtype,
+    expected_dtypes,
+    poisoned_memory,
+    relative_error,
+    run_op,
+    threads,
+)
 
 import kan_kernels.backends
 
@@ -59,13 +71,77 @@ def test_gather_long(op: str, case: Case) -> None:
         check_op(cuda_host.NAME, op, case, build(case))
 
 
+def dense_runs(op: str, case: Case) -> bool:
+    """What csrc/cuda/kernels.cu says of the dense path."""
+    highest = case.derivative + (op == "backward")
+    knots = case.grid_size + 2 * case.order + 1
+    limit = 1 if case.dtype == torch.float16 else 3
+    return case.dtype != torch.float64 and 1 <= case.order <= 3 and knots <= 96 and highest <= limit
+
+
+# What rounding both operands costs, in units of the sums of absolute values: half a unit in the last place of each.
+OPERANDS = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-11}
+
+
+def check_dense(op: str, case: Case, tf32: bool) -> None:
+    """As check_op; 16-bit and TF32 operands are rounded, strict float32 has no more slack than everywhere."""
+    inputs = build(case)
+    with poisoned_memory():
+        got = run_op(cuda_host.NAME, op, inputs)
+    wide, narrow = inputs.to(torch.float64), inputs.to(compute_dtype(case.dtype))
+    truth, plain = run_op("reference", op, wide), run_op("reference", op, narrow)
+    scales = oracle.magnitude(op, wide)
+    rounded = 0.0 if case.dtype == torch.float32 and not tf32 else OPERANDS[case.dtype]
+    terms = case.batch if case.layout == "expanded" else 0
+    for value, dtype, true, scale, same in zip(got, expected_dtypes(op, case), truth, scales, plain, strict=True):
+        error = relative_error(same, true, scale) + rounded
+        assert_close(value, true, scale, error, dtype, f"dense {op}[{case.name}]", terms)
+
+
+WIDE = [
+    Case(70, 70, 72, 5, 3, 0, side=True),  # aligned rows: asynchronous copies; inputs in parts
+    Case(70, 9, 136, 20, 3, 0, "adaptive", dtype=HALF[0], x_dtype=torch.float32),
+    Case(200, 5, 64, 12, 2, 1, "adaptive", "nan"),
+    Case(65, 35, 64, 5, 3, 0, points="inf"),
+    Case(1100, 2, 64, 60, 1, 0, side=True),
+    Case(130, 40, 200, 5, 3, 1, dtype=HALF[1]),
+]
+
+
+@pytest.mark.parametrize("tf32", (False, True), ids=("strict", "tf32"))
+@pytest.mark.parametrize("op", OPS)
+def test_dense(op: str, tf32: bool) -> None:
+    """The dense path on every case of the table that it can run, and on its own."""
+    cases = [case for case in [*TABLE, *WIDE] if dense_runs(op, case)]
+    if tf32:
+        cases = [case for case in cases if case.dtype == torch.float32]
+    assert len(cases) > 50
+    with cuda_host.options(path="dense", tf32=tf32, mode="falling" if tf32 else "rising"):
+        for case in cases:
+            check_dense(op, case, tf32)
+
+
+def test_strict_is_not_tf32() -> None:
+    """The tolerance of strict float32 is one that a TF32 product fails: three products are made."""
+    with cuda_host.options(path="dense", tf32=True), pytest.raises(AssertionError):
+        check_dense("forward", WIDE[0], False)
+
+
+def test_dense_refuses() -> None:
+    """Asked for where it cannot run, the dense path raises."""
+    with cuda_host.options(path="dense"), pytest.raises(RuntimeError):
+        run_op(cuda_host.NAME, "forward", build(Case(order=5)))
+
+
 @pytest.mark.parametrize("case", [LONG[3], LONG[4], Case(200, 9, 100, 6, 5, 1, dtype=HALF[0])], ids=lambda c: c.name)
 def test_same_bits(case: Case) -> None:
     """The order in which threads run changes no bit."""
-    for op in OPS:
+    for op, path in product(OPS, ("gather", "dense")):
+        if path == "dense" and not dense_runs(op, case):
+            continue
         inputs, results = build(case), []
         for mode in ("rising", "falling"):
-            with cuda_host.options(mode=mode):
+            with cuda_host.options(path=path, mode=mode):
                 results.append(run_op(cuda_host.NAME, op, inputs))
         for a, b in zip(*results, strict=True):
             assert torch.equal(a, b), op

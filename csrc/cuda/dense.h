@@ -47,7 +47,7 @@ KAN_DEVICE void stage_piece(unsigned char* to, const Element* row, int64_t o, in
 }
 
 void dense_forward(const DenseArgs& a, void* stream);
-int64_t dense_forward_rows();     // of x in one block
+int64_t dense_forward_rows(const DenseArgs& a);  // of x in one block
 int64_t dense_forward_columns(const DenseArgs& a);
 int64_t dense_backward_outputs();  // of one block
 int64_t dense_backward_inputs(const DenseArgs& a);

@@ -1,12 +1,17 @@
-// y = [B(x) | base(x)] [C; W] + bias with matrix instructions. A block makes 128 rows by 8 N outputs; each of its four
-// warps makes 32 rows, so no basis value is made twice in a block.
+// y = [B(x) | base(x)] [C; W] + bias with matrix instructions. A block makes 128 or 64 rows by 8 N outputs; each of its
+// four warps makes rows of its own, so no basis value is made twice in a block.
 #include "dense.h"
 
 namespace kan {
 namespace cuda {
 namespace {
 
-constexpr int kWarps = 4, kThreads = 32 * kWarps, kRows = 32 * kWarps, kTiles = 2;  // of 16 rows, of one warp
+constexpr int kWarps = 4, kThreads = 32 * kWarps;
+
+template <class Matrix>
+constexpr int rows_of_block() {
+  return kWarps * 16 * Matrix::kTiles;
+}
 
 template <class Matrix, int N>
 struct Stage {
@@ -57,13 +62,13 @@ KAN_DEVICE void stage_chunk(const DenseArgs& a, const Chunks& chunks, int64_t c,
   }
 }
 
-// What a thread reads of x for four rows: lane/4, +8, +16, +24 of its warp's 32.
+// What a thread reads of x for its rows: lane/4, +8, ... of its warp's.
+template <class Matrix>
 struct Inputs {
-  float x[4], side[4];
-  template <class Matrix>
+  float x[2 * Matrix::kTiles], side[2 * Matrix::kTiles];
   KAN_DEVICE void load(const DenseArgs& a, int64_t b0, int64_t i, int64_t last) {
     KAN_UNROLL
-    for (int n = 0; n < 4; ++n) {
+    for (int n = 0; n < 2 * Matrix::kTiles; ++n) {
       const int64_t b = b0 + lane_index() / 4 + 8 * n;
       const bool exists = b < a.layer.batch && i < last;
       x[n] = exists ? Matrix::load(a.x, b, i) : 0.0f;
@@ -91,13 +96,14 @@ struct Splines {
 };
 
 template <class Matrix, int K, int N>
-KAN_KERNEL(kThreads, 2)
+KAN_KERNEL(kThreads, Matrix::kTiles == 1 ? 3 : 2)
 dense_forward_kernel(DenseArgs a) {
   using S = Stage<Matrix, N>;
   using Row = typename Matrix::Row;
   using Left = typename Matrix::Left;
+  constexpr int kTiles = Matrix::kTiles;
   const int lane = lane_index();
-  const int64_t b0 = int64_t(block_index_x()) * kRows + warp_index() * 32;
+  const int64_t b0 = (int64_t(block_index_x()) * kWarps + warp_index()) * 16 * kTiles;
   const int64_t o0 = int64_t(block_index_y()) * S::kColumns, out = a.layer.out_features;
   const Chunks chunks(a, block_index_z());
   unsigned char* stages = shared_memory();
@@ -111,11 +117,11 @@ dense_forward_kernel(DenseArgs a) {
     commit_copies();
   }
   KnotTable<K>::fill(tables, grid, a.n_knots(), chunks.first, a.layer.in_features, thread_index(), kThreads);
-  Inputs inputs;
-  inputs.load<Matrix>(a, b0, chunks.first + lane % 4, chunks.last);
+  Inputs<Matrix> inputs;
+  inputs.load(a, b0, chunks.first + lane % 4, chunks.last);
 
   float sums[kTiles][N][4] = {};
-  Splines<K> splines[4];
+  Splines<K> splines[2 * kTiles];
   int block = 0;
   int64_t group = 0;  // of four inputs
   for (int64_t c = 0; c < chunks.all; ++c) {
@@ -126,25 +132,28 @@ dense_forward_kernel(DenseArgs a) {
       stage_chunk<Matrix, N>(a, chunks, ahead, stages + ahead % S::kCount * S::kBytes, o0);
     }
     commit_copies();
-    Row row[4];
+    Row row[2 * kTiles];
     if (c < chunks.splines) {
       if (block == 0) {
         const float* table = tables + group % 2 * table_size;
         KAN_UNROLL
-        for (int n = 0; n < 4; ++n) splines[n].evaluate(a, table, inputs.x[n], inputs.side[n]);
+        for (int n = 0; n < 2 * kTiles; ++n) {
+          splines[n].evaluate(a, table, inputs.x[n], inputs.side[n]);
+          keep_order();
+        }
         ++group;
         const int64_t next = chunks.first + group * kGroups;
-        inputs.load<Matrix>(a, b0, next + lane % 4, chunks.last);
+        inputs.load(a, b0, next + lane % 4, chunks.last);
         KnotTable<K>::fill(tables + group % 2 * table_size, grid, a.n_knots(), next, a.layer.in_features,
                            thread_index(), kThreads);
       }
       KAN_UNROLL
-      for (int n = 0; n < 4; ++n) row[n].place(splines[n].value, splines[n].first - block * kGroupRows);
+      for (int n = 0; n < 2 * kTiles; ++n) row[n].place(splines[n].value, splines[n].first - block * kGroupRows);
       block = block + 1 < chunks.blocks ? block + 1 : 0;
     } else {
       const int64_t i0 = chunks.first + (c - chunks.splines) * kChunk + lane % 4 * kGroupRows;
       KAN_UNROLL
-      for (int n = 0; n < 4; ++n) {
+      for (int n = 0; n < 2 * kTiles; ++n) {
         const int64_t b = b0 + lane / 4 + 8 * n;
         float value[kGroupRows];
         KAN_UNROLL
@@ -156,9 +165,12 @@ dense_forward_kernel(DenseArgs a) {
           }
         }
         row[n].fill(value);
+        keep_order();
       }
     }
-    const Left left[kTiles] = {Left(row[0], row[1]), Left(row[2], row[3])};
+    Left left[kTiles];
+    KAN_UNROLL
+    for (int m = 0; m < kTiles; ++m) left[m].join(row[2 * m], row[2 * m + 1]);
     Matrix::template multiply_chunk<kTiles, N>(sums, left, stages + c % S::kCount * S::kBytes, S::kGroupStride,
                                                S::kRowStride);
   }
@@ -181,7 +193,7 @@ dense_forward_kernel(DenseArgs a) {
 template <class Matrix, int K, int N>
 void run(const DenseArgs& a, void* stream) {
   using S = Stage<Matrix, N>;
-  const Grid grid{ceil_div(a.layer.batch, kRows), ceil_div(a.layer.out_features, S::kColumns), a.splits};
+  const Grid grid{ceil_div(a.layer.batch, rows_of_block<Matrix>()), ceil_div(a.layer.out_features, S::kColumns), a.splits};
   const int bytes = S::kCount * S::kBytes + 2 * 4 * KnotTable<K>::size(a.n_knots());
   launch<DenseArgs>("dense_forward", dense_forward_kernel<Matrix, K, N>, grid, kThreads, bytes, stream, a);
 }
@@ -202,7 +214,10 @@ void run_columns(const DenseArgs& a, void* stream) {
 
 }  // namespace
 
-int64_t dense_forward_rows() { return kRows; }
+int64_t dense_forward_rows(const DenseArgs& a) {
+  const bool strict = a.layer.weight_dtype == DType::f32 && !a.tf32;
+  return strict ? rows_of_block<FloatMatrix<true>>() : rows_of_block<FloatMatrix<false>>();
+}
 int64_t dense_forward_columns(const DenseArgs& a) {
   const bool strict = a.layer.weight_dtype == DType::f32 && !a.tf32;
   return strict || a.layer.out_features <= 64 ? 64 : 128;

@@ -171,8 +171,6 @@ const char* dense_reason(const cpu::Layer& l, int derivative) {
   return nullptr;
 }
 
-Path choose(const cpu::Layer&, int, const Options&) { return Path::gather; }
-
 int64_t forward_workspace(const cpu::ForwardArgs& args, const Options& options) {
   const bool dense = path_of(args.layer, args.derivative, options) == Path::dense;
   const int64_t splits = dense ? dense_args(args, options).splits : gather_args(args).shape.splits;

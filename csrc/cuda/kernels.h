@@ -19,6 +19,11 @@ struct Options {
 
 // Why the dense path cannot run an operation with derivatives up to `derivative`, or null.
 const char* dense_reason(const cpu::Layer& layer, int derivative);
+// What an edge costs on either path, in cycles of one multiprocessor: see cost.cu.
+struct Cost {
+  double dense, gather;
+};
+Cost cost(const cpu::Layer& layer, const Options& options);
 // The path that `automatic` means.
 Path choose(const cpu::Layer& layer, int derivative, const Options& options);
 

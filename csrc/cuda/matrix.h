@@ -16,7 +16,8 @@ namespace cuda {
 template <bool Brain>
 struct HalfMatrix {
   using Element = uint16_t;
-  static constexpr int kSteps = 2;       // instructions that cover a chunk
+  static constexpr int kSteps = 2;        // instructions that cover a chunk
+  static constexpr int kTiles = 2;        // of 16 rows, of one warp of the forward kernel
   static constexpr int kRowPadding = 16;  // bytes: rows of the right operand start in different banks
 
   // x is stored in float32 or in the same 16 bits.
@@ -71,7 +72,7 @@ struct HalfMatrix {
 
   struct Left {
     uint32_t a[kSteps][4];
-    KAN_DEVICE Left(const Row& low, const Row& high) {
+    KAN_DEVICE void join(const Row& low, const Row& high) {
       KAN_UNROLL
       for (int s = 0; s < kSteps; ++s) {
         a[s][0] = low.word[2 * s], a[s][1] = high.word[2 * s];
@@ -168,6 +169,7 @@ template <bool Strict>
 struct FloatMatrix {
   using Element = float;
   static constexpr int kSteps = 4;
+  static constexpr int kTiles = Strict ? 1 : 2;  // a split operand takes twice the registers
   static constexpr int kRowPadding = 0;
 
   static KAN_DEVICE float load(const MatrixView& m, int64_t row, int64_t column) {
@@ -205,7 +207,7 @@ struct FloatMatrix {
 
   struct Left {
     float a[kSteps][4];
-    KAN_DEVICE Left(const Row& low, const Row& high) {
+    KAN_DEVICE void join(const Row& low, const Row& high) {
       KAN_UNROLL
       for (int s = 0; s < kSteps; ++s) {
         a[s][0] = low.value[2 * s], a[s][1] = high.value[2 * s];
@@ -221,17 +223,27 @@ struct FloatMatrix {
                                         int group_stride, int row_stride) {
     const int lane = lane_index(), g = lane / 4, t = lane % 4;
     const unsigned char* mine = right + t * group_stride + g * 4;
+    float a[M][kSteps][4];
     KAN_UNROLL
+    for (int m = 0; m < M; ++m) {
+      KAN_UNROLL
+      for (int e = 0; e < 4 * kSteps; ++e) a[m][e / 4][e % 4] = left[m].a[e / 4][e % 4];
+    }
+    // A real loop, whose operands move up: unrolled, all of its loads and splits would be made at once and not fit.
+    KAN_ROLLED
     for (int s = 0; s < kSteps; ++s) {
       uint32_t high[M][4], low[M][4];
       KAN_UNROLL
-      for (int m = 0; m < M; ++m) split(left[m].a[s], high[m], low[m]);
+      for (int m = 0; m < M; ++m) {
+        split(a[m][0], high[m], low[m]);
+        KAN_UNROLL
+        for (int e = 0; e < 4 * (kSteps - 1); ++e) a[m][e / 4][e % 4] = a[m][e / 4 + 1][e % 4];
+      }
       KAN_UNROLL
       for (int n = 0; n < N; ++n) {
         const float b0 = *reinterpret_cast<const float*>(mine + 2 * s * row_stride + n * 32);
         const float b1 = *reinterpret_cast<const float*>(mine + (2 * s + 1) * row_stride + n * 32);
         multiply<M, N>(sums, n, high, low, b0, b1);
-        if (Strict) keep_order();
       }
     }
   }

@@ -121,7 +121,7 @@ GatherShape plan_gather_backward(const cpu::Layer& l, bool input, bool weight) {
 void plan_dense_forward(DenseArgs& a) {
   const cpu::Layer& l = a.layer;
   const int64_t blocks =
-      ceil_div(l.batch, dense_forward_rows()) * ceil_div(l.out_features, dense_forward_columns(a));
+      ceil_div(l.batch, dense_forward_rows(a)) * ceil_div(l.out_features, dense_forward_columns(a));
   const int64_t memory = (l.in_features + l.out_features) / std::max<int64_t>(1, l.out_features);
   split(a, l.in_features, blocks, 64, blocks >= kBlocks / 2 ? 1 : memory, kChunk);
 }

@@ -28,6 +28,8 @@
 #define KAN_DEVICE_CALL __device__ __noinline__  // rare paths: not worth a copy in every kernel
 #define KAN_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 
+#define KAN_ROLLED _Pragma("unroll 1")
+
 namespace kan {
 namespace cuda {
 

@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[2]
-BUILD = ROOT / "build" / "cuda_host"
+HERE = Path(__file__).resolve().parents[2]
+ROOT = Path(os.environ.get("KAN_CUDA_HOST_ROOT", HERE))  # whose kernels: tests/mutations names a copy with a fault
+BUILD = HERE / "build" / "cuda_host"
 COMPILER = os.environ.get("CXX", "g++")
 FLAGS = (
     *("-std=c++20", "-O2", "-g1", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"),

@@ -88,15 +88,25 @@ void resume(int index) {
   setcontext(&fiber.start);
 }
 
+// One warp after another, each as far as it comes: what it needs of the others without a barrier is not there yet.
 void run_fibers(int threads) {
   for (int n = 0; n < threads; ++n) fibers()[size_t(n)].started = fibers()[size_t(n)].finished = false;
+  const auto in_order = [](int n, int count) { return mode == kFalling ? count - 1 - n : n; };
   for (int left = threads; left > 0;) {
     const long before = progress;
     left = 0;
-    for (int n = 0; n < threads; ++n) {
-      const int index = mode == kFalling ? threads - 1 - n : n;
-      if (!fibers()[size_t(index)].finished) resume(index);
-      left += !fibers()[size_t(index)].finished;
+    for (int w = 0; w < threads / 32; ++w) {
+      int unfinished = 0;
+      for (long passed = progress - 1; passed != progress;) {
+        passed = progress;
+        unfinished = 0;
+        for (int n = 0; n < 32; ++n) {
+          const int index = 32 * in_order(w, threads / 32) + in_order(n, 32);
+          if (!fibers()[size_t(index)].finished) resume(index);
+          unfinished += !fibers()[size_t(index)].finished;
+        }
+      }
+      left += unfinished;
     }
     if (left > 0 && progress == before) fail("some threads wait at a barrier that the others never reach");
   }
