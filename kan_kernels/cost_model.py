@@ -1,4 +1,4 @@
-"""Which of its paths the CUDA backend takes for a layer, and why: the cost model of csrc/cuda/cost.cu, in words."""
+"""Which of its paths the CUDA backend takes for a layer, and why: the cost model of csrc/cuda/cost.cu."""
 
 import torch
 
@@ -9,7 +9,7 @@ _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16:
 
 
 def cuda_path(case, batch: int) -> str:
-    """The path ("dense" or "gather"), both paths' cost and what speaks against the other, for a `dispatch.Case`.
+    """The path of a `dispatch.Case` ("dense" or "gather"), what both would cost and what rules one out.
 
     The costs are cycles of one multiprocessor for each (row, input, output): counted, not measured.
 

@@ -1,4 +1,4 @@
-"""Whether the CUDA kernels in the loaded library can run on the GPU that is there, and if not, what to do about it."""
+"""Whether the CUDA kernels in the loaded library can run on the GPU that is there, and if not, the remedy."""
 
 import re
 from functools import cache
@@ -9,7 +9,7 @@ from . import ops
 
 
 def why_not() -> str | None:
-    """None, or the reason with its remedy. Looks at the current device; never initialises a GPU where none is."""
+    """None, or the reason with its remedy. Looks at the current device."""
     if "cuda" not in ops.DEVICES:
         return (
             "this library was built without CUDA kernels; rebuild it where nvcc is on PATH, "
@@ -18,7 +18,7 @@ def why_not() -> str | None:
     if torch.version.cuda is None:
         return f"torch {torch.__version__} was built without CUDA; install a build of torch with CUDA"
     if not torch.cuda.is_available():
-        return "torch finds no usable NVIDIA GPU; check the GPU and that its driver is not older than torch's CUDA"
+        return "torch finds no usable NVIDIA GPU; is there one, and is its driver as new as torch's CUDA?"
     return why_not_on(torch.cuda.get_device_capability(), torch.ops.kan_kernels.cuda_architectures())
 
 
@@ -27,7 +27,7 @@ why_not._dynamo_marked_constant = True  # type: ignore[attr-defined]  # asks the
 
 @cache
 def why_not_on(capability: tuple[int, int], compiled: str) -> str | None:
-    """None if a GPU of this compute capability runs code for `compiled` ("80-real 80-virtual ..."), or why not."""
+    """None if a GPU of this compute capability runs code for "80-real 80-virtual ...", or why not."""
     major, minor = capability
     for number, own, kind in re.findall(r"(\d+)(a?)-(real|virtual)", compiled):
         at = divmod(int(number), 10)

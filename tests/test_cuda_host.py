@@ -1,7 +1,7 @@
 """The CUDA kernels on the CPU: the very same .cu files, compiled by the host's compiler, against float64.
 
-Threads of a block run as fibers from barrier to barrier, once in rising and once in falling order, so a barrier that
-is missing shows as a wrong number. tests/cuda_host/sanitize.py runs them as real threads under TSan, and under ASan.
+Threads of a block run as fibers from barrier to barrier, in rising and in falling order, so that a missing
+barrier shows as a wrong number. tests/cuda_host/sanitize.py runs them as real threads under TSan, and under ASan.
 """
 
 from __future__ import annotations
@@ -11,22 +11,15 @@ from collections.abc import Iterator
 from itertools import product
 
 import cuda_host
-import oracle
 import pytest
 import test_golden
 import torch
 from cases import HALF, OPS, TABLE, Case, build
-from harness import (
-    assert_close,
-    check_op,
-    child,
-    compute_dtype,
-    expected_dtypes,
-    poisoned_memory,
-    relative_error,
-    run_op,
-    threads,
-)
+from cuda_host import sanitize
+from cuda_host.checks import check_dense, dense_runs
+from harness import check_op, child, run_op, threads
+from mutations.run import load
+from mutations.run import run as run_faults
 
 import kan_kernels.backends
 
@@ -71,33 +64,6 @@ def test_gather_long(op: str, case: Case) -> None:
         check_op(cuda_host.NAME, op, case, build(case))
 
 
-def dense_runs(op: str, case: Case) -> bool:
-    """What csrc/cuda/kernels.cu says of the dense path."""
-    highest = case.derivative + (op == "backward")
-    knots = case.grid_size + 2 * case.order + 1
-    limit = 1 if case.dtype == torch.float16 else 3
-    return case.dtype != torch.float64 and 1 <= case.order <= 3 and knots <= 96 and highest <= limit
-
-
-# What rounding both operands costs, in units of the sums of absolute values: half a unit in the last place of each.
-OPERANDS = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-11}
-
-
-def check_dense(op: str, case: Case, tf32: bool) -> None:
-    """As check_op; 16-bit and TF32 operands are rounded, strict float32 has no more slack than everywhere."""
-    inputs = build(case)
-    with poisoned_memory():
-        got = run_op(cuda_host.NAME, op, inputs)
-    wide, narrow = inputs.to(torch.float64), inputs.to(compute_dtype(case.dtype))
-    truth, plain = run_op("reference", op, wide), run_op("reference", op, narrow)
-    scales = oracle.magnitude(op, wide)
-    rounded = 0.0 if case.dtype == torch.float32 and not tf32 else OPERANDS[case.dtype]
-    terms = case.batch if case.layout == "expanded" else 0
-    for value, dtype, true, scale, same in zip(got, expected_dtypes(op, case), truth, scales, plain, strict=True):
-        error = relative_error(same, true, scale) + rounded
-        assert_close(value, true, scale, error, dtype, f"dense {op}[{case.name}]", terms)
-
-
 WIDE = [
     Case(70, 70, 72, 5, 3, 0, side=True),  # aligned rows: asynchronous copies; inputs in parts
     Case(70, 9, 136, 20, 3, 0, "adaptive", dtype=HALF[0], x_dtype=torch.float32),
@@ -133,7 +99,9 @@ def test_dense_refuses() -> None:
         run_op(cuda_host.NAME, "forward", build(Case(order=5)))
 
 
-@pytest.mark.parametrize("case", [LONG[3], LONG[4], Case(200, 9, 100, 6, 5, 1, dtype=HALF[0])], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "case", [LONG[3], LONG[4], Case(200, 9, 100, 6, 5, 1, dtype=HALF[0])], ids=lambda c: c.name
+)
 def test_same_bits(case: Case) -> None:
     """The order in which threads run changes no bit."""
     for op, path in product(OPS, ("gather", "dense")):
@@ -154,10 +122,26 @@ def test_golden_numbers(name: str) -> None:
 
 
 def test_the_emulator_sees_faults() -> None:
-    """A barrier that half of the threads skip, and an operation that only some lanes reach, end with a message."""
+    """A barrier that half of the threads skip, and an operation of only some lanes, end with a message."""
     code = """
 import cuda_host
 cuda_host.library(flags=()).kan_cuda_host_fault({})
 """
     assert "never reach" in child(code.format(0), ok=False)
     assert "different instructions" in child(code.format(1), ok=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ("gather", "dense"))
+@pytest.mark.parametrize("kind", ("address", "thread"))
+def test_sanitizers(kind: str, path: str) -> None:
+    """Every kernel with operating-system threads for its own, under ASan and UBSan, and under TSan."""
+    sanitize.run(kind, sanitize.CASES[path], path)
+
+
+@pytest.mark.slow
+def test_faults_are_seen() -> None:
+    """A fast subset of tests/mutations: each small fault in a kernel fails the short tests."""
+    faults = load("cuda")
+    assert len(faults) >= 15
+    assert run_faults("cuda", [fault for fault in faults if fault.get("fast")]) == []

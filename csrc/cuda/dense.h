@@ -18,14 +18,14 @@ struct DenseArgs {
   int derivative = 0, input_derivative = 1;
   void* y = nullptr;
   DType y_dtype = DType::f32;
-  void* input = nullptr;          // backward, each may be null
+  void* input = nullptr;  // backward, each may be null
   DType input_dtype = DType::f32;
   void *d_spline = nullptr, *d_base = nullptr, *parts = nullptr;
-  bool aligned = false;           // rows of the coefficients and of g are whole 16-byte pieces, and so are their starts
+  bool aligned = false;  // rows of the coefficients and of g are whole 16-byte pieces, and so are their starts
   bool tf32 = false;
-  int64_t part = 0;               // forward: inputs of one part; backward: rows
+  int64_t part = 0;  // forward: inputs of one part; backward: rows
   int64_t splits = 1;
-  int row_blocks = 1;             // backward: blocks of 8 coefficient rows that one tile holds of one input: 1, 2 or 4
+  int row_blocks = 1;  // backward: blocks of 8 coefficient rows that one tile holds of one input: 1, 2 or 4
 
   KAN_HD int n_knots() const { return layer.grid_size + 2 * layer.spline_order + 1; }
   KAN_HD int n_splines() const { return layer.grid_size + layer.spline_order; }

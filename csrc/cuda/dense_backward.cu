@@ -121,8 +121,8 @@ KAN_DEVICE void stage_coefficients(const DenseArgs& a, const Owned& owned, unsig
 
 // One row's k+1 values at its window; all 8 rows of the group are NaN where x is.
 template <class Row, int K>
-KAN_DEVICE void place(Row& row, const scalar::CellKnots<K, float>& knots, int cell, int block,
-                      float x, float scale, int derivative) {
+KAN_DEVICE void place(Row& row, const scalar::CellKnots<K, float>& knots, int cell, int block, float x, float scale,
+                      int derivative) {
   float value[K + 1];
   const bool inside = cell >= 0 && derivative <= K;
   if (inside) scalar::bspline_values<K, float, float>(knots, x, scale, derivative, value);
@@ -175,7 +175,7 @@ dense_backward_kernel(DenseArgs a) {
     commit_copies();
   };
 
-  float product[M][4][4] = {}, base_product[M][1][4] = {};     // g C' and g W'
+  float product[M][4][4] = {}, base_product[M][1][4] = {};    // g C' and g W'
   float gradient[2][4][4] = {}, base_gradient[1][1][4] = {};  // of 32 coefficient rows and 32 outputs
   stage(0);
   for (int64_t step = 0; step < steps; ++step) {
@@ -189,9 +189,9 @@ dense_backward_kernel(DenseArgs a) {
       Matrix::template multiply_rows<M, 4>(product, rows, L::kStride, c + chunk * kGroups * L::kGroupStride,
                                            L::kGroupStride, L::kStride, kOutputs);
       if (has_base) {
-        Matrix::template multiply_rows<M, 1>(
-            base_product, rows, L::kStride,
-            c + kChunks * kGroups * L::kGroupStride + chunk * kGroups * L::kStride, L::kStride, 0, kOutputs);
+        Matrix::template multiply_rows<M, 1>(base_product, rows, L::kStride,
+                                             c + kChunks * kGroups * L::kGroupStride + chunk * kGroups * L::kStride,
+                                             L::kStride, 0, kOutputs);
       }
     }
     if (step % tiles == tiles - 1) {
@@ -211,7 +211,8 @@ dense_backward_kernel(DenseArgs a) {
           float sum = 0.0f;
           KAN_UNROLL
           for (int e = 0; e < kGroupRows; ++e) sum += slope.value[e] * product[n / 2][e / 2][2 * (n % 2) + e % 2];
-          if (has_base) sum += low_base_value(x, a.layer.base, a.input_derivative) * base_product[n / 2][0][2 * (n % 2)];
+          if (has_base)
+            sum += low_base_value(x, a.layer.base, a.input_derivative) * base_product[n / 2][0][2 * (n % 2)];
           slopes[(chunk * L::kRows + row) * kGroups + t] = sum;
         }
         if (weight) {
@@ -319,9 +320,7 @@ void run_order(const DenseArgs& a, void* stream) {
 
 int64_t dense_backward_outputs() { return kOutputs; }
 int64_t dense_backward_inputs(const DenseArgs& a) { return kChunks / a.row_blocks * kGroups; }
-int64_t dense_backward_parts(const DenseArgs& a) {
-  return ceil_div(ceil_div(a.n_splines(), kGroupRows), a.row_blocks);
-}
+int64_t dense_backward_parts(const DenseArgs& a) { return ceil_div(ceil_div(a.n_splines(), kGroupRows), a.row_blocks); }
 
 void dense_backward(const DenseArgs& a, void* stream) {
   switch (a.layer.weight_dtype) {

@@ -193,7 +193,8 @@ dense_forward_kernel(DenseArgs a) {
 template <class Matrix, int K, int N>
 void run(const DenseArgs& a, void* stream) {
   using S = Stage<Matrix, N>;
-  const Grid grid{ceil_div(a.layer.batch, rows_of_block<Matrix>()), ceil_div(a.layer.out_features, S::kColumns), a.splits};
+  const Grid grid{ceil_div(a.layer.batch, rows_of_block<Matrix>()), ceil_div(a.layer.out_features, S::kColumns),
+                  a.splits};
   const int bytes = S::kCount * S::kBytes + 2 * 4 * KnotTable<K>::size(a.n_knots());
   launch<DenseArgs>("dense_forward", dense_forward_kernel<Matrix, K, N>, grid, kThreads, bytes, stream, a);
 }

@@ -25,8 +25,7 @@ Path forced_path() {
     if (name == "" || name == "auto") return Path::automatic;
     if (name == "gather") return Path::gather;
     if (name == "dense") return Path::dense;
-    throw std::runtime_error("kan_kernels: KAN_KERNELS_CUDA_PATH is \"" + name +
-                             "\", expected auto, gather or dense");
+    throw std::runtime_error("kan_kernels: KAN_KERNELS_CUDA_PATH is \"" + name + "\", expected auto, gather or dense");
   }();
   return path;
 }

@@ -11,21 +11,21 @@
 namespace kan {
 namespace cuda {
 
-constexpr int kGatherWarps = 4;            // of a block of the forward kernel
-constexpr int kGatherFeatures = 4;         // evaluated at once by the forward kernel
-constexpr int kMaxPerLane = 8;             // outputs of one lane
-constexpr int kSharedBudget = 48 * 1024;   // bytes that every device grants without asking
-constexpr int kSharedLimit = 96 * 1024;    // bytes that every device of compute capability 8.0 or more can grant
+constexpr int kGatherWarps = 4;           // of a block of the forward kernel
+constexpr int kGatherFeatures = 4;        // evaluated at once by the forward kernel
+constexpr int kMaxPerLane = 8;            // outputs of one lane
+constexpr int kSharedBudget = 48 * 1024;  // bytes that every device grants without asking
+constexpr int kSharedLimit = 96 * 1024;   // bytes that every device of compute capability 8.0 or more can grant
 
 // How a gather kernel is cut to a shape; decided on the host from the shape alone.
 struct GatherShape {
   int lanes = 32, per_lane = 1;
-  int rows = 8;          // forward: rows of one warp
-  int features = 1;      // of one block at a time
-  int warps = 1;         // backward: warps that share one feature
-  bool staged = false;   // the coefficients go through shared memory
-  int64_t splits = 1;    // parts of the contracted dimension, summed by a second kernel
-  int64_t part = 0;      // its length in one part
+  int rows = 8;         // forward: rows of one warp
+  int features = 1;     // of one block at a time
+  int warps = 1;        // backward: warps that share one feature
+  bool staged = false;  // the coefficients go through shared memory
+  int64_t splits = 1;   // parts of the contracted dimension, summed by a second kernel
+  int64_t part = 0;     // its length in one part
   int shared_bytes = 0;
   int coefficients = 0;  // backward: coefficient rows (the base row among them) of one block
 };
@@ -34,14 +34,14 @@ struct GatherArgs {
   cpu::Layer layer;
   MatrixView x, side, g;
   const void* bias = nullptr;
-  int derivative = 0;             // of the forward values, or of the weight's
+  int derivative = 0;  // of the forward values, or of the weight's
   int input_derivative = 1;
-  void* y = nullptr;              // forward, or the parts of it
+  void* y = nullptr;  // forward, or the parts of it
   DType y_dtype = DType::f32;
-  void* input = nullptr;          // backward, each may be null
+  void* input = nullptr;  // backward, each may be null
   void* d_spline = nullptr;
   void* d_base = nullptr;
-  void* parts = nullptr;          // of the weights' gradient, in compute type, if splits > 1
+  void* parts = nullptr;  // of the weights' gradient, in compute type, if splits > 1
   GatherShape shape;
 
   KAN_HD int n_knots() const { return layer.grid_size + 2 * layer.spline_order + 1; }

@@ -99,8 +99,8 @@ gather_backward_kernel(GatherArgs a) {
             KAN_UNROLL
             for (int j = 0; j <= (K >= 0 ? K : kMaxOrder); ++j) {
               if (K < 0 && j > order) break;
-              const T c = panel_size > 0 ? panel[((at + j) * per_lane + n) * 32 + lane]
-                                         : coefficient<T>(a, i, at + j, o);
+              const T c =
+                  panel_size > 0 ? panel[((at + j) * per_lane + n) * 32 + lane] : coefficient<T>(a, i, at + j, o);
               slope += slopes[j * 32 + row] * c;
             }
             sum += g * slope;

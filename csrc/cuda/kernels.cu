@@ -1,8 +1,7 @@
-#include "kernels.h"
-
 #include <stdexcept>
 #include <string>
 
+#include "kernels.h"
 #include "plan.h"
 #include "reduce.h"
 
@@ -46,8 +45,8 @@ DenseArgs dense_args(const cpu::BackwardArgs& args, const Options& options, bool
   return a;
 }
 
-// The kernels of one backward call: one for both gradients if that can be, else one each. Parts of the weights' gradient
-// and of the input's, if any, lie in the workspace one behind the other.
+// The kernels of one backward call: one for both gradients if that can be, else one each. Parts of the weights'
+// gradient and of the input's, if any, lie in the workspace one behind the other.
 struct DensePasses {
   DenseArgs input, weight;
   bool one_pass, has_input, has_weight;

@@ -1,5 +1,5 @@
-// The CUDA kernels' interface: raw device pointers and a stream in, no torch, no CUDA header. Arguments are those of the
-// CPU kernels. A plan is made from the shapes alone, so the same shapes always give the same bits; it says how many
+// The CUDA kernels' interface: raw device pointers and a stream in, no torch, no CUDA header. Arguments are those of
+// the CPU kernels. A plan is made from the shapes alone, so the same shapes always give the same bits; it says how many
 // bytes of workspace the run needs. Nothing here waits for the device.
 #pragma once
 
@@ -24,6 +24,8 @@ struct Cost {
   double dense, gather;
 };
 Cost cost(const cpu::Layer& layer, const Options& options);
+// Why tiles would be mostly padding, or null.
+const char* too_small(const cpu::Layer& layer);
 // The path that `automatic` means.
 Path choose(const cpu::Layer& layer, int derivative, const Options& options);
 

@@ -27,9 +27,7 @@ struct HalfMatrix {
     const uint16_t bits = static_cast<const uint16_t*>(m.data)[at];
     return Brain ? bits_as_float(uint32_t(bits) << 16) : f16_to_float(bits);
   }
-  static KAN_DEVICE uint32_t pack(float low, float high) {
-    return Brain ? pack_bf16(low, high) : pack_f16(low, high);
-  }
+  static KAN_DEVICE uint32_t pack(float low, float high) { return Brain ? pack_bf16(low, high) : pack_f16(low, high); }
   static KAN_DEVICE void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     if (Brain) {
       mma_bf16(d, a, b0, b1);

@@ -1,12 +1,12 @@
-#include "plan.h"
-
 #include <algorithm>
+
+#include "plan.h"
 
 namespace kan {
 namespace cuda {
 namespace {
 
-constexpr int64_t kBlocks = 264;       // enough to fill the largest cards twice
+constexpr int64_t kBlocks = 264;        // enough to fill the largest cards twice
 constexpr int64_t kOnePassRows = 2048;  // up to here the rows are not split: one launch
 constexpr int64_t kSplitRows = 1024;    // of one part, at least
 constexpr int64_t kSplitFeatures = 16;
@@ -120,8 +120,7 @@ GatherShape plan_gather_backward(const cpu::Layer& l, bool input, bool weight) {
 
 void plan_dense_forward(DenseArgs& a) {
   const cpu::Layer& l = a.layer;
-  const int64_t blocks =
-      ceil_div(l.batch, dense_forward_rows(a)) * ceil_div(l.out_features, dense_forward_columns(a));
+  const int64_t blocks = ceil_div(l.batch, dense_forward_rows(a)) * ceil_div(l.out_features, dense_forward_columns(a));
   const int64_t memory = (l.in_features + l.out_features) / std::max<int64_t>(1, l.out_features);
   split(a, l.in_features, blocks, 64, blocks >= kBlocks / 2 ? 1 : memory, kChunk);
 }

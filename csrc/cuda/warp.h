@@ -126,7 +126,8 @@ inline void check_launch(const char* name, cudaError_t error) {
   if (error == cudaSuccess) return;
   cudaGetLastError();  // or the next call of anybody would report it again
   const char* remedy = "";
-  if (error == cudaErrorNoKernelImageForDevice) remedy = "; build kan_kernels with TORCH_CUDA_ARCH_LIST naming this GPU";
+  if (error == cudaErrorNoKernelImageForDevice)
+    remedy = "; build kan_kernels with TORCH_CUDA_ARCH_LIST naming this GPU";
   if (error == cudaErrorInsufficientDriver) remedy = "; update the NVIDIA driver";
   throw std::runtime_error(std::string("kan_kernels: CUDA kernel ") + name + ": " + cudaGetErrorString(error) + remedy);
 }
@@ -137,17 +138,16 @@ struct Grid {
 
 // Queues kernel(args) on a stream. Raises with the kernel's name if it cannot be launched.
 template <class Args>
-void launch(const char* name, void (*kernel)(Args), Grid grid, int threads, int shared_bytes, void* stream,
-            Args args) {
+void launch(const char* name, void (*kernel)(Args), Grid grid, int threads, int shared_bytes, void* stream, Args args) {
   if (shared_bytes > 48 * 1024) {
     check_launch(name, cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                             cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
   }
   void* pointers[] = {&args};
-  check_launch(name, cudaLaunchKernel(reinterpret_cast<const void*>(kernel),
-                                      dim3(unsigned(grid.x), unsigned(grid.y), unsigned(grid.z)),
-                                      dim3(unsigned(threads)), pointers, size_t(shared_bytes),
-                                      static_cast<cudaStream_t>(stream)));
+  check_launch(name,
+               cudaLaunchKernel(reinterpret_cast<const void*>(kernel),
+                                dim3(unsigned(grid.x), unsigned(grid.y), unsigned(grid.z)), dim3(unsigned(threads)),
+                                pointers, size_t(shared_bytes), static_cast<cudaStream_t>(stream)));
 }
 
 }  // namespace cuda

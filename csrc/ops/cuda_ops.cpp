@@ -21,10 +21,10 @@ void* torch_cuda_symbol(const char* name) {
 class OnDevice {
  public:
   explicit OnDevice(const Tensor& t) {
-    static const auto create = reinterpret_cast<AOTITorchError (*)(int32_t, void**)>(
-        torch_cuda_symbol("aoti_torch_create_cuda_guard"));
-    static const auto stream_of = reinterpret_cast<AOTITorchError (*)(int32_t, void**)>(
-        torch_cuda_symbol("aoti_torch_get_current_cuda_stream"));
+    static const auto create =
+        reinterpret_cast<AOTITorchError (*)(int32_t, void**)>(torch_cuda_symbol("aoti_torch_create_cuda_guard"));
+    static const auto stream_of =
+        reinterpret_cast<AOTITorchError (*)(int32_t, void**)>(torch_cuda_symbol("aoti_torch_get_current_cuda_stream"));
     int32_t index = 0;
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(t.get(), &index));
     STABLE_TORCH_ERROR_CODE_CHECK(create(index, &guard_));
@@ -51,14 +51,13 @@ void check_device(const OptionalTensor& t, const char* name, const Tensor& x) {
   if (t) check_device(*t, name, x);
 }
 
-// torch's own rule for float32 products, asked where torch.matmul asks. Its C++ name is no part of the stable ABI: where
-// it cannot be found, float32 stays float32.
+// torch's own rule for float32 products, asked where torch.matmul asks. Its C++ name is no part of the stable ABI:
+// where it cannot be found, float32 stays float32.
 bool tf32_allowed() {
-  using Context = void*(*)();
+  using Context = void* (*)();
   using Allowed = bool (*)(const void*);
   static const auto context = reinterpret_cast<Context>(dlsym(RTLD_DEFAULT, "_ZN2at13globalContextEv"));
-  static const auto allowed =
-      reinterpret_cast<Allowed>(dlsym(RTLD_DEFAULT, "_ZNK2at7Context15allowTF32CuBLASEv"));
+  static const auto allowed = reinterpret_cast<Allowed>(dlsym(RTLD_DEFAULT, "_ZNK2at7Context15allowTF32CuBLASEv"));
   if (!context || !allowed) return false;
   try {
     return allowed(context());
@@ -81,8 +80,8 @@ Tensor workspace(const Tensor& like, int64_t bytes) {
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
   AtenTensorHandle handle = nullptr;
   const int64_t stride = 1;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(1, &bytes, &stride, aoti_torch_dtype_uint8(), device_type,
-                                                         device_index, &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(1, &bytes, &stride, aoti_torch_dtype_uint8(), device_type, device_index, &handle));
   return Tensor(handle);
 }
 
@@ -212,7 +211,8 @@ std::string cuda_path(int64_t batch, int64_t in, int64_t out, int64_t grid_size,
   text << (dense ? "dense" : "gather") << ": cycles an edge " << cost.dense << " dense, " << cost.gather << " gather";
   if (forced) text << "; asked for by KAN_KERNELS_CUDA_PATH";
   if (reason) text << "; not dense: " << reason;
-  if (!reason && batch < 32) text << "; not dense: fewer than 32 rows";
+  const char* const small = cuda::too_small(l);
+  if (!reason && !forced && small) text << "; not dense: " << small;
   return text.str();
 }
 

@@ -21,7 +21,9 @@ import torch
 from torch import Tensor
 
 HERE = Path(__file__).resolve().parents[2]
-ROOT = Path(os.environ.get("KAN_CUDA_HOST_ROOT", HERE))  # whose kernels: tests/mutations names a copy with a fault
+ROOT = Path(
+    os.environ.get("KAN_CUDA_HOST_ROOT", HERE)
+)  # whose kernels: tests/mutations names a copy with a fault
 BUILD = HERE / "build" / "cuda_host"
 COMPILER = os.environ.get("CXX", "g++")
 FLAGS = (
@@ -37,7 +39,9 @@ DIFFERENTIABLE = False
 NAMESPACE = None
 
 _options: dict[str, Any] = {"path": "auto", "tf32": False}
-runner: Callable | None = None  # takes (call, tensors by field) instead of the library, if set: see sanitize.py
+runner: Callable | None = (
+    None  # takes (call, tensors by field) instead of the library, if set: see sanitize.py
+)
 
 
 def why_not() -> str | None:
@@ -52,7 +56,7 @@ def sources(root: Path = ROOT) -> list[Path]:
 
 
 def compile_objects(root: Path, folder: Path, flags: tuple[str, ...], jobs: int = 2) -> list[Path]:
-    """Objects of every source that are newer than what they include (a digest of all of it is in their name)."""
+    """Objects of every source; a digest of it and of all headers is in their name."""
     headers = [*(root / "csrc").rglob("*.h"), *Path(__file__).parent.glob("*.h")]
     digest = hashlib.sha256(repr((COMPILER, FLAGS, flags)).encode())
     for header in sorted(headers):
@@ -85,7 +89,9 @@ def library(root: Path = ROOT, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
     target = BUILD / f"libcuda_host-{name}.so"
     if not target.exists():
         part = target.with_suffix(f".{os.getpid()}")
-        subprocess.run([COMPILER, "-shared", "-pthread", *flags, *map(str, objects), "-o", str(part)], check=True)
+        subprocess.run(
+            [COMPILER, "-shared", "-pthread", *flags, *map(str, objects), "-o", str(part)], check=True
+        )
         part.replace(target)
     return ctypes.CDLL(str(target))
 
@@ -140,7 +146,7 @@ def _run(x, s, spline_weight, base_weight, bias, g, grid, order, base, derivativ
     }
     like = spline_weight if g is None else g
     call = _Call(
-        x.shape[0], x.shape[1], like.shape[-1], grid.shape[1] - 2 * order - 1, order, base, DTYPES[like.dtype],
+        *x.shape, like.shape[-1], grid.shape[1] - 2 * order - 1, order, base, DTYPES[like.dtype],
         *map(_pointer, layer.values()), _view(x), _view(s), _view(g), derivative, input_derivative,
         *(_pointer(out.get(name)) for name in ("y", "input", "d_spline", "d_base")),
         PATHS[_options["path"]], _options["tf32"],
@@ -183,7 +189,21 @@ def weight(x, s, g, grid, order, base, derivative):
 
 def backward(x, spline_weight, base_weight, g, grid, order, base, derivative):
     t, out = _empty(x, *x.shape), _gradients(x, g, grid, order, base)
-    _run(x, None, spline_weight, base_weight, None, g, grid, order, base, derivative, derivative + 1, input=t, **out)
+    _run(
+        x,
+        None,
+        spline_weight,
+        base_weight,
+        None,
+        g,
+        grid,
+        order,
+        base,
+        derivative,
+        derivative + 1,
+        input=t,
+        **out,
+    )
     return t, out["d_spline"], out["d_base"]
 
 

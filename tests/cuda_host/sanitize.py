@@ -1,6 +1,6 @@
-"""The CUDA kernels under sanitizers: `python tests/cuda_host/sanitize.py address|thread [cases]`.
+"""The CUDA kernels under sanitizers: `python tests/cuda_host/sanitize.py address|thread`.
 
-address: ASan and UBSan, threads as fibers' stand-ins: real threads too, every tensor in a block of its exact size.
+address: ASan and UBSan, every tensor in a heap block of its exact size.
 thread: ThreadSanitizer, one operating-system thread a CUDA thread: a missing barrier is a data race.
 Calls are recorded here, run by a program without Python (driver.cpp), and their results are checked here.
 """
@@ -20,11 +20,12 @@ import torch
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
 
-import cuda_host
-from cases import OPS, SMALL, Case, build
+from cases import OPS, Case, build
 from harness import check_op, run_op, threads
 
+import cuda_host
 import kan_kernels.backends
+from cuda_host.checks import check_dense, dense_runs
 
 FLAGS = {
     "address": (
@@ -34,13 +35,21 @@ FLAGS = {
     "thread": ("-O1", "-fno-omit-frame-pointer", "-fsanitize=thread"),
     "plain": (),
 }
-# Every kernel, and shapes of more than one block; small, since a block is 128 threads on a few cores.
-EXTRA = [
-    Case(37, 3, 20, 5, 3, 0, side=True),
-    Case(40, 2, 12, 5, 3, 1, "adaptive", "nan"),
-    Case(20, 5, 3, 5, 2, 0),
-    Case(9, 70, 33, 6, 3, 0, side=True),
-]
+# Every kernel, more than one block, every barrier; small: a block is 128 threads or more on a few cores.
+CASES = {
+    "gather": [
+        Case(37, 3, 20, 5, 3, 0, side=True),
+        Case(40, 2, 12, 5, 3, 1, "adaptive", "nan"),
+        Case(20, 5, 3, 5, 2, 0),
+        Case(9, 70, 33, 6, 3, 0, side=True),
+        Case(9, 2, 18, 3, 6, 0, dtype=torch.float64, layout="sliced"),
+    ],
+    "dense": [
+        Case(70, 36, 72, 5, 3, 0, side=True),
+        Case(40, 5, 24, 20, 2, 1, "adaptive", "nan", dtype=torch.bfloat16),
+        Case(9, 3, 5, 5, 1, 0, layout="sliced"),
+    ],
+}
 
 
 def executable(kind: str, root: Path = cuda_host.ROOT) -> Path:
@@ -94,11 +103,16 @@ class Player:
             self.at += size
 
 
-def run(kind: str, cases: list[Case], paths: tuple[str, ...], mode: str, timeout: float = 900) -> None:
-    """Record, run, check. Raises AssertionError with the sanitizer's report, or naming the entry that is wrong."""
+def run(kind: str, cases: list[Case], path: str, mode: str = "threads", timeout: float = 900) -> None:
+    """Record, run, check.
+
+    Raises AssertionError with the sanitizer's report, or naming the entry that is wrong.
+    """
     program = executable(kind)
-    sys.modules["kan_kernels.backends.cuda_host"] = kan_kernels.backends.BACKENDS["cuda_host"] = cuda_host
-    jobs = [(path, op, case) for path in paths for case in cases for op in OPS]
+    name = "kan_kernels.backends.cuda_host"
+    before = sys.modules.get(name)
+    sys.modules[name] = kan_kernels.backends.BACKENDS["cuda_host"] = cuda_host
+    jobs = [(op, case) for case in cases for op in OPS if path == "gather" or dense_runs(op, case)]
     environment = {
         **os.environ,
         "ASAN_OPTIONS": "detect_leaks=0",
@@ -109,8 +123,8 @@ def run(kind: str, cases: list[Case], paths: tuple[str, ...], mode: str, timeout
         with threads(1), tempfile.TemporaryDirectory() as folder:
             calls, results = Path(folder, "calls"), Path(folder, "results")
             cuda_host.runner = recorder = Recorder()
-            for path, op, case in jobs:
-                cuda_host._options["path"] = path
+            cuda_host._options["path"] = path
+            for op, case in jobs:
                 run_op("cuda_host", op, build(case))
             calls.write_bytes(recorder.data)
             command = [str(program), str(calls), str(results), str(cuda_host.MODES[mode])]
@@ -118,21 +132,23 @@ def run(kind: str, cases: list[Case], paths: tuple[str, ...], mode: str, timeout
             report = f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"[:8000]
             assert done.returncode == 0, f"{kind}: {report}"
             cuda_host.runner = Player(results.read_bytes())
-            for path, op, case in jobs:
-                cuda_host._options["path"] = path
-                check_op("cuda_host", op, case, build(case))
+            for op, case in jobs:
+                if path == "dense":
+                    check_dense(op, case, False)
+                else:
+                    check_op("cuda_host", op, case, build(case))
     finally:
         cuda_host.runner = None
         cuda_host._options["path"] = "auto"
-        del sys.modules["kan_kernels.backends.cuda_host"], kan_kernels.backends.BACKENDS["cuda_host"]
+        if before is None:
+            del sys.modules[name], kan_kernels.backends.BACKENDS["cuda_host"]
 
 
 def main(arguments: list[str]) -> int:
-    """address or thread, and how many cases of the table besides the extra ones."""
-    kind = arguments[0]
-    cases = EXTRA + SMALL[: int(arguments[1]) if len(arguments) > 1 else len(SMALL)]
-    run(kind, cases, ("gather", "dense"), "threads")
-    print(f"{kind}: clean, {len(cases)} cases")
+    """address or thread."""
+    for path, cases in CASES.items():
+        run(arguments[0], cases, path)
+        print(f"{arguments[0]}: {path} clean, {len(cases)} cases")
     return 0
 
 

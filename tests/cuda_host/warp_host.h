@@ -1,10 +1,10 @@
 // The names of csrc/cuda/warp.h on the CPU, for tests: blocks run one after another, every thread of a block by itself.
 //
 // Two ways of running threads: one operating-system thread each (what ThreadSanitizer can judge), or fibers that run
-// one at a time from barrier to barrier, warp after warp, in rising or falling order (quick; where a barrier is missing,
-// one of the orders reads poison).
-// Shared memory starts as bytes 0xff in a heap block of exactly the asked size. Asynchronous copies happen when their
-// thread waits for them and not before. A barrier that part of the threads never reach is an error, not a hang.
+// one at a time from barrier to barrier, warp after warp, in rising or falling order (quick; where a barrier is
+// missing, one of the orders reads poison). Shared memory starts as bytes 0xff in a heap block of exactly the asked
+// size. Asynchronous copies happen when their thread waits for them and not before. A barrier that part of the threads
+// never reach is an error, not a hang.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
 """Applies the faults of a list one at a time and demands that the tests see them.
 
-`python tests/mutations/run.py cuda [--fast] [NAME-PART ...]`; exit status 0 means: the kernels as they are pass, and
-every fault was caught. The faults are made in a copy of the sources.
+`python tests/mutations/run.py cuda [--fast] [NAME-PART ...]`; exit status 0 means: the kernels as they are
+pass, and every fault was caught. The faults are made in a copy of the sources.
 """
 
 from __future__ import annotations
