@@ -1,7 +1,7 @@
 """The CUDA kernels on the CPU: the very same .cu files, compiled by the host's compiler, against float64.
 
 Threads of a block run as fibers from barrier to barrier, in rising and in falling order, so that a missing
-barrier shows as a wrong number. tests/cuda_host/sanitize.py runs them as real threads under TSan, and under ASan.
+barrier shows as a wrong number. tests/cuda_host/sanitize.py runs them as real threads, under TSan and ASan.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ KAN_DEVICE void stage_piece(unsigned char* to, const Element* row, int64_t o, in
     return;
   }
   Element* out = reinterpret_cast<Element*>(to);
+  KAN_ROLLED
   for (int n = 0; n < kCount; ++n) out[n] = n < count ? row[o + n] : Element(0);
 }
 

@@ -73,6 +73,7 @@ KAN_DEVICE void stage_g(const DenseArgs& a, unsigned char* to, int64_t b0, int64
   using L = Layout<Matrix>;
   constexpr int kPieces = kOutputs * L::kSize / 16;
   const Element* g = static_cast<const Element*>(a.g.data);
+  KAN_ROLLED
   for (int piece = thread_index(); piece < L::kRows * kPieces; piece += kThreads) {
     const int row = piece / kPieces, column = piece % kPieces;
     const int64_t b = b0 + row, o = o0 + column * (16 / L::kSize);
@@ -95,6 +96,7 @@ KAN_DEVICE void stage_coefficients(const DenseArgs& a, const Owned& owned, unsig
   using L = Layout<Matrix>;
   constexpr int kPieces = kOutputs * L::kSize / 16;
   const int64_t out = a.layer.out_features;
+  KAN_ROLLED
   for (int piece = thread_index(); piece < (kColumns + kBaseColumns) * kPieces; piece += kThreads) {
     const int row = piece / kPieces, column = piece % kPieces;
     const Element* from = nullptr;
@@ -212,7 +214,7 @@ dense_backward_kernel(DenseArgs a) {
           KAN_UNROLL
           for (int e = 0; e < kGroupRows; ++e) sum += slope.value[e] * product[n / 2][e / 2][2 * (n % 2) + e % 2];
           if (has_base)
-            sum += low_base_value(x, a.layer.base, a.input_derivative) * base_product[n / 2][0][2 * (n % 2)];
+            sum += low_base_value<false>(x, a.layer.base, a.input_derivative) * base_product[n / 2][0][2 * (n % 2)];
           slopes[(chunk * L::kRows + row) * kGroups + t] = sum;
         }
         if (weight) {
@@ -221,7 +223,8 @@ dense_backward_kernel(DenseArgs a) {
           place<typename Matrix::Row, K>(values, knots, cell, owned.block(chunk), x, side, a.derivative);
           unsigned char* to = basis + row * L::kBasisStride;
           Matrix::store(to + (chunk * kChunk + t * kGroupRows) * L::kSize, values);
-          const float value = has_base && exists ? side * low_base_value(x, a.layer.base, a.derivative) : 0.0f;
+          const float value =
+              has_base && exists ? side * low_base_value<Matrix::kQuick>(x, a.layer.base, a.derivative) : 0.0f;
           Matrix::store(to + (kColumns + chunk * kGroups + t) * L::kSize, value);
         }
       }

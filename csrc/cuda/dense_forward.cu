@@ -22,43 +22,55 @@ struct Stage {
   static constexpr int kCount = sizeof(typename Matrix::Element) == 2 ? 4 : 3;
 };
 
-// Which rows of the two coefficient tensors chunk c holds. Splines first: of four inputs, block after block of 8 rows.
+// The inputs of one part, and how many chunks they make. Splines first: of four inputs, block after block of 8 rows.
 // Then the base: 32 inputs, 8 neighbours to a group.
 struct Chunks {
-  int64_t first, last;  // inputs of this part
-  int blocks;           // of 8 rows, of one input
-  int64_t splines, all;
+  int64_t first, last;
+  int blocks;  // of 8 rows, of one input
+  int splines, all;
 
   KAN_DEVICE Chunks(const DenseArgs& a, int64_t part) {
     first = part * a.part;
     last = first + a.part < a.layer.in_features ? first + a.part : a.layer.in_features;
+    const int inputs = int(last - first);
     blocks = (a.n_splines() + kGroupRows - 1) / kGroupRows;
-    splines = (last - first + kGroups - 1) / kGroups * blocks;
-    all = splines + (a.layer.base != kNoBase ? (last - first + kChunk - 1) / kChunk : 0);
+    splines = (inputs + kGroups - 1) / kGroups * blocks;
+    all = splines + (a.layer.base != kNoBase ? (inputs + kChunk - 1) / kChunk : 0);
+  }
+};
+
+// A place in the order of the chunks, without divisions.
+struct Cursor {
+  int64_t input;  // the first of the chunk
+  int chunk = 0, block = 0;
+  KAN_DEVICE explicit Cursor(const Chunks& chunks) : input(chunks.first) {}
+  KAN_DEVICE void advance(const Chunks& chunks) {
+    if (++chunk < chunks.splines) {
+      if (++block == chunks.blocks) block = 0, input += kGroups;
+    } else {
+      input = chunk == chunks.splines ? chunks.first : input + kChunk;
+    }
   }
 };
 
 template <class Matrix, int N>
-KAN_DEVICE void stage_chunk(const DenseArgs& a, const Chunks& chunks, int64_t c, unsigned char* to, int64_t o0) {
+KAN_DEVICE void stage_chunk(const DenseArgs& a, const Chunks& chunks, const Cursor& at, unsigned char* to, int64_t o0) {
   using Element = typename Matrix::Element;
   using S = Stage<Matrix, N>;
   constexpr int kPieces = S::kColumns * int(sizeof(Element)) / 16;
   const int64_t out = a.layer.out_features;
+  const bool spline = at.chunk < chunks.splines;
+  const Element* from = static_cast<const Element*>(spline ? a.layer.spline_weight : a.layer.base_weight);
+  from += (spline ? at.input * a.n_splines() + at.block * kGroupRows : at.input) * out;
+  KAN_ROLLED
   for (int piece = thread_index(); piece < kChunk * kPieces; piece += kThreads) {
     const int row = piece / kPieces, group = row / kGroupRows, e = row % kGroupRows, column = piece % kPieces;
-    const Element* from = nullptr;
-    if (c < chunks.splines) {
-      const int64_t i = chunks.first + c / chunks.blocks * kGroups + group;
-      const int r = int(c % chunks.blocks) * kGroupRows + e;
-      if (i < chunks.last && r < a.n_splines()) {
-        from = static_cast<const Element*>(a.layer.spline_weight) + (i * a.n_splines() + r) * out;
-      }
-    } else {
-      const int64_t i = chunks.first + (c - chunks.splines) * kChunk + row;
-      if (i < chunks.last) from = static_cast<const Element*>(a.layer.base_weight) + i * out;
-    }
-    stage_piece<Element>(to + group * S::kGroupStride + e * S::kRowStride + column * 16, from,
-                         o0 + column * int(16 / sizeof(Element)), out, a.aligned);
+    const bool exists = spline ? at.input + group < chunks.last && at.block * kGroupRows + e < a.n_splines()
+                               : at.input + row < chunks.last;
+    const int64_t below = spline ? int64_t(group) * a.n_splines() + e : row;
+    stage_piece<Element>(to + group * S::kGroupStride + e * S::kRowStride + column * 16,
+                         exists ? from + below * out : nullptr, o0 + column * int(16 / sizeof(Element)), out,
+                         a.aligned);
   }
 }
 
@@ -111,68 +123,79 @@ dense_forward_kernel(DenseArgs a) {
   const int table_size = KnotTable<K>::size(a.n_knots());
   const float* grid = static_cast<const float*>(a.layer.grid);
 
-  KAN_UNROLL
-  for (int c = 0; c < S::kCount - 1; ++c) {
-    if (c < chunks.all) stage_chunk<Matrix, N>(a, chunks, c, stages + c * S::kBytes, o0);
+  Cursor ahead(chunks);
+  int staged = 0, used = 0;  // places in the ring of stages
+  const auto stage_next = [&] {
+    if (ahead.chunk < chunks.all) stage_chunk<Matrix, N>(a, chunks, ahead, stages + staged * S::kBytes, o0);
     commit_copies();
-  }
+    ahead.advance(chunks);
+    staged = staged + 1 < S::kCount ? staged + 1 : 0;
+  };
+  KAN_ROLLED
+  for (int c = 0; c < S::kCount - 1; ++c) stage_next();
   KnotTable<K>::fill(tables, grid, a.n_knots(), chunks.first, a.layer.in_features, thread_index(), kThreads);
   Inputs<Matrix> inputs;
   inputs.load(a, b0, chunks.first + lane % 4, chunks.last);
 
   float sums[kTiles][N][4] = {};
-  Splines<K> splines[2 * kTiles];
-  int block = 0;
-  int64_t group = 0;  // of four inputs
-  for (int64_t c = 0; c < chunks.all; ++c) {
+  Row row[2 * kTiles];
+  // Waits for the oldest stage and refills the one before it, which every thread has left.
+  const auto wait_for_stage = [&] {
     wait_copies<S::kCount - 2>();
     sync_block();
-    const int64_t ahead = c + S::kCount - 1;
-    if (ahead < chunks.all) {
-      stage_chunk<Matrix, N>(a, chunks, ahead, stages + ahead % S::kCount * S::kBytes, o0);
-    }
-    commit_copies();
-    Row row[2 * kTiles];
-    if (c < chunks.splines) {
-      if (block == 0) {
-        const float* table = tables + group % 2 * table_size;
-        KAN_UNROLL
-        for (int n = 0; n < 2 * kTiles; ++n) {
-          splines[n].evaluate(a, table, inputs.x[n], inputs.side[n]);
-          keep_order();
-        }
-        ++group;
-        const int64_t next = chunks.first + group * kGroups;
-        inputs.load(a, b0, next + lane % 4, chunks.last);
-        KnotTable<K>::fill(tables + group % 2 * table_size, grid, a.n_knots(), next, a.layer.in_features,
-                           thread_index(), kThreads);
-      }
-      KAN_UNROLL
-      for (int n = 0; n < 2 * kTiles; ++n) row[n].place(splines[n].value, splines[n].first - block * kGroupRows);
-      block = block + 1 < chunks.blocks ? block + 1 : 0;
-    } else {
-      const int64_t i0 = chunks.first + (c - chunks.splines) * kChunk + lane % 4 * kGroupRows;
-      KAN_UNROLL
-      for (int n = 0; n < 2 * kTiles; ++n) {
-        const int64_t b = b0 + lane / 4 + 8 * n;
-        float value[kGroupRows];
-        KAN_UNROLL
-        for (int e = 0; e < kGroupRows; ++e) {
-          value[e] = 0.0f;
-          if (b < a.layer.batch && i0 + e < chunks.last) {
-            const float side = a.side.data ? Matrix::load(a.side, b, i0 + e) : 1.0f;
-            value[e] = side * low_base_value(Matrix::load(a.x, b, i0 + e), a.layer.base, a.derivative);
-          }
-        }
-        row[n].fill(value);
-        keep_order();
-      }
-    }
+    stage_next();
+  };
+  const auto multiply = [&] {
     Left left[kTiles];
     KAN_UNROLL
     for (int m = 0; m < kTiles; ++m) left[m].join(row[2 * m], row[2 * m + 1]);
-    Matrix::template multiply_chunk<kTiles, N>(sums, left, stages + c % S::kCount * S::kBytes, S::kGroupStride,
-                                               S::kRowStride);
+    Matrix::template multiply_chunk<kTiles, N>(sums, left, stages + used * S::kBytes, S::kGroupStride, S::kRowStride);
+    used = used + 1 < S::kCount ? used + 1 : 0;
+  };
+
+  Splines<K> splines[2 * kTiles];
+  int block = 0, table = 0;
+  int64_t input = chunks.first;  // of a group of four
+  KAN_ROLLED
+  for (int c = 0; c < chunks.splines; ++c) {
+    wait_for_stage();
+    if (block == 0) {
+      KAN_UNROLL
+      for (int n = 0; n < 2 * kTiles; ++n) {
+        splines[n].evaluate(a, tables + table * table_size, inputs.x[n], inputs.side[n]);
+        keep_order();
+      }
+      input += kGroups;
+      table = 1 - table;
+      inputs.load(a, b0, input + lane % 4, chunks.last);
+      KnotTable<K>::fill(tables + table * table_size, grid, a.n_knots(), input, a.layer.in_features, thread_index(),
+                         kThreads);
+    }
+    KAN_UNROLL
+    for (int n = 0; n < 2 * kTiles; ++n) row[n].place(splines[n].value, splines[n].first - block * kGroupRows);
+    block = block + 1 < chunks.blocks ? block + 1 : 0;
+    multiply();
+  }
+  KAN_ROLLED
+  for (int c = chunks.splines; c < chunks.all; ++c) {
+    wait_for_stage();
+    const int64_t i0 = chunks.first + int64_t(c - chunks.splines) * kChunk + lane % 4 * kGroupRows;
+    KAN_UNROLL
+    for (int n = 0; n < 2 * kTiles; ++n) {
+      const int64_t b = b0 + lane / 4 + 8 * n;
+      float value[kGroupRows];
+      KAN_UNROLL
+      for (int e = 0; e < kGroupRows; ++e) {
+        value[e] = 0.0f;
+        if (b < a.layer.batch && i0 + e < chunks.last) {
+          const float side = a.side.data ? Matrix::load(a.side, b, i0 + e) : 1.0f;
+          value[e] = side * low_base_value<Matrix::kQuick>(Matrix::load(a.x, b, i0 + e), a.layer.base, a.derivative);
+        }
+      }
+      row[n].fill(value);
+      keep_order();
+    }
+    multiply();
   }
 
   KAN_UNROLL

@@ -33,15 +33,17 @@ KAN_DEVICE T base_value(T x, int base, int derivative) {
 }
 
 // base_value for derivatives up to 3, without a table: sigma' = s c, and so on.
-template <class T>
-KAN_DEVICE T low_base_value(T x, int base, int derivative) {
-  if (base != kSilu) return scalar::identity_derivative<T, T>(x, derivative);
-  const scalar::Logistic<T> f = logistic(x);
-  const T first = f.s * f.c, tilt = f.c - f.s, second = first * tilt;
-  if (derivative == 0) return x * f.s;
-  if (derivative == 1) return f.s + x * first;
-  if (derivative == 2) return T(2) * first + x * second;
-  return T(3) * second + x * (second * tilt - T(2) * (first * first));
+template <bool Quick>
+KAN_DEVICE float low_base_value(float x, int base, int derivative) {
+  if (base != kSilu) return scalar::identity_derivative<float, float>(x, derivative);
+  const float e = Quick ? quick_exp(x < 0.0f ? x : -x) : std::exp(x < 0.0f ? x : -x);
+  const float large = Quick ? quick_reciprocal(1.0f + e) : 1.0f / (1.0f + e), small = e * large;
+  const float s = x < 0.0f ? small : large, c = x < 0.0f ? large : small;
+  if (derivative == 0) return x * s;
+  const float first = s * c, tilt = c - s, second = first * tilt;
+  if (derivative == 1) return s + x * first;
+  if (derivative == 2) return 2.0f * first + x * second;
+  return 3.0f * second + x * (second * tilt - 2.0f * (first * first));
 }
 
 // Where x lies: its cell (0 if there is none) and unit: 1 in a cell, 0 outside the knots, NaN for NaN.

@@ -17,6 +17,7 @@ template <bool Brain>
 struct HalfMatrix {
   using Element = uint16_t;
   static constexpr int kSteps = 2;        // instructions that cover a chunk
+  static constexpr bool kQuick = true;    // the operands' rounding hides that of a quick logistic function
   static constexpr int kTiles = 2;        // of 16 rows, of one warp of the forward kernel
   static constexpr int kRowPadding = 16;  // bytes: rows of the right operand start in different banks
 
@@ -167,6 +168,7 @@ template <bool Strict>
 struct FloatMatrix {
   using Element = float;
   static constexpr int kSteps = 4;
+  static constexpr bool kQuick = !Strict;
   static constexpr int kTiles = Strict ? 1 : 2;  // a split operand takes twice the registers
   static constexpr int kRowPadding = 0;
 

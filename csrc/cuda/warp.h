@@ -106,6 +106,14 @@ KAN_DEVICE uint32_t round_tf32(float value) {
 KAN_DEVICE float bits_as_float(uint32_t bits) { return __uint_as_float(bits); }
 KAN_DEVICE uint32_t float_as_bits(float value) { return __float_as_uint(value); }
 
+// exp(x) and 1/x to about 22 bits, for results that are rounded to 11 or fewer.
+KAN_DEVICE float quick_exp(float x) { return __expf(x); }
+KAN_DEVICE float quick_reciprocal(float x) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(result) : "f"(x));
+  return result;
+}
+
 KAN_DEVICE uint32_t pack_bf16(float low, float high) {
   uint32_t word;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(word) : "f"(high), "f"(low));

@@ -7,6 +7,7 @@
 // never reach is an error, not a hang.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -190,6 +191,8 @@ KAN_DEVICE uint32_t round_tf32(float value) {
 }
 KAN_DEVICE float bits_as_float(uint32_t bits) { return host::as_float(bits); }
 KAN_DEVICE uint32_t float_as_bits(float value) { return host::as_bits(value); }
+KAN_DEVICE float quick_exp(float x) { return std::exp(x); }
+KAN_DEVICE float quick_reciprocal(float x) { return 1.0f / x; }
 KAN_DEVICE uint32_t pack_bf16(float low, float high) {
   return uint32_t(host::to_bf16(low)) | uint32_t(host::to_bf16(high)) << 16;
 }
