@@ -151,7 +151,7 @@ py::dict build_info() {
   py::dict info;
   info["version"] = KAN_VERSION;
   info["compiler"] = KAN_COMPILER;
-  info["cuda"] = false;
+  info["cuda"] = bool(KAN_CUDA);
   py::list isas;
   for (const char* const* name = cpu::compiled_isas(); *name; ++name) isas.append(*name);
   info["cpu_isas"] = isas;

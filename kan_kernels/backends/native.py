@@ -2,7 +2,7 @@
 
 import torch
 
-from .. import ops
+from .. import cuda_support, ops
 from ..contract import MAX_DERIVATIVE, MAX_SPLINE_ORDER
 
 NAME = "native"
@@ -36,7 +36,11 @@ def can_run(case) -> str | None:
     """None if the library has kernels for this case, or why not."""
     if ops.LOAD_ERROR is not None:
         return f"the library is not loaded: {ops.LOAD_ERROR}"
-    if case.device not in ops.DEVICES:
+    if case.device == "cuda":
+        reason = cuda_support.why_not()
+        if reason is not None:
+            return reason
+    elif case.device not in ops.DEVICES:
         return f"the library has no kernels for {case.device} (it has them for: {', '.join(ops.DEVICES)})"
     if case.dtype not in _DTYPES:
         return f"no kernels for {case.dtype}"

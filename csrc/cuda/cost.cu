@@ -1,0 +1,52 @@
+// The cost model behind the choice of a path: cycles of one multiprocessor for each edge (row, input, output) of the
+// forward pass, from counts of instructions and published rates. It was never fitted to a measurement.
+#include "kernels.h"
+#include "storage.h"
+
+namespace kan {
+namespace cuda {
+namespace {
+
+// Multiply-adds of one cycle of one multiprocessor: dense mma.sync of an A100; newer cards scale both paths alike.
+double matrix_rate(const cpu::Layer& l, bool tf32) {
+  if (l.weight_dtype != DType::f32) return 1024.0;
+  return tf32 ? 512.0 : 512.0 / 3.0;  // strict float32 is three products
+}
+
+constexpr double kIssue = 4.0 * 32.0;                // lanes that start an instruction in a cycle
+constexpr double kMakeDense = 110.0, kPlace = 25.0;  // instructions: one evaluation; one block of 8 rows from it
+constexpr double kMakeGather = 220.0;                // the same with divisions and a search in global memory
+constexpr double kBanks = 32.0;                      // 4-byte numbers that shared memory gives in a cycle
+constexpr int64_t kTileOutputs = 64;
+
+}  // namespace
+
+Cost cost(const cpu::Layer& l, const Options& options) {
+  const double out = double(l.out_features > 0 ? l.out_features : 1);
+  const double blocks = double(ceil_div(l.grid_size + l.spline_order, 8)), base = l.base != kNoBase ? 1.0 : 0.0;
+  const double padded = double(ceil_div(l.out_features > 0 ? l.out_features : 1, kTileOutputs) * kTileOutputs);
+  const double tile = padded > 64 && l.weight_dtype != DType::f32 ? 128.0 : 64.0;  // outputs that share an evaluation
+  Cost c;
+  c.dense = (padded / out) *
+            ((8.0 * blocks + base) / matrix_rate(l, options.tf32) + (kMakeDense + kPlace * blocks) / kIssue / tile);
+  const double shared = out < 32.0 ? out : 32.0;
+  c.gather = (double(l.spline_order) + 1.0 + base) * 1.5 / kBanks * (l.weight_dtype == DType::f64 ? 2.0 : 1.0) +
+             kMakeGather / kIssue / shared;
+  return c;
+}
+
+const char* too_small(const cpu::Layer& l) {
+  if (l.batch < 32) return "fewer than 32 rows";            // of a tile's 64 or 128
+  if (l.in_features < 8) return "fewer than 8 inputs";      // of a backward tile's 16
+  if (l.out_features < 16) return "fewer than 16 outputs";  // of a tile's 64
+  return nullptr;
+}
+
+Path choose(const cpu::Layer& l, int derivative, const Options& options) {
+  if (dense_reason(l, derivative) || too_small(l)) return Path::gather;
+  const Cost c = cost(l, options);
+  return c.dense < c.gather ? Path::dense : Path::gather;
+}
+
+}  // namespace cuda
+}  // namespace kan

@@ -1,0 +1,15 @@
+// What the ops need of the CUDA runtime and of the process, without its headers.
+#pragma once
+
+#include "kernels.h"
+
+namespace kan {
+namespace cuda {
+
+// Makes a device current for the runtime that the kernels are linked to. Raises where there is none.
+void set_device(int index);
+// The path named by the environment's KAN_KERNELS_CUDA_PATH (auto, gather, dense), read once. Raises on another name.
+Path forced_path();
+
+}  // namespace cuda
+}  // namespace kan

@@ -1,0 +1,223 @@
+#include <stdexcept>
+#include <string>
+
+#include "kernels.h"
+#include "plan.h"
+#include "reduce.h"
+
+namespace kan {
+namespace cuda {
+namespace {
+
+bool wide(const cpu::Layer& l) { return l.weight_dtype == DType::f64; }
+DType compute_type(const cpu::Layer& l) { return wide(l) ? DType::f64 : DType::f32; }
+
+int64_t gradient_size(const cpu::Layer& l) {
+  return l.in_features * (l.grid_size + l.spline_order + (l.base != kNoBase)) * l.out_features;
+}
+
+bool whole_pieces(const void* data, int64_t columns, DType dtype) {
+  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && columns * size_of(dtype) % 16 == 0;
+}
+
+GatherArgs gather_args(const cpu::BackwardArgs& args) {
+  GatherArgs a;
+  a.layer = args.layer;
+  a.x = args.x, a.side = args.side, a.g = args.g;
+  a.derivative = args.weight_derivative, a.input_derivative = args.input_derivative;
+  return a;
+}
+
+DenseArgs dense_args(const cpu::BackwardArgs& args, const Options& options, bool input, bool weight) {
+  const cpu::Layer& l = args.layer;
+  DenseArgs a;
+  a.layer = l;
+  a.x = args.x, a.side = args.side, a.g = args.g;
+  a.derivative = args.weight_derivative, a.input_derivative = args.input_derivative;
+  a.tf32 = options.tf32;
+  if (input) a.input = args.input, a.input_dtype = args.x.dtype;
+  if (weight) a.d_spline = args.d_spline, a.d_base = args.d_base;
+  a.aligned = args.g.col_stride == 1 && reinterpret_cast<uintptr_t>(args.g.data) % 16 == 0 &&
+              args.g.row_stride * size_of(l.weight_dtype) % 16 == 0 &&
+              (!input || (whole_pieces(l.spline_weight, l.out_features, l.weight_dtype) &&
+                          (!l.base_weight || whole_pieces(l.base_weight, l.out_features, l.weight_dtype))));
+  plan_dense_backward(a);
+  return a;
+}
+
+// The kernels of one backward call: one for both gradients if that can be, else one each. Parts of the weights'
+// gradient and of the input's, if any, lie in the workspace one behind the other.
+struct DensePasses {
+  DenseArgs input, weight;
+  bool one_pass, has_input, has_weight;
+  int64_t input_parts = 1, weight_bytes = 0, bytes = 0;
+
+  DensePasses(const cpu::BackwardArgs& args, const Options& options)
+      : one_pass(args.input && args.d_spline && args.layer.out_features <= dense_backward_outputs()),
+        has_input(args.input && !one_pass),
+        has_weight(args.d_spline) {
+    if (has_input) input = dense_args(args, options, true, false);
+    if (has_weight) weight = dense_args(args, options, one_pass, true);
+    if (args.input) input_parts = dense_backward_parts(one_pass ? weight : input);
+    if (has_weight && weight.splits > 1) weight_bytes = weight.splits * gradient_size(args.layer) * 4;
+    bytes = weight_bytes + (input_parts > 1 ? input_parts * args.layer.batch * args.layer.in_features * 4 : 0);
+  }
+};
+
+void reduce_gradient(const cpu::BackwardArgs& args, const void* parts, int64_t splits, void* stream) {
+  const cpu::Layer& l = args.layer;
+  ReduceArgs r;
+  r.from = parts, r.parts = splits, r.count = gradient_size(l), r.columns = l.out_features;
+  r.main_rows = l.grid_size + l.spline_order, r.rows = r.main_rows + (l.base != kNoBase);
+  r.to = args.d_spline, r.last = args.d_base, r.dtype = l.weight_dtype;
+  reduce(r, wide(l), stream);
+}
+
+void backward_dense(const cpu::BackwardArgs& args, const Options& options, void* workspace, void* stream) {
+  const cpu::Layer& l = args.layer;
+  DensePasses passes(args, options);
+  void* const input_parts = static_cast<unsigned char*>(workspace) + passes.weight_bytes;
+  DenseArgs& slopes = passes.one_pass ? passes.weight : passes.input;
+  if (passes.input_parts > 1) slopes.input = input_parts, slopes.input_dtype = DType::f32;
+  if (passes.has_input && l.batch > 0) dense_backward(passes.input, stream);
+  if (passes.has_weight && l.out_features > 0) {
+    if (passes.weight.splits > 1) passes.weight.parts = workspace;
+    dense_backward(passes.weight, stream);
+    if (passes.weight.splits > 1) reduce_gradient(args, workspace, passes.weight.splits, stream);
+  }
+  if (passes.input_parts == 1) return;
+  ReduceArgs r;
+  r.from = input_parts, r.parts = passes.input_parts, r.count = l.batch * l.in_features, r.columns = l.in_features;
+  r.to = args.input, r.dtype = args.x.dtype;
+  reduce(r, false, stream);
+}
+
+// The kernels of one backward call: one for both gradients if that can be, else one each.
+struct GatherPasses {
+  GatherShape both, input, weight;
+  bool one_pass = false;
+
+  explicit GatherPasses(const cpu::BackwardArgs& args) {
+    if (args.input && args.d_spline) {
+      both = plan_gather_backward(args.layer, true, true);
+      one_pass = both.coefficients > 0;
+      if (one_pass) weight = both;
+    }
+    if (args.input && !one_pass) input = plan_gather_backward(args.layer, true, false);
+    if (args.d_spline && !one_pass) weight = plan_gather_backward(args.layer, false, true);
+  }
+};
+
+GatherArgs gather_args(const cpu::ForwardArgs& args) {
+  GatherArgs a;
+  a.layer = args.layer;
+  a.x = args.x, a.side = args.side;
+  a.derivative = args.derivative;
+  a.shape = plan_gather_forward(args.layer);
+  return a;
+}
+
+DenseArgs dense_args(const cpu::ForwardArgs& args, const Options& options) {
+  const cpu::Layer& l = args.layer;
+  DenseArgs a;
+  a.layer = l;
+  a.x = args.x, a.side = args.side;
+  a.derivative = args.derivative;
+  a.tf32 = options.tf32;
+  a.aligned = whole_pieces(l.spline_weight, l.out_features, l.weight_dtype) &&
+              (!l.base_weight || whole_pieces(l.base_weight, l.out_features, l.weight_dtype));
+  plan_dense_forward(a);
+  return a;
+}
+
+int derivative_of(const cpu::BackwardArgs& args) {
+  const int m = args.input ? args.input_derivative : 0, n = args.d_spline ? args.weight_derivative : 0;
+  return m > n ? m : n;
+}
+
+Path path_of(const cpu::Layer& layer, int derivative, const Options& options) {
+  if (options.path == Path::automatic) return choose(layer, derivative, options);
+  const char* const reason = options.path == Path::dense ? dense_reason(layer, derivative) : nullptr;
+  if (reason) throw std::runtime_error(std::string("kan_kernels: the dense path cannot run this: ") + reason);
+  return options.path;
+}
+
+// Runs a forward kernel, straight into y or in parts that are added afterwards.
+template <class Args>
+void run_forward(void (*kernel)(const Args&, void*), Args a, int64_t splits, const cpu::ForwardArgs& args,
+                 void* workspace, void* stream) {
+  const cpu::Layer& l = args.layer;
+  const bool split = splits > 1;
+  a.bias = split ? nullptr : args.bias;
+  a.y = split ? workspace : args.y;
+  a.y_dtype = split ? compute_type(l) : l.weight_dtype;
+  kernel(a, stream);
+  if (!split) return;
+  ReduceArgs r;
+  r.from = workspace, r.parts = splits, r.count = l.batch * l.out_features, r.columns = l.out_features;
+  r.bias = args.bias, r.to = args.y, r.dtype = l.weight_dtype;
+  reduce(r, wide(l), stream);
+}
+
+}  // namespace
+
+const char* dense_reason(const cpu::Layer& l, int derivative) {
+  if (l.weight_dtype == DType::f64) return "there is no matrix instruction for float64 here";
+  if (l.spline_order < 1 || l.spline_order > kDenseOrder) return "spline_order is not in 1..3";
+  if (l.grid_size + 2 * l.spline_order + 1 > kDenseKnots) return "the grid has more than 96 knots";
+  if (derivative > 3) return "the derivative is above 3";
+  if (l.weight_dtype == DType::f16 && derivative > 1) return "higher derivatives may be too large for float16";
+  return nullptr;
+}
+
+int64_t forward_workspace(const cpu::ForwardArgs& args, const Options& options) {
+  const bool dense = path_of(args.layer, args.derivative, options) == Path::dense;
+  const int64_t splits = dense ? dense_args(args, options).splits : gather_args(args).shape.splits;
+  const int64_t size = args.layer.batch * args.layer.out_features;
+  return splits > 1 ? splits * size * size_of(compute_type(args.layer)) : 0;
+}
+
+void forward(const cpu::ForwardArgs& args, const Options& options, void* workspace, void* stream) {
+  const cpu::Layer& l = args.layer;
+  if (l.batch == 0 || l.out_features == 0) return;
+  if (path_of(l, args.derivative, options) == Path::dense) {
+    const DenseArgs a = dense_args(args, options);
+    return run_forward(dense_forward, a, a.splits, args, workspace, stream);
+  }
+  const GatherArgs a = gather_args(args);
+  run_forward(gather_forward, a, a.shape.splits, args, workspace, stream);
+}
+
+int64_t backward_workspace(const cpu::BackwardArgs& args, const Options& options) {
+  if (path_of(args.layer, derivative_of(args), options) == Path::dense) return DensePasses(args, options).bytes;
+  if (!args.d_spline) return 0;
+  const GatherPasses passes(args);
+  const int64_t splits = passes.weight.splits;
+  return splits > 1 ? splits * gradient_size(args.layer) * size_of(compute_type(args.layer)) : 0;
+}
+
+void backward(const cpu::BackwardArgs& args, const Options& options, void* workspace, void* stream) {
+  const cpu::Layer& l = args.layer;
+  if (l.in_features == 0) return;
+  if (path_of(l, derivative_of(args), options) == Path::dense) {
+    return backward_dense(args, options, workspace, stream);
+  }
+  const GatherPasses passes(args);
+  if (args.input && !passes.one_pass && l.batch > 0) {
+    GatherArgs a = gather_args(args);
+    a.input = args.input;
+    a.shape = passes.input;
+    gather_backward(a, stream);
+  }
+  if (!args.d_spline || l.out_features == 0) return;
+  GatherArgs a = gather_args(args);
+  a.input = passes.one_pass ? args.input : nullptr;
+  a.d_spline = args.d_spline, a.d_base = args.d_base;
+  a.shape = passes.weight;
+  a.parts = a.shape.splits > 1 ? workspace : nullptr;
+  gather_backward(a, stream);
+  if (a.parts) reduce_gradient(args, workspace, a.shape.splits, stream);
+}
+
+}  // namespace cuda
+}  // namespace kan

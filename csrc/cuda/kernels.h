@@ -1,0 +1,39 @@
+// The CUDA kernels' interface: raw device pointers and a stream in, no torch, no CUDA header. Arguments are those of
+// the CPU kernels. A plan is made from the shapes alone, so the same shapes always give the same bits; it says how many
+// bytes of workspace the run needs. Nothing here waits for the device.
+#pragma once
+
+#include <cstdint>
+
+#include "../cpu/kernels.h"
+
+namespace kan {
+namespace cuda {
+
+enum class Path : int { automatic, gather, dense };
+
+struct Options {
+  Path path = Path::automatic;  // gather always runs; asking for dense where it cannot run raises
+  bool tf32 = false;            // float32 products may be rounded to TF32
+};
+
+// Why the dense path cannot run an operation with derivatives up to `derivative`, or null.
+const char* dense_reason(const cpu::Layer& layer, int derivative);
+// What an edge costs on either path, in cycles of one multiprocessor: see cost.cu.
+struct Cost {
+  double dense, gather;
+};
+Cost cost(const cpu::Layer& layer, const Options& options);
+// Why tiles would be mostly padding, or null.
+const char* too_small(const cpu::Layer& layer);
+// The path that `automatic` means.
+Path choose(const cpu::Layer& layer, int derivative, const Options& options);
+
+int64_t forward_workspace(const cpu::ForwardArgs& args, const Options& options);
+void forward(const cpu::ForwardArgs& args, const Options& options, void* workspace, void* stream);
+
+int64_t backward_workspace(const cpu::BackwardArgs& args, const Options& options);
+void backward(const cpu::BackwardArgs& args, const Options& options, void* workspace, void* stream);
+
+}  // namespace cuda
+}  // namespace kan

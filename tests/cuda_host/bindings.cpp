@@ -1,0 +1,86 @@
+// The kernels' interface for ctypes: plain integers and pointers.
+#include <cstdio>
+#include <exception>
+#include <memory>
+
+#include "cuda/kernels.h"
+#include "warp_host.h"
+
+namespace {
+
+using namespace kan;
+
+struct View {
+  const void* data;
+  int64_t dtype, row_stride, col_stride;
+  cpu::MatrixView get() const { return {data, cpu::DType(dtype), row_stride, col_stride}; }
+};
+
+// One call of any of the four operations, as tests/cuda_host/__init__.py lays it out.
+struct Call {
+  int64_t batch, in_features, out_features, grid_size, spline_order, base, weight_dtype;
+  const void *grid, *spline_weight, *base_weight, *bias;
+  View x, side, g;
+  int64_t derivative, input_derivative;
+  void *y, *input, *d_spline, *d_base;
+  int64_t path, tf32;
+
+  cpu::Layer layer() const {
+    cpu::Layer l;
+    l.batch = batch, l.in_features = in_features, l.out_features = out_features;
+    l.grid_size = int(grid_size), l.spline_order = int(spline_order), l.base = int(base);
+    l.weight_dtype = cpu::DType(weight_dtype);
+    l.grid = grid, l.spline_weight = spline_weight, l.base_weight = base_weight;
+    return l;
+  }
+};
+
+// Bytes 0xff: a sum that is read before it is written is NaN.
+std::unique_ptr<unsigned char[]> poisoned(int64_t bytes) {
+  std::unique_ptr<unsigned char[]> block(new unsigned char[size_t(bytes)]);
+  for (int64_t n = 0; n < bytes; ++n) block[size_t(n)] = 0xff;
+  return block;
+}
+
+}  // namespace
+
+extern "C" int kan_cuda_host_call(const Call* c) {
+  try {
+    const cuda::Options options{cuda::Path(c->path), c->tf32 != 0};
+    if (c->y) {
+      cpu::ForwardArgs a;
+      a.layer = c->layer();
+      a.x = c->x.get(), a.side = c->side.get();
+      a.bias = c->bias, a.derivative = int(c->derivative), a.y = c->y;
+      const auto workspace = poisoned(cuda::forward_workspace(a, options));
+      cuda::forward(a, options, workspace.get(), nullptr);
+    } else {
+      cpu::BackwardArgs a;
+      a.layer = c->layer();
+      a.x = c->x.get(), a.side = c->side.get(), a.g = c->g.get();
+      a.weight_derivative = int(c->derivative), a.input_derivative = int(c->input_derivative);
+      a.input = c->input, a.d_spline = c->d_spline, a.d_base = c->d_base;
+      const auto workspace = poisoned(cuda::backward_workspace(a, options));
+      cuda::backward(a, options, workspace.get(), nullptr);
+    }
+    return 0;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}
+
+// Kernels that are wrong, for the test of the emulator itself.
+namespace {
+struct Nothing {
+  int fault;
+};
+void faulty(Nothing a) {
+  if (a.fault == 0 && kan::cuda::thread_index() < 16) kan::cuda::sync_block();
+  if (a.fault == 1) kan::cuda::lane_index() < 16 ? kan::cuda::sync_warp() : void(kan::cuda::any_in_warp(true));
+}
+}  // namespace
+
+extern "C" void kan_cuda_host_fault(int fault) {
+  kan::cuda::launch<Nothing>("faulty", faulty, {1, 1, 1}, 64, 16, nullptr, {fault});
+}

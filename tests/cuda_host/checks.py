@@ -1,0 +1,46 @@
+"""How results of the dense path are judged: its operands may be rounded."""
+
+from __future__ import annotations
+
+import oracle
+import torch
+from cases import Case, build
+from harness import (
+    assert_close,
+    compute_dtype,
+    expected_dtypes,
+    poisoned_memory,
+    relative_error,
+    run_op,
+)
+
+__all__ = ["check_dense", "dense_runs"]
+
+
+def dense_runs(op: str, case: Case) -> bool:
+    """What csrc/cuda/kernels.cu says of the dense path."""
+    highest = case.derivative + (op == "backward")
+    knots = case.grid_size + 2 * case.order + 1
+    limit = 1 if case.dtype == torch.float16 else 3
+    return case.dtype != torch.float64 and 1 <= case.order <= 3 and knots <= 96 and highest <= limit
+
+
+# What rounding both operands costs, in units of the sums of absolute values: half a last place of each.
+OPERANDS = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-11}
+
+
+def check_dense(op: str, case: Case, tf32: bool) -> None:
+    """As check_op; 16-bit and TF32 operands are rounded, strict float32 has no more slack than everywhere."""
+    inputs = build(case)
+    with poisoned_memory():
+        got = run_op("cuda_host", op, inputs)
+    wide, narrow = inputs.to(torch.float64), inputs.to(compute_dtype(case.dtype))
+    truth, plain = run_op("reference", op, wide), run_op("reference", op, narrow)
+    scales = oracle.magnitude(op, wide)
+    rounded = 0.0 if case.dtype == torch.float32 and not tf32 else OPERANDS[case.dtype]
+    terms = case.batch if case.layout == "expanded" else 0
+    for value, dtype, true, scale, same in zip(
+        got, expected_dtypes(op, case), truth, scales, plain, strict=True
+    ):
+        error = relative_error(same, true, scale) + rounded
+        assert_close(value, true, scale, error, dtype, f"dense {op}[{case.name}]", terms)

@@ -1,0 +1,156 @@
+"""The CUDA kernels under sanitizers: `python tests/cuda_host/sanitize.py address|thread`.
+
+address: ASan and UBSan, every tensor in a heap block of its exact size.
+thread: ThreadSanitizer, one operating-system thread a CUDA thread: a missing barrier is a data race.
+Calls are recorded here, run by a program without Python (driver.cpp), and their results are checked here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
+
+from cases import OPS, Case, build
+from harness import check_op, run_op, threads
+
+import cuda_host
+import kan_kernels.backends
+from cuda_host.checks import check_dense, dense_runs
+
+FLAGS = {
+    "address": (
+        *("-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined,float-cast-overflow"),
+        "-fno-sanitize-recover=all",
+    ),
+    "thread": ("-O1", "-fno-omit-frame-pointer", "-fsanitize=thread"),
+    "plain": (),
+}
+# Every kernel, more than one block, every barrier; small: a block is 128 threads or more on a few cores.
+CASES = {
+    "gather": [
+        Case(37, 3, 20, 5, 3, 0, side=True),
+        Case(40, 2, 12, 5, 3, 1, "adaptive", "nan"),
+        Case(20, 5, 3, 5, 2, 0),
+        Case(9, 70, 33, 6, 3, 0, side=True),
+        Case(9, 2, 18, 3, 6, 0, dtype=torch.float64, layout="sliced"),
+    ],
+    "dense": [
+        Case(70, 36, 72, 5, 3, 0, side=True),
+        Case(40, 5, 24, 20, 2, 1, "adaptive", "nan", dtype=torch.bfloat16),
+        Case(9, 3, 5, 5, 1, 0, layout="sliced"),
+    ],
+}
+
+
+def executable(kind: str, root: Path = cuda_host.ROOT) -> Path:
+    """The driver with the kernels of `root`, built with a sanitizer."""
+    flags = FLAGS[kind]
+    folder = cuda_host.BUILD / kind
+    objects = cuda_host.compile_objects(root, folder, flags)
+    target = folder / "driver"
+    command = [cuda_host.COMPILER, *cuda_host.FLAGS, *flags, str(Path(__file__).with_name("driver.cpp"))]
+    subprocess.run([*command, *map(str, objects), "-o", str(target)], check=True)
+    return target
+
+
+class Recorder:
+    """Collects calls in the driver's format."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def __call__(self, call, tensors, out) -> None:  # type: ignore[no-untyped-def]
+        blocks, bytes_of = [], []
+        for name, tensor in (*tensors.items(), *out.items()):
+            if tensor is None:
+                continue
+            raw = flat(tensor)
+            blocks.append((getattr(type(call), name).offset, len(raw), name in out))
+            bytes_of.append(raw)
+        self.data += np.array([ctypes.sizeof(call), len(blocks)], np.int64).tobytes() + bytes(call)
+        self.data += np.array(blocks, np.int64).tobytes() + b"".join(bytes_of)
+
+
+def flat(tensor: torch.Tensor) -> bytes:
+    """The memory that the tensor spans, gaps included."""
+    extent = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+    extent = 0 if tensor.numel() == 0 else extent
+    return tensor.as_strided((extent,), (1,)).contiguous().view(torch.uint8).numpy().tobytes()
+
+
+class Player:
+    """Gives the driver's results instead of running the kernels."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def __call__(self, call, tensors, out) -> None:  # type: ignore[no-untyped-def]
+        for tensor in out.values():
+            size = tensor.numel() * tensor.element_size()
+            raw = bytearray(self.data[self.at : self.at + size])
+            if size:
+                tensor.copy_(torch.frombuffer(raw, dtype=tensor.dtype).view(tensor.shape))
+            self.at += size
+
+
+def run(kind: str, cases: list[Case], path: str, mode: str = "threads", timeout: float = 900) -> None:
+    """Record, run, check.
+
+    Raises AssertionError with the sanitizer's report, or naming the entry that is wrong.
+    """
+    program = executable(kind)
+    name = "kan_kernels.backends.cuda_host"
+    before = sys.modules.get(name)
+    sys.modules[name] = kan_kernels.backends.BACKENDS["cuda_host"] = cuda_host
+    jobs = [(op, case) for case in cases for op in OPS if path == "gather" or dense_runs(op, case)]
+    environment = {
+        **os.environ,
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "TSAN_OPTIONS": "halt_on_error=1 report_signal_unsafe=0",
+    }
+    try:
+        with threads(1), tempfile.TemporaryDirectory() as folder:
+            calls, results = Path(folder, "calls"), Path(folder, "results")
+            cuda_host.runner = recorder = Recorder()
+            cuda_host._options["path"] = path
+            for op, case in jobs:
+                run_op("cuda_host", op, build(case))
+            calls.write_bytes(recorder.data)
+            command = [str(program), str(calls), str(results), str(cuda_host.MODES[mode])]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
+            report = f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"[:8000]
+            assert done.returncode == 0, f"{kind}: {report}"
+            cuda_host.runner = Player(results.read_bytes())
+            for op, case in jobs:
+                if path == "dense":
+                    check_dense(op, case, False)
+                else:
+                    check_op("cuda_host", op, case, build(case))
+    finally:
+        cuda_host.runner = None
+        cuda_host._options["path"] = "auto"
+        if before is None:
+            del sys.modules[name], kan_kernels.backends.BACKENDS["cuda_host"]
+
+
+def main(arguments: list[str]) -> int:
+    """address or thread."""
+    for path, cases in CASES.items():
+        run(arguments[0], cases, path)
+        print(f"{arguments[0]}: {path} clean, {len(cases)} cases")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,49 @@
+"""The short tests of the CUDA kernels that a fault must fail: every kernel, both orders of threads."""
+
+from __future__ import annotations
+
+import sys
+
+import cuda_host
+import torch
+from cases import HALF, OPS, Case, build
+from cuda_host.checks import check_dense, dense_runs
+from harness import check_op
+
+import kan_kernels.backends
+
+GATHER = [
+    Case(37, 9, 20, 5, 3, 0, "adaptive", side=True),
+    Case(40, 2, 12, 5, 2, 1, points="nan", base=None),
+    Case(70, 3, 3, 4, 5, 0, "ranges", "knots", side=True),
+    Case(9, 70, 33, 6, 3, 0),
+    Case(2200, 2, 3, 5, 3, 0, side=True),
+    Case(4200, 2, 3, 5, 3, 0),
+    Case(33, 3, 40, 5, 1, 0, points="extension", dtype=torch.float64),
+]
+DENSE = [
+    Case(70, 40, 72, 5, 3, 0, side=True),
+    Case(70, 9, 136, 20, 3, 0, "adaptive", "knots", dtype=HALF[0], x_dtype=torch.float32, side=True),
+    Case(70, 70, 72, 12, 3, 1, "adaptive", "nan"),
+    Case(1100, 2, 64, 60, 1, 0, side=True),
+    Case(130, 20, 200, 5, 2, 0, dtype=HALF[1]),
+]
+
+
+def main() -> None:
+    """Raises AssertionError, or aborts, on the first fault."""
+    torch.set_num_threads(1)
+    sys.modules["kan_kernels.backends.cuda_host"] = kan_kernels.backends.BACKENDS["cuda_host"] = cuda_host
+    for mode in ("rising", "falling"):
+        for op in OPS:
+            with cuda_host.options(path="gather", mode=mode):
+                for case in GATHER:
+                    check_op("cuda_host", op, case, build(case))
+            with cuda_host.options(path="dense", mode=mode):
+                for case in DENSE:
+                    if dense_runs(op, case):
+                        check_dense(op, case, False)
+
+
+if __name__ == "__main__":
+    main()

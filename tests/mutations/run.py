@@ -1,0 +1,88 @@
+"""Applies the faults of a list one at a time and demands that the tests see them.
+
+`python tests/mutations/run.py cuda [--fast] [NAME-PART ...]`; exit status 0 means: the kernels as they are
+pass, and every fault was caught. The faults are made in a copy of the sources.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+
+
+def load(name: str) -> list[dict]:
+    """The faults of one list: name, file, from, to, and whether the fast subset has it."""
+    return json.loads((HERE / f"{name}.json").read_text())
+
+
+def mutate(root: Path, fault: dict) -> None:
+    """Make the fault in the copy at `root`; its `from` must be there exactly once."""
+    path = root / fault["file"]
+    text = path.read_text()
+    count = text.count(fault["from"])
+    if count != 1:
+        raise ValueError(f"{fault['name']}: {fault['file']} holds its text {count} times, expected once")
+    path.write_text(text.replace(fault["from"], fault["to"]))
+
+
+def caught(name: str, root: Path, timeout: float = 600) -> str | None:
+    """How the short tests fail on the sources at `root`, in one line, or None if they pass."""
+    environment = {
+        **os.environ,
+        "KAN_CUDA_HOST_ROOT": str(root),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+    }
+    command = [sys.executable, "-m", f"mutations.check_{name}"]
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout
+        )
+    except subprocess.TimeoutExpired:
+        return f"no end after {timeout:.0f} s"
+    if done.returncode == 0:
+        return None
+    lines = (done.stdout + done.stderr).strip().splitlines() or [f"exit status {done.returncode}"]
+    if any("does not compile" in line for line in lines):
+        raise ValueError("a fault must compile:\n" + "\n".join(lines[-12:]))
+    return lines[-1][:150]
+
+
+def run(name: str, faults: list[dict]) -> list[str]:
+    """The names of the faults that no test saw."""
+    if (failure := caught(name, ROOT)) is not None:
+        raise SystemExit(f"the kernels fail as they are: {failure}")
+    missed = []
+    for fault in faults:
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copytree(ROOT / "csrc", Path(folder) / "csrc")
+            mutate(Path(folder), fault)
+            how = caught(name, Path(folder))
+        print(f"{'MISSED' if how is None else 'caught'}  {fault['name']}: {how}", flush=True)
+        if how is None:
+            missed.append(fault["name"])
+    return missed
+
+
+def main(arguments: list[str]) -> int:
+    name, *rest = arguments
+    parts = [part for part in rest if part != "--fast"]
+    faults = [
+        fault
+        for fault in load(name)
+        if (fault.get("fast") or "--fast" not in rest) and all(part in fault["name"] for part in parts)
+    ]
+    missed = run(name, faults)
+    print(f"{len(faults) - len(missed)} of {len(faults)} faults caught")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
