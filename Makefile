@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 SYSTEM_PATH := $(PATH)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Where nvcc is, the CUDA kernels are built too: here for one architecture, in `pip install .` for all of them.
+export TORCH_CUDA_ARCH_LIST ?= 9.0
 
 SOURCES := $(shell find csrc python -type f) CMakeLists.txt setup.py pyproject.toml
 CXX_FILES := $(shell find csrc python tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')

@@ -1,7 +1,8 @@
 """Which backend runs a case, and why.
 
 The order of precedence: an explicit `backend=`, then the innermost `use_backend`, then the first backend that
-can run the case. A backend that was asked for and cannot run raises its reason: nothing falls back silently.
+can run the case; where two fused backends can, on a GPU, the one to which the cost model gives fewer cycles.
+A backend that was asked for and cannot run raises its reason: nothing falls back silently.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ from types import ModuleType
 
 import torch
 
-from . import checks
+from . import checks, cost_model
 from .backends import BACKENDS
 
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("kan_kernels_backend", default=None)
@@ -116,12 +117,28 @@ def choose(case: Case, backend: str | None = None) -> Choice:
             )
         return Choice(BACKENDS[backend], f"asked for by {asked_by}", {})
     passed_over: dict[str, str] = {}
+    able: list[ModuleType] = []
     for name, module in BACKENDS.items():
         reason = module.can_run(case)
         if reason is None:
-            return Choice(module, f"automatic choice: {module.why(case)}", passed_over)
-        passed_over[name] = reason
-    raise RuntimeError(f"no backend can run {case}: {passed_over}")
+            able.append(module)
+        elif not able:
+            passed_over[name] = reason
+    if not able:
+        raise RuntimeError(f"no backend can run {case}: {passed_over}")
+    first, why = able[0], able[0].why(case)
+    fused = [module for module in able if not module.DIFFERENTIABLE]
+    if case.device == "cuda" and len(fused) > 1:
+        costs = _gpu_costs(case)
+        first = min(fused, key=lambda module: costs[module.NAME].cycles)
+        why = f"the cost model gives it {costs[first.NAME]}; {first.why(case)}"
+        passed_over |= {m.NAME: f"the cost model gives it {costs[m.NAME]}" for m in fused if m is not first}
+    return Choice(first, f"automatic choice: {why}", passed_over)
+
+
+def _gpu_costs(case: Case) -> dict[str, cost_model.Cost]:
+    major = torch.cuda.get_device_capability()[0] if torch.version.hip is None else 9
+    return cost_model.gpu_costs(case, major, torch.backends.cuda.matmul.fp32_precision == "tf32")
 
 
 def run_on(case: Case, backend: str | None = None) -> ModuleType:

@@ -60,6 +60,17 @@ def test_a_gpu_without_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None
         choice = dispatch.choose(situation(**changes))
         assert choice.backend.NAME == "triton" and words in choice.why, choice.why
         assert choice.passed_over == {"native": "no CUDA kernels in this wheel"}
+    monkeypatch.setattr(BACKENDS["native"], "can_run", lambda case: None)
+    for changes, chosen in (
+        ({"dtype": torch.bfloat16, "in_features": 512, "out_features": 512}, "triton"),  # warp-group products
+        ({"out_features": 5}, "native"),  # narrow
+        ({"grid_size": 200}, "native"),  # a long grid
+        ({"dtype": torch.float64}, "native"),
+    ):
+        choice = dispatch.choose(situation(**changes))
+        assert chosen == choice.backend.NAME and "cycles an edge" in choice.why, str(choice)
+        assert all("cycles an edge" in reason for reason in choice.passed_over.values())
+        assert dispatch.choose(situation(**changes), "native").backend.NAME == "native"
     monkeypatch.setattr(dispatch, "_warned", set())
     dispatch.run_on(situation())
     assert not dispatch._warned

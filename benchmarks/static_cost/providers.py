@@ -94,7 +94,7 @@ def split_name(demangled: str) -> tuple[str, str, str]:
 
     ``void kan::forward<3, float, true>(float const*)`` -> ("forward", "fp32", "3,true").
     """
-    without_return = re.sub(r"^(?:void|auto)\s+", "", demangled)
+    without_return = re.sub(r"^(?:void|auto)\s+", "", demangled.replace("(anonymous namespace)::", ""))
     name = re.match(r"[^<(]+", without_return)
     if name is None:
         return demangled, "", ""
@@ -104,7 +104,13 @@ def split_name(demangled: str) -> tuple[str, str, str]:
     dtype = _DTYPES[types[0]] if types else ""
     if types:
         arguments.remove(types[0])
-    return kernel, dtype, ",".join(re.sub(r"^\((?:\w|:)+\)", "", a).replace(" ", "") for a in arguments)
+    return (
+        kernel,
+        dtype,
+        ",".join(
+            re.sub(r"^\((?:\w|:)+\)", "", a.replace("kan::cuda::", "")).replace(" ", "") for a in arguments
+        ),
+    )
 
 
 def _template_arguments(text: str) -> list[str]:

@@ -1,0 +1,57 @@
+"""The short tests of the Triton kernels that a fault must fail, in Triton's interpreter."""
+
+from __future__ import annotations
+
+import os
+
+# before the first import of Triton and of the tests' helpers, which read them once
+os.environ["TRITON_INTERPRET"] = "1"
+os.environ["KAN_TEST_BACKENDS"] = "reference,triton"
+
+import torch
+from cases import HALF, Case, build
+from harness import check_op, run_op
+
+BFLOAT, HALF_FLOAT = HALF
+# for each case the ops that take a path of their own there, and whether TF32 is allowed
+CASES = [
+    # matrix units: pairs of 16 bits, ends of tiles, NaN, side, one pass or a kernel a gradient
+    (Case(21, 9, 40, dtype=BFLOAT, side=True), ("forward", "weight", "backward"), False),
+    (Case(18, 5, 20, 9, 3, 0, "adaptive", "nan", BFLOAT, torch.float32, base=None), ("forward", "backward"), False),
+    (Case(17, 6, 33, 4, 2, 1, "adaptive", "knots", HALF_FLOAT, torch.float32), ("forward", "input"), False),
+    # strict float32: single columns, groups of rows in a loop, more outputs than a tile
+    (Case(19, 6, 40, 12, 3, 0, "adaptive", side=True), ("forward", "input", "weight"), False),
+    (Case(11, 3, 70, 5, 2, 1, "ranges", "nan", base="identity"), ("forward", "backward"), False),
+    # fixed polynomials of uniform knots
+    (Case(20, 5, 33, 6, 3, 1), ("forward", "input", "weight"), True),
+    (Case(16, 6, 20, 5, 3, 0, "ranges", "mixed", side=True), ("forward", "weight"), True),
+    # gathered rows: narrow layers, float64, one pass and not
+    (Case(19, 5, 6, 5, 3, 0, "adaptive", side=True), ("forward", "weight", "backward"), False),
+    (Case(13, 3, 3, 4, 2, 1, "adaptive", "nan", torch.float64, base=None), ("forward", "input", "backward"), False),
+    # a batch in parts
+    (Case(560, 1, 20, 3, 1, 0), ("weight",), False),
+]
+
+
+def check_verdict() -> None:
+    """Knots that stopped being uniform behind torch's back give NaN."""
+    inputs = build(Case(9, 5, 20, dtype=BFLOAT))
+    for op in ("forward", "backward"):
+        run_op("triton", op, inputs)  # the grid is looked at, and found uniform
+    inputs.grid.data[2, 6] += 0.1
+    for op in ("forward", "backward"):
+        assert run_op("triton", op, inputs)[0].isnan().any(), f"{op}: moved knots are not seen"
+
+
+def main() -> None:
+    """Raises AssertionError, or what the kernel raises, on the first fault."""
+    torch.set_num_threads(1)
+    for case, ops, tf32 in CASES:
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        for op in ops:
+            check_op("triton", op, case, build(case))
+    check_verdict()
+
+
+if __name__ == "__main__":
+    main()
