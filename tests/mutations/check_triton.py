@@ -17,17 +17,27 @@ BFLOAT, HALF_FLOAT = HALF
 CASES = [
     # matrix units: pairs of 16 bits, ends of tiles, NaN, side, one pass or a kernel a gradient
     (Case(21, 9, 40, dtype=BFLOAT, side=True), ("forward", "weight", "backward"), False),
-    (Case(18, 5, 20, 9, 3, 0, "adaptive", "nan", BFLOAT, torch.float32, base=None), ("forward", "backward"), False),
+    (
+        Case(18, 5, 20, 9, 3, 0, "adaptive", "nan", BFLOAT, torch.float32, base=None),
+        ("forward", "backward"),
+        False,
+    ),
     (Case(17, 6, 33, 4, 2, 1, "adaptive", "knots", HALF_FLOAT, torch.float32), ("forward", "input"), False),
     # strict float32: single columns, groups of rows in a loop, more outputs than a tile
     (Case(19, 6, 40, 12, 3, 0, "adaptive", side=True), ("forward", "input", "weight"), False),
     (Case(11, 3, 70, 5, 2, 1, "ranges", "nan", base="identity"), ("forward", "backward"), False),
+    # a jump at every knot
+    (Case(17, 3, 20, 4, 2, 2, "adaptive", "knots", base=None), ("forward",), False),
     # fixed polynomials of uniform knots
     (Case(20, 5, 33, 6, 3, 1), ("forward", "input", "weight"), True),
     (Case(16, 6, 20, 5, 3, 0, "ranges", "mixed", side=True), ("forward", "weight"), True),
     # gathered rows: narrow layers, float64, one pass and not
     (Case(19, 5, 6, 5, 3, 0, "adaptive", side=True), ("forward", "weight", "backward"), False),
-    (Case(13, 3, 3, 4, 2, 1, "adaptive", "nan", torch.float64, base=None), ("forward", "input", "backward"), False),
+    (
+        Case(13, 3, 3, 4, 2, 1, "adaptive", "nan", torch.float64, base=None),
+        ("forward", "input", "backward"),
+        False,
+    ),
     # a batch in parts
     (Case(560, 1, 20, 3, 1, 0), ("weight",), False),
 ]

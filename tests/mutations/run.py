@@ -1,7 +1,7 @@
 """Applies the faults of a list one at a time and demands that the tests see them.
 
-`python tests/mutations/run.py cuda [--fast] [NAME-PART ...]`; exit status 0 means: the kernels as they are
-pass, and every fault was caught. The faults are made in a copy of the sources.
+`python tests/mutations/run.py cuda|cpu|triton [--fast] [NAME-PART ...]`; exit status 0 means: the kernels as
+they are pass, and every fault was caught. The faults are made in a copy of the sources and the package.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+SOURCES = ("csrc", "kan_kernels")
 
 
 def load(name: str) -> list[dict]:
@@ -38,12 +39,12 @@ def caught(name: str, root: Path, timeout: float = 600) -> str | None:
     environment = {
         **os.environ,
         "KAN_CUDA_HOST_ROOT": str(root),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        "PYTHONPATH": os.pathsep.join([str(root), str(ROOT / "tests")]),
     }
-    command = [sys.executable, "-m", f"mutations.check_{name}"]
+    command = [sys.executable, "-m", f"mutations.check_{name}", str(root)]
     try:
         done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout
+            command, cwd=ROOT / "tests", env=environment, capture_output=True, text=True, timeout=timeout
         )
     except subprocess.TimeoutExpired:
         return f"no end after {timeout:.0f} s"
@@ -62,7 +63,10 @@ def run(name: str, faults: list[dict]) -> list[str]:
     missed = []
     for fault in faults:
         with tempfile.TemporaryDirectory() as folder:
-            shutil.copytree(ROOT / "csrc", Path(folder) / "csrc")
+            for part in SOURCES:
+                shutil.copytree(
+                    ROOT / part, Path(folder) / part, ignore=shutil.ignore_patterns("__pycache__")
+                )
             mutate(Path(folder), fault)
             how = caught(name, Path(folder))
         print(f"{'MISSED' if how is None else 'caught'}  {fault['name']}: {how}", flush=True)
