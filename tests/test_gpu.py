@@ -221,7 +221,7 @@ def test_automatic_choice_is_fused() -> None:
         situation = Situation("cuda", dtype, dtype, 19, 40, 5, 3)
         if any(BACKENDS[name].can_run(situation) is None for name in ON_GPU if name in BACKENDS):
             assert choose(situation).backend.NAME in ON_GPU
-    assert explain(network(None)).count("cuda") == 2
+    assert explain(network(None)).count("on cuda") == 2
 
 
 @pytest.mark.parametrize("grid_size", (5, 64))
