@@ -4,10 +4,10 @@ Counted from instructions and published rates, never fitted to a measurement: go
 has less to do, not how long it takes. Training does three times the forward everywhere, so that decides.
 
     dense    (padded / out) * (rows / R + make / 128 / tile)   rows: basis rows in blocks of 8, and the base's
-    gather   fetched * per_coefficient + make / 128 / min(out, 32)     fetched: k+1 coefficients, and the base's
+    gather   fetched * each + make / 128 / min(out, 32)           fetched: k+1 coefficients, and the base's
 
-R is the multiply-adds of the matrix unit in a cycle, 128 the lanes that start an instruction in it, `make` the
-instructions that evaluate a basis, shared by the `tile` outputs of a program.
+R is the multiply-adds of the matrix unit in a cycle, 128 the lanes that start an instruction in it, `make`
+the instructions that evaluate a basis, shared by the `tile` outputs of a program.
 """
 
 from dataclasses import dataclass
