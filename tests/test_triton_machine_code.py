@@ -53,7 +53,7 @@ def test_every_kernel_dtype_and_architecture(kernels: list[Measured]) -> None:
 @pytest.mark.slow
 def test_nothing_spills_and_a_lies_in_registers(kernels: list[Measured]) -> None:
     """Without the budget too: no local memory, and the generated operand never leaves registers."""
-    matrix = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
+    matrix = {80: "HMMA", 86: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
     same_compiler = kernels[0].source.toolchain == budgets.load(BUDGET)["toolchain"]
     for k in kernels:
         assert k.cost.spills == 0 or not same_compiler, k.key
