@@ -238,7 +238,9 @@ def install() -> None:
         setattr(torch.cuda, name, value)
     # Module.to would write the wrapper's storage, which it has not, into the old parameter
     torch.__future__.set_overwrite_module_params_on_conversion(True)
-    from kan_kernels import ops
+    from kan_kernels import cuda_support
 
-    ops.DEVICES = (*ops.DEVICES, "cuda")
+    cuda_support.why_not = (
+        nothing  # the CPU kernels stand in for the compiled ones: nothing speaks against them
+    )
     PretendDevice().__enter__()
