@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -92,7 +92,7 @@ class Worker:
                     continue
                 runner = self.prepare(provider, problem, mode, expected, models, result)
             except Exception as error:  # a rival may fail in any way; the table must say how
-                result.update(status="failed", reason=_describe(error))
+                result.update(status="failed", reason=describe(error))
                 continue
             if runner is not None:
                 runners[key] = runner
@@ -152,16 +152,23 @@ class Worker:
         result.update(peak_extra_bytes=peak, memory_method=method)
 
 
-def _describe(error: Exception) -> str:
+def describe(error: Exception) -> str:
+    """The kind of an error and the first line of what it says."""
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
 
 
-def main() -> None:
-    """Read a Job as JSON from stdin, write events to the real stdout; what libraries print goes to stderr."""
+def event_stream() -> TextIO:
+    """The real stdout, for events; from here on what libraries print goes to stderr, and warnings nowhere."""
     stream = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     warnings.filterwarnings("ignore")
+    return stream
+
+
+def main() -> None:
+    """Read a Job as JSON from stdin, write events to the real stdout."""
+    stream = event_stream()
     job = Job(**json.load(sys.stdin))
     torch.set_num_threads(job.threads)
     Worker(job, stream).run()

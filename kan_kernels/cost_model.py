@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from . import ops
+from .checks import HALF_DTYPES
 from .contract import BASE_CODES
 
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
@@ -46,7 +47,7 @@ def gpu_costs(case, major: int, tf32: bool) -> dict[str, Cost]:
 
     major: of the compute capability. tf32: whether float32 products may run in TF32.
     """
-    half = case.dtype in (torch.bfloat16, torch.float16)
+    half = case.dtype in HALF_DTYPES
     rate = _MATRIX_RATE.get(major, 2048.0) * (1.0 if half else 0.5 if tf32 else 0.5 / 3.0)
     rows, base = case.grid_size + case.spline_order, float(case.base is not None)
     blocks, out = -(-rows // 8), case.out_features

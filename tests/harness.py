@@ -167,10 +167,9 @@ def position_slack(backend: str, op: str, case: Case, wide: Inputs) -> tuple[Ten
 
     That moves x by 2^-24 of the knots' range or so, and a basis by less than 2^-18 of its largest value.
     """
-    scales = oracle.magnitude(op, wide, anywhere=True)
     if backend not in MATRIX_UNITS or case.knots not in ("uniform", "ranges") or not reduced(case):
-        return (None,) * len(scales)
-    return tuple(2.0**-18 * scale for scale in scales)
+        return (None,) * {"forward": 1, "input": 1, "weight": 2, "backward": 3}[op]
+    return tuple(2.0**-18 * scale for scale in oracle.magnitude(op, wide, anywhere=True))
 
 
 def reduced(case: Case) -> bool:

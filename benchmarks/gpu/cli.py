@@ -119,8 +119,8 @@ def _run(options: argparse.Namespace, path: Path, only: list[str]) -> int:
 
 def _guarded(stage: Any, run: Any, limit: float) -> Any:
     """A stage that fails in a way nobody thought of costs itself alone."""
+    from ..worker import describe
     from .stages import Outcome
-    from .worker import describe
 
     if limit < LEAST:
         return Outcome("cut", "no time was left", [f"all of it ({limit:.0f} s were left)"])
@@ -133,9 +133,9 @@ def _guarded(stage: Any, run: Any, limit: float) -> Any:
 def _write(table: Any, path: Path, fused_needed: bool = False) -> int:
     """Write Markdown and plots beside the JSON, print the targets; 1 when a proof does not hold."""
     from ..extras import MissingExtra
+    from ..worker import describe
     from .report import markdown
     from .targets import check, proofs
-    from .worker import describe
 
     plots: list[str] = []
     no_plots = None

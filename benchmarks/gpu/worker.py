@@ -11,7 +11,6 @@ import json
 import os
 import sys
 import time
-import warnings
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,6 +20,7 @@ from .. import measure as timing
 from ..gate import MEANINGLESS, compare, judge, reference_numbers
 from ..modes import Numbers, Runner
 from ..providers import Model, find_provider
+from ..worker import describe, event_stream
 from ..workloads import TRAIN, Problem, make_problem
 from .device import Device, query
 from .graphs import GraphRunner
@@ -239,16 +239,9 @@ def blank(job: Job, mode: str, key: str, execution: str) -> dict[str, Any]:
     }
 
 
-def describe(error: Exception) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
-
-
 def main() -> None:
-    """Read a Task as JSON from stdin, write events to the real stdout; what libraries print: to stderr."""
-    stream = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    warnings.filterwarnings("ignore")
+    """Read a Task as JSON from stdin, write events to the real stdout."""
+    stream = event_stream()
     task = Task(**json.load(sys.stdin))
     for plugin in task.plugins:
         importlib.import_module(plugin)

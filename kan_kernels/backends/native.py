@@ -3,13 +3,11 @@
 import torch
 
 from .. import cuda_support, ops
-from ..contract import MAX_DERIVATIVE, MAX_SPLINE_ORDER
+from . import limits
 
 NAME = "native"
 DIFFERENTIABLE = False
 NAMESPACE = "kan_kernels" if ops.LOAD_ERROR is None else None  # of its torch ops
-
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def _below_autograd(op):
@@ -42,15 +40,10 @@ def can_run(case) -> str | None:
             return reason
     elif case.device not in ops.DEVICES:
         return f"the library has no kernels for {case.device} (it has them for: {', '.join(ops.DEVICES)})"
-    if case.dtype not in _DTYPES:
-        return f"no kernels for {case.dtype}"
-    if case.spline_order > MAX_SPLINE_ORDER:
-        return f"spline_order {case.spline_order} is above {MAX_SPLINE_ORDER}"
-    if case.derivative > MAX_DERIVATIVE:
-        return f"derivative {case.derivative} is above {MAX_DERIVATIVE}"
-    return None
+    return limits.beyond(case)
 
 
 def why(case) -> str:
     """What speaks for this backend where it is the first that can run."""
-    return f"compiled kernels for {case.device}, the fastest where they can run"
+    measured = ", the fastest where they can run" if case.device == "cpu" else ""
+    return f"compiled kernels for {case.device}{measured}"

@@ -14,14 +14,13 @@ import os
 import torch
 
 from ... import ops
-from ...contract import MAX_DERIVATIVE, MAX_SPLINE_ORDER
+from .. import limits
 
 NAME = "triton"
 DIFFERENTIABLE = False
 _INSTALLED = importlib.util.find_spec("triton") is not None
 NAMESPACE = "kan_kernels_triton" if _INSTALLED else None
 
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _CAPABILITY = (8, 0)  # the first with bfloat16 and TF32 on matrix units
 
 
@@ -47,13 +46,7 @@ def can_run(case) -> str | None:
             return f"compute capability {have} is below 8.0"
         if torch.version.hip is not None and case.dtype == torch.float64:
             return "no float64 kernels on ROCm"
-    if case.dtype not in _DTYPES:
-        return f"no kernels for {case.dtype}"
-    if case.spline_order > MAX_SPLINE_ORDER:
-        return f"spline_order {case.spline_order} is above {MAX_SPLINE_ORDER}"
-    if case.derivative > MAX_DERIVATIVE:
-        return f"derivative {case.derivative} is above {MAX_DERIVATIVE}"
-    return None
+    return limits.beyond(case)
 
 
 def why(case) -> str:

@@ -2,6 +2,7 @@
 
 import torch
 
+from ...checks import DTYPES, HALF_DTYPES
 from ...contract import BASE_CODES, MAX_DERIVATIVE, MAX_SPLINE_ORDER
 
 _NAMES = {
@@ -29,10 +30,9 @@ def check(op: str, args: tuple) -> None:
     wide = given["g"] if "g" in given else given["spline_weight"]
     width = wide.shape[-1] if wide.dim() else -1
     dtype = wide.dtype
-    if dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+    if dtype not in DTYPES:
         raise TypeError(f"weights: got {dtype}, expected float32, float64, bfloat16 or float16")
-    half = dtype in (torch.bfloat16, torch.float16)
-    x_dtypes = (dtype, torch.float32) if half else (dtype,)
+    x_dtypes = (dtype, torch.float32) if dtype in HALF_DTYPES else (dtype,)
     wanted = {
         "x": ((rows, features), x_dtypes),
         "s": ((rows, features), x_dtypes),

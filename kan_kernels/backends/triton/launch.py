@@ -55,15 +55,25 @@ def _table(grid: Tensor, order: int, uniform: bool) -> Tensor | None:
     return table
 
 
-def _spline(grid: Tensor, order: int, derivative: int, uniform: bool) -> dict:
-    """The compile-time constants of a spline."""
+def _spline(grid: Tensor, order: int, derivative: int, base: int) -> dict:
+    """The compile-time constants of every kernel."""
     return {
         "R": grid.shape[1] - order - 1,
         "K": order,
         "M": derivative,
         "STEPS": steps(grid.shape[1]),
+        "BASE": base,
+    }
+
+
+def _dense_spline(
+    grid: Tensor, dtype: torch.dtype, order: int, derivative: int, base: int, uniform: bool
+) -> dict:
+    """Those of the dense kernels: fixed polynomials on uniform knots, and what the matrix units multiply."""
+    return _spline(grid, order, derivative, base) | {
         "POLY": polynomials(order, derivative) if uniform else None,
         "FACTOR": 1.0 / factorial(order) if uniform else 1.0,
+        "PRECISION": precision(dtype),
     }
 
 
@@ -85,23 +95,22 @@ def forward(x, s, spline_weight, base_weight, bias, grid, spline_order, base, de
     y = spline_weight.new_empty(rows, width)
     if y.numel() == 0:
         return y
-    uniform = _uniform(grid, spline_weight.dtype, spline_order, derivative, derivative)
+    case = _case(x, spline_weight.dtype, width, grid, spline_order)
+    gathers = tiling.gathers(case, precision(case.dtype))
+    uniform = not gathers and _uniform(grid, case.dtype, spline_order, derivative, derivative)
     spline_weight, base_weight, bias, grid = map(_dense, (spline_weight, base_weight, bias, grid))
     sizes = (rows, features, width, *_strides(x), *_strides(s))
-    case = _case(x, spline_weight.dtype, width, grid, spline_order)
-    if tiling.gathers(case, precision(case.dtype)):
-        constants = _spline(grid, spline_order, derivative, False)
-        del constants["POLY"], constants["FACTOR"]
+    if gathers:
+        constants = _spline(grid, spline_order, derivative, base)
         tile = tiling.gather(case)
         blocks = ceil_div(rows, tile["BM"]) * ceil_div(width, tile["BN"])
         tiling.launch(
             gather_kernels.gather_forward, x.device, blocks,
-            (x, s, spline_weight, base_weight, bias, grid, y, *sizes), {**constants, "BASE": base}, tile,
+            (x, s, spline_weight, base_weight, bias, grid, y, *sizes), constants, tile,
         )  # fmt: skip
         return y
     table = _table(grid, spline_order, uniform)
-    constants = _spline(grid, spline_order, derivative, uniform)
-    constants |= {"BASE": base, "PRECISION": precision(case.dtype)}
+    constants = _dense_spline(grid, case.dtype, spline_order, derivative, base, uniform)
     tiling.launch_tuned(
         forward_kernels.dense_forward, x.device, case,
         lambda tile: ceil_div(rows, tile["BM"]) * ceil_div(width, tile["BN"]),
@@ -116,23 +125,22 @@ def input(x, spline_weight, base_weight, g, grid, spline_order, base, derivative
     t = x.new_empty(rows, features)
     if t.numel() == 0:
         return t
-    uniform = _uniform(grid, spline_weight.dtype, spline_order, derivative)
+    case = _case(x, spline_weight.dtype, width, grid, spline_order)
+    gathers = tiling.gathers(case, precision(case.dtype))
+    uniform = not gathers and _uniform(grid, case.dtype, spline_order, derivative)
     spline_weight, base_weight, grid = map(_dense, (spline_weight, base_weight, grid))
     sizes = (rows, features, width, *_strides(x), *_strides(g))
-    case = _case(x, spline_weight.dtype, width, grid, spline_order)
-    if tiling.gathers(case, precision(case.dtype)):
-        constants = _spline(grid, spline_order, derivative, False)
-        del constants["POLY"], constants["FACTOR"]
+    if gathers:
+        constants = _spline(grid, spline_order, derivative, base)
         tile = tiling.gather(case)
         blocks = ceil_div(rows, tile["BM"]) * ceil_div(features, tile["BI"])
         tiling.launch(
             gather_kernels.gather_input, x.device, blocks,
-            (x, spline_weight, base_weight, g, grid, t, *sizes), {**constants, "BASE": base}, tile,
+            (x, spline_weight, base_weight, g, grid, t, *sizes), constants, tile,
         )  # fmt: skip
         return t
     table = _table(grid, spline_order, uniform)
-    constants = _spline(grid, spline_order, derivative, uniform)
-    constants |= {"BASE": base, "PRECISION": precision(case.dtype)}
+    constants = _dense_spline(grid, case.dtype, spline_order, derivative, base, uniform)
     tiling.launch_tuned(
         gradient_kernels.dense_input, x.device, case,
         lambda tile: ceil_div(rows, tile["BM"]) * ceil_div(features, tile["BI"]),
@@ -166,9 +174,10 @@ def _weights(x, s, spline_weight, base_weight, g, grid, order, base, derivative,
     d_base = new(features, width) if base else new(0)
     if rows == 0 or d_spline.numel() == 0:
         return d_spline, d_base
-    uniform = _uniform(grid, g.dtype, order, derivative + (t is not None), derivative)
-    spline_weight, base_weight, grid = map(_dense, (spline_weight, base_weight, grid))
     case = _case(x, g.dtype, width, grid, order)
+    gathers = tiling.sums_rows(case)
+    uniform = not gathers and _uniform(grid, g.dtype, order, derivative + (t is not None), derivative)
+    spline_weight, base_weight, grid = map(_dense, (spline_weight, base_weight, grid))
     part_rows, parts = tiling.parts(case, x.device)
     sums = (d_spline, d_base)
     if parts > 1:
@@ -176,7 +185,7 @@ def _weights(x, s, spline_weight, base_weight, g, grid, order, base, derivative,
         sums = tuple(g.new_empty(parts, *d.shape, dtype=accumulate) for d in sums)
     sizes = (rows, features, width, part_rows, *_strides(x), *_strides(s), *_strides(g))
     operands = (x, s, spline_weight, base_weight, g, grid, t)
-    if tiling.sums_rows(case):
+    if gathers:
         _gathered_weights(case, operands, sums, sizes, parts, order, base, derivative)
     else:
         _dense_weights(case, operands, sums, sizes, parts, order, base, derivative, uniform)
@@ -189,11 +198,9 @@ def _weights(x, s, spline_weight, base_weight, g, grid, order, base, derivative,
 
 def _gathered_weights(case, operands, sums, sizes, parts, order, base, m) -> None:
     *_, grid, t = operands
-    constants = _spline(grid, order, m, False)
-    del constants["POLY"], constants["FACTOR"]
+    constants = _spline(grid, order, m, base) | {"ONE_PASS": t is not None}
     tile = tiling.row_sums(case)
     blocks = ceil_div(case.basis_rows, tile["BR"]) * ceil_div(case.width, tile["BN"]) * case.features * parts
-    constants |= {"BASE": base, "ONE_PASS": t is not None}
     arguments = (*operands, *sums, *sizes)
     tiling.launch(gather_kernels.gather_backward, grid.device, blocks, arguments, constants, tile)
 
@@ -202,9 +209,10 @@ def _dense_weights(case, operands, sums, sizes, parts, order, base, m, uniform) 
     x, s, spline, base_weight, g, grid, t = operands
     one_pass = t is not None
     table = _table(grid, order, uniform)
-    constants = _spline(grid, order, m, uniform)
-    constants |= {"BASE": base, "PRECISION": precision(case.dtype), "ONE_PASS": one_pass}
-    constants["POLY_X"] = polynomials(order, m + 1) if one_pass and uniform else None
+    constants = _dense_spline(grid, case.dtype, order, m, base, uniform) | {
+        "ONE_PASS": one_pass,
+        "POLY_X": polynomials(order, m + 1) if one_pass and uniform else None,
+    }
 
     def blocks(tile: dict) -> int:
         rows = ceil_div(case.basis_rows, tile["RG"])

@@ -9,6 +9,7 @@ from functools import cache
 
 import torch
 
+from ...checks import HALF_DTYPES
 from . import tuning
 from .plan import ceil_div, power_of_two
 
@@ -35,7 +36,7 @@ class Case:
 
     @property
     def half(self) -> bool:
-        return self.dtype in (torch.bfloat16, torch.float16)
+        return self.dtype in HALF_DTYPES
 
     @property
     def warp_groups(self) -> bool:

@@ -15,7 +15,7 @@ import torch
 
 from .plan import power_of_two
 
-_chosen: dict[str, dict] = {}
+_chosen: dict[str, dict] = {}  # class of shapes -> the tile, without its EVEN_*
 _loaded: set[Path] = set()
 
 
@@ -39,12 +39,10 @@ def best(name: str, device: torch.device, case, constants: dict, tiles: list[dic
     ):
         return tiles[0]
     key = _key(name, device, case, constants)
-    tile = _chosen.get(key)
-    if tile is None:
+    if key not in _chosen:
         _load()
-        tile = _chosen.get(key)
     for candidate in tiles:
-        if tile is not None and _shape(candidate) == tile["tile"]:
+        if _shape(candidate) == _chosen.get(key):
             return candidate
     if torch.cuda.is_current_stream_capturing():
         return tiles[0]
@@ -52,7 +50,7 @@ def best(name: str, device: torch.device, case, constants: dict, tiles: list[dic
         fastest = _measure(tiles, run)
     if fastest is None:
         return tiles[0]
-    _chosen[key] = {"tile": _shape(fastest)}
+    _chosen[key] = _shape(fastest)
     _save()
     return fastest
 
@@ -93,10 +91,7 @@ def _measure(tiles: list[dict], run) -> dict | None:
     for tile in tiles:
         try:
             times.append(do_bench(lambda tile=tile: run(tile), warmup=5, rep=20, return_mode="median"))
-        except (
-            OutOfResources,
-            RuntimeError,
-        ):  # too large a tile, no memory to measure in, a compiler's failure
+        except (OutOfResources, RuntimeError):  # too large, no memory to measure in, or it does not compile
             times.append(float("inf"))
     return tiles[times.index(min(times))] if min(times) < float("inf") else None
 
@@ -112,7 +107,7 @@ def _load() -> None:
         return
     if isinstance(stored, dict):
         for key, tile in stored.items():
-            _chosen.setdefault(key, {"tile": tile})
+            _chosen.setdefault(key, tile)
 
 
 def _save() -> None:
@@ -121,7 +116,7 @@ def _save() -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump({key: entry["tile"] for key, entry in list(_chosen.items())}, file, indent=1)
+            json.dump(_chosen.copy(), file, indent=1)
         os.replace(file.name, path)
     except OSError:
         return
