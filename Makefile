@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SYSTEM_PATH := $(PATH)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# With KAN_KERNELS_CUDA=1 the CUDA kernels are built too: here for one architecture, by `pip install .` for all.
+# Where nvcc is, the CUDA kernels are built too: here for one architecture, by `pip install .` for all.
 export TORCH_CUDA_ARCH_LIST ?= 9.0
 
 SOURCES := $(shell find csrc python -type f) CMakeLists.txt setup.py pyproject.toml

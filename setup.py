@@ -1,8 +1,8 @@
 """A thin driver: CMakeLists.txt is the build description, this only calls it.
 
-Environment: KAN_KERNELS_CUDA=0|1|auto (build the CUDA C++ kernels: not by default, as long as `make test`
-does not prove them), TORCH_CUDA_ARCH_LIST (for which GPUs), MAX_JOBS (parallel compilations), CMAKE_ARGS
-(anything else for CMake).
+Environment: KAN_KERNELS_CUDA=auto|0|1 (build the CUDA C++ kernels: where nvcc is, never, or not without),
+TORCH_CUDA_ARCH_LIST (for which GPUs; default: all that the kernels run on), MAX_JOBS (parallel compilations),
+CMAKE_ARGS (anything else for CMake).
 """
 
 import os
@@ -27,7 +27,7 @@ class CMakeBuild(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DCMAKE_INSTALL_PREFIX={prefix}",
             f"-DKAN_KERNELS_VERSION={self.distribution.get_version()}",
-            f"-DKAN_KERNELS_CUDA={os.environ.get('KAN_KERNELS_CUDA', '0')}",
+            f"-DKAN_KERNELS_CUDA={os.environ.get('KAN_KERNELS_CUDA', 'auto')}",
             f"-DTORCH_CUDA_ARCH_LIST={os.environ.get('TORCH_CUDA_ARCH_LIST', '')}",
             *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         ]

@@ -12,8 +12,8 @@ def why_not() -> str | None:
     """None, or the reason with its remedy. Looks at the current device."""
     if "cuda" not in ops.DEVICES:
         return (
-            "this library was built without CUDA kernels; rebuild it where nvcc is on PATH, "
-            "with KAN_KERNELS_CUDA=1"
+            "this library was built without CUDA kernels; rebuild it where nvcc is on PATH "
+            "(KAN_KERNELS_CUDA=1 insists on it)"
         )
     if torch.version.cuda is None:
         return f"torch {torch.__version__} was built without CUDA; install a build of torch with CUDA"

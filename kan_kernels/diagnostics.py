@@ -24,6 +24,8 @@ def report() -> tuple[str, bool]:
         lines.append(
             f"            kernels for {', '.join(ops.DEVICES)}; on the CPU they run as {ops.cpu_isa()}"
         )
+        if "cuda" in ops.DEVICES:
+            lines.append(f"            CUDA code for {torch.ops.kan_kernels.cuda_architectures()}")
     else:
         lines.append(f"  ops       not loaded: {ops.LOAD_ERROR}")
     path, info, error = numpy_module()

@@ -240,7 +240,6 @@ def install() -> None:
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     from kan_kernels import cuda_support
 
-    cuda_support.why_not = (
-        nothing  # the CPU kernels stand in for the compiled ones: nothing speaks against them
-    )
+    # the CPU kernels stand in for the compiled ones: nothing speaks against them
+    cuda_support.why_not = nothing
     PretendDevice().__enter__()

@@ -6,7 +6,6 @@ barrier shows as a wrong number. tests/cuda_host/sanitize.py runs them as real t
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from itertools import product
@@ -24,11 +23,7 @@ from mutations.run import run as run_faults
 
 import kan_kernels.backends
 
-OFF = "the CUDA kernels are not built by default yet: KAN_TEST_CUDA=1 runs their tests"
-pytestmark = [
-    pytest.mark.skipif(os.environ.get("KAN_TEST_CUDA") != "1", reason=OFF),
-    pytest.mark.skipif(cuda_host.why_not() is not None, reason=str(cuda_host.why_not())),
-]
+pytestmark = pytest.mark.skipif(cuda_host.why_not() is not None, reason=str(cuda_host.why_not()))
 
 
 @pytest.fixture(scope="module", autouse=True)

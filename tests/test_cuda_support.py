@@ -71,5 +71,6 @@ def test_tf32_follows_torch() -> None:
 def test_path(shape: tuple[int, int, int], dtype: torch.dtype, batch: int, path: str) -> None:
     """The cost model's choices; the text has both costs."""
     case = dispatch.Case("cuda", dtype, dtype, *shape, 3)
-    text = cost_model.cuda_path(case, batch)
-    assert text.startswith(path) and "cycles an edge" in text
+    text = cost_model.native_path(case, 8, batch)
+    assert text.startswith(f"{path} path") and "cycles an edge" in text
+    assert min((cost, name) for name, cost in cost_model.native_paths(case, 8, batch).items())[1] == path

@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks is not installed with the package
 
-from benchmarks.gpu import build, sanitize, suite, targets
+from benchmarks.gpu import build, calibrate, sanitize, suite, targets
 from benchmarks.gpu.plan import JOBS, find_job
 from benchmarks.gpu.roofline import fraction, least_bytes
 from benchmarks.gpu.table import GpuTable, add_figures
@@ -174,3 +174,21 @@ def test_failures_are_targets_missed() -> None:
     assert targets.proofs({"sanitizer": section, "results": []})[0].reached is False
     gated = {**blank(find_job("toy/fp32"), TRAIN, "ours-native", "eager"), "status": "gated"}
     assert targets.proofs({"results": [gated]})[-1].reached is False
+
+
+def test_calibration() -> None:
+    """Seconds become cycles an edge; factors are medians; a choice that loses is named with its loss."""
+    layer = "4->5 G=5 rows=10 float32"
+    timed = [
+        calibrate.Timed(layer, "native", "dense", 2.0, 2e-6),
+        calibrate.Timed(layer, "native", "gather", 3.0, 1e-6),
+        calibrate.Timed("8->5 G=5 rows=10 float32", "native", "dense", 1.0, 4e-6),
+        calibrate.Timed("8->5 G=5 rows=10 float32", "triton", "dense", None, 8e-6),
+    ]
+    found = calibrate.compare(timed, 1e9)
+    assert [round(row["cycles"], 6) for row in found["rows"]] == [10.0, 5.0, 10.0, 20.0]
+    dense = found["factors"]["native dense"]
+    assert (dense["least"], dense["median"], dense["most"], dense["of"]) == (5.0, 7.5, 10.0, 2)
+    assert set(found["factors"]) == {"native dense", "native gather"}
+    (wrong,) = found["wrong"]
+    assert wrong == {"layer": layer, "chosen": "native dense", "best": "native gather", "loss": 2.0}

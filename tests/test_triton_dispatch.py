@@ -9,7 +9,7 @@ import pytest
 import torch
 from harness import child
 
-from kan_kernels import KAN, KANLinear, available_backends, dispatch, explain
+from kan_kernels import KAN, KANLinear, available_backends, dispatch, explain, ops
 from kan_kernels.backends import BACKENDS
 
 TRITON = importlib.util.find_spec("triton") is not None
@@ -60,17 +60,6 @@ def test_a_gpu_without_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None
         choice = dispatch.choose(situation(**changes))
         assert choice.backend.NAME == "triton" and words in choice.why, choice.why
         assert choice.passed_over == {"native": "no CUDA kernels in this wheel"}
-    monkeypatch.setattr(BACKENDS["native"], "can_run", lambda case: None)
-    for changes, chosen in (
-        ({"dtype": torch.bfloat16, "in_features": 512, "out_features": 512}, "triton"),  # warp-group products
-        ({"out_features": 5}, "native"),  # narrow
-        ({"grid_size": 200}, "native"),  # a long grid
-        ({"dtype": torch.float64}, "native"),
-    ):
-        choice = dispatch.choose(situation(**changes))
-        assert chosen == choice.backend.NAME and "cycles an edge" in choice.why, str(choice)
-        assert all("cycles an edge" in reason for reason in choice.passed_over.values())
-        assert dispatch.choose(situation(**changes), "native").backend.NAME == "native"
     monkeypatch.setattr(dispatch, "_warned", set())
     dispatch.run_on(situation())
     assert not dispatch._warned
@@ -82,6 +71,28 @@ def test_a_gpu_without_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None
         assert words in BACKENDS["triton"].can_run(situation(**changes))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
     assert "7.5" in BACKENDS["triton"].can_run(situation())
+
+
+@needs_triton
+@pytest.mark.skipif(
+    "cuda" not in ops.DEVICES, reason="the library was built without CUDA kernels: there was no nvcc"
+)
+def test_the_cheaper_backend_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where both fused backends can run, the cost model decides, in figures; either can be forced."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    monkeypatch.setattr(BACKENDS["native"], "can_run", lambda case: None)
+    monkeypatch.setattr(BACKENDS["triton"], "can_run", lambda case: None)
+    for changes, chosen in (
+        ({"dtype": torch.bfloat16, "in_features": 512, "out_features": 512}, "triton"),  # warp-group products
+        ({"out_features": 5}, "native"),  # narrow
+        ({"grid_size": 200}, "native"),  # a long grid
+        ({"dtype": torch.float64}, "native"),
+    ):
+        choice = dispatch.choose(situation(**changes))
+        assert chosen == choice.backend.NAME and "cycles an edge" in choice.why, str(choice)
+        assert all("cycles an edge" in reason for reason in choice.passed_over.values())
+        assert dispatch.choose(situation(**changes), "native").backend.NAME == "native"
 
 
 WITHOUT = """
@@ -117,8 +128,6 @@ def test_import_leaves_triton_alone() -> None:
 
 def test_schemas_are_those_of_the_library() -> None:
     """One family: what Python declares for its namespaces is what C++ declares, word for word."""
-    from kan_kernels import ops
-
     if ops.LOAD_ERROR is not None:
         pytest.skip(f"the compiled library is not here: {ops.LOAD_ERROR}")
     for op, schema in ops.SCHEMAS.items():

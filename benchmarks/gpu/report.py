@@ -31,6 +31,7 @@ def markdown(table: GpuTable, plots: list[str], no_plots: str | None) -> str:
         parts.append("**No GPU was used: this exercises the report's code and says nothing about speed.**")
     parts += ["## Targets", _targets(table), "## What ran", _stages(table.document)]
     parts += _tests(table.document)
+    parts += _cost_model(table.document)
     parts += _peaks(table)
     parts += [f"## Timings\n\n{FOOTNOTE}", f"Rule: {RULE}. {_memory_method(table)}"]
     for job in table.jobs:
@@ -100,6 +101,31 @@ def _tests(document: dict[str, Any]) -> list[str]:
         lines = [f"- {tool}: {s['status']}; {s['summary']}" for tool, s in sanitizer.items()]
         parts.append("## compute-sanitizer\n\n" + "\n".join(lines))
     return parts
+
+
+def _cost_model(document: dict[str, Any]) -> list[str]:
+    found = document.get("cost_model")
+    if not found or not found["rows"]:
+        return []
+    body = [
+        [
+            row["layer"], row["backend"], row["path"],
+            milliseconds(1e3 * row["seconds"]), f"{row['cycles']:.4f}",
+            "-" if row["counted"] is None else f"{row['counted']:.4f}",
+            "-" if row["counted"] is None else times(row["cycles"] / row["counted"]),
+        ]
+        for row in found["rows"]
+    ]  # fmt: skip
+    columns = ["layer", "backend", "path", "forward, ms", "cycles an edge", "counted", "measured / counted"]
+    lines = [
+        f"- {name}: {times(f['median'])} ({times(f['least'])} to {times(f['most'])} over {f['of']} layers)"
+        for name, f in found["factors"].items()
+    ]
+    lines += [
+        f"- {w['layer']}: {w['chosen']}, counted cheapest, takes {times(w['loss'])} the time of {w['best']}"
+        for w in found["wrong"]
+    ]
+    return ["## Cost model: measured over counted", "\n".join(lines), markdown_table(columns, body)]
 
 
 def _peaks(table: GpuTable) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..machine import all_threads
 from .build import build, probe
+from .calibrate import calibrate
 from .measurements import run_jobs
 from .plan import JOBS, SMOKE_JOBS
 from .sanitize import sanitize
@@ -122,6 +123,18 @@ def others_stage(run: Run, limit: float) -> Outcome:
     return _measure(run, limit, False)
 
 
+def cost_model_stage(run: Run, limit: float) -> Outcome:
+    """What the cost model counts against what the clock says."""
+    if not set(run.backends) - {"reference"}:
+        return Outcome("skipped", "no fused backend runs here")
+    run.document["cost_model"] = found = calibrate(run.device, run.smoke, limit)
+    if not found["rows"]:
+        return Outcome("skipped", "no path of a GPU backend can run here")
+    factors = [f"{name} {factor['median']:.2f}" for name, factor in found["factors"].items()]
+    wrong = f"{len(found['wrong'])} of {found['layers']} choices wrong"
+    return Outcome("ok", f"measured over counted: {', '.join(factors)}; {wrong}")
+
+
 def sanitizer_stage(run: Run, limit: float) -> Outcome:
     """compute-sanitizer on a short run."""
     if run.device != "cuda":
@@ -145,5 +158,6 @@ STAGES = [
     Stage("headline benchmarks", headline_stage, 130, 80),
     Stage("shared tests", shared_tests_stage, 110, 50),
     Stage("other benchmarks", others_stage, 150, 50),
+    Stage("cost model", cost_model_stage, 30, 10),
     Stage("sanitizer", sanitizer_stage, 45, 15),
 ]

@@ -87,11 +87,12 @@ def check(budget: dict[str, Any], measured: Iterable[Measured], *, complete: boo
     """What breaks the budget, one line each, beginning with the key.
 
     ``complete``: also name entries of the budget that were not measured, so that a kernel cannot vanish
-    unseen.
+    unseen; of those architectures alone that were measured, for a library may be built for one.
     """
-    violations, seen = [], set()
+    violations, seen, archs = [], set(), set()
     for kernel in measured:
         seen.add(kernel.key)
+        archs.add(f"sm_{kernel.source.arch}")
         limit = architecture(kernel.source.arch).shared_limit
         problems = _over(f"shared bytes on sm_{kernel.source.arch}", kernel.cost.shared, limit)
         entry = budget["kernels"].get(kernel.key)
@@ -102,7 +103,9 @@ def check(budget: dict[str, Any], measured: Iterable[Measured], *, complete: boo
         violations += [f"{kernel.key}: {problem}" for problem in problems]
     if complete:
         violations += [
-            f"{key}: in the budget, but not measured" for key in budget["kernels"] if key not in seen
+            f"{key}: in the budget, but not measured"
+            for key in budget["kernels"]
+            if key not in seen and (not archs or archs & set(key.split("/")))
         ]
     return violations
 

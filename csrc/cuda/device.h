@@ -8,7 +8,9 @@ namespace cuda {
 
 // Makes a device current for the runtime that the kernels are linked to. Raises where there is none.
 void set_device(int index);
-// The path named by the environment's KAN_KERNELS_CUDA_PATH (auto, gather, dense), read once. Raises on another name.
+// The major number of a device's compute capability, asked once a device.
+int capability_major(int index);
+// The path named by the environment's KAN_KERNELS_CUDA_PATH (auto, gather, dense). Raises on another name.
 Path forced_path();
 
 }  // namespace cuda

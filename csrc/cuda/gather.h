@@ -13,9 +13,15 @@ namespace cuda {
 
 constexpr int kGatherWarps = 4;           // of a block of the forward kernel
 constexpr int kGatherFeatures = 4;        // evaluated at once by the forward kernel
-constexpr int kMaxPerLane = 8;            // outputs of one lane
 constexpr int kSharedBudget = 48 * 1024;  // bytes that every device grants without asking
 constexpr int kSharedLimit = 96 * 1024;   // bytes that every device of compute capability 8.0 or more can grant
+
+constexpr int kGatherOrder = 3;  // the order that doubles have a kernel of their own for
+
+// Outputs of one lane, at most. In double precision, kernels of any order have no registers for more.
+constexpr int outputs_per_lane(int lanes, bool wide, int order) {
+  return lanes == 1 ? 8 : lanes == 8 || (wide && order != kGatherOrder) ? 2 : 4;
+}
 
 // How a gather kernel is cut to a shape; decided on the host from the shape alone.
 struct GatherShape {
@@ -64,6 +70,28 @@ KAN_DEVICE void stage_feature(const GatherArgs& a, T* lines, int64_t i, int64_t 
   for (int line = warp; line < a.n_rows() * per_lane; line += warps) {
     const int64_t o = o0 + lane % Lanes + int64_t(line % per_lane) * Lanes;
     lines[line * 32 + lane] = o < a.layer.out_features ? coefficient<T>(a, i, line / per_lane, o) : T(0);
+  }
+}
+
+// Runs Kernel<T, K, Lanes>::run for the arguments' dtype, order and shape; K < 0: the order is known at run time.
+template <template <class, int, int> class Kernel, class T, int K>
+void run_lanes(const GatherArgs& a, void* stream) {
+  if (a.shape.lanes == 1) return Kernel<T, K, 1>::run(a, stream);
+  if (a.shape.lanes == 8) return Kernel<T, K, 8>::run(a, stream);
+  Kernel<T, K, 32>::run(a, stream);
+}
+template <template <class, int, int> class Kernel>
+void run_gather(const GatherArgs& a, void* stream) {
+  const int order = a.layer.spline_order;
+  if (a.layer.weight_dtype == DType::f64) {
+    return order == kGatherOrder ? run_lanes<Kernel, double, kGatherOrder>(a, stream)
+                                 : run_lanes<Kernel, double, -1>(a, stream);
+  }
+  switch (order) {
+    case 1: return run_lanes<Kernel, float, 1>(a, stream);
+    case 2: return run_lanes<Kernel, float, 2>(a, stream);
+    case 3: return run_lanes<Kernel, float, 3>(a, stream);
+    default: return run_lanes<Kernel, float, -1>(a, stream);
   }
 }
 

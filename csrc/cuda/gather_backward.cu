@@ -9,15 +9,10 @@ namespace kan {
 namespace cuda {
 namespace {
 
-template <int Lanes>
-constexpr int outputs_per_lane() {
-  return Lanes == 1 ? 8 : Lanes == 8 ? 2 : 4;
-}
-
 template <class T, int K, int Lanes>
 KAN_KERNEL(256, 1)
 gather_backward_kernel(GatherArgs a) {
-  constexpr int kOut = outputs_per_lane<Lanes>(), kPad = Lanes | 1;
+  constexpr int kOut = outputs_per_lane(Lanes, sizeof(T) == 8, K), kPad = Lanes | 1;
   const bool weight = a.d_spline != nullptr, input = a.input != nullptr, base = a.layer.base != kNoBase;
   const int order = K >= 0 ? K : a.layer.spline_order, per_lane = a.shape.per_lane, warps = a.shape.warps;
   const int n_rows = a.n_rows(), n_splines = a.n_splines(), n_knots = a.n_knots();
@@ -84,8 +79,7 @@ gather_backward_kernel(GatherArgs a) {
           const T g = load_as<T>(a.g, b, o);
           if (weight) {
             KAN_UNROLL
-            for (int j = 0; j <= (K >= 0 ? K : kMaxOrder); ++j) {
-              if (K < 0 && j > order) break;
+            for (int j = 0; j <= order; ++j) {
               const int r = at + j - r0;
               if (r >= 0 && r < rows) sums[(r * per_lane + n) * 32 + lane] += values[j * 32 + row] * g;
             }
@@ -97,8 +91,7 @@ gather_backward_kernel(GatherArgs a) {
           if (input) {
             T slope = T(0);
             KAN_UNROLL
-            for (int j = 0; j <= (K >= 0 ? K : kMaxOrder); ++j) {
-              if (K < 0 && j > order) break;
+            for (int j = 0; j <= order; ++j) {
               const T c =
                   panel_size > 0 ? panel[((at + j) * per_lane + n) * 32 + lane] : coefficient<T>(a, i, at + j, o);
               slope += slopes[j * 32 + row] * c;
@@ -158,34 +151,19 @@ gather_backward_kernel(GatherArgs a) {
 }
 
 template <class T, int K, int Lanes>
-void run(const GatherArgs& a, void* stream) {
-  const int64_t tiles = ceil_div(a.n_rows(), a.shape.coefficients);
-  const Grid grid{ceil_div(a.layer.in_features, a.shape.features),
-                  a.input ? 1 : ceil_div(a.layer.out_features, Lanes * a.shape.per_lane), tiles * a.shape.splits};
-  launch<GatherArgs>("gather_backward", gather_backward_kernel<T, K, Lanes>, grid,
-                     32 * a.shape.features * a.shape.warps, a.shape.shared_bytes, stream, a);
-}
-
-template <class T, int K>
-void run_lanes(const GatherArgs& a, void* stream) {
-  if (a.shape.lanes == 1) return run<T, K, 1>(a, stream);
-  if (a.shape.lanes == 8) return run<T, K, 8>(a, stream);
-  run<T, K, 32>(a, stream);
-}
+struct Backward {
+  static void run(const GatherArgs& a, void* stream) {
+    const int64_t tiles = ceil_div(a.n_rows(), a.shape.coefficients);
+    const int64_t columns = a.input ? 1 : ceil_div(a.layer.out_features, Lanes * a.shape.per_lane);
+    const Grid grid{ceil_div(a.layer.in_features, a.shape.features), columns, tiles * a.shape.splits};
+    launch<GatherArgs>("gather_backward", gather_backward_kernel<T, K, Lanes>, grid,
+                       32 * a.shape.features * a.shape.warps, a.shape.shared_bytes, stream, a);
+  }
+};
 
 }  // namespace
 
-void gather_backward(const GatherArgs& a, void* stream) {
-  if (a.layer.weight_dtype == DType::f64) {
-    return a.layer.spline_order == 3 ? run_lanes<double, 3>(a, stream) : run_lanes<double, -1>(a, stream);
-  }
-  switch (a.layer.spline_order) {
-    case 1: return run_lanes<float, 1>(a, stream);
-    case 2: return run_lanes<float, 2>(a, stream);
-    case 3: return run_lanes<float, 3>(a, stream);
-    default: return run_lanes<float, -1>(a, stream);
-  }
-}
+void gather_backward(const GatherArgs& a, void* stream) { run_gather<Backward>(a, stream); }
 
 }  // namespace cuda
 }  // namespace kan

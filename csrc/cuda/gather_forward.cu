@@ -6,10 +6,6 @@ namespace cuda {
 namespace {
 
 template <int Lanes>
-constexpr int outputs_per_lane() {
-  return Lanes == 1 ? 8 : Lanes == 8 ? 2 : 4;
-}
-template <int Lanes>
 constexpr int rows_of_warp() {
   return Lanes == 32 ? 8 : 32;
 }
@@ -17,7 +13,8 @@ constexpr int rows_of_warp() {
 template <class T, int K, int Lanes>
 KAN_KERNEL(32 * kGatherWarps, 1)
 gather_forward_kernel(GatherArgs a) {
-  constexpr int kRows = rows_of_warp<Lanes>(), kSteps = kRows * Lanes / 32, kOut = outputs_per_lane<Lanes>();
+  constexpr int kRows = rows_of_warp<Lanes>(), kSteps = kRows * Lanes / 32,
+                kOut = outputs_per_lane(Lanes, sizeof(T) == 8, K);
   const int order = K >= 0 ? K : a.layer.spline_order, per_lane = a.shape.per_lane, features = a.shape.features;
   const int n_rows = a.n_rows(), n_splines = a.n_splines(), n_knots = a.n_knots();
   const int lane = lane_index(), warp = warp_index();
@@ -65,8 +62,7 @@ gather_forward_kernel(GatherArgs a) {
         const int pair = f * kRows + step * (32 / Lanes) + lane / Lanes;
         const int row = window[pair];
         KAN_UNROLL
-        for (int j = 0; j <= (K >= 0 ? K : kMaxOrder); ++j) {
-          if (K < 0 && j > order) break;
+        for (int j = 0; j <= order; ++j) {
           const T value = values[j * pairs + pair];
           KAN_UNROLL
           for (int n = 0; n < kOut; ++n) {
@@ -109,33 +105,18 @@ gather_forward_kernel(GatherArgs a) {
 }
 
 template <class T, int K, int Lanes>
-void run(const GatherArgs& a, void* stream) {
-  const Grid grid{ceil_div(a.layer.batch, kGatherWarps * rows_of_warp<Lanes>()),
-                  ceil_div(a.layer.out_features, Lanes * a.shape.per_lane), a.shape.splits};
-  launch<GatherArgs>("gather_forward", gather_forward_kernel<T, K, Lanes>, grid, 32 * kGatherWarps,
-                     a.shape.shared_bytes, stream, a);
-}
-
-template <class T, int K>
-void run_lanes(const GatherArgs& a, void* stream) {
-  if (a.shape.lanes == 1) return run<T, K, 1>(a, stream);
-  if (a.shape.lanes == 8) return run<T, K, 8>(a, stream);
-  run<T, K, 32>(a, stream);
-}
+struct Forward {
+  static void run(const GatherArgs& a, void* stream) {
+    const Grid grid{ceil_div(a.layer.batch, kGatherWarps * rows_of_warp<Lanes>()),
+                    ceil_div(a.layer.out_features, Lanes * a.shape.per_lane), a.shape.splits};
+    launch<GatherArgs>("gather_forward", gather_forward_kernel<T, K, Lanes>, grid, 32 * kGatherWarps,
+                       a.shape.shared_bytes, stream, a);
+  }
+};
 
 }  // namespace
 
-void gather_forward(const GatherArgs& a, void* stream) {
-  if (a.layer.weight_dtype == DType::f64) {
-    return a.layer.spline_order == 3 ? run_lanes<double, 3>(a, stream) : run_lanes<double, -1>(a, stream);
-  }
-  switch (a.layer.spline_order) {
-    case 1: return run_lanes<float, 1>(a, stream);
-    case 2: return run_lanes<float, 2>(a, stream);
-    case 3: return run_lanes<float, 3>(a, stream);
-    default: return run_lanes<float, -1>(a, stream);
-  }
-}
+void gather_forward(const GatherArgs& a, void* stream) { run_gather<Forward>(a, stream); }
 
 }  // namespace cuda
 }  // namespace kan

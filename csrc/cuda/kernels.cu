@@ -188,7 +188,14 @@ void forward(const cpu::ForwardArgs& args, const Options& options, void* workspa
   run_forward(gather_forward, a, a.shape.splits, args, workspace, stream);
 }
 
-int64_t backward_workspace(const cpu::BackwardArgs& args, const Options& options) {
+// A layer without outputs has no gradient but the input's, which is zero.
+cpu::BackwardArgs without_empty(cpu::BackwardArgs args) {
+  if (args.layer.out_features == 0) args.d_spline = args.d_base = nullptr;
+  return args;
+}
+
+int64_t backward_workspace(const cpu::BackwardArgs& given, const Options& options) {
+  const cpu::BackwardArgs args = without_empty(given);
   if (path_of(args.layer, derivative_of(args), options) == Path::dense) return DensePasses(args, options).bytes;
   if (!args.d_spline) return 0;
   const GatherPasses passes(args);
@@ -196,7 +203,8 @@ int64_t backward_workspace(const cpu::BackwardArgs& args, const Options& options
   return splits > 1 ? splits * gradient_size(args.layer) * size_of(compute_type(args.layer)) : 0;
 }
 
-void backward(const cpu::BackwardArgs& args, const Options& options, void* workspace, void* stream) {
+void backward(const cpu::BackwardArgs& given, const Options& options, void* workspace, void* stream) {
+  const cpu::BackwardArgs args = without_empty(given);
   const cpu::Layer& l = args.layer;
   if (l.in_features == 0) return;
   if (path_of(l, derivative_of(args), options) == Path::dense) {
@@ -209,7 +217,7 @@ void backward(const cpu::BackwardArgs& args, const Options& options, void* works
     a.shape = passes.input;
     gather_backward(a, stream);
   }
-  if (!args.d_spline || l.out_features == 0) return;
+  if (!args.d_spline) return;
   GatherArgs a = gather_args(args);
   a.input = passes.one_pass ? args.input : nullptr;
   a.d_spline = args.d_spline, a.d_base = args.d_base;

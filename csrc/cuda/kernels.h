@@ -15,6 +15,7 @@ enum class Path : int { automatic, gather, dense };
 struct Options {
   Path path = Path::automatic;  // gather always runs; asking for dense where it cannot run raises
   bool tf32 = false;            // float32 products may be rounded to TF32
+  int capability_major = 8;     // of the device, for the cost model
 };
 
 // Why the dense path cannot run an operation with derivatives up to `derivative`, or null.

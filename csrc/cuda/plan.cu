@@ -15,15 +15,18 @@ int size_of_compute(const cpu::Layer& l) { return l.weight_dtype == DType::f64 ?
 int rows_of(const cpu::Layer& l) { return l.grid_size + l.spline_order + (l.base != kNoBase); }
 
 // The widest layout for the outputs; each step of narrow() asks for less shared memory.
-void widest(GatherShape& s, int64_t out) {
-  s.lanes = out <= 8 ? 1 : out <= 16 ? 8 : 32;
-  s.per_lane = int(std::min<int64_t>(ceil_div(out, s.lanes), s.lanes == 1 ? 8 : s.lanes == 8 ? 2 : 4));
+void lay_out(GatherShape& s, const cpu::Layer& l, int lanes) {
+  s.lanes = lanes;
+  const int most = outputs_per_lane(lanes, l.weight_dtype == DType::f64, l.spline_order);
+  s.per_lane = int(std::min<int64_t>(ceil_div(l.out_features, lanes), most));
 }
-bool narrow(GatherShape& s, int64_t out) {
+void widest(GatherShape& s, const cpu::Layer& l) {
+  lay_out(s, l, l.out_features <= 8 ? 1 : l.out_features <= 16 ? 8 : 32);
+}
+bool narrow(GatherShape& s, const cpu::Layer& l) {
   if (s.lanes == 32 && s.per_lane == 1) return false;
   if (s.lanes == 32) return --s.per_lane, true;
-  s.lanes = s.lanes == 1 ? 8 : 32;
-  s.per_lane = int(std::min<int64_t>(ceil_div(out, s.lanes), s.lanes == 8 ? 2 : 4));
+  lay_out(s, l, s.lanes == 1 ? 8 : 32);
   return true;
 }
 
@@ -46,14 +49,14 @@ GatherShape plan_gather_forward(const cpu::Layer& l) {
     return panel + kGatherWarps * pairs * ((l.spline_order + 2) * size + 4);
   };
   GatherShape s;
-  widest(s, l.out_features);
+  widest(s, l);
   s.staged = true;
   s.features = 1;
   const auto rows = [](const GatherShape& shape) { return shape.lanes == 32 ? 8 : 32; };
   s.rows = rows(s);
-  while (bytes(s) > kSharedBudget && narrow(s, l.out_features)) s.rows = rows(s);
+  while (bytes(s) > kSharedBudget && narrow(s, l)) s.rows = rows(s);
   if (bytes(s) > kSharedLimit) {  // a single line of every row is too much: read them where they are
-    widest(s, l.out_features);
+    widest(s, l);
     s.rows = rows(s);
     s.staged = false;
   }
@@ -81,13 +84,13 @@ GatherShape plan_gather_backward(const cpu::Layer& l, bool input, bool weight) {
            all * ((weight ? s.coefficients * line : 0) + values + partial + 33 * 4);
   };
   GatherShape s;
-  widest(s, l.out_features);
+  widest(s, l);
   s.coefficients = rows_of(l);
   s.features = s.warps = 1;
   const auto whole = [&] { return int64_t(s.lanes) * s.per_lane >= l.out_features; };
   s.staged = input && whole();
   if (input && weight) {
-    while (whole() && bytes(s) > kSharedBudget && narrow(s, l.out_features)) continue;
+    while (whole() && bytes(s) > kSharedBudget && narrow(s, l)) continue;
     if (!whole() || bytes(s) > kSharedLimit) {
       s.coefficients = 0;
       return s;
@@ -95,7 +98,7 @@ GatherShape plan_gather_backward(const cpu::Layer& l, bool input, bool weight) {
   } else if (input) {
     if (bytes(s) > kSharedBudget) s.staged = false;
   } else {
-    while (bytes(s) > kSharedBudget && narrow(s, l.out_features)) continue;
+    while (bytes(s) > kSharedBudget && narrow(s, l)) continue;
     while (bytes(s) > kSharedLimit) s.coefficients = (s.coefficients + 1) / 2;
   }
   // More warps while they fit: first other features, then more of them on the same rows.

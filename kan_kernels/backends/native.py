@@ -2,7 +2,7 @@
 
 import torch
 
-from .. import cuda_support, ops
+from .. import cost_model, cuda_support, ops
 from . import limits
 
 NAME = "native"
@@ -45,5 +45,9 @@ def can_run(case) -> str | None:
 
 def why(case) -> str:
     """What speaks for this backend where it is the first that can run."""
-    measured = ", the fastest where they can run" if case.device == "cpu" else ""
-    return f"compiled kernels for {case.device}{measured}"
+    if case.device == "cpu":
+        return "compiled kernels for cpu, the fastest where they can run"
+    if case.device == "cuda" and "cuda" in ops.DEVICES:
+        major = torch.cuda.get_device_capability()[0]
+        return f"compiled kernels for cuda; with many rows, {cost_model.native_path(case, major)}"
+    return f"compiled kernels for {case.device}"

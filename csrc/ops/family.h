@@ -1,0 +1,125 @@
+// The four ops of the family, once for every device: arguments are read, results allocated, kernels run.
+//
+// A Device is made from x and lives as long as the call. It says whether a tensor lies where x does (check), and runs
+// the kernels (run, for either kind of arguments). register_family names the ops for one dispatch key.
+#pragma once
+
+#include "checks.h"
+
+namespace kan {
+namespace ops {
+
+template <class Device>
+struct Family {
+  static Tensor forward(const Tensor& x, const OptionalTensor& s, const Tensor& spline_weight,
+                        const OptionalTensor& base_weight, const OptionalTensor& bias, const Tensor& grid,
+                        int64_t spline_order, int64_t base, int64_t derivative) {
+    check(spline_weight.dim() == 3, "spline_weight must have 3 dimensions, got ", spline_weight.dim());
+    const Device device(x);
+    device.check(s, "s"), device.check(spline_weight, "spline_weight"), device.check(base_weight, "base_weight");
+    device.check(bias, "bias"), device.check(grid, "grid");
+    const int64_t out = spline_weight.size(2);
+    LayerTensors tensors(x, grid, out, dtype_of(spline_weight, "spline_weight"), spline_order, base);
+    tensors.set_weights(spline_weight, base_weight);
+    cpu::ForwardArgs args;
+    args.layer = tensors.layer;
+    args.x = view(x, "x", x.size(0), x.size(1));
+    args.side = view_side(s, x);
+    OptionalTensor bias_row;
+    if (bias) {
+      check_shape(*bias, "bias", {out});
+      kan::ops::check(dtype_of(*bias, "bias") == args.layer.weight_dtype, "bias must have spline_weight's dtype");
+      bias_row = dense(*bias);
+      args.bias = bias_row->const_data_ptr();
+    }
+    args.derivative = checked_derivative(derivative);
+    Tensor y = empty(spline_weight, {x.size(0), out});
+    args.y = y.mutable_data_ptr();
+    device.run(args);
+    return y;
+  }
+
+  static Tensor input(const Tensor& x, const Tensor& spline_weight, const OptionalTensor& base_weight, const Tensor& g,
+                      const Tensor& grid, int64_t spline_order, int64_t base, int64_t derivative) {
+    Gradients call(x, {}, g, grid, spline_order, base);
+    call.set_weights(spline_weight, base_weight);
+    call.ask_input(derivative);
+    call.device.run(call.args);
+    return call.d_input;
+  }
+
+  static std::tuple<Tensor, Tensor> weight(const Tensor& x, const OptionalTensor& s, const Tensor& g,
+                                           const Tensor& grid, int64_t spline_order, int64_t base, int64_t derivative) {
+    Gradients call(x, s, g, grid, spline_order, base);
+    call.ask_weights(derivative);
+    call.device.run(call.args);
+    return {call.d_spline, call.d_base};
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& x, const Tensor& spline_weight,
+                                                     const OptionalTensor& base_weight, const Tensor& g,
+                                                     const Tensor& grid, int64_t spline_order, int64_t base,
+                                                     int64_t derivative) {
+    Gradients call(x, {}, g, grid, spline_order, base);
+    call.set_weights(spline_weight, base_weight);
+    call.ask_weights(derivative);
+    call.ask_input(derivative + 1);
+    call.device.run(call.args);
+    return {call.d_input, call.d_spline, call.d_base};
+  }
+
+ private:
+  // A call of the backward kernel: what it reads, and what was asked of it.
+  struct Gradients {
+    const Tensor &x, &g;
+    const Device device;
+    LayerTensors tensors;
+    cpu::BackwardArgs args;
+    Tensor d_input, d_spline, d_base;
+
+    Gradients(const Tensor& x, const OptionalTensor& s, const Tensor& g, const Tensor& grid, int64_t spline_order,
+              int64_t base)
+        : x(x), g(g), device(x), tensors(x, grid, columns(g), dtype_of(g, "g"), spline_order, base) {
+      device.check(s, "s"), device.check(g, "g"), device.check(grid, "grid");
+      args.layer = tensors.layer;
+      args.x = view(x, "x", x.size(0), x.size(1));
+      args.side = view_side(s, x);
+      args.g = view(g, "g", x.size(0), g.size(1));
+    }
+    void set_weights(const Tensor& spline_weight, const OptionalTensor& base_weight) {
+      device.check(spline_weight, "spline_weight"), device.check(base_weight, "base_weight");
+      kan::ops::check(g.scalar_type() == spline_weight.scalar_type(), "g must have spline_weight's dtype");
+      tensors.set_weights(spline_weight, base_weight);
+      args.layer = tensors.layer;
+    }
+    void ask_input(int64_t derivative) {
+      args.input_derivative = checked_derivative(derivative);
+      d_input = empty(x, {x.size(0), x.size(1)});
+      args.input = d_input.mutable_data_ptr();
+    }
+    void ask_weights(int64_t derivative) {
+      const cpu::Layer& layer = args.layer;
+      args.weight_derivative = checked_derivative(derivative);
+      d_spline = empty(g, {layer.in_features, layer.grid_size + layer.spline_order, layer.out_features});
+      d_base = layer.base != kNoBase ? empty(g, {layer.in_features, layer.out_features}) : empty(g, {0});
+      args.d_spline = d_spline.mutable_data_ptr();
+      args.d_base = d_base.mutable_data_ptr();
+    }
+    static int64_t columns(const Tensor& g) {
+      check_matrix(g, "g");
+      return g.size(1);
+    }
+  };
+};
+
+template <class Device, class Library>
+void register_family(Library& m) {
+  using Ops = Family<Device>;
+  m.impl("forward", TORCH_BOX(&Ops::forward));
+  m.impl("input", TORCH_BOX(&Ops::input));
+  m.impl("weight", TORCH_BOX(&Ops::weight));
+  m.impl("backward", TORCH_BOX(&Ops::backward));
+}
+
+}  // namespace ops
+}  // namespace kan
