@@ -71,6 +71,8 @@ WIDE = [
     Case(65, 35, 64, 5, 3, 0, points="inf"),
     Case(1100, 2, 64, 60, 1, 0, side=True),
     Case(130, 40, 200, 5, 3, 1, dtype=HALF[1]),
+    Case(70, 100, 136, 5, 3, 0, side=True, dtype=HALF[0]),  # the ring of knot panels wraps
+    Case(70, 100, 136, 5, 3, 0, dtype=HALF[1]),
 ]
 
 

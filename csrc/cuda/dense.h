@@ -1,8 +1,7 @@
 // The dense path: products with matrix instructions, whose spline operand is made in registers and never stored.
 #pragma once
 
-#include "matrix.h"
-#include "table.h"
+#include "spline.h"
 
 namespace kan {
 namespace cuda {
@@ -25,26 +24,31 @@ struct DenseArgs {
   bool tf32 = false;
   int64_t part = 0;  // forward: inputs of one part; backward: rows
   int64_t splits = 1;
-  int row_blocks = 1;  // backward: blocks of 8 coefficient rows that one tile holds of one input: 1, 2 or 4
+  bool uniform = false;  // evaluation may take the fixed polynomials, where the knots are uniform
+  bool plain = false;    // forward: aligned, no derivative, no side weights: nothing but uniform knots is missing
+  bool wide = false;     // forward: the base's inputs are read 8 at a time
+  Polynomials polynomials, slope;  // of derivative and input_derivative
+  int row_blocks = 1;              // backward: blocks of 8 coefficient rows that one tile holds of one input: 1, 2 or 4
 
   KAN_HD int n_knots() const { return layer.grid_size + 2 * layer.spline_order + 1; }
   KAN_HD int n_splines() const { return layer.grid_size + layer.spline_order; }
 };
 
-// 16 bytes of a row of `columns` elements, from column o on, into shared memory; zeros behind the row's end, and for a
-// row that does not exist (row == null). Asynchronous if every piece of the row is aligned.
+// 16 bytes of a row into shared memory: its next `left` elements, and zeros.
 template <class Element>
-KAN_DEVICE void stage_piece(unsigned char* to, const Element* row, int64_t o, int64_t columns, bool aligned) {
-  constexpr int kCount = 16 / int(sizeof(Element));
-  const int64_t left = row ? columns - o : 0;
-  const int count = int(left < 0 ? 0 : left > kCount ? kCount : left);
-  if (aligned) {
-    copy_async(to, count > 0 ? row + o : nullptr, count * int(sizeof(Element)));
-    return;
-  }
-  Element* out = reinterpret_cast<Element*>(to);
+KAN_DEVICE void copy_elements(Element* to, const Element* from, int left) {
   KAN_ROLLED
-  for (int n = 0; n < kCount; ++n) out[n] = n < count ? row[o + n] : Element(0);
+  for (int n = 0; n < 16 / int(sizeof(Element)); ++n) to[n] = n < left ? from[n] : Element(0);
+}
+
+// The same, of which nothing may be left (left <= 0: from is not read); in the background if every piece is aligned.
+template <class Element>
+KAN_DEVICE void stage_piece(unsigned char* to, const Element* from, int64_t left, bool aligned) {
+  if (aligned) {
+    copy_async(to, from, left > 0 ? 16 : 0);
+  } else {
+    copy_elements(reinterpret_cast<Element*>(to), from, left < 16 ? int(left) : 16);
+  }
 }
 
 void dense_forward(const DenseArgs& a, void* stream);

@@ -6,135 +6,67 @@
 //      group, sums them with the basis' slopes in registers: the input's gradient;
 //   2. leaves the basis values, made from the same evaluation, in shared memory;
 //   3. multiplies those, transposed, with the same g: the weights' gradient, which stays in registers to the end.
-#include "dense.h"
+#include "dense_backward_stages.h"
 
 namespace kan {
 namespace cuda {
 namespace {
 
-constexpr int kWarps = 8, kThreads = 32 * kWarps, kChunks = 4, kOutputs = 64;
-constexpr int kColumns = kChunks * kChunk;  // of the basis, in one block
-constexpr int kBaseColumns = 16;            // of the base, behind them
-
-// Shared memory of one block, in bytes. M: 16-row tiles of a warp; two warps share the rows of a tile.
-template <class Matrix>
-struct Layout {
-  static constexpr int kSize = int(sizeof(typename Matrix::Element));
-  static constexpr int M = kSize == 2 ? 2 : 1, kRows = 2 * 16 * M;
-  static constexpr int kStride = kOutputs * kSize + (kSize == 2 ? 16 : 32);  // of g and of the coefficients
-  static constexpr int kGroupStride = kGroupRows * kStride + (kSize == 2 ? 32 : 64);
-  static constexpr int kBasisStride = (kColumns + kBaseColumns) * kSize + (kSize == 2 ? 16 : 96);
-  static constexpr int kG = kRows * kStride;
-  static constexpr int kCoefficients = kChunks * kGroups * kGroupStride + kBaseColumns * kStride;
-  static constexpr int kBasis = kRows * kBasisStride;
-  static constexpr int kSlopes = kChunks * kRows * kGroups * 4;
-
-  int g, coefficients, basis, slopes, tables, all;  // offsets
-  // stages of g and of the coefficients
-  KAN_HD Layout(bool input, bool weight, int g_stages, int coefficient_stages, int table_bytes) {
-    g = 0;
-    coefficients = g + g_stages * kG;
-    basis = coefficients + (input ? coefficient_stages * kCoefficients : 0);
-    slopes = basis + (weight ? kBasis : 0);
-    tables = slopes + (input ? kSlopes : 0);
-    all = tables + table_bytes;
-  }
-};
-
-template <int K>
-KAN_HD int table_bytes(const DenseArgs& a) {
-  return kChunks / a.row_blocks * KnotTable<K>::size(a.n_knots()) * 4;
-}
-
-// How many times over g and the coefficients lie in shared memory. The latter change only where there are several
-// tiles of outputs.
+// What a thread makes of x for its rows: lane/4, +8, ... of its warp's. The slopes are summed in float32.
 template <class Matrix, int K>
-KAN_HD int stages(const DenseArgs& a) {
-  const bool tiles = a.input && a.layer.out_features > kOutputs;
-  return Layout<Matrix>(a.input, a.d_spline, 2, tiles ? 2 : 1, table_bytes<K>(a)).all <= 96 * 1024 ? 2 : 1;
-}
+struct Evaluation {
+  static constexpr int kRows = 2 * Layout<Matrix>::M;
+  using Slope = FloatMatrix<true>;
+  float x[kRows], side[kRows];
+  Spline<Slope, K> slope[kRows];
+  Spline<Matrix, K> value[kRows];
 
-// Which inputs and coefficient rows a block owns.
-struct Owned {
-  int64_t i0;
-  int row_blocks, block0;
-  KAN_DEVICE explicit Owned(const DenseArgs& a) : row_blocks(a.row_blocks) {
-    const int blocks = (a.n_splines() + kGroupRows - 1) / kGroupRows, parts = (blocks + row_blocks - 1) / row_blocks;
-    i0 = int64_t(block_index_x() / parts) * (kChunks / row_blocks * kGroups);
-    block0 = block_index_x() % parts * row_blocks;
+  KAN_DEVICE void make(const DenseArgs& a, const Line& line, const float* table) {
+    if (Matrix::kQuick && line.uniform) {
+      if (a.input) {
+        float one[kRows];
+        KAN_UNROLL
+        for (int n = 0; n < kRows; ++n) one[n] = 1.0f;
+        evaluate_uniform(slope, a.slope, line, a.n_knots(), x, a.input_derivative > 0, one, a.input_derivative);
+      }
+      if (a.d_spline) {
+        float scale[kRows];
+        KAN_UNROLL
+        for (int n = 0; n < kRows; ++n) scale[n] = std::fabs(side[n]);
+        evaluate_uniform(value, a.polynomials, line, a.n_knots(), x, a.side.data || a.derivative > 0, scale,
+                         a.derivative);
+      }
+      return;
+    }
+    // A real loop, whose numbers go around: this code is long.
+    KAN_ROLLED
+    for (int n = 0; n < kRows; ++n) {
+      const float now = x[0], now_side = side[0];
+      KAN_UNROLL
+      for (int up = 0; up < kRows - 1; ++up) {
+        x[up] = x[up + 1], side[up] = side[up + 1];
+        slope[up] = slope[up + 1], value[up] = value[up + 1];
+      }
+      x[kRows - 1] = now, side[kRows - 1] = now_side;
+      const int t = lane_index() % 4;
+      if (a.input) slope[kRows - 1].evaluate(table, a.n_knots(), t, now, 1.0f, a.input_derivative);
+      if (a.d_spline) value[kRows - 1].evaluate(table, a.n_knots(), t, now, std::fabs(now_side), a.derivative);
+    }
   }
-  KAN_DEVICE int64_t input(int chunk, int group) const { return i0 + chunk / row_blocks * kGroups + group; }
-  KAN_DEVICE int block(int chunk) const { return block0 + chunk % row_blocks; }  // of 8 coefficient rows
 };
 
+// A step of a block: a tile of rows and one of outputs, and the place in shared memory of what changes with it.
 template <class Matrix>
-KAN_DEVICE void stage_g(const DenseArgs& a, unsigned char* to, int64_t b0, int64_t last, int64_t o0) {
-  using Element = typename Matrix::Element;
-  using L = Layout<Matrix>;
-  constexpr int kPieces = kOutputs * L::kSize / 16;
-  const Element* g = static_cast<const Element*>(a.g.data);
-  KAN_ROLLED
-  for (int piece = thread_index(); piece < L::kRows * kPieces; piece += kThreads) {
-    const int row = piece / kPieces, column = piece % kPieces;
-    const int64_t b = b0 + row, o = o0 + column * (16 / L::kSize);
-    unsigned char* at = to + row * L::kStride + column * 16;
-    const Element* from = b < last ? g + b * a.g.row_stride : nullptr;
-    if (a.aligned || a.g.col_stride == 1) {
-      stage_piece<Element>(at, from, o, a.layer.out_features, a.aligned);
-    } else {
-      for (int n = 0; n < 16 / L::kSize; ++n) {
-        const bool exists = from && o + n < a.layer.out_features;
-        reinterpret_cast<Element*>(at)[n] = exists ? from[(o + n) * a.g.col_stride] : Element(0);
-      }
-    }
-  }
-}
+struct Step {
+  int64_t b0;
+  int tiles, depth, tile = 0, stage = 0;
 
-template <class Matrix>
-KAN_DEVICE void stage_coefficients(const DenseArgs& a, const Owned& owned, unsigned char* to, int64_t o0) {
-  using Element = typename Matrix::Element;
-  using L = Layout<Matrix>;
-  constexpr int kPieces = kOutputs * L::kSize / 16;
-  const int64_t out = a.layer.out_features;
-  KAN_ROLLED
-  for (int piece = thread_index(); piece < (kColumns + kBaseColumns) * kPieces; piece += kThreads) {
-    const int row = piece / kPieces, column = piece % kPieces;
-    const Element* from = nullptr;
-    unsigned char* at = to + column * 16;
-    if (row < kColumns) {
-      const int chunk = row / kChunk, group = row / kGroupRows % kGroups, e = row % kGroupRows;
-      const int64_t i = owned.input(chunk, group);
-      const int r = owned.block(chunk) * kGroupRows + e;
-      if (i < a.layer.in_features && r < a.n_splines()) {
-        from = static_cast<const Element*>(a.layer.spline_weight) + (i * a.n_splines() + r) * out;
-      }
-      at += (chunk * kGroups + group) * L::kGroupStride + e * L::kStride;
-    } else {
-      const int chunk = (row - kColumns) / kGroups;
-      const int64_t i = owned.input(chunk, row % kGroups);
-      if (a.layer.base != kNoBase && i < a.layer.in_features && owned.block(chunk) == 0) {
-        from = static_cast<const Element*>(a.layer.base_weight) + i * out;
-      }
-      at += kChunks * kGroups * L::kGroupStride + (row - kColumns) * L::kStride;
-    }
-    stage_piece<Element>(at, from, o0 + column * (16 / L::kSize), out, a.aligned);
+  KAN_DEVICE void next() {
+    stage = stage + 1 < depth ? stage + 1 : 0;
+    if (++tile == tiles) tile = 0, b0 += Layout<Matrix>::kRows;
   }
-}
-
-// One row's k+1 values at its window; all 8 rows of the group are NaN where x is.
-template <class Row, int K>
-KAN_DEVICE void place(Row& row, const scalar::CellKnots<K, float>& knots, int cell, int block, float x, float scale,
-                      int derivative) {
-  float value[K + 1];
-  const bool inside = cell >= 0 && derivative <= K;
-  if (inside) scalar::bspline_values<K, float, float>(knots, x, scale, derivative, value);
-  KAN_UNROLL
-  for (int j = 0; j <= K; ++j) value[j] = inside ? value[j] : 0.0f;
-  row.place(value, cell - K - block * kGroupRows);
-  if (x == x) return;
-  const float nothing[kGroupRows] = {x, x, x, x, x, x, x, x};
-  row.fill(nothing);
-}
+  KAN_DEVICE int c_stage() const { return tiles > 1 ? stage : 0; }
+};
 
 template <class Matrix, int K>
 KAN_KERNEL(kThreads, 1)
@@ -147,8 +79,7 @@ dense_backward_kernel(DenseArgs a) {
   const int64_t first = int64_t(block_index_z()) * a.part;
   const int64_t last = first + a.part < a.layer.batch ? first + a.part : a.layer.batch;
   const int64_t o_begin = int64_t(block_index_y()) * kOutputs;
-  const int64_t tiles = input ? (out + kOutputs - 1) / kOutputs : 1;  // of outputs, in this block
-  const int64_t steps = (last > first ? (last - first + L::kRows - 1) / L::kRows : 0) * tiles;
+  const int tiles = input ? int((out + kOutputs - 1) / kOutputs) : 1;  // of outputs, in this block
   const Owned owned(a);
   const bool has_base = base && owned.block(chunk) == 0;  // this warp's chunk counts its inputs' base
   const int depth = stages<Matrix, K>(a), c_depth = tiles > 1 ? depth : 1;
@@ -163,30 +94,41 @@ dense_backward_kernel(DenseArgs a) {
     KnotTable<K>::fill(tables + q * table_size, static_cast<const float*>(a.layer.grid), a.n_knots(),
                        owned.i0 + q * kGroups, in, thread_index(), kThreads);
   }
+  Line line = {};
+  Matrix::fill_placement(shared + layout.placement);
+  const SharedAddress placement = shared_address(shared + layout.placement);
+  if (Matrix::kQuick) {
+    Line* lines = reinterpret_cast<Line*>(shared + layout.lines);
+    fill_lines<kThreads>(lines, static_cast<const float*>(a.layer.grid), a.n_knots(), owned.i0, in, a.uniform);
+    sync_block();
+    line = lines[chunk / a.row_blocks * kGroups + t];
+  }
   const float* table = tables + chunk / a.row_blocks * table_size;
   const int64_t i = owned.input(chunk, t);
 
-  const auto stage = [&](int64_t step) {
-    if (step < steps) {
-      const int64_t o0 = o_begin + step % tiles * kOutputs;
-      stage_g<Matrix>(a, shared + layout.g + step % depth * L::kG, first + step / tiles * L::kRows, last, o0);
-      if (input && (tiles > 1 || step == 0)) {
-        stage_coefficients<Matrix>(a, owned, shared + layout.coefficients + step % c_depth * L::kCoefficients, o0);
+  Step<Matrix> at{first, tiles, depth}, ahead = at;
+  const auto stage_next = [&] {
+    if (ahead.b0 < last) {
+      const int64_t o0 = o_begin + ahead.tile * kOutputs;
+      stage_g<Matrix>(a, shared + layout.g + ahead.stage * L::kG, ahead.b0, last, o0);
+      if (input && (tiles > 1 || ahead.b0 == first)) {
+        stage_coefficients<Matrix>(a, owned, shared + layout.coefficients + ahead.c_stage() * L::kCoefficients, o0);
       }
     }
     commit_copies();
+    ahead.next();
   };
 
   float product[M][4][4] = {}, base_product[M][1][4] = {};    // g C' and g W'
   float gradient[2][4][4] = {}, base_gradient[1][1][4] = {};  // of 32 coefficient rows and 32 outputs
-  stage(0);
-  for (int64_t step = 0; step < steps; ++step) {
+  stage_next();
+  for (; at.b0 < last; at.next()) {
     wait_copies<0>();
     sync_block();
-    if (depth == 2) stage(step + 1);
-    const unsigned char* g = shared + layout.g + step % depth * L::kG;
+    if (depth == 2) stage_next();
+    const unsigned char* g = shared + layout.g + at.stage * L::kG;
     if (input) {
-      const unsigned char* c = shared + layout.coefficients + step % c_depth * L::kCoefficients;
+      const unsigned char* c = shared + layout.coefficients + at.c_stage() * L::kCoefficients;
       const unsigned char* rows = g + half * 16 * M * L::kStride;
       Matrix::template multiply_rows<M, 4>(product, rows, L::kStride, c + chunk * kGroups * L::kGroupStride,
                                            L::kGroupStride, L::kStride, kOutputs);
@@ -196,35 +138,45 @@ dense_backward_kernel(DenseArgs a) {
                                              L::kStride, 0, kOutputs);
       }
     }
-    if (step % tiles == tiles - 1) {
-      const int64_t b0 = first + step / tiles * L::kRows;
+    if (at.tile == tiles - 1) {
+      const int64_t b0 = at.b0;
+      Evaluation<Matrix, K> made;
+      KAN_UNROLL
+      for (int n = 0; n < 2 * M; ++n) {
+        const int64_t b = b0 + half * 16 * M + lane / 4 + 8 * n;
+        const bool exists = b < last && i < in;
+        made.x[n] = exists ? Matrix::load(a.x, b, i) : 0.0f;
+        made.side[n] = !exists ? 0.0f : a.side.data ? Matrix::load(a.side, b, i) : 1.0f;
+      }
+      made.make(a, line, table);
       KAN_UNROLL
       for (int n = 0; n < 2 * M; ++n) {
         const int row = half * 16 * M + lane / 4 + 8 * n;
-        const int64_t b = b0 + row;
-        const bool exists = b < last && i < in;
-        const float x = exists ? Matrix::load(a.x, b, i) : 0.0f;
-        const int cell = KnotTable<K>::locate(table, a.n_knots(), t, x);
-        const scalar::CellKnots<K, float> knots = KnotTable<K>::around(table, a.n_knots(), t, cell < 0 ? 0 : cell);
+        const float x = made.x[n];
         if (input) {
           typename FloatMatrix<true>::Row slope;
-          place<typename FloatMatrix<true>::Row, K>(slope, knots, cell, owned.block(chunk), x, 1.0f,
-                                                    a.input_derivative);
+          slope.place(made.slope[n].window, made.slope[n].first(owned.block(chunk), kGroupRows), placement);
           float sum = 0.0f;
           KAN_UNROLL
           for (int e = 0; e < kGroupRows; ++e) sum += slope.value[e] * product[n / 2][e / 2][2 * (n % 2) + e % 2];
           if (has_base)
-            sum += low_base_value<false>(x, a.layer.base, a.input_derivative) * base_product[n / 2][0][2 * (n % 2)];
+            sum += low_base_value<Matrix::kQuick>(x, a.layer.base, a.input_derivative) *
+                   base_product[n / 2][0][2 * (n % 2)];
           slopes[(chunk * L::kRows + row) * kGroups + t] = sum;
         }
         if (weight) {
-          const float side = !exists ? 0.0f : a.side.data ? Matrix::load(a.side, b, i) : 1.0f;
           typename Matrix::Row values;
-          place<typename Matrix::Row, K>(values, knots, cell, owned.block(chunk), x, side, a.derivative);
+          values.place(made.value[n].window, made.value[n].first(owned.block(chunk), kGroupRows), placement);
+          if (a.side.data) values.change_sign(float_as_bits(made.side[n]) & 0x80000000u);
+          if (x != x) {  // of all rows
+            const float nothing[kGroupRows] = {x, x, x, x, x, x, x, x};
+            values.fill(nothing);
+          }
           unsigned char* to = basis + row * L::kBasisStride;
           Matrix::store(to + (chunk * kChunk + t * kGroupRows) * L::kSize, values);
+          const bool exists = b0 + row < last && i < in;
           const float value =
-              has_base && exists ? side * low_base_value<Matrix::kQuick>(x, a.layer.base, a.derivative) : 0.0f;
+              has_base && exists ? made.side[n] * low_base_value<Matrix::kQuick>(x, a.layer.base, a.derivative) : 0.0f;
           Matrix::store(to + (kColumns + chunk * kGroups + t) * L::kSize, value);
         }
       }
@@ -240,14 +192,14 @@ dense_backward_kernel(DenseArgs a) {
         const int inputs = kChunks / a.row_blocks * kGroups;
         for (int e = thread_index(); e < L::kRows * inputs; e += kThreads) {
           const int row = e / inputs, n = e % inputs;
-          const int64_t at = owned.i0 + n, b = b0 + row;
-          if (b >= last || at >= in) continue;
+          const int64_t owner = owned.i0 + n, b = b0 + row;
+          if (b >= last || owner >= in) continue;
           float sum = 0.0f;
           for (int q = 0; q < a.row_blocks; ++q) {
             sum += slopes[((n / kGroups * a.row_blocks + q) * L::kRows + row) * kGroups + n % kGroups];
           }
           const int64_t part = owned.block0 / a.row_blocks;  // rows of one input beyond this block's are other parts
-          store_as<float>(a.input, a.input_dtype, (part * a.layer.batch + b) * in + at, sum);
+          store_as<float>(a.input, a.input_dtype, (part * a.layer.batch + b) * in + owner, sum);
         }
       }
       if (weight) {
@@ -261,7 +213,7 @@ dense_backward_kernel(DenseArgs a) {
     }
     if (depth == 1) {
       sync_block();
-      stage(step + 1);
+      stage_next();
     }
   }
   if (!weight) return;
@@ -303,7 +255,10 @@ dense_backward_kernel(DenseArgs a) {
 }
 
 template <class Matrix, int K>
-void run(const DenseArgs& a, void* stream) {
+void run(DenseArgs a, void* stream) {
+  a.uniform = Matrix::kQuick && (a.input ? a.input_derivative : a.derivative) < K;
+  if (a.uniform)
+    a.polynomials = uniform_polynomials(K, a.derivative), a.slope = uniform_polynomials(K, a.input_derivative);
   const Grid grid{ceil_div(a.layer.in_features, dense_backward_inputs(a)) * dense_backward_parts(a),
                   a.input ? 1 : ceil_div(a.layer.out_features, kOutputs), a.splits};
   const bool tiles = a.input && a.layer.out_features > kOutputs;

@@ -46,6 +46,12 @@ KAN_DEVICE float low_base_value(float x, int base, int derivative) {
   return 3.0f * second + x * (second * tilt - 2.0f * (first * first));
 }
 
+// silu, by the same formula in fewer instructions if quick: exact to its rounding, and 0 below -88.
+template <bool Quick>
+KAN_DEVICE float silu(float x) {
+  return Quick ? x * quick_reciprocal(1.0f + quick_exp(-x)) : low_base_value<false>(x, kSilu, 0);
+}
+
 // Where x lies: its cell (0 if there is none) and unit: 1 in a cell, 0 outside the knots, NaN for NaN.
 template <class T>
 struct Place {

@@ -25,7 +25,7 @@ struct KnotTable {
       const int q = e / 4 - kPad;
       const float knot = knots[clamp(q, n_knots)];
       table[e] = knot;
-      KAN_UNROLL
+      KAN_ROLLED
       for (int p = 1; p <= K; ++p) {
         const float width = knots[clamp(q + p, n_knots)] - knot;
         table[4 * p * length + e] = width > 0.0f ? 1.0f / width : 0.0f;

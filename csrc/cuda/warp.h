@@ -30,6 +30,13 @@
 
 #define KAN_ROLLED _Pragma("unroll 1")
 
+// The forward kernel's loop of its own for uniform knots fits the registers of these architectures.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 1000
+#define KAN_PLAIN_LOOP true
+#else
+#define KAN_PLAIN_LOOP false
+#endif
+
 namespace kan {
 namespace cuda {
 
@@ -52,12 +59,21 @@ KAN_DEVICE bool any_in_warp(bool mine) { return __any_sync(0xffffffffu, mine); }
 // Memory accesses are not moved across: keeps the compiler from loading far ahead into registers that it lacks.
 KAN_DEVICE void keep_order() { asm volatile("" ::: "memory"); }
 
-// 16 bytes from global to shared memory, in the background; the last 16 - bytes of them become zero.
-KAN_DEVICE void copy_async(void* to, const void* from, int bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(uint32_t(__cvta_generic_to_shared(to))),
-               "l"(from), "r"(bytes)
-               : "memory");
+// An address in shared memory, in one register. keep() has the compiler hold it there, where it would compute it anew
+// at every use.
+using SharedAddress = uint32_t;
+KAN_DEVICE SharedAddress shared_address(const void* address) { return uint32_t(__cvta_generic_to_shared(address)); }
+KAN_DEVICE SharedAddress keep(const void* address) {
+  SharedAddress kept = shared_address(address);
+  asm volatile("" : "+r"(kept));
+  return kept;
 }
+
+// 16 bytes from global to shared memory, in the background; the last 16 - bytes of them become zero.
+KAN_DEVICE void copy_async(SharedAddress to, const void* from, int bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+}
+KAN_DEVICE void copy_async(void* to, const void* from, int bytes) { copy_async(shared_address(to), from, bytes); }
 KAN_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
 // Waits until at most N of this thread's committed groups are under way.
 template <int N>
@@ -68,14 +84,17 @@ KAN_DEVICE void wait_copies() {
 KAN_DEVICE void load_matrices(uint32_t (&r)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(uint32_t(__cvta_generic_to_shared(row)))
+               : "r"(shared_address(row))
+               : "memory");
+}
+KAN_DEVICE void load_matrices_transposed(uint32_t (&r)[4], SharedAddress row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(row)
                : "memory");
 }
 KAN_DEVICE void load_matrices_transposed(uint32_t (&r)[4], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(uint32_t(__cvta_generic_to_shared(row)))
-               : "memory");
+  load_matrices_transposed(r, shared_address(row));
 }
 
 KAN_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
@@ -106,8 +125,44 @@ KAN_DEVICE uint32_t round_tf32(float value) {
 KAN_DEVICE float bits_as_float(uint32_t bits) { return __uint_as_float(bits); }
 KAN_DEVICE uint32_t float_as_bits(float value) { return __float_as_uint(value); }
 
-// exp(x) and 1/x to about 22 bits, for results that are rounded to 11 or fewer.
-KAN_DEVICE float quick_exp(float x) { return __expf(x); }
+// The sum rounded down, and a number held to [0, 1], where NaN becomes 0.
+KAN_DEVICE float add_down(float a, float b) { return __fadd_rd(a, b); }
+KAN_DEVICE float saturate(float value) { return __saturatef(value); }
+
+KAN_DEVICE uint32_t least(uint32_t a, uint32_t b) { return min(a, b); }
+
+// Bytes 0..7 are low's and high's; byte n of the result is the one that selector's digit n names, in base 16. A digit
+// of 8 or more gives the sign bit of byte digit - 8, eight times.
+KAN_DEVICE uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {
+  uint32_t word;
+  asm("prmt.b32 %0, %1, %2, %3;\n" : "=r"(word) : "r"(low), "r"(high), "r"(selector));
+  return word;
+}
+
+// 16 bytes from an address that is a multiple of 16; from shared memory 16, 8 or 4.
+KAN_DEVICE void load_16_bytes(uint32_t (&word)[4], const void* from) {
+  const uint4 all = *static_cast<const uint4*>(from);
+  word[0] = all.x, word[1] = all.y, word[2] = all.z, word[3] = all.w;
+}
+KAN_DEVICE void load_shared(uint32_t (&word)[1], SharedAddress from) {
+  asm volatile("ld.shared.u32 %0, [%1];\n" : "=r"(word[0]) : "r"(from) : "memory");
+}
+KAN_DEVICE void load_shared(uint32_t (&word)[2], SharedAddress from) {
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];\n" : "=r"(word[0]), "=r"(word[1]) : "r"(from) : "memory");
+}
+KAN_DEVICE void load_shared(uint32_t (&word)[4], SharedAddress from) {
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+               : "=r"(word[0]), "=r"(word[1]), "=r"(word[2]), "=r"(word[3])
+               : "r"(from)
+               : "memory");
+}
+
+// exp(x) and 1/x to about 22 bits, for results that are rounded to 11 or fewer; results below 2^-126 are 0.
+KAN_DEVICE float quick_exp(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(result) : "f"(x * 1.44269504f));
+  return result;
+}
 KAN_DEVICE float quick_reciprocal(float x) {
   float result;
   asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(result) : "f"(x));

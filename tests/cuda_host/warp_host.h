@@ -14,6 +14,7 @@
 #define KAN_DEVICE inline
 #define KAN_DEVICE_CALL __attribute__((noinline))
 #define KAN_ROLLED
+#define KAN_PLAIN_LOOP true
 #define KAN_KERNEL(threads, blocks) void
 
 namespace kan {
@@ -72,6 +73,9 @@ KAN_DEVICE void sync_block() { host::meet_block("sync_block"); }
 KAN_DEVICE void sync_warp() { host::meet_warp("sync_warp"); }
 
 KAN_DEVICE void keep_order() {}
+using SharedAddress = const unsigned char*;
+KAN_DEVICE SharedAddress shared_address(const void* address) { return static_cast<SharedAddress>(address); }
+KAN_DEVICE SharedAddress keep(const void* address) { return shared_address(address); }
 
 KAN_DEVICE bool any_in_warp(bool mine) {
   host::Exchange& e = host::exchange();
@@ -83,7 +87,8 @@ KAN_DEVICE bool any_in_warp(bool mine) {
   return any;
 }
 
-KAN_DEVICE void copy_async(void* to, const void* from, int bytes) {
+KAN_DEVICE void copy_async(const void* shared, const void* from, int bytes) {
+  void* to = const_cast<void*>(shared);
   host::Self& s = *host::self;
   if (reinterpret_cast<uintptr_t>(to) % 16 != 0) host::fail("copy_async: shared address is not a multiple of 16");
   if (bytes > 0 && reinterpret_cast<uintptr_t>(from) % 16 != 0) host::fail("copy_async: global address");
@@ -191,6 +196,30 @@ KAN_DEVICE uint32_t round_tf32(float value) {
 }
 KAN_DEVICE float bits_as_float(uint32_t bits) { return host::as_float(bits); }
 KAN_DEVICE uint32_t float_as_bits(float value) { return host::as_bits(value); }
+KAN_DEVICE float add_down(float a, float b) {
+  const float sum = a + b;
+  return double(sum) > double(a) + double(b) ? std::nextafter(sum, -INFINITY) : sum;
+}
+KAN_DEVICE float saturate(float value) { return value > 0.0f ? value < 1.0f ? value : 1.0f : 0.0f; }
+KAN_DEVICE uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
+KAN_DEVICE uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {
+  const uint64_t bytes = uint64_t(high) << 32 | low;
+  uint32_t word = 0;
+  for (int n = 0; n < 4; ++n) {
+    const uint32_t digit = selector >> 4 * n & 15, byte = uint32_t(bytes >> 8 * (digit & 7)) & 255;
+    word |= (digit < 8 ? byte : byte & 128 ? 255u : 0u) << 8 * n;
+  }
+  return word;
+}
+KAN_DEVICE void load_16_bytes(uint32_t (&word)[4], const void* from) {
+  if (reinterpret_cast<uintptr_t>(from) % 16 != 0) host::fail("load_16_bytes: address is not a multiple of 16");
+  std::memcpy(word, from, 16);
+}
+template <int N>
+KAN_DEVICE void load_shared(uint32_t (&word)[N], const void* from) {
+  if (reinterpret_cast<uintptr_t>(from) % (4 * N) != 0) host::fail("load_shared: address");
+  std::memcpy(word, from, 4 * N);
+}
 KAN_DEVICE float quick_exp(float x) { return std::exp(x); }
 KAN_DEVICE float quick_reciprocal(float x) { return 1.0f / x; }
 KAN_DEVICE uint32_t pack_bf16(float low, float high) {

@@ -27,6 +27,8 @@ DENSE = [
     Case(70, 70, 72, 12, 3, 1, "adaptive", "nan"),
     Case(1100, 2, 64, 60, 1, 0, side=True),
     Case(130, 20, 200, 5, 2, 0, dtype=HALF[1]),
+    Case(70, 100, 72, 5, 3, 1, "ranges", "nan", side=True, dtype=HALF[0]),
+    Case(70, 40, 24, 9, 3, 0, side=True, dtype=HALF[0]),
 ]
 
 

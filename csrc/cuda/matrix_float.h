@@ -1,0 +1,237 @@
+// TF32, and float32 as three TF32 products: policies with the interface of HalfMatrix (matrix.h).
+#pragma once
+
+#include "matrix.h"
+
+namespace kan {
+namespace cuda {
+
+// A float32 number as two TF32 numbers: high + low = value to 21 bits. An infinite one is all low: high would meet the
+// other operand's low part, and infinity times 0 is NaN.
+struct Split {
+  uint32_t high, low;
+  KAN_DEVICE explicit Split(float value) {
+    high = round_tf32(value);
+    const bool infinite = (high & 0x7fffffffu) == 0x7f800000u;
+    low = infinite ? high : round_tf32(value - bits_as_float(high));
+    high = infinite ? 0 : high;
+  }
+};
+
+template <bool Strict>
+struct FloatMatrix {
+  using Element = float;
+  static constexpr int kSteps = 4;
+  static constexpr bool kQuick = !Strict, kPlain = false;
+  static constexpr int kTiles = Strict ? 1 : 2;  // a split operand takes twice the registers
+  static constexpr int kRowPadding = 0;
+
+  static KAN_DEVICE float load(const MatrixView& m, int64_t row, int64_t column) {
+    return static_cast<const float*>(m.data)[row * m.row_stride + column * m.col_stride];
+  }
+  static KAN_DEVICE float load(const unsigned char* from, DType) { return *reinterpret_cast<const float*>(from); }
+  static KAN_DEVICE void load_8(float (&value)[8], const unsigned char* from, DType) { load_8_floats(value, from); }
+
+  static constexpr int kPlacementBytes = 0;
+  static KAN_DEVICE void fill_placement(unsigned char*) {}
+
+  // An operand: rounded, where it stays in one piece.
+  static KAN_DEVICE float round(float value) { return Strict ? value : bits_as_float(round_tf32(value)); }
+
+  template <int N>
+  struct Window {
+    float value[N];
+    KAN_DEVICE void fill(const float (&from)[N]) {
+      KAN_UNROLL
+      for (int j = 0; j < N; ++j) value[j] = round(from[j]);
+    }
+  };
+
+  struct Row {
+    float value[8];
+    KAN_DEVICE void fill(const float (&from)[8]) {
+      KAN_UNROLL
+      for (int e = 0; e < 8; ++e) value[e] = round(from[e]);
+    }
+    // As for 16 bits, by the binary digits of first: one place up or not, two places up or not, then groups of four.
+    template <int N>
+    KAN_DEVICE void place(const Window<N>& window, int first, SharedAddress) {
+      const bool odd = first & 1, two = first & 2;
+      const int quad = first >> 2;
+      float one[5], all[8];
+      KAN_UNROLL
+      for (int n = 0; n < 5; ++n) {
+        const float here = n < N ? window.value[n < N ? n : 0] : 0.0f;
+        one[n] = odd ? (n > 0 && n <= N ? window.value[n > 0 && n <= N ? n - 1 : 0] : 0.0f) : here;
+      }
+      KAN_UNROLL
+      for (int n = 0; n < 8; ++n) {
+        all[n] = two ? (n > 1 && n < 7 ? one[n > 1 && n < 7 ? n - 2 : 0] : 0.0f) : (n < 5 ? one[n < 5 ? n : 0] : 0.0f);
+      }
+      KAN_UNROLL
+      for (int e = 0; e < 4; ++e) {
+        value[e] = quad == 0 ? all[e] : quad == -1 ? all[e + 4] : 0.0f;
+        value[e + 4] = quad == 1 ? all[e] : quad == 0 ? all[e + 4] : 0.0f;
+      }
+    }
+    KAN_DEVICE void change_sign(uint32_t sign) {
+      KAN_UNROLL
+      for (int e = 0; e < 8; ++e) value[e] = bits_as_float(float_as_bits(value[e]) ^ sign);
+    }
+  };
+
+  static KAN_DEVICE void store(unsigned char* to, const Row& row) {
+    float* out = reinterpret_cast<float*>(to);
+    KAN_UNROLL
+    for (int e = 0; e < 8; ++e) out[e] = row.value[e];
+  }
+  static KAN_DEVICE void store(unsigned char* to, float value) { *reinterpret_cast<float*>(to) = value; }
+
+  struct Left {
+    float a[kSteps][4];
+    KAN_DEVICE void join(const Row& low, const Row& high) {
+      KAN_UNROLL
+      for (int s = 0; s < kSteps; ++s) {
+        a[s][0] = low.value[2 * s], a[s][1] = high.value[2 * s];
+        a[s][2] = low.value[2 * s + 1], a[s][3] = high.value[2 * s + 1];
+      }
+    }
+  };
+
+  static KAN_DEVICE int offset(int group_stride, int) { return lane_index() % 4 * group_stride + lane_index() / 4 * 4; }
+
+  // The tensor core cuts its sums short, so strict products start from zero at each step and are added by the ordinary,
+  // correctly rounded addition.
+  template <int M, int N>
+  static KAN_DEVICE void multiply_chunk(float (&sums)[M][N][4], const Left (&left)[M], SharedAddress mine,
+                                        int row_stride) {
+    if constexpr (!Strict) {
+      KAN_UNROLL
+      for (int s = 0; s < kSteps; ++s) {
+        uint32_t high[M][4];
+        KAN_UNROLL
+        for (int m = 0; m < M; ++m) {
+          KAN_UNROLL
+          for (int e = 0; e < 4; ++e) high[m][e] = float_as_bits(left[m].a[s][e]);
+        }
+        multiply_step<M, N>(sums, high, high, mine + 2 * s * row_stride, row_stride);
+      }
+    } else {
+      float a[M][kSteps][4];
+      KAN_UNROLL
+      for (int m = 0; m < M; ++m) {
+        KAN_UNROLL
+        for (int e = 0; e < 4 * kSteps; ++e) a[m][e / 4][e % 4] = left[m].a[e / 4][e % 4];
+      }
+      // A real loop, whose operands move up: unrolled, all of its loads and splits would be made at once and not fit.
+      KAN_ROLLED
+      for (int s = 0; s < kSteps; ++s) {
+        uint32_t high[M][4], low[M][4];
+        KAN_UNROLL
+        for (int m = 0; m < M; ++m) {
+          split(a[m][0], high[m], low[m]);
+          KAN_UNROLL
+          for (int e = 0; e < 4 * (kSteps - 1); ++e) a[m][e / 4][e % 4] = a[m][e / 4 + 1][e % 4];
+        }
+        multiply_step<M, N>(sums, high, low, mine + 2 * s * row_stride, row_stride);
+      }
+    }
+  }
+
+  // As for 16 bits. Here a thread's two columns of the contracted dimension are neighbours: one 8-byte load.
+  template <int M, int N>
+  static KAN_DEVICE void multiply_rows(float (&sums)[M][N][4], const unsigned char* left, int stride,
+                                       const unsigned char* right, int group_stride, int row_stride, int depth) {
+    const int lane = lane_index(), g = lane / 4, t = lane % 4;
+    const unsigned char* a_row = left + g * stride + 8 * t;
+    const unsigned char* b_row = right + (g / 2) * group_stride + (g & 1) * row_stride + 8 * t;
+    for (int k = 0; k < depth; k += 8) {
+      uint32_t high[M][4], low[M][4];
+      KAN_UNROLL
+      for (int m = 0; m < M; ++m) {
+        const float* upper = reinterpret_cast<const float*>(a_row + 16 * m * stride + 4 * k);
+        const float* lower = reinterpret_cast<const float*>(a_row + (16 * m + 8) * stride + 4 * k);
+        const float a[4] = {upper[0], lower[0], upper[1], lower[1]};
+        split(a, high[m], low[m]);
+      }
+      KAN_UNROLL
+      for (int n = 0; n < N; ++n) {
+        const float* b = reinterpret_cast<const float*>(b_row + 2 * n * row_stride + 4 * k);
+        multiply<M, N>(sums, n, high, low, b[0], b[1]);
+      }
+    }
+  }
+  template <int M, int N>
+  static KAN_DEVICE void multiply_columns(float (&sums)[M][N][4], const unsigned char* left, int left_stride,
+                                          const unsigned char* right, int right_stride, int depth) {
+    const int lane = lane_index(), g = lane / 4, t = lane % 4;
+    const unsigned char* a_row = left + t * left_stride + 4 * g;
+    const unsigned char* b_row = right + t * right_stride + 4 * g;
+    for (int k = 0; k < depth; k += 8) {
+      uint32_t high[M][4], low[M][4];
+      KAN_UNROLL
+      for (int m = 0; m < M; ++m) {
+        const float* upper = reinterpret_cast<const float*>(a_row + k * left_stride + 64 * m);
+        const float* lower = reinterpret_cast<const float*>(a_row + (k + 4) * left_stride + 64 * m);
+        const float a[4] = {upper[0], upper[8], lower[0], lower[8]};
+        split(a, high[m], low[m]);
+      }
+      KAN_UNROLL
+      for (int n = 0; n < N; ++n) {
+        const float b0 = *reinterpret_cast<const float*>(b_row + k * right_stride + 32 * n);
+        const float b1 = *reinterpret_cast<const float*>(b_row + (k + 4) * right_stride + 32 * n);
+        multiply<M, N>(sums, n, high, low, b0, b1);
+      }
+    }
+  }
+
+ private:
+  // Two rows of each group.
+  template <int M, int N>
+  static KAN_DEVICE void multiply_step(float (&sums)[M][N][4], const uint32_t (&high)[M][4],
+                                       const uint32_t (&low)[M][4], SharedAddress right, int row_stride) {
+    KAN_UNROLL
+    for (int n = 0; n < N; ++n) {
+      uint32_t b0[1], b1[1];
+      load_shared(b0, right + n * 32);
+      load_shared(b1, right + row_stride + n * 32);
+      multiply<M, N>(sums, n, high, low, bits_as_float(b0[0]), bits_as_float(b1[0]));
+    }
+  }
+
+  static KAN_DEVICE void split(const float (&value)[4], uint32_t (&high)[4], uint32_t (&low)[4]) {
+    KAN_UNROLL
+    for (int e = 0; e < 4; ++e) {
+      if (Strict) {
+        const Split parts(value[e]);
+        high[e] = parts.high, low[e] = parts.low;
+      } else {
+        high[e] = round_tf32(value[e]);
+      }
+    }
+  }
+
+  template <int M, int N>
+  static KAN_DEVICE void multiply(float (&sums)[M][N][4], int n, const uint32_t (&high)[M][4],
+                                  const uint32_t (&low)[M][4], float b0, float b1) {
+    if (!Strict) {
+      const uint32_t r0 = round_tf32(b0), r1 = round_tf32(b1);
+      KAN_UNROLL
+      for (int m = 0; m < M; ++m) mma_tf32(sums[m][n], high[m], r0, r1);
+      return;
+    }
+    const Split s0(b0), s1(b1);
+    KAN_UNROLL
+    for (int m = 0; m < M; ++m) {
+      float part[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+      mma_tf32(part, low[m], s0.high, s1.high);
+      mma_tf32(part, high[m], s0.low, s1.low);
+      mma_tf32(part, high[m], s0.high, s1.high);
+      KAN_UNROLL
+      for (int e = 0; e < 4; ++e) sums[m][n][e] += part[e];
+    }
+  }
+};
+
+}  // namespace cuda
+}  // namespace kan
