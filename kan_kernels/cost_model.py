@@ -76,8 +76,7 @@ def native_paths(case, major: int, batch: int = ROWS) -> dict[str, float]:
     Raises:
         RuntimeError: the library was built without CUDA kernels.
     """
-    _need_cuda_build()
-    costs = torch.ops.kan_kernels.cuda_costs(*_shape(case, batch), major)
+    costs = _native_costs(*_shape(case, batch), major)
     return {path: cost for path, cost in zip(("dense", "gather"), costs, strict=True) if cost < float("inf")}
 
 
@@ -90,13 +89,18 @@ def native_path(case, major: int, batch: int = ROWS) -> str:
     costs = native_paths(case, major, batch)
     path = min(costs, key=lambda name: costs[name])
     said = ", ".join(f"{cycles:.4f} {name}" for name, cycles in costs.items())
-    reason = torch.ops.kan_kernels.cuda_path_reason(*_shape(case, batch))
+    reason = _native_reason(*_shape(case, batch))
     return f"{path} path; cycles an edge: {said}{'; ' if reason else ''}{reason}"
 
 
-def _need_cuda_build() -> None:
+def _native_costs(*shape_and_major: int) -> tuple[float, float]:
     if "cuda" not in ops.DEVICES:
         raise RuntimeError("this library was built without CUDA kernels: KAN_KERNELS_CUDA=1 builds them")
+    return torch.ops.kan_kernels.cuda_costs(*shape_and_major)
+
+
+def _native_reason(*shape: int) -> str:
+    return torch.ops.kan_kernels.cuda_path_reason(*shape)
 
 
 def _shape(case, batch: int) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import contextvars
 import itertools
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import ModuleType
 
 import torch
@@ -143,17 +143,30 @@ def _gpu_costs(case: Case) -> dict[str, cost_model.Cost]:
 
 def run_on(case: Case, backend: str | None = None) -> ModuleType:
     """The backend of `choose`; says so, once, when the automatic choice had to settle for the slow one."""
-    choice = choose(case, backend)
-    if choice.passed_over and choice.backend.DIFFERENTIABLE and case.device != "meta":
-        _warn_once(str(choice))
-    return choice.backend
+    if torch.compiler.is_compiling():
+        facts = (getattr(case, field) for field in _FACTS)
+        return BACKENDS[_name_while_compiling(*facts, backend, forced_backend())]
+    return _settle(case, backend)
+
+
+_FACTS = tuple(field.name for field in fields(Case))
 
 
 @_constant_while_compiling
-def _warn_once(choice: str) -> None:
-    if choice not in _warned:
-        _warned.add(choice)
-        warnings.warn(f"kan_kernels runs without its fast kernels. {choice}", RuntimeWarning, stacklevel=2)
+def _name_while_compiling(*facts_backend_and_forced) -> str:
+    """The choice asks the driver, torch's settings and the library: nothing that could be traced."""
+    *facts, backend, _ = facts_backend_and_forced
+    return _settle(Case(*facts), backend).NAME
+
+
+def _settle(case: Case, backend: str | None) -> ModuleType:
+    choice = choose(case, backend)
+    if choice.passed_over and choice.backend.DIFFERENTIABLE and case.device != "meta":
+        said = str(choice)
+        if said not in _warned:
+            _warned.add(said)
+            warnings.warn(f"kan_kernels runs without its fast kernels. {said}", RuntimeWarning, stacklevel=3)
+    return choice.backend
 
 
 def available_backends() -> dict[str, str | None]:

@@ -157,6 +157,7 @@ def _plan(x, spline_weight, grid, base_weight, bias, spline_order, base, derivat
             type(derivative),
             backend,
             dispatch.forced_backend(),
+            torch.backends.cuda.matmul.fp32_precision if x.is_cuda else None,
         )
         ops = _plans.get(key)
     except (AttributeError, IndexError, TypeError):  # not even tensors: let the checks name the argument

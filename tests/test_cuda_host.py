@@ -6,6 +6,7 @@ barrier shows as a wrong number. tests/cuda_host/sanitize.py runs them as real t
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Iterator
 from itertools import product
@@ -87,6 +88,48 @@ def test_dense(op: str, tf32: bool) -> None:
     with cuda_host.options(path="dense", tf32=tf32, mode="falling" if tf32 else "rising"):
         for case in cases:
             check_dense(op, case, tf32)
+
+
+@pytest.mark.parametrize("mode", ("falling", "early"))
+@pytest.mark.parametrize("op", OPS)
+def test_dense_in_another_order(op: str, mode: str) -> None:
+    """Threads in falling order; copies that land at once, which a stage still in use would not survive."""
+    with cuda_host.options(path="dense", mode=mode):
+        for case in WIDE:
+            if dense_runs(op, case):
+                check_dense(op, case, False)
+
+
+@pytest.mark.parametrize("order", (3, 4))
+def test_dense_with_the_general_loop(order: int) -> None:
+    """The forward kernel as it is on sm_90 (3) and sm_100 (4): fewer orders have a loop of their own."""
+    with cuda_host.options(path="dense", flags=(f"-DKAN_PLAIN_ORDER={order}",)):
+        for case in [*WIDE, Case(70, 40, 136, 5, 2, 0, dtype=HALF[0])]:
+            if case.dtype in HALF and dense_runs("forward", case):
+                check_dense("forward", case, False)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_negative_zero(dtype: torch.dtype) -> None:
+    """x = -0 at a knot that is 0, among knots that are not uniform."""
+    case = Case(70, 9, 72, 5, 3, 0, "adaptive", dtype=dtype, x_dtype=torch.float32)
+    inputs = build(case)
+    grid = inputs.grid - inputs.grid[:, 4:5]
+    inputs = dataclasses.replace(inputs, x=torch.full_like(inputs.x, -0.0), grid=grid)
+    with cuda_host.options(path="dense"):
+        results = run_op(cuda_host.NAME, "backward", inputs) + run_op(cuda_host.NAME, "forward", inputs)
+    expected = run_op("reference", "backward", inputs) + run_op("reference", "forward", inputs)
+    for ours, theirs in zip(results, expected, strict=True):
+        assert torch.allclose(ours.float(), theirs.float(), rtol=0.05, atol=0.05 * theirs.float().abs().max())
+
+
+def test_no_outputs() -> None:
+    """Nothing to make: empty results, and an input's gradient of zeros."""
+    x, grid = torch.rand(5, 3), torch.arange(12.0).expand(3, 12).contiguous()
+    weight, base, g = torch.empty(3, 8, 0), torch.empty(3, 0), torch.empty(5, 0)
+    assert cuda_host.forward(x, None, weight, base, None, grid, 3, 1, 0).shape == (5, 0)
+    assert torch.equal(cuda_host.input(x, weight, base, g, grid, 3, 1, 1), torch.zeros(5, 3))
+    assert torch.equal(cuda_host.backward(x, weight, base, g, grid, 3, 1, 0)[0], torch.zeros(5, 3))
 
 
 def test_strict_is_not_tf32() -> None:

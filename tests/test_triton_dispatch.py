@@ -95,6 +95,22 @@ def test_the_cheaper_backend_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         assert dispatch.choose(situation(**changes), "native").backend.NAME == "native"
 
 
+@needs_triton
+@pytest.mark.skipif("cuda" not in ops.DEVICES, reason="built without CUDA kernels: there was no nvcc")
+def test_the_choice_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile(fullgraph=True) goes through the automatic choice between two GPU backends."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    for name in ("native", "triton"):
+        monkeypatch.setattr(BACKENDS[name], "can_run", lambda case: None)
+
+    def chosen(x: torch.Tensor) -> torch.Tensor:
+        name = dispatch.run_on(situation(out_features=5)).NAME
+        return x + (1 if name == "native" else 2)
+
+    compiled = torch.compile(chosen, fullgraph=True, backend="eager")
+    assert compiled(torch.zeros(1)).item() == chosen(torch.zeros(1)).item() == 1
+
+
 WITHOUT = """
 import sys
 sys.modules["triton"] = None  # as if it were not installed

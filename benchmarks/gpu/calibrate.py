@@ -69,12 +69,12 @@ def candidates(case: Any, major: int, tf32: bool, device: str) -> Iterator[tuple
         yield "triton", path, cost_model.triton_paths(case, major, tf32).get(path)
 
 
-def measure(device: Device, smoke: bool) -> list[Timed]:
-    """Time every candidate on every layer, interleaved within a layer."""
+def measure(device: Device, smoke: bool) -> tuple[list[Timed], list[str]]:
+    """Time every candidate on every layer, interleaved within a layer; and the clocks seen meanwhile."""
     from kan_kernels import KANLinear, dispatch
 
     major = torch.cuda.get_device_capability()[0] if device.is_gpu else 8
-    found = []
+    found, clocks = [], []
     for fan_in, fan_out, grid_size, rows, dtype, tf32 in SMOKE_CASES if smoke else CASES:
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
         os.environ[PATH_VARIABLE] = "auto"  # the cost model hears of it too
@@ -95,13 +95,15 @@ def measure(device: Device, smoke: bool) -> list[Timed]:
             counted[f"{backend} {path}"] = cycles
             cells.append(timing.Cell(f"{backend} {path}", call))
         timing.measure(cells, timing.SMOKE if smoke else _BUDGET, clock=device.clock)
+        said = query("clocks.sm") if device.is_gpu else None
+        clocks += [said["clocks.sm"]] if said else []
         for cell in cells:
             if cell.error is not None or not cell.samples:
                 raise RuntimeError(f"{title}, {cell.key}: {cell.error or 'no sample was taken'}")
             backend, path = cell.key.split(" ")
             seconds = 1e-3 * cell.summary()["median_ms"]
             found.append(Timed(title, backend, path, counted[cell.key], seconds))
-    return found
+    return found, clocks
 
 
 def calibrate(device: str, smoke: bool, limit: float) -> dict[str, Any]:
@@ -156,21 +158,20 @@ def _edges(title: str) -> tuple[int, int, int]:
     return int(fan_in), int(fan_out), int(rows.removeprefix("rows="))
 
 
-def _hertz(device: Device) -> float:
-    """Multiprocessors times the clock that the card ran at; its highest where nvidia-smi says nothing."""
+def _hertz(device: Device, clocks: list[str]) -> float:
+    """Multiprocessors times the median clock that was seen; the card's highest where none was."""
     if not device.is_gpu:
         return 1e9
     properties = torch.cuda.get_device_properties(device.torch)
-    said = query("clocks.sm")
-    megahertz = float(said["clocks.sm"].split()[0]) if said else properties.clock_rate / 1e3
-    return properties.multi_processor_count * megahertz * 1e6
+    seen = [float(clock.split()[0]) for clock in clocks] or [properties.clock_rate / 1e3]
+    return properties.multi_processor_count * statistics.median(seen) * 1e6
 
 
 def main(arguments: list[str]) -> None:
     """What the child does: device, and "smoke" or nothing."""
     device = Device(arguments[0])
-    timed = measure(device, "smoke" in arguments[1:])
-    answer = {"timed": [asdict(entry) for entry in timed], "hertz": _hertz(device)}
+    timed, clocks = measure(device, "smoke" in arguments[1:])
+    answer = {"timed": [asdict(entry) for entry in timed], "hertz": _hertz(device, clocks)}
     print("CALIBRATION" + json.dumps(answer))
 
 

@@ -16,11 +16,18 @@ double matrix_rate(const cpu::Layer& l, const Options& options) {
   return options.tf32 ? half / 2.0 : half / 6.0;  // strict float32 is three products
 }
 
-constexpr double kIssue = 4.0 * 32.0;                // lanes that start an instruction in a cycle
-constexpr double kMakeDense = 110.0, kPlace = 25.0;  // instructions: one evaluation; one block of 8 rows from it
-constexpr double kMakeGather = 220.0;                // the same with divisions and a search in global memory
-constexpr double kBanks = 32.0;                      // 4-byte numbers that shared memory gives in a cycle
-constexpr int64_t kTileOutputs = 64;
+constexpr double kIssue = 4.0 * 32.0;  // lanes that start an instruction in a cycle
+// Instructions of the dense loop beside the products, read from its machine code: one evaluation, and what a block of
+// 8 rows takes: it is placed, and float32's coefficients are rounded, or split in two, by every warp for itself.
+struct Work {
+  double make, block;
+};
+Work dense_work(const cpu::Layer& l, bool tf32) {
+  if (l.weight_dtype != DType::f32) return {35.0, 25.0};
+  return tf32 ? Work{35.0, 165.0} : Work{110.0, 720.0};
+}
+constexpr double kMakeGather = 220.0;  // of the gather path: with divisions and a search in global memory
+constexpr double kBanks = 32.0;        // 4-byte numbers that shared memory gives in a cycle
 // Measured over counted, as `make gpu` prints it. Not measured yet.
 constexpr double kDenseFactor = 1.0, kGatherFactor = 1.0;
 
@@ -29,11 +36,13 @@ constexpr double kDenseFactor = 1.0, kGatherFactor = 1.0;
 Cost cost(const cpu::Layer& l, const Options& options) {
   const double out = double(l.out_features > 0 ? l.out_features : 1);
   const double blocks = double(ceil_div(l.grid_size + l.spline_order, 8)), base = l.base != kNoBase ? 1.0 : 0.0;
-  const double padded = double(ceil_div(l.out_features > 0 ? l.out_features : 1, kTileOutputs) * kTileOutputs);
-  const double tile = padded > 64 && l.weight_dtype != DType::f32 ? 128.0 : 64.0;  // outputs that share an evaluation
+  const bool strict = l.weight_dtype == DType::f32 && !options.tf32;
+  const double tile = l.out_features > 64 && !strict ? 128.0 : 64.0;  // outputs that share an evaluation
+  const double padded = double(ceil_div(l.out_features > 0 ? l.out_features : 1, int64_t(tile))) * tile;
+  const Work work = dense_work(l, options.tf32);
   Cost c;
   c.dense = kDenseFactor * (padded / out) *
-            ((8.0 * blocks + base) / matrix_rate(l, options) + (kMakeDense + kPlace * blocks) / kIssue / tile);
+            ((8.0 * blocks + base) / matrix_rate(l, options) + (work.make + work.block * blocks) / kIssue / tile);
   const double shared = out < 32.0 ? out : 32.0;
   const double fetched = (double(l.spline_order) + 1.0 + base) * (l.weight_dtype == DType::f64 ? 2.0 : 1.0);
   c.gather = kGatherFactor * (fetched * 1.5 / kBanks + kMakeGather / kIssue / shared);

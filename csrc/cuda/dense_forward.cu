@@ -66,7 +66,7 @@ struct Inputs {
 // uniform, and two tables of those that are not: one is used, the next is prepared.
 template <class Matrix, int K>
 struct Knots {
-  static constexpr bool kPlain = KAN_PLAIN_LOOP && Matrix::kPlain && K == 3;  // a loop of its own for uniform knots
+  static constexpr bool kPlain = Matrix::kPlain && K >= KAN_PLAIN_ORDER;  // a loop of its own for uniform knots
   static constexpr int kLines = 2 * kPanel, kRows = Inputs<Matrix>::kRows;
   static KAN_HD int bytes(int n_knots) {
     return (Matrix::kQuick ? kLines : 0) * int(sizeof(Line)) + 2 * 4 * KnotTable<K>::size(n_knots);

@@ -20,7 +20,8 @@ constexpr int kGatherOrder = 3;  // the order that doubles have a kernel of thei
 
 // Outputs of one lane, at most. In double precision, kernels of any order have no registers for more.
 constexpr int outputs_per_lane(int lanes, bool wide, int order) {
-  return lanes == 1 ? 8 : lanes == 8 || (wide && order != kGatherOrder) ? 2 : 4;
+  const int most = lanes == 1 ? 8 : lanes == 8 ? 2 : 4;
+  return lanes > 1 && wide && order != kGatherOrder ? most / 2 : most;
 }
 
 // How a gather kernel is cut to a shape; decided on the host from the shape alone.

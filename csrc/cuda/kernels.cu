@@ -37,7 +37,7 @@ DenseArgs dense_args(const cpu::BackwardArgs& args, const Options& options, bool
   a.tf32 = options.tf32;
   if (input) a.input = args.input, a.input_dtype = args.x.dtype;
   if (weight) a.d_spline = args.d_spline, a.d_base = args.d_base;
-  a.aligned = args.g.col_stride == 1 && reinterpret_cast<uintptr_t>(args.g.data) % 16 == 0 &&
+  a.aligned = args.g.col_stride == 1 && whole_pieces(args.g.data, l.out_features, l.weight_dtype) &&
               args.g.row_stride * size_of(l.weight_dtype) % 16 == 0 &&
               (!input || (whole_pieces(l.spline_weight, l.out_features, l.weight_dtype) &&
                           (!l.base_weight || whole_pieces(l.base_weight, l.out_features, l.weight_dtype))));
@@ -162,6 +162,7 @@ void run_forward(void (*kernel)(const Args&, void*), Args a, int64_t splits, con
 }  // namespace
 
 const char* dense_reason(const cpu::Layer& l, int derivative) {
+  if (l.out_features == 0) return "there are no outputs";
   if (l.weight_dtype == DType::f64) return "there is no matrix instruction for float64 here";
   if (l.spline_order < 1 || l.spline_order > kDenseOrder) return "spline_order is not in 1..3";
   if (l.grid_size + 2 * l.spline_order + 1 > kDenseKnots) return "the grid has more than 96 knots";

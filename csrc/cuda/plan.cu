@@ -18,10 +18,11 @@ int rows_of(const cpu::Layer& l) { return l.grid_size + l.spline_order + (l.base
 void lay_out(GatherShape& s, const cpu::Layer& l, int lanes) {
   s.lanes = lanes;
   const int most = outputs_per_lane(lanes, l.weight_dtype == DType::f64, l.spline_order);
-  s.per_lane = int(std::min<int64_t>(ceil_div(l.out_features, lanes), most));
+  s.per_lane = int(std::max<int64_t>(1, std::min<int64_t>(ceil_div(l.out_features, lanes), most)));
 }
 void widest(GatherShape& s, const cpu::Layer& l) {
-  lay_out(s, l, l.out_features <= 8 ? 1 : l.out_features <= 16 ? 8 : 32);
+  const int of_8_lanes = 8 * outputs_per_lane(8, l.weight_dtype == DType::f64, l.spline_order);
+  lay_out(s, l, l.out_features <= 8 ? 1 : l.out_features <= of_8_lanes ? 8 : 32);
 }
 bool narrow(GatherShape& s, const cpu::Layer& l) {
   if (s.lanes == 32 && s.per_lane == 1) return false;

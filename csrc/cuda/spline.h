@@ -31,7 +31,9 @@ struct Spline {
     const int at = KnotTable<K>::locate(table, n_knots, t, x);
     float value[K + 1] = {};
     if (at >= 0 && derivative <= K) {
-      scalar::bspline_values<K, float, float>(KnotTable<K>::around(table, n_knots, t, at), x, scale, derivative, value);
+      // x + 0: of a negative zero at a knot that is 0, a window's last value would be one too.
+      scalar::bspline_values<K, float, float>(KnotTable<K>::around(table, n_knots, t, at), x + 0.0f, scale, derivative,
+                                              value);
     }
     cell = at < 0 ? kNowhere : at;
     window.fill(value);

@@ -30,11 +30,14 @@
 
 #define KAN_ROLLED _Pragma("unroll 1")
 
-// The forward kernel's loop of its own for uniform knots fits the registers of these architectures.
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 1000
-#define KAN_PLAIN_LOOP true
+// The least spline order for which the forward kernel has a loop of its own for uniform knots: as the registers allow,
+// nothing may spill. With 4 it has none.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 900
+#define KAN_PLAIN_ORDER 2
+#elif __CUDA_ARCH__ < 1000
+#define KAN_PLAIN_ORDER 3
 #else
-#define KAN_PLAIN_LOOP false
+#define KAN_PLAIN_ORDER 4
 #endif
 
 namespace kan {
@@ -157,7 +160,7 @@ KAN_DEVICE void load_shared(uint32_t (&word)[4], SharedAddress from) {
                : "memory");
 }
 
-// exp(x) and 1/x to about 22 bits, for results that are rounded to 11 or fewer; results below 2^-126 are 0.
+// exp(x) and 1/x to 16 bits or more, for results that are rounded to 11 or fewer; results below 2^-126 are 0.
 KAN_DEVICE float quick_exp(float x) {
   float result;
   asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(result) : "f"(x * 1.44269504f));

@@ -50,15 +50,11 @@ class CudaDevice {
         reinterpret_cast<AOTITorchError (*)(int32_t, void**)>(torch_cuda_symbol("aoti_torch_create_cuda_guard"));
     static const auto stream_of =
         reinterpret_cast<AOTITorchError (*)(int32_t, void**)>(torch_cuda_symbol("aoti_torch_get_current_cuda_stream"));
+    kan::ops::check(x.is_cuda(), "x is on the CPU, expected it on the CUDA device of the other tensors");
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(x.get(), &index_));
-    STABLE_TORCH_ERROR_CODE_CHECK(create(index_, &guard_));
+    STABLE_TORCH_ERROR_CODE_CHECK(create(index_, &guard_.handle));
     STABLE_TORCH_ERROR_CODE_CHECK(stream_of(index_, &stream_));
     cuda::set_device(index_);
-  }
-  ~CudaDevice() {
-    static const auto destroy =
-        reinterpret_cast<AOTITorchError (*)(void*)>(torch_cuda_symbol("aoti_torch_delete_cuda_guard"));
-    if (guard_) destroy(guard_);
   }
   CudaDevice(const CudaDevice&) = delete;
   CudaDevice& operator=(const CudaDevice&) = delete;
@@ -98,9 +94,20 @@ class CudaDevice {
     }
   };
 
+  // A member of its own: it gives the old device back also where the constructor above throws.
+  struct Guard {
+    void* handle = nullptr;
+    ~Guard() {
+      static const auto destroy =
+          reinterpret_cast<AOTITorchError (*)(void*)>(torch_cuda_symbol("aoti_torch_delete_cuda_guard"));
+      if (handle) destroy(handle);
+    }
+  };
+
   const Tensor& x_;
   int32_t index_ = 0;
-  void *guard_ = nullptr, *stream_ = nullptr;
+  Guard guard_;
+  void* stream_ = nullptr;
 };
 
 cpu::Layer layer_of(int64_t batch, int64_t in, int64_t out, int64_t grid_size, int64_t order, int64_t base,
@@ -119,10 +126,13 @@ std::tuple<double, double> cuda_costs(int64_t batch, int64_t in, int64_t out, in
   const cuda::Options o = options(int(capability_major));
   const double never = std::numeric_limits<double>::infinity();
   const cuda::Cost cost = cuda::cost(l, o);
-  const bool forced = o.path != cuda::Path::automatic;
-  const bool no_dense =
-      cuda::dense_reason(l, int(derivative)) || o.path == cuda::Path::gather || (!forced && cuda::too_small(l));
-  return {no_dense ? never : cost.dense, o.path == cuda::Path::dense && !no_dense ? never : cost.gather};
+  const char* const reason = cuda::dense_reason(l, int(derivative));
+  if (o.path == cuda::Path::dense) {
+    check(!reason, "the dense path, asked for by KAN_KERNELS_CUDA_PATH, cannot run this: ", reason ? reason : "");
+    return {cost.dense, never};
+  }
+  const bool no_dense = reason || o.path == cuda::Path::gather || cuda::too_small(l);
+  return {no_dense ? never : cost.dense, cost.gather};
 }
 
 // Why the dense path is not taken whatever it costs, or why only one is: "" where the costs decide.

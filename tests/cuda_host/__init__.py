@@ -31,14 +31,15 @@ FLAGS = (
     *("-U_FORTIFY_SOURCE", "-ffp-contract=fast", "-DKAN_UNROLL="),
 )
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-MODES = {"rising": 0, "falling": 1, "threads": 2}  # how a block's threads take turns: see warp_host.h
+# How a block's threads take turns; "early": rising, and asynchronous copies land when they are issued.
+MODES = {"rising": 0, "falling": 1, "threads": 2, "early": 3}
 PATHS = {"auto": 0, "gather": 1, "dense": 2}
 
 NAME = "cuda_host"
 DIFFERENTIABLE = False
 NAMESPACE = None
 
-_options: dict[str, Any] = {"path": "auto", "tf32": False}
+_options: dict[str, Any] = {"path": "auto", "tf32": False, "flags": ()}
 runner: Callable | None = (
     None  # takes (call, tensors by field) instead of the library, if set: see sanitize.py
 )
@@ -97,16 +98,21 @@ def library(root: Path = ROOT, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
 
 
 @contextlib.contextmanager
-def options(*, path: str = "auto", tf32: bool = False, mode: str = "rising") -> Iterator[None]:
-    """What the calls inside do: the kernels' path, whether TF32 is allowed, how threads take turns."""
+def options(
+    *, path: str = "auto", tf32: bool = False, mode: str = "rising", flags: tuple[str, ...] = ()
+) -> Iterator[None]:
+    """What the calls inside do: the kernels' path, whether TF32 is allowed, how threads take turns.
+
+    flags: for a library of kernels that were compiled with them.
+    """
     before = dict(_options)
-    _options.update(path=path, tf32=tf32)
-    library().kan_cuda_host_mode(MODES[mode])
+    _options.update(path=path, tf32=tf32, flags=flags)
+    library(flags=flags).kan_cuda_host_mode(MODES[mode])
     try:
         yield
     finally:
         _options.update(before)
-        library().kan_cuda_host_mode(MODES["rising"])
+        library(flags=flags).kan_cuda_host_mode(MODES["rising"])
 
 
 class _View(ctypes.Structure):
@@ -153,7 +159,7 @@ def _run(x, s, spline_weight, base_weight, bias, g, grid, order, base, derivativ
     )  # fmt: skip
     if runner is not None:
         return runner(call, {**layer, "x": x, "side": s, "g": g}, out)
-    if library().kan_cuda_host_call(ctypes.byref(call)) != 0:
+    if library(flags=_options["flags"]).kan_cuda_host_call(ctypes.byref(call)) != 0:
         raise RuntimeError("the kernels raised; their message is on stderr")
 
 

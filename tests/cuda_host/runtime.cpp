@@ -17,10 +17,11 @@ namespace cuda {
 namespace host {
 
 thread_local Self* self = nullptr;
+bool copies_land_early = false;
 
 namespace {
 
-constexpr int kRising = 0, kFalling = 1, kThreads = 2;  // modes
+constexpr int kRising = 0, kFalling = 1, kThreads = 2, kEarly = 3;  // modes; the last is rising, with early copies
 constexpr size_t kStack = 128 * 1024;
 
 // All threads of a group wait here for one another. `what` of the first is compared with that of the others.
@@ -208,4 +209,8 @@ uint16_t to_f16(float value) {
 }  // namespace cuda
 }  // namespace kan
 
-extern "C" void kan_cuda_host_mode(int new_mode) { kan::cuda::host::mode = new_mode; }
+extern "C" void kan_cuda_host_mode(int new_mode) {
+  using namespace kan::cuda::host;
+  copies_land_early = new_mode == kEarly;
+  mode = copies_land_early ? kRising : new_mode;
+}

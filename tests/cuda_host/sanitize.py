@@ -49,6 +49,7 @@ CASES = {
         Case(40, 5, 24, 20, 2, 1, "adaptive", "nan", dtype=torch.bfloat16),
         Case(40, 100, 24, 5, 3, 0, side=True, dtype=torch.bfloat16),
         Case(9, 3, 5, 5, 1, 0, layout="sliced"),
+        Case(40, 40, 72, 5, 3, 0, dtype=torch.float16),
     ],
 }
 

@@ -14,7 +14,9 @@
 #define KAN_DEVICE inline
 #define KAN_DEVICE_CALL __attribute__((noinline))
 #define KAN_ROLLED
-#define KAN_PLAIN_LOOP true
+#ifndef KAN_PLAIN_ORDER
+#define KAN_PLAIN_ORDER 2
+#endif
 #define KAN_KERNEL(threads, blocks) void
 
 namespace kan {
@@ -44,6 +46,14 @@ struct Self {
   Copy queue[kMaxCopies];
 };
 extern thread_local Self* self;
+
+// Asynchronous copies may land at any time between their issue and the wait: here at the wait, or all at issue.
+extern bool copies_land_early;
+inline void land(const Copy& c) {
+  unsigned char piece[16] = {};
+  if (c.bytes > 0) std::memcpy(piece, c.from, size_t(c.bytes));
+  std::memcpy(c.to, piece, 16);
+}
 
 // What the lanes of a warp show one another: each writes its own words, all meet, each reads what it needs.
 struct Exchange {
@@ -93,7 +103,12 @@ KAN_DEVICE void copy_async(const void* shared, const void* from, int bytes) {
   if (reinterpret_cast<uintptr_t>(to) % 16 != 0) host::fail("copy_async: shared address is not a multiple of 16");
   if (bytes > 0 && reinterpret_cast<uintptr_t>(from) % 16 != 0) host::fail("copy_async: global address");
   if (s.copies == host::kMaxCopies) host::fail("copy_async: too many copies under way");
-  s.queue[s.copies++] = {to, from, bytes, s.committed};
+  const host::Copy copy{to, from, bytes, s.committed};
+  if (host::copies_land_early) {
+    host::land(copy);
+  } else {
+    s.queue[s.copies++] = copy;
+  }
 }
 KAN_DEVICE void commit_copies() { ++host::self->committed; }
 template <int N>
@@ -106,9 +121,7 @@ KAN_DEVICE void wait_copies() {
       s.queue[kept++] = c;
       continue;
     }
-    unsigned char piece[16] = {};
-    if (c.bytes > 0) std::memcpy(piece, c.from, size_t(c.bytes));
-    std::memcpy(c.to, piece, 16);
+    host::land(c);
   }
   s.copies = kept;
 }

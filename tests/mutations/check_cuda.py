@@ -22,6 +22,8 @@ GATHER = [
     Case(33, 3, 40, 5, 1, 0, points="extension", dtype=torch.float64),
 ]
 DENSE = [
+    Case(70, 100, 136, 5, 3, 0, dtype=HALF[0]),  # the loop for uniform knots
+    Case(70, 40, 136, 5, 3, 0, "adaptive", dtype=HALF[0]),
     Case(70, 40, 72, 5, 3, 0, side=True),
     Case(70, 9, 136, 20, 3, 0, "adaptive", "knots", dtype=HALF[0], x_dtype=torch.float32, side=True),
     Case(70, 70, 72, 12, 3, 1, "adaptive", "nan"),
@@ -45,6 +47,8 @@ def main() -> None:
                 for case in DENSE:
                     if dense_runs(op, case):
                         check_dense(op, case, False)
+    with cuda_host.options(path="dense", mode="early"):
+        check_dense("forward", DENSE[0], False)
 
 
 if __name__ == "__main__":
