@@ -86,15 +86,22 @@ class NumpyKAN:
 
 
 def to_numpy_model(kan) -> NumpyKAN:
-    """The NumPy twin of a KAN or KANLinear. Weights are copied; 16-bit ones become float32.
+    """The NumPy twin of a KAN or KANLinear. Weights are copied; 16-bit ones become float32. Edge masks count.
 
     Raises:
         TypeError: `kan` is neither.
+        ValueError: it has symbolic edges (`kan_kernels.symbolic.to_python` writes those without torch).
         ImportError: the package was installed without its module _C.
     """
     layers = getattr(kan, "layers", [kan])
     if not all(hasattr(layer, "spline_weight") and hasattr(layer, "grid") for layer in layers):
         raise TypeError(f"kan: got {type(kan).__name__}, expected a KAN or a KANLinear")
+    for i, layer in enumerate(layers):
+        if getattr(layer, "symbolic", None) is not None:
+            raise ValueError(
+                f"kan: layer {i} has symbolic edges, expected splines only; unfix them, or fix all edges "
+                "and use kan_kernels.symbolic.to_python"
+            )
     return NumpyKAN([_copy(layer) for layer in layers])
 
 
@@ -107,9 +114,13 @@ def _copy(layer) -> _Layer:
         tensor = tensor.detach().cpu()
         return np.array((tensor.double() if dtype == "float64" else tensor.float()).numpy(), dtype, order="C")
 
+    spline_weight, base_weight, mask = layer.spline_weight, layer.base_weight, layer.edge_mask
+    if mask is not None:
+        spline_weight = spline_weight * mask.unsqueeze(1)
+        base_weight = None if base_weight is None else base_weight * mask
     return _Layer(
-        array(layer.spline_weight),
-        array(layer.base_weight),
+        array(spline_weight),
+        array(base_weight),
         array(layer.bias),
         array(layer.grid),
         layer.spline_order,
