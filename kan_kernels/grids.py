@@ -139,11 +139,9 @@ def _placed_knots(layer: KANLinear, x: Tensor, grid_eps: float, margin: float) -
         [inner[:1] + step * steps[:k], inner, inner[-1:] + step * (steps[k + size + 1 :] - size)]
     )
     knots = knots.t().to(layer.grid.dtype).double()
-    if k == 0:  # without extension cells, the last cell must still hold the largest sample
-        above = torch.nextafter(
-            high.to(layer.grid.dtype), torch.full_like(layer.grid[:, 0], torch.inf)
-        ).double()
-        knots[:, -1] = knots[:, -1].maximum(above)
+    # the last cell must hold the largest sample: with k = 0, or where extension cells are lost in rounding
+    above = torch.nextafter(high.to(layer.grid.dtype), torch.full_like(layer.grid[:, 0], torch.inf)).double()
+    knots[:, -1] = knots[:, -1].maximum(above)
     old = layer.grid.double()
     first, last = old[:, k], old[:, k + size]
     inside = (first <= low) & (low <= last)

@@ -206,23 +206,25 @@ class KANLinear(nn.Module):
             rows, order = self.spline_weight.shape[1], self.spline_order
             fits = weight.dim() == 3 and weight.shape[::2] == self.spline_weight.shape[::2]
             if fits and weight.shape[1] > order and grid.shape[1:] == (weight.shape[1] + order + 1,):
+                symbolic = self._symbolic_of(
+                    state_dict, prefix + "symbolic."
+                )  # raises before anything changes
                 if weight.shape[1] != rows:
                     self._resize(weight.shape[1] - order)
                 if prefix + "edge_mask" not in state_dict:
                     self.edge_mask = None
                 elif self.edge_mask is None:
                     self.edge_mask = self.spline_weight.new_ones(self.in_features, self.out_features)
-                self._load_symbolic(state_dict, prefix + "symbolic.")
+                self.set_symbolic(symbolic)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def _load_symbolic(self, state_dict, prefix: str) -> None:
+    def _symbolic_of(self, state_dict, prefix: str) -> "SymbolicEdges | None":
         """Symbolic edges as the checkpoint has them, their values still to be loaded."""
         if not any(key.startswith(prefix) for key in state_dict):
-            self.set_symbolic(None)
-            return
+            return None
         from .symbolic.edges import SymbolicEdges  # sits above this room: only a checkpoint asks for it
 
-        self.set_symbolic(SymbolicEdges.like_state(state_dict, prefix, self))
+        return SymbolicEdges.like_state(state_dict, prefix, self)
 
     def _resize(self, grid_size: int) -> None:
         """Another grid size: new knots and spline weights, their values still to be set."""

@@ -5,6 +5,7 @@ offers it.
 """
 
 import os
+import zipfile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,9 +74,16 @@ class NumpyKAN:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "NumpyKAN":
         """Read a file written by `save`. Raises ValueError for any other file."""
-        with np.load(path, allow_pickle=False) as arrays:
+        foreign = f"path: {os.fspath(path)!r} is not a file that NumpyKAN.save wrote"
+        try:
+            arrays = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(foreign) from error
+        if isinstance(arrays, np.ndarray):
+            raise ValueError(foreign)
+        with arrays:
             if "format" not in arrays or int(arrays["format"]) != 1:
-                raise ValueError(f"path: {os.fspath(path)!r} is not a file that NumpyKAN.save wrote")
+                raise ValueError(foreign)
             return cls([cls._read(arrays, i) for i in range(int(arrays["layers"]))])
 
     @staticmethod

@@ -311,7 +311,9 @@ def _build(
     )
     if not isinstance(model, KAN):
         return new[0], report  # type: ignore[return-value]
-    memo = {id(model.layers): nn.ModuleList(new)}  # copy all of the model but its layers
+    layers = nn.ModuleList(new)
+    layers.training = model.layers.training  # of the list alone: each layer has its own
+    memo = {id(model.layers): layers}  # copy all of the model but its layers
     return copy.deepcopy(model, memo), report
 
 

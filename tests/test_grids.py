@@ -396,3 +396,13 @@ def test_an_error_in_a_later_layer_changes_nothing() -> None:
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     with pytest.raises(ValueError, match="parametrized"):
         refine(wrapped, 10)
+
+
+def test_the_largest_sample_has_a_cell_where_knots_are_rounded_together() -> None:
+    """float32 cannot tell the extension knots of a narrow range far from 0 apart."""
+    layer = KANLinear(1, 1, 20, 3, base=None, device=DEVICE)
+    x = torch.tensor([[1e7], [1e7 + 1], [1e7 + 2]], device=DEVICE)
+    update_grid(layer, x)
+    assert float(layer.grid[0, -1]) > 1e7 + 2
+    basis = oracle.basis(x.double().cpu(), layer.grid.double().cpu(), 3)
+    assert bool((basis.sum(-1) > 0).all())

@@ -126,6 +126,19 @@ def test_wider_layers(widths: list[int], kind: str) -> None:
     assert 4 < width < 20 and 2 < height < 27
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("widths", ([2, 3, 1], [40, 30, 20]), ids=str)
+def test_nothing_left(widths: list[int]) -> None:
+    """A model without edges is its inputs and outputs."""
+    net = make(widths)
+    for layer in net.layers:
+        layer.set_edge_mask(torch.zeros(layer.in_features, layer.out_features))
+    figure = plot(net, data(widths[0], 20))
+    figure.canvas.draw()
+    dots = sum(len(c.get_offsets()) for c in collections(figure, "PathCollection"))
+    assert dots == widths[0] + widths[-1] and boxes(figure) == 0 and not figure.axes[0].images
+
+
 def test_heat_map_values() -> None:
     """A row for every input from below, a column for every output; masked edges are blank, formulas dots."""
     net, x = make([20, 30]), data(20, 50)

@@ -254,6 +254,13 @@ def test_a_spline_beside_its_formula() -> None:
     torch.testing.assert_close(edge_scores(layer, x)[0].cpu(), phi.abs().mean(0), rtol=1e-12, atol=0)
 
 
+def test_modes_are_kept() -> None:
+    """A model in eval mode is pruned to one in eval mode, the list of its layers too."""
+    net = KAN([2, 3, 1], dtype=F64, device=DEVICE).eval()
+    small, _ = prune(net, data(2))
+    assert not any(module.training for module in small.modules())
+
+
 def test_prune_twice() -> None:
     """Edges that went before are not reported again; their masks hold through training."""
     net, x = make([2, 3, 1]), data(2)

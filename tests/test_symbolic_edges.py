@@ -118,10 +118,12 @@ def test_unknown_function_in_a_checkpoint() -> None:
     layer = layer_with_formulas()
     state = layer.state_dict()
     name = torch.tensor(list(b'["sinus"]'), dtype=torch.uint8)
-    fresh = KANLinear(4, 3, dtype=torch.float64)
+    fresh = KANLinear(4, 3, grid_size=8, dtype=torch.float64)
+    before = copy.deepcopy(fresh.state_dict())
     with pytest.raises(ValueError, match="unknown function 'sinus'; did you mean"):
         fresh.load_state_dict({**state, "symbolic._extra_state": name})
-    assert fresh.symbolic is None
+    assert fresh.symbolic is None and fresh.edge_mask is None and fresh.grid_size == 8
+    assert all(torch.equal(value, before[key]) for key, value in fresh.state_dict().items())
 
 
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
@@ -290,6 +292,35 @@ def test_polish() -> None:
     log = KANLinear(1, 1, dtype=torch.float64)
     symbolic.fix(log, 0, 0, "log", params=(1.0, 0.01, 1.0, 0.0))
     assert symbolic.polish(log, x[..., :1], x[..., :1].sqrt()) < 0.3, "steps out of the domain are not taken"
+
+
+def test_fits_that_are_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A domain narrower than the rounding of a x + b gives a constant; a function of NaN is refused."""
+    layer = KANLinear(1, 1, dtype=torch.float32)
+    x = 1e6 + torch.linspace(0, 0.1, 64).unsqueeze(1)
+    symbolic.fix(layer, 0, 0, "arctanh", x)
+    assert layer(x).isfinite().all() and layer.symbolic.affine.isfinite().all()
+    monkeypatch.setattr(library, "_library", dict(library._library))
+    symbolic.register("nowhere", lambda z: torch.where(z == 0, z, z * torch.nan), lambda z: z)
+    layer = KANLinear(1, 1, dtype=torch.float64)
+    x = torch.linspace(-1, 1, 20, dtype=torch.float64).unsqueeze(1)
+    (candidate,) = symbolic.suggest(layer, 0, 0, x, library=["nowhere"])
+    mean = float(layer(x).detach().mean())
+    assert candidate.r2 == 0 and candidate.affine[2:] == (0.0, pytest.approx(mean, rel=1e-12))
+    with pytest.raises(ValueError, match="name: no fit of 'nowhere' is finite on x"):
+        symbolic.fix(layer, 0, 0, "nowhere", x)
+    assert layer.symbolic is None and layer.edge_mask is None
+
+
+def test_polish_of_what_is_not_finite() -> None:
+    """Outputs, or derivatives alone (sqrt at 0): an error, and the formulas as they were."""
+    for name, x, match in (("log", -1.0, "outputs are not finite"), ("sqrt", 0.0, "derivatives of its")):
+        layer = KANLinear(1, 1, dtype=torch.float64)
+        symbolic.fix(layer, 0, 0, name, params=(1.0, 0.0, 1.0, 0.0))
+        points = torch.tensor([[x], [1.0]], dtype=torch.float64)
+        with pytest.raises(ValueError, match=f"model: (its|the) {match}"):
+            symbolic.polish(layer, points, torch.ones_like(points))
+        assert layer.symbolic.affine.tolist() == [[1.0, 0.0, 1.0, 0.0]]
 
 
 def test_auto_leaves_what_it_cannot_name() -> None:

@@ -172,12 +172,31 @@ def test_errors(call: Any, error: type, text: str) -> None:
         call(paper())
 
 
+def test_names_that_the_source_calls() -> None:
+    """abs is a built-in that the printed code needs; where it does not, the name is free."""
+    net = KANLinear(1, 1, dtype=torch.float64)
+    symbolic.fix(net, 0, 0, "abs", params=(1.0, 0.5, 1.0, 0.0))
+    for options in ({"names": ["abs"]}, {"names": ["x"], "function": "abs"}):
+        with pytest.raises(ValueError, match="the source calls the built-in 'abs'"):
+            symbolic.to_python(net, **options)
+    with pytest.raises(ValueError, match="'math' cannot be a name"):
+        symbolic.to_python(net, ["math"])
+    symbolic.fix(net, 0, 0, "sin", params=(1.0, 0.5, 1.0, 0.0))
+    assert "def kan(abs):" in symbolic.to_python(net, ["abs"])
+
+
 def test_first_edge_without_a_formula_is_named() -> None:
     """By layer, input and output."""
     net = fixed([2, 2, 1], ["sin"])
     symbolic.unfix(net.layers[1], 1, 0)
     with pytest.raises(ValueError, match="edge 1 -> 0 of layer 1 has no formula"):
         symbolic.formula(net)
+    for mask in (None, torch.tensor([[0], [1]])):
+        net = fixed([2, 1], ["sin"])
+        net.layers[0].set_edge_mask(mask)
+        edge = "0 -> 0" if mask is None else "1 -> 0"
+        with pytest.raises(ValueError, match=f"edge {edge} of layer 0 has a spline beside its formula"):
+            symbolic.formula(net)
 
 
 def test_without_sympy() -> None:

@@ -93,7 +93,8 @@ def test_mini_batches() -> None:
     seen: list[list[float]] = []
 
     def loss(prediction: Tensor, y: Tensor) -> Tensor:
-        seen.append(y.flatten().tolist())
+        if torch.is_grad_enabled():
+            seen.append(y.flatten().tolist())
         return mse(prediction, y)
 
     def orders(seed: int) -> list[list[float]]:
@@ -128,6 +129,7 @@ def test_forms_of_data() -> None:
         {"train": loader, "test": DataLoader(TensorDataset(x[:9], y[:9]), batch_size=4)},
         {"train": [x, y], "test": [x[:9], y[:9]]},
     ]
+    assert fit(make(), {"train_input": x, "train_label": y}, steps=1).test_loss == []
     nets, histories = [], []
     for form in forms:
         nets.append(make())
@@ -143,11 +145,12 @@ def test_loaders_go_round() -> None:
     seen: list[int] = []
 
     def loss(prediction: Tensor, y: Tensor) -> Tensor:
-        seen.append(len(y))
+        if torch.is_grad_enabled():
+            seen.append(len(y))
         return mse(prediction, y)
 
     fit(make(), DataLoader(TensorDataset(x, y), batch_size=20), steps=5, optimizer="adam", loss=loss)
-    assert seen == [20, 10, 20, 10, 20, 10]  # the last is the loss of the final model
+    assert seen == [20, 10, 20, 10, 20]
 
 
 def test_metrics_and_classes() -> None:
@@ -322,12 +325,77 @@ def test_wrong_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="seed: got 1"):
         fit(make(), (x, y), seed=1, checkpoint=path, resume=True)
     torch.save({"a": 1}, path)
+    before = copy.deepcopy(net := make(seed=3))
     with pytest.raises(ValueError, match="is not a file that fit wrote"):
-        fit(make(), (x, y), checkpoint=path, resume=True)
+        fit(net, (x, y), checkpoint=path, resume=True)
+    for content in (b"", b"some text\n"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"checkpoint: .* is not a file that fit wrote"):
+            fit(net, (x, y), checkpoint=path, resume=True)
+    assert same(net, before)
     path.unlink()
     fit(net := make(), (x, y), steps=2, checkpoint=path, resume=True)  # nothing to resume from yet
     fit(plain := make(), (x, y), steps=2)
     assert same(net, plain) and path.exists()
+
+
+def test_another_recipe(tmp_path: Path) -> None:
+    """A history goes on only where its lists are filled as before, with the optimizer that it had."""
+    x, y = data()
+    path = tmp_path / "run.pt"
+    sgd = lambda p: torch.optim.SGD(p, lr=1e-3)  # noqa: E731
+    fit(make(), (x, y), steps=1, optimizer=sgd, checkpoint=path)
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"lamb": 0.1}, "lamb > 0: got True, but the checkpoint's"),
+        ({"data": {"train": (x, y), "test": (x, y)}}, "test data: got True, but the checkpoint's"),
+        ({"metrics": {"mse": mse}}, r"metrics: got \['mse'\], but the checkpoint's"),
+        ({"optimizer": lambda p: torch.optim.Adam(p)}, "optimizer: got 'Adam', but the checkpoint's"),
+        ({"optimizer": lambda p: torch.optim.SGD([{"params": [v]} for v in p], lr=1e-3)},
+         "checkpoint: its optimizer does not fit"),
+        ({"refine_at": {3: 4}}, r"refine_at\[3\]: got 4"),
+    ]  # fmt: skip
+    net = make(seed=3)
+    before = copy.deepcopy(net)
+    for change, match in changes:
+        options = {"data": (x, y), "optimizer": sgd, **change}
+        with pytest.raises(ValueError, match=match):
+            fit(net, steps=4, checkpoint=path, resume=True, **options)
+        assert same(net, before)
+
+
+def test_an_error_on_the_way_falls_back() -> None:
+    """A loss that raises after a grid change leaves the last good state."""
+    x, y = data()
+
+    def loss(prediction: Tensor, target: Tensor) -> Tensor:
+        if net.layers[0].grid_size == 7:
+            raise ZeroDivisionError
+        return mse(prediction, target)
+
+    net, plain = make(), make()
+    with pytest.raises(ZeroDivisionError):
+        fit(net, (x, y), steps=5, loss=loss, refine_at={2: 7})
+    fit(plain, (x, y), steps=1)
+    assert same(net, plain) and net.layers[0].grid_size == 5
+
+
+def test_a_weight_that_is_not_finite_is_divergence() -> None:
+    """Even where the loss does not see it: a spline with its support outside of the data."""
+    x, y = data()
+    net = make([2, 1], base=None)
+    start = copy.deepcopy(net)
+
+    class Spoils(torch.optim.SGD):
+        def step(self, closure=None):  # type: ignore[no-untyped-def, override]
+            value = super().step(closure)
+            self.param_groups[0]["params"][0].data[0, -1] = math.inf
+            return value
+
+    inside = (x / 2, y)
+    with pytest.warns(RuntimeWarning, match="the loss or a weight at step 1 is not finite"):
+        history = fit(net, inside, steps=3, optimizer=lambda p: Spoils(p, lr=0.0), evaluate_every=1)
+    assert history.stopped == "diverged" and history.events[-1]["restored"] == 0
+    assert same(net, start) and math.isfinite(history.train_loss[-1])
 
 
 def test_history_round_trip() -> None:
@@ -348,7 +416,7 @@ def test_leaves_modes_and_random_state_alone() -> None:
     net[1].p = 0.0
     fit(net, {"train": (x, y), "test": (x, y)}, steps=2, optimizer="adam", batch_size=16)
     assert [m.training for m in net] == [False, True, True]
-    assert modes == [False, True, True, False, True]
+    assert modes == [False, False, True, True, False, True]  # the first looks for errors
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -372,6 +440,16 @@ def test_leaves_modes_and_random_state_alone() -> None:
         ({"lamb": -1.0}, ValueError, "lamb: got -1.0"),
         ({"patience": 0}, ValueError, "patience: got 0"),
         ({"refine_at": {3: 0}}, ValueError, r"refine_at\[3\]: got 0"),
+        ({"refine_at": {3: 4}}, ValueError, r"refine_at\[3\]: got 4, but the grids have 5 cells"),
+        ({"refine_at": {3: 8, 1: 10}}, ValueError, r"refine_at\[3\]: got 8, but the grids have 10 cells"),
+        ({"update_grid": {"eps": 0.1}}, ValueError, "update_grid: got the option 'eps'"),
+        ({"update_grid": {"grid_eps": 2.0}}, ValueError, "update_grid: grid_eps: got 2.0"),
+        ({"regularization": {"mu": 1.0}}, ValueError, "regularization: got the option 'mu'"),
+        ({"lamb": 1.0, "update_grid_at": [0], "regularization": {"kind": "l3"}}, ValueError,
+         "kind: got 'l3'"),
+        ({"update_grid_at": [0], "loss": lambda p, y: (p - y) ** 2}, ValueError,
+         r"loss: got shape \(200, 1\)"),
+        ({"data": {"train_input": 0, "test_input": 0}}, ValueError, "data: got a dict without 'train_label'"),
         ({"update_grid_at": [-1]}, ValueError, "update_grid_at: step: got -1"),
         ({"resume": True}, ValueError, "resume: got True"),
         ({"checkpoint": "/nowhere/at/all.pt"}, ValueError, "checkpoint: there is no folder"),

@@ -229,7 +229,7 @@ class _Heat:
 
 
 def _band(seen: _Seen, inputs: list[int], outputs: list[int]) -> "_Fan | _Crossbar | _Heat":
-    if 0 < seen.active.sum() <= FAN:
+    if seen.active.sum() <= FAN:
         return _Fan(seen)
     if max(len(inputs), len(outputs)) <= CROSSBAR:
         return _Crossbar(seen, inputs, outputs)

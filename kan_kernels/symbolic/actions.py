@@ -11,7 +11,7 @@ from .. import checks
 from ..activations import layers_of
 from ..nn import KANLinear
 from . import library as functions
-from .curves import Curves, active_pairs, fixed_edges, layer_inputs, rows
+from .curves import Curves, active_pairs, fixed_edges, layer_inputs, rows, x_dtype
 from .edges import Edge, SymbolicEdges
 from .fit import FINE, fit, samples
 
@@ -123,14 +123,20 @@ def fix(
         The fit with its r2, or None where params were given.
 
     Raises:
-        TypeError, ValueError: naming the argument; x that is empty, or has NaN or inf, too.
+        TypeError, ValueError: naming the argument; x that is empty, or has NaN or inf, too; a function whose
+            fit is not finite on x.
     """
     _check_edge(layer, i, o)
     function = functions.get(name)
     if params is not None:
         _set(layer, {(i, o): (function.name, _affine(params))})
         return None
-    best = _fit_edges(layer, [(i, o)], rows(layer, x), [function], 0.0)[0][0]
+    x = rows(layer, x)
+    best = _fit_edges(layer, [(i, o)], x, [function], 0.0)[0][0]
+    column = x[:, i].to(x_dtype(layer))
+    a, b, c, d = column.new_tensor(best.affine)
+    if not (c * function.torch(a * column + b) + d).isfinite().all():
+        raise ValueError(f"name: no fit of {function.name!r} is finite on x, expected another function")
     _set(layer, {(i, o): (function.name, best.affine)})
     return best
 

@@ -63,11 +63,11 @@ def layer_inputs(layers: list[KANLinear], x: Tensor) -> list[Tensor]:
         if not x.isfinite().all():
             raise ValueError(f"x: layer {len(inputs)} gets NaN or inf from the layers before it")
         inputs.append(x)
-        x = layer(x.to(_x_dtype(layer, x)))
+        x = layer(x.to(x_dtype(layer)))
     return inputs
 
 
-def _x_dtype(layer: KANLinear, x: Tensor) -> torch.dtype:
+def x_dtype(layer: KANLinear) -> torch.dtype:
     """The dtype of x for the layer: its weights', or float32 beside 16-bit weights."""
     return torch.promote_types(layer.spline_weight.dtype, torch.float32)
 

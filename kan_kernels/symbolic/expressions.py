@@ -1,5 +1,6 @@
 """A model whose edges all have a formula, as sympy expressions, LaTeX, Python source and a NumPy function."""
 
+import ast
 import keyword
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -75,8 +76,8 @@ def to_python(
         module: "math" for numbers or "numpy" for arrays, the only import of the source.
 
     Raises:
-        As `formula`; ValueError too for a name that is no identifier, and for a registered function that the
-        module does not have.
+        As `formula`; ValueError too for a name that is no identifier, or one that the source calls, and for a
+        registered function that the module does not have.
     """
     sympy = _sympy()
     from sympy.printing.numpy import NumPyPrinter
@@ -86,9 +87,10 @@ def to_python(
     if module not in printers:
         raise ValueError(f"module: got {module!r}, expected 'math' or 'numpy'")
     names = _names(names, layers_of(model)[0].in_features)
+    expected = "an identifier that the source does not use itself"
     for name in (*names, function):
         if not name.isidentifier() or keyword.iskeyword(name) or name == module:
-            raise ValueError(f"names, function: {name!r} cannot be a name in Python, expected an identifier")
+            raise ValueError(f"names, function: {name!r} cannot be a name in Python, expected {expected}")
     values = formula(model, names, digits)
     free = (symbol for symbol in sympy.numbered_symbols("t") if symbol.name not in (*names, function))
     steps, results = sympy.cse(values, symbols=free, order="none")
@@ -98,7 +100,11 @@ def to_python(
         body.append(f"    return {', '.join(printer.doprint(result) for result in results)}")
     except NotImplementedError as error:
         raise ValueError(f"model: has a function that the module {module} does not have: {error}") from error
-    return "\n".join([f"import {module}", "", "", f"def {function}({', '.join(names)}):", *body, ""])
+    source = "\n".join([f"import {module}", "", "", f"def {function}({', '.join(names)}):", *body, ""])
+    calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    for name in {call.id for call in calls if isinstance(call, ast.Name)} & {*names, function}:
+        raise ValueError(f"names, function: the source calls the built-in {name!r}, expected {expected}")
+    return source
 
 
 def to_function(model: torch.nn.Module, digits: int | None = None) -> Callable[..., Any]:
@@ -137,11 +143,13 @@ def _names(names: Sequence[str] | None, count: int) -> list[str]:
 
 def _check_fixed(layers: list[KANLinear]) -> None:
     for n, layer in enumerate(layers):
+        fixed, mask = fixed_edges(layer), layer.edge_mask
         for i, o in active_pairs(layer):
-            if (i, o) not in fixed_edges(layer):
+            if mask is None or mask[i, o] != 0:
+                what = "a spline beside its formula" if (i, o) in fixed else "no formula"
                 raise ValueError(
-                    f"model: edge {i} -> {o} of layer {n} has no formula, expected one on every edge that "
-                    "is on; use symbolic.auto or symbolic.fix, or switch it off by set_edge_mask"
+                    f"model: edge {i} -> {o} of layer {n} has {what}, expected a formula alone on every edge "
+                    "that is on; use symbolic.auto or symbolic.fix, or switch the spline off by set_edge_mask"
                 )
 
 

@@ -285,6 +285,7 @@ class _Problems(NamedTuple):
         margin = (
             4 * self.eps * (slope * self.x.abs().amax(-1, keepdim=True) + ends.abs().amax(-1, keepdim=True))
         )
+        margin = torch.minimum(margin, (self.high - self.low) / 2)
         ends = torch.minimum(torch.maximum(ends, self.low + margin), self.high - margin)
         a = (ends[:, 1:] - ends[:, :1]) / self.width
         affine = torch.cat((a, ends[:, :1] - a * self.origin, torch.ones_like(a), torch.zeros_like(a)), -1)
@@ -292,11 +293,13 @@ class _Problems(NamedTuple):
         affine = torch.cat([function.canonical(affine[part]) for function, part in groups])
         z = affine[:, :1] * self.x + affine[:, 1:2]
         f = torch.cat([function.torch(z[part]) for function, part in groups])
+        finite = f.isfinite().all(-1, keepdim=True)
+        f = torch.where(finite, f, 0.0)  # explains nothing: c = 0
         variance = self.y.square().mean(-1, keepdim=True)
         # a curve that varies by rounding errors only is a constant
         constant = variance <= (1e-12 * (self.y + self.mean).abs().amax(-1, keepdim=True)).square()
         c, _, _, error = self.regress(f)
         affine[:, 2:3] = torch.where(constant, 0.0, c)
         affine[:, 3:] = self.mean - affine[:, 2:3] * f.mean(-1, keepdim=True)
-        r2 = torch.where(constant, 1.0, 1 - error / variance)
+        r2 = torch.where(finite, torch.where(constant, 1.0, 1 - error / variance), 0.0)
         return r2[:, 0], affine

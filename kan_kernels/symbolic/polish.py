@@ -1,5 +1,7 @@
 """Polish: least squares on the few parameters of the formulas, to rounding error."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,8 @@ def polish(model: torch.nn.Module, x: Tensor, y: Tensor, *, steps: int = 50) -> 
         The root mean square error at the end; the model's is never larger than before.
 
     Raises:
-        TypeError, ValueError: naming the argument; no edge of the model has a formula.
+        TypeError, ValueError: naming the argument; no edge of the model has a formula;
+            outputs or derivatives are not finite. The model is as it was.
     """
     layers = layers_of(model)
     x = rows(layers[0], x)
@@ -72,8 +75,12 @@ def polish(model: torch.nn.Module, x: Tensor, y: Tensor, *, steps: int = 50) -> 
 
     theta = torch.cat([value.flatten().double() for value in free.values()])
     best, damping = error(theta), 1e-3
+    if not math.isfinite(best):
+        raise ValueError("model: its outputs are not finite on x")
     for _ in range(steps):
         matrix, gradient = system(theta)
+        if not (matrix.isfinite().all() and gradient.isfinite().all()):
+            raise ValueError("model: the derivatives of its outputs are not finite on x")
         scale = matrix.diagonal() + 1e-12 * matrix.diagonal().max()
         while damping < 1e8:
             # formulas have parameters that can be traded against each other; the damping chooses among them

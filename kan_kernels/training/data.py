@@ -1,5 +1,7 @@
 """Training data in the forms that users have them, as batches by step."""
 
+import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -46,6 +48,10 @@ class TensorBatches:
         rows = self._order[place * self.batch_size : (place + 1) * self.batch_size]
         return self.x[rows], self.y[rows]
 
+    def first(self) -> tuple[Tensor, Tensor]:
+        """A batch to look at before the training."""
+        return self.at(0)
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         yield self.x, self.y
 
@@ -69,6 +75,12 @@ class LoaderBatches:
             batch = next(self._iterator, None)
             if batch is None:
                 raise ValueError(f"data: the {self.name} loader is empty")
+        return batch
+
+    def first(self) -> tuple[Tensor, Tensor]:
+        """A batch to look at before the training, which still starts with it."""
+        batch = self.at(0)
+        self._iterator = itertools.chain([batch], self._iterator)
         return batch
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -104,7 +116,11 @@ def split(
     train, test = data, None
     if isinstance(data, Mapping):
         if "train_input" in data:
-            data = {part: (data[f"{part}_input"], data[f"{part}_label"]) for part in ("train", "test")}
+            parts = [part for part in ("train", "test") if f"{part}_input" in data]
+            for part in parts:
+                if f"{part}_label" not in data:
+                    raise ValueError(f"data: got a dict without '{part}_label', expected {FORMS}")
+            data = {part: (data[f"{part}_input"], data[f"{part}_label"]) for part in parts}
         unknown = set(data) - {"train", "test"}
         if "train" not in data or unknown:
             raise ValueError(f"data: got a dict with the keys {sorted(map(str, data))}, expected {FORMS}")
@@ -121,21 +137,28 @@ def _batches(name: str, part: Any, model: nn.Module, batch_size: int | None, see
     return LoaderBatches(name, part, model)
 
 
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode; afterwards each module is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 @torch.no_grad()
 def measure(
     model: nn.Module, batches: Batches, functions: Mapping[str, Callable[[Tensor, Tensor], Any]]
 ) -> dict[str, float]:
     """Means of functions of (prediction, y) over the batches, weighted by rows; the model in eval mode."""
-    modes, rows = [(module, module.training) for module in model.modules()], 0
-    totals = dict.fromkeys(functions, 0.0)
-    model.eval()
-    try:
+    totals, rows = dict.fromkeys(functions, 0.0), 0
+    with evaluating(model):
         for x, y in batches:
             prediction = model(x)
             rows += len(x)
             for name, function in functions.items():
                 totals[name] += float(function(prediction, y)) * len(x)
-    finally:
-        for module, training in modes:
-            module.training = training
     return {name: total / rows for name, total in totals.items()}

@@ -1,6 +1,7 @@
 """`fit`: the training loop of the paper's workflow."""
 
 import importlib.util
+import inspect
 import math
 import os
 import sys
@@ -11,8 +12,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .. import checks
+from .. import checks, grids
 from ..activations import layers_of
+from ..regularization import regularization as penalty
 from .data import split
 from .history import History
 from .objective import Minimizer, Objective, builder
@@ -103,29 +105,36 @@ def fit(
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and not path.parent.is_dir():
         raise ValueError(f"checkpoint: there is no folder {str(path.parent)!r}")
+    update_options, penalty_options = dict(update_grid or {}), dict(regularization or {})
+    _check_options("update_grid", update_options, grids.update_grid)
+    for name, value in update_options.items():
+        checks.nonnegative(f"update_grid: {name}", value, 1.0 if name == "grid_eps" else math.inf)
+    _check_options("regularization", penalty_options, penalty)
     train, test = split(data, model, batch_size, seed)
     minimizer = Minimizer(model, builder(optimizer), lr)
     run = Run(
         minimizer=minimizer,
-        objective=Objective(model, loss, lamb, dict(regularization or {})),
+        objective=Objective(model, loss, lamb, penalty_options),
         train=train,
         test=test,
         grid_changes=_grid_changes(model, update_grid_at, refine_at or {}),
-        update_options=dict(update_grid or {}),
+        update_options=update_options,
         metrics=dict(metrics or {}),
         evaluate_every=evaluate_every or (1 if minimizer.lbfgs else 10),
         patience=patience,
         path=path,
         checkpoint_every=checkpoint_every,
         recipe={
-            "optimizer": optimizer if isinstance(optimizer, str) else "custom",
+            "optimizer": optimizer if isinstance(optimizer, str) else type(minimizer.optimizer).__name__,
             "batch_size": batch_size,
             "seed": seed,
+            "lamb > 0": lamb > 0,
+            "test data": test is not None,
+            "metrics": sorted(metrics or ()),
         },
         bar=_bar(progress, steps),
     )
-    if resume and path is not None and path.exists():
-        run.resume()
+    run.prepare(resume and path is not None and path.exists())
     return run.to(steps)
 
 
@@ -143,7 +152,14 @@ def _grid_changes(
         changes.setdefault(step, []).append({"step": step, "kind": "grid_update"})
     if changes:
         layers_of(model)
-    return changes
+    return dict(sorted(changes.items()))
+
+
+def _check_options(name: str, options: dict[str, Any], function: Callable[..., Any]) -> None:
+    known = [n for n, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{name}: got the option {option!r}, expected some of {', '.join(known)}")
 
 
 def _bar(progress: bool | None, steps: int):

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .data import Batches, measure
+from ..activations import layers_of
+from .data import Batches, evaluating, measure
 from .history import History
 from .objective import Minimizer, Objective
 
@@ -54,6 +55,28 @@ class Run:
     good: dict[str, Any] = field(default_factory=dict)
     best: dict[str, Any] | None = None
 
+    def prepare(self, resume: bool) -> None:
+        """Find out what cannot be computed, before anything changes; then take over the checkpoint."""
+        with torch.no_grad(), evaluating(self.objective.model):
+            self.objective(*self.train.first())
+        if resume:
+            self.resume()
+        else:
+            self.check_refinements(self.objective.model, -1)
+
+    def check_refinements(self, model: nn.Module, changed: int) -> None:
+        """No refinement after step `changed` makes a grid coarser."""
+        events = [e for step, es in self.grid_changes.items() if step > changed for e in es]
+        sizes = [(e["step"], e["grid_size"]) for e in events if e["kind"] == "refine"]
+        least = max(layer.grid_size for layer in layers_of(model)) if sizes else 0
+        for step, size in sizes:
+            if size < least:
+                raise ValueError(
+                    f"refine_at[{step}]: got {size}, but the grids have {least} cells by then, "
+                    f"expected {least} or more"
+                )
+            least = size
+
     def to(self, steps: int) -> History:
         """Train until so many steps were taken."""
         began, before = time.perf_counter(), self.history.seconds
@@ -65,6 +88,9 @@ class Run:
         except KeyboardInterrupt:
             self.settle()
             stopped = "interrupted"
+        except Exception:
+            self.objective.model.load_state_dict(self.good["model"])
+            raise
         finally:
             if self.bar is not None:
                 self.bar.close()
@@ -77,8 +103,8 @@ class Run:
         if stopped == "diverged":
             event = self.history.events[-1]
             warnings.warn(
-                f"training diverged: the loss at step {event['step']} is not finite. The model was put back "
-                f"to step {event['restored']}.",
+                f"training diverged: the loss or a weight at step {event['step']} is not finite. "
+                f"The model was put back to step {event['restored']}.",
                 RuntimeWarning,
                 stacklevel=3,
             )
@@ -90,6 +116,8 @@ class Run:
             last = step >= steps
             if last or step % self.evaluate_every == 0 or step in self.grid_changes:
                 stop = self.settle()
+                if stop is None and not all(p.isfinite().all() for p in self.objective.model.parameters()):
+                    self.ended, stop = step, "diverged"
                 if stop is not None:
                     return stop
                 if not last:
@@ -215,22 +243,33 @@ class Run:
         """Continue from the checkpoint.
 
         Raises:
-            ValueError: the file is none of `fit`'s, or of another optimizer, batch size or seed.
+            ValueError: the file is none of `fit`'s, or of another optimizer or recipe.
             RuntimeError: its model does not fit; nothing has changed then.
         """
         assert self.path is not None
         model = self.objective.model
         where = next(model.parameters()).device
-        content = torch.load(self.path, map_location=where, weights_only=True)
+        foreign = f"checkpoint: {str(self.path)!r} is not a file that fit wrote"
+        try:
+            content = torch.load(self.path, map_location=where, weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # torch has no error of its own for files of another kind
+            raise ValueError(foreign) from error
         if not isinstance(content, dict) or content.get("format") != FORMAT or "snapshot" not in content:
-            raise ValueError(f"checkpoint: {str(self.path)!r} is not a file that fit wrote")
+            raise ValueError(foreign)
         for name, value in self.recipe.items():
-            if content["recipe"][name] != value:
-                raise ValueError(
-                    f"{name}: got {value!r}, but the checkpoint's training had {content['recipe'][name]!r}"
-                )
+            had = content["recipe"].get(name)
+            if had != value:
+                raise ValueError(f"{name}: got {value!r}, but the checkpoint's training had {had!r}")
         snapshot = content["snapshot"]
-        copy.deepcopy(model).load_state_dict(snapshot["model"])
+        trial = copy.deepcopy(model)
+        trial.load_state_dict(snapshot["model"])
+        self.check_refinements(trial, snapshot["changed"])
+        try:
+            Minimizer(trial, self.minimizer.build, self.minimizer.lr).load_state_dict(snapshot["minimizer"])
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"checkpoint: its optimizer does not fit: {error}") from error
         model.load_state_dict(snapshot["model"])
         self.minimizer.load_state_dict(snapshot["minimizer"])
         self.start, self.changed, self.judged = snapshot["step"], snapshot["changed"], snapshot["step"]
