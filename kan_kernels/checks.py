@@ -26,6 +26,15 @@ def integer(name: str, value: object, low: int, high: int | None = None) -> None
         raise ValueError(f"{name}: got {value}, expected {expected}")
 
 
+def nonnegative(name: str, value: object, high: float = math.inf) -> None:
+    """`value` is a finite number in 0..high."""
+    expected = "a finite number >= 0" if high == math.inf else f"a number from 0 to {high:g}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: got {value!r}, expected {expected}")
+    if not (math.isfinite(value) and 0 <= value <= high):
+        raise ValueError(f"{name}: got {value}, expected {expected}")
+
+
 def spline_order(value: object) -> None:
     integer("spline_order", value, 0, MAX_SPLINE_ORDER)
 
@@ -98,6 +107,45 @@ def grid_shape(grid: object, order: int, in_features: int | None = None) -> None
         )
     if grid.requires_grad:
         raise ValueError("grid: requires grad, but there is no gradient for knots; pass grid.detach()")
+
+
+def layer(
+    x: object,
+    spline_weight: object,
+    grid: object,
+    base_weight: object,
+    bias: object,
+    order: object,
+    base_name: object,
+) -> None:
+    """The tensors of one layer fit together; the knots' values are not looked at."""
+    spline_order(order)
+    base(base_name)
+    tensor("spline_weight", spline_weight, 3)
+    assert isinstance(spline_weight, Tensor) and isinstance(order, int)
+    in_features, _, out_features = spline_weight.shape
+    rows(x, in_features)
+    assert isinstance(x, Tensor)
+    dtype, device = spline_weight.dtype, x.device
+    if x.dtype != dtype and not (x.dtype == torch.float32 and dtype in HALF_DTYPES):
+        also = " or float32" if dtype in HALF_DTYPES else ""
+        raise TypeError(f"x: got {x.dtype}, expected {dtype} like spline_weight{also}")
+    grid_shape(grid, order, in_features)
+    assert isinstance(grid, Tensor)
+    grid_like(grid, spline_weight)
+    expected = (in_features, grid.shape[1] - order - 1, out_features)
+    operand("spline_weight", spline_weight, expected, dtype, device)
+    if grid.device != device:
+        raise ValueError(f"grid: is on {grid.device}, expected {device} like x")
+    if (base_name is None) != (base_weight is None):
+        raise ValueError(
+            f"base_weight: got {'None' if base_weight is None else 'a tensor'} with base={base_name!r}, "
+            "expected it exactly if there is a base"
+        )
+    if base_weight is not None:
+        operand("base_weight", base_weight, (in_features, out_features), dtype, device)
+    if bias is not None:
+        operand("bias", bias, (out_features,), dtype, device)
 
 
 def knots(grid: Tensor) -> None:

@@ -9,6 +9,9 @@ from torch import Tensor
 from . import autograd, checks, dispatch
 from .backends import reference
 from .contract import BASE_CODES
+from .statistics import basis_gram, edge_l1, edge_moments
+
+__all__ = ["basis_gram", "bspline_basis", "edge_l1", "edge_moments", "kan_linear"]
 
 # What was validated before: everything the checks look at -> the backend. Values of knots are checked apart.
 _plans: dict[tuple, ModuleType] = {}
@@ -174,35 +177,13 @@ def _validate(
     x, spline_weight, grid, base_weight, bias, spline_order, base, derivative, backend
 ) -> ModuleType:
     """Check everything but the knots' values, and choose the backend."""
-    checks.spline_order(spline_order)
     checks.derivative(derivative)
-    checks.base(base)
     dispatch.check_name("backend", backend)
-    checks.tensor("spline_weight", spline_weight, 3)
+    checks.layer(x, spline_weight, grid, base_weight, bias, spline_order, base)
     in_features, rows, out_features = spline_weight.shape
-    checks.rows(x, in_features)
-    dtype, device = spline_weight.dtype, x.device
-    if x.dtype != dtype and not (x.dtype == torch.float32 and dtype in checks.HALF_DTYPES):
-        also = " or float32" if dtype in checks.HALF_DTYPES else ""
-        raise TypeError(f"x: got {x.dtype}, expected {dtype} like spline_weight{also}")
-    checks.grid_shape(grid, spline_order, in_features)
-    checks.grid_like(grid, spline_weight)
-    expected = (in_features, grid.shape[1] - spline_order - 1, out_features)
-    checks.operand("spline_weight", spline_weight, expected, dtype, device)
-    if grid.device != device:
-        raise ValueError(f"grid: is on {grid.device}, expected {device} like x")
-    if (base is None) != (base_weight is None):
-        raise ValueError(
-            f"base_weight: got {'None' if base_weight is None else 'a tensor'} with base={base!r}, "
-            "expected it exactly if there is a base"
-        )
-    if base_weight is not None:
-        checks.operand("base_weight", base_weight, (in_features, out_features), dtype, device)
-    if bias is not None:
-        checks.operand("bias", bias, (out_features,), dtype, device)
     case = dispatch.Case(
-        device=device.type,
-        dtype=dtype,
+        device=x.device.type,
+        dtype=spline_weight.dtype,
         x_dtype=x.dtype,
         in_features=in_features,
         out_features=out_features,

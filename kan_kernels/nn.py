@@ -2,13 +2,16 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from . import checks, dispatch
 from . import functional as F
+
+if TYPE_CHECKING:
+    from .symbolic.edges import SymbolicEdges
 
 
 class KANLinear(nn.Module):
@@ -30,6 +33,14 @@ class KANLinear(nn.Module):
         spline_weight: (in, G+k, out). base_weight: (in, out) or None. bias: (out,) or None.
         grid: buffer (in, G+2k+1). It stays in float32 when the module is cast to 16 bits, too few to tell
             neighbouring knots apart; it follows a cast to float64.
+        edge_mask: buffer (in, out) of zeros and ones, or None, the default: an edge's function is multiplied
+            by its entry. See `set_edge_mask`.
+        symbolic: the edges that were given a formula, a `kan_kernels.symbolic.SymbolicEdges`, or None, the
+            default. What they compute is added.
+
+    A state dict holds the mask and the symbolic edges too, and a layer that loads one becomes what it holds:
+    it takes over mask, symbolic edges and grid size, where features and spline order agree. Whatever changes
+    the grid size replaces the parameter `spline_weight`, so optimizers have to be built anew.
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -40,6 +51,7 @@ class KANLinear(nn.Module):
     base_weight: nn.Parameter | None
     bias: nn.Parameter | None
     grid: Tensor
+    edge_mask: Tensor | None
 
     def __init__(
         self,
@@ -82,6 +94,7 @@ class KANLinear(nn.Module):
         knots_dtype = torch.float32 if dtype in checks.HALF_DTYPES else dtype
         knots = grid_size + 2 * spline_order + 1
         self.register_buffer("grid", torch.empty(in_features, knots, device=device, dtype=knots_dtype))
+        self.register_buffer("edge_mask", None)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -91,6 +104,7 @@ class KANLinear(nn.Module):
         Xavier for base_weight. Spline coefficients from N(0, 0.1^2), so that spline(x) is about 0 and base
         carries the signal; divided by sqrt(in), so that it also holds for the sum over many inputs.
         Without a base the spline carries the signal alone, and the factor 0.1 is left out.
+        The edge mask and symbolic edges stay as they are.
         """
         low, high = self.grid_range
         step = (high - low) / self.grid_size
@@ -103,24 +117,76 @@ class KANLinear(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
+    @torch.no_grad()
+    def set_edge_mask(self, mask: Tensor | None) -> None:
+        """Switch edges on (1) and off (0); None switches all on, at no cost.
+
+        Args:
+            mask: (in, out), zeros and ones of any dtype, copied. An edge that is off takes no part in forward
+                and its weights get no gradient; NaN and inf in x still reach every output.
+
+        Raises:
+            TypeError, ValueError: `mask` is no tensor, has another shape or other values.
+        """
+        if mask is None:
+            self.edge_mask = None
+            return
+        expected = f"a tensor ({self.in_features}, {self.out_features}) of zeros and ones, or None"
+        if not isinstance(mask, Tensor):
+            raise TypeError(f"mask: got {type(mask).__name__}, expected {expected}")
+        if mask.shape != (self.in_features, self.out_features):
+            raise ValueError(f"mask: got shape {tuple(mask.shape)}, expected {expected}")
+        if not mask.is_meta and not ((mask == 0) | (mask == 1)).all():
+            raise ValueError(f"mask: got other values than 0 and 1, expected {expected}")
+        weight = self.spline_weight
+        self.edge_mask = mask.detach().to(device=weight.device, dtype=weight.dtype, copy=True)
+
+    @property
+    def symbolic(self) -> "SymbolicEdges | None":
+        """The edges that were given a formula, or None."""
+        return self._modules.get("symbolic")  # type: ignore[return-value]
+
+    def set_symbolic(self, edges: "SymbolicEdges | None") -> None:
+        """Replace the symbolic edges; None removes them. `kan_kernels.symbolic.fix` masks their splines too.
+
+        Raises:
+            TypeError, ValueError: `edges` are no SymbolicEdges, or those of a layer of another shape.
+        """
+        if edges is None:
+            self._modules.pop("symbolic", None)
+            return
+        expected = f"SymbolicEdges of {self.in_features} inputs and {self.out_features} outputs, or None"
+        if not isinstance(edges, nn.Module) or not hasattr(edges, "in_features"):
+            raise TypeError(f"edges: got {type(edges).__name__}, expected {expected}")
+        if (edges.in_features, edges.out_features) != (self.in_features, self.out_features):
+            raise ValueError(
+                f"edges: got {edges.in_features} inputs and {edges.out_features} outputs, expected {expected}"
+            )
+        self._modules["symbolic"] = edges
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
         try:  # Module.__getattr__ takes longer than a small kernel; its dicts do not
             parameters: dict[str, Any] = self._parameters
+            buffers: dict[str, Any] = self._buffers
             spline_weight, base_weight, bias = (
                 parameters["spline_weight"],
                 parameters["base_weight"],
                 parameters["bias"],
             )
-            grid: Any = self._buffers["grid"]
+            grid, edge_mask = buffers["grid"], buffers["edge_mask"]
         except KeyError:  # parametrized or pruned: no longer plain parameters
-            spline_weight, base_weight, bias, grid = (
+            spline_weight, base_weight, bias, grid, edge_mask = (
                 self.spline_weight,
                 self.base_weight,
                 self.bias,
                 self.grid,
+                self.edge_mask,
             )
-        return F.kan_linear(
+        if edge_mask is not None:
+            spline_weight = spline_weight * edge_mask.unsqueeze(1)
+            base_weight = None if base_weight is None else base_weight * edge_mask
+        y = F.kan_linear(
             x,
             spline_weight,
             grid,
@@ -130,6 +196,43 @@ class KANLinear(nn.Module):
             bias=bias,
             backend=self.backend,
         )
+        symbolic = self._modules.get("symbolic")
+        return y if symbolic is None else y + symbolic(x).to(y.dtype)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        """Take over what a checkpoint of a layer holds besides values: grid size, mask, symbolic edges."""
+        weight, grid = state_dict.get(prefix + "spline_weight"), state_dict.get(prefix + "grid")
+        if weight is not None and grid is not None:
+            rows, order = self.spline_weight.shape[1], self.spline_order
+            fits = weight.dim() == 3 and weight.shape[::2] == self.spline_weight.shape[::2]
+            if fits and weight.shape[1] > order and grid.shape[1:] == (weight.shape[1] + order + 1,):
+                symbolic = self._symbolic_of(
+                    state_dict, prefix + "symbolic."
+                )  # raises before anything changes
+                if weight.shape[1] != rows:
+                    self._resize(weight.shape[1] - order)
+                if prefix + "edge_mask" not in state_dict:
+                    self.edge_mask = None
+                elif self.edge_mask is None:
+                    self.edge_mask = self.spline_weight.new_ones(self.in_features, self.out_features)
+                self.set_symbolic(symbolic)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _symbolic_of(self, state_dict, prefix: str) -> "SymbolicEdges | None":
+        """Symbolic edges as the checkpoint has them, their values still to be loaded."""
+        if not any(key.startswith(prefix) for key in state_dict):
+            return None
+        from .symbolic.edges import SymbolicEdges  # sits above this room: only a checkpoint asks for it
+
+        return SymbolicEdges.like_state(state_dict, prefix, self)
+
+    def _resize(self, grid_size: int) -> None:
+        """Another grid size: new knots and spline weights, their values still to be set."""
+        weight, order = self.spline_weight, self.spline_order
+        values = weight.new_empty(self.in_features, grid_size + order, self.out_features)
+        self.spline_weight = nn.Parameter(values, requires_grad=weight.requires_grad)
+        self.grid = self.grid.new_empty(self.in_features, grid_size + 2 * order + 1)
+        self.grid_size = grid_size
 
     def _apply(self, fn, recurse=True):
         """Cast or move everything, but never round the knots to 16 bits."""

@@ -5,6 +5,7 @@ offers it.
 """
 
 import os
+import zipfile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,9 +74,16 @@ class NumpyKAN:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "NumpyKAN":
         """Read a file written by `save`. Raises ValueError for any other file."""
-        with np.load(path, allow_pickle=False) as arrays:
+        foreign = f"path: {os.fspath(path)!r} is not a file that NumpyKAN.save wrote"
+        try:
+            arrays = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(foreign) from error
+        if isinstance(arrays, np.ndarray):
+            raise ValueError(foreign)
+        with arrays:
             if "format" not in arrays or int(arrays["format"]) != 1:
-                raise ValueError(f"path: {os.fspath(path)!r} is not a file that NumpyKAN.save wrote")
+                raise ValueError(foreign)
             return cls([cls._read(arrays, i) for i in range(int(arrays["layers"]))])
 
     @staticmethod
@@ -86,15 +94,22 @@ class NumpyKAN:
 
 
 def to_numpy_model(kan) -> NumpyKAN:
-    """The NumPy twin of a KAN or KANLinear. Weights are copied; 16-bit ones become float32.
+    """The NumPy twin of a KAN or KANLinear. Weights are copied; 16-bit ones become float32. Edge masks count.
 
     Raises:
         TypeError: `kan` is neither.
+        ValueError: it has symbolic edges (`kan_kernels.symbolic.to_python` writes those without torch).
         ImportError: the package was installed without its module _C.
     """
     layers = getattr(kan, "layers", [kan])
     if not all(hasattr(layer, "spline_weight") and hasattr(layer, "grid") for layer in layers):
         raise TypeError(f"kan: got {type(kan).__name__}, expected a KAN or a KANLinear")
+    for i, layer in enumerate(layers):
+        if getattr(layer, "symbolic", None) is not None:
+            raise ValueError(
+                f"kan: layer {i} has symbolic edges, expected splines only; unfix them, or fix all edges "
+                "and use kan_kernels.symbolic.to_python"
+            )
     return NumpyKAN([_copy(layer) for layer in layers])
 
 
@@ -107,9 +122,13 @@ def _copy(layer) -> _Layer:
         tensor = tensor.detach().cpu()
         return np.array((tensor.double() if dtype == "float64" else tensor.float()).numpy(), dtype, order="C")
 
+    spline_weight, base_weight, mask = layer.spline_weight, layer.base_weight, layer.edge_mask
+    if mask is not None:
+        spline_weight = spline_weight * mask.unsqueeze(1)
+        base_weight = None if base_weight is None else base_weight * mask
     return _Layer(
-        array(layer.spline_weight),
-        array(layer.base_weight),
+        array(spline_weight),
+        array(base_weight),
         array(layer.bias),
         array(layer.grid),
         layer.spline_order,

@@ -33,6 +33,7 @@ def _load() -> str | None:
     try:
         torch.ops.load_library(LIBRARY)
         _register()
+        _register_statistics()
     except (OSError, RuntimeError, AttributeError) as error:
         return str(error.__cause__ or error)  # torch's own message hides the loader's
     return None
@@ -81,6 +82,18 @@ def _register(namespace: str = "kan_kernels") -> None:
         torch.library.register_vmap(f"{namespace}::{op}", partial(_vmap, call, rows))
 
 
+def _register_statistics() -> None:
+    """Shapes of the sums over rows, which only the library has as ops."""
+    for op, fake in (
+        ("gram", _gram),
+        ("gram_input", _gram_input),
+        ("cross_gram", _cross_gram),
+        ("edge_l1", _edge_l1),
+        ("edge_l1_backward", _edge_l1_backward),
+    ):
+        torch.library.register_fake(f"kan_kernels::{op}", fake)
+
+
 def _vmap(call, rows, info, in_dims, *args):
     return map_rows(call, rows, info.batch_size, in_dims, args)
 
@@ -127,6 +140,32 @@ def _weight(x, s, g, grid, spline_order, base, derivative) -> tuple[Tensor, Tens
 
 def _backward(x, spline_weight, base_weight, g, grid, spline_order, base, derivative):
     return x.new_empty(x.shape), *_weight(x, None, g, grid, spline_order, base, derivative)
+
+
+def _gram(x, w, grid, spline_order, base) -> tuple[Tensor, Tensor]:
+    n, rows = grid.shape[1] - spline_order - 1, 1 + bool(base)
+    return grid.new_empty(x.shape[1], n, spline_order + 1), grid.new_empty(x.shape[1], rows, n + rows)
+
+
+def _gram_input(x, w, grid, spline_order, base, d_band, d_border) -> Tensor:
+    return grid.new_empty(x.shape)
+
+
+def _cross_gram(x, w, grid, spline_order, other_grid, other_order) -> Tensor:
+    n, other_n = grid.shape[1] - spline_order - 1, other_grid.shape[1] - other_order - 1
+    return grid.new_empty(x.shape[1], n, other_n)
+
+
+def _edge_l1(x, spline_weight, base_weight, grid, spline_order, base) -> Tensor:
+    return spline_weight.new_empty(x.shape[1], spline_weight.shape[2])
+
+
+def _edge_l1_backward(x, spline_weight, base_weight, g, grid, spline_order, base, need_x, need_weight):
+    return (
+        x.new_empty(x.shape if need_x else (0,)),
+        g.new_empty(spline_weight.shape if need_weight else (0,)),
+        g.new_empty(g.shape if need_weight and base else (0,)),
+    )
 
 
 LOAD_ERROR: str | None = _load()

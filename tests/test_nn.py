@@ -178,7 +178,26 @@ def test_state_dict(backend: str) -> None:
     assert other.load_state_dict(state).missing_keys == []
     same(net, other, x)
     with pytest.raises(RuntimeError, match="size mismatch"):
-        KAN([3, 5, 2], 8, bias=True, device=DEVICE).load_state_dict(state)
+        KAN([3, 5, 2], spline_order=2, bias=True, device=DEVICE).load_state_dict(state)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        KAN([3, 6, 2], bias=True, device=DEVICE).load_state_dict(state)
+
+
+def test_state_dict_brings_its_grid_size(backend: str) -> None:
+    """A layer takes over the grid size of the checkpoint: a refined net loads into a fresh one."""
+    net = KAN([3, 5, 2], 9, bias=True, backend=backend, device=DEVICE)
+    x = torch.randn(6, 3, device=DEVICE)
+    for grid_size in (1, 5, 20):
+        other = KAN([3, 5, 2], grid_size, bias=True, backend=backend, device=DEVICE)
+        other(x)
+        other.layers[0].spline_weight.requires_grad_(False)
+        other.load_state_dict(net.state_dict())
+        same(net, other, x)
+        assert [item.grid_size for item in other.layers] == [9, 9]
+        assert [item.spline_weight.requires_grad for item in other.layers] == [False, True]
+    empty = KAN([3, 5, 2], bias=True, backend=backend, device="meta")
+    empty.load_state_dict(net.state_dict(), assign=True)
+    same(net, empty.to(DEVICE), x)
 
 
 def test_assign_and_strict() -> None:

@@ -103,6 +103,18 @@ assert "torch" not in sys.modules
 """)
 
 
+@pytest.mark.parametrize("kind", ("npy", "text", "empty", "npz"))
+def test_foreign_files(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.npz"
+    if kind == "npz":
+        np.savez(path, a=np.zeros(3))
+    else:
+        np.save(tmp_path / "a.npy", np.zeros(3))
+        path.write_bytes({"npy": (tmp_path / "a.npy").read_bytes(), "text": b"text\n", "empty": b""}[kind])
+    with pytest.raises(ValueError, match=r"path: .* is not a file that NumpyKAN.save wrote"):
+        NumpyKAN.load(path)
+
+
 def test_latency() -> None:
     """A [2, 5, 1] KAN at n = 1 takes under 20 us on a quiet machine; 40 us are allowed where others
     share it.

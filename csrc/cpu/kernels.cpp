@@ -4,6 +4,7 @@
 #include "backward.h"
 #include "forward.h"
 #include "small.h"
+#include "statistics.h"
 
 #define KAN_CONCAT_(a, b) a##b
 #define KAN_CONCAT(a, b) KAN_CONCAT_(a, b)
@@ -77,7 +78,8 @@ double fma_peak(double seconds) {
 
 namespace cpu {
 extern const KernelTable KAN_CONCAT(kTable_, KAN_ISA);
-const KernelTable KAN_CONCAT(kTable_, KAN_ISA) = {KAN_STRING(KAN_ISA), KAN_VECTOR_BYTES, KAN_ISA::forward,
-                                                  KAN_ISA::backward, KAN_ISA::fma_peak};
+const KernelTable KAN_CONCAT(kTable_, KAN_ISA) = {
+    KAN_STRING(KAN_ISA), KAN_VECTOR_BYTES, KAN_ISA::forward,          KAN_ISA::backward, KAN_ISA::gram,
+    KAN_ISA::gram_input, KAN_ISA::edge_l1, KAN_ISA::edge_l1_backward, KAN_ISA::fma_peak};
 }  // namespace cpu
 }  // namespace kan

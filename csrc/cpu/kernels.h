@@ -47,6 +47,49 @@ struct BackwardArgs {
   void* d_base = nullptr;
 };
 
+// Sums over the rows of products of two functions of one input, all in double whatever x is stored as. The functions
+// are the n = grid_size + k splines, the constant 1 and, where there is one, the base activation, in this order.
+//   band[i,r,d]   = sum_b w[b,i] B_r(x[b,i]) B_{r+d}(x[b,i]), 0 past the last spline   (in, n, k + 1)
+//   border[i,0,c] = sum_b w[b,i] f_c(x[b,i])                                           (in, 1 or 2, n + 1 or 2)
+//   border[i,1,c] = sum_b w[b,i] base(x[b,i]) f_c(x[b,i])
+// or, beside a second grid, the sums of products of splines on either:
+//   cross[i,r,q]  = sum_b w[b,i] B_r(x[b,i]) B'_q(x[b,i])                              (in, n, n')
+struct GramArgs {
+  Layer layer;  // its grid is double; its weights are not read
+  MatrixView x, w;
+  double* band = nullptr;
+  double* border = nullptr;
+  const double* other_grid = nullptr;  // (in, other_size + 2 other_order + 1), contiguous
+  int other_size = 1, other_order = 3;
+  double* cross = nullptr;
+};
+
+// dx[b,i] = the gradient of <d_band, band> + <d_border, border>
+struct GramInputArgs {
+  Layer layer;
+  MatrixView x, w;
+  const double* d_band = nullptr;
+  const double* d_border = nullptr;
+  double* dx = nullptr;  // (batch, in), contiguous
+};
+
+// mean[i,o] = 1/batch sum_b |phi_{i,o}(x[b,i])|, in weight_dtype, which is f32 or f64.
+struct EdgeL1Args {
+  Layer layer;
+  MatrixView x;
+  void* mean = nullptr;  // (in, out), contiguous
+};
+
+// The gradients of sum_{i,o} g[i,o] mean[i,o]: dx, or the weights', or both.
+struct EdgeL1BackwardArgs {
+  Layer layer;
+  MatrixView x;
+  const void* g = nullptr;   // (in, out), weight_dtype, contiguous
+  void* dx = nullptr;        // (batch, in), weight_dtype, contiguous, or null
+  void* d_spline = nullptr;  // (in, n, out), weight_dtype, contiguous, or null
+  void* d_base = nullptr;    // (in, out); beside d_spline where there is a base
+};
+
 // How tasks are spread: run(n, body, context) calls body(begin, end, context) over a partition of [0, n).
 struct Executor {
   void (*run)(int64_t tasks, void (*body)(int64_t begin, int64_t end, void* context), void* context) = nullptr;
@@ -58,6 +101,10 @@ struct KernelTable {
   int vector_bytes;
   void (*forward)(const ForwardArgs&, const Executor&);
   void (*backward)(const BackwardArgs&, const Executor&);
+  void (*gram)(const GramArgs&, const Executor&);
+  void (*gram_input)(const GramInputArgs&, const Executor&);
+  void (*edge_l1)(const EdgeL1Args&, const Executor&);
+  void (*edge_l1_backward)(const EdgeL1BackwardArgs&, const Executor&);
   double (*fma_peak)(double seconds);  // measured multiply-add rate of one thread, float32, in FLOP/s
 };
 

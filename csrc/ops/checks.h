@@ -61,6 +61,17 @@ inline void check_matrix(const Tensor& t, const char* name) {
 // The call through torch's dispatcher costs more than a small layer: made only where it changes something.
 inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
+inline void check_grid(const Tensor& grid, int64_t in_features, int64_t spline_order, int64_t base) {
+  check_matrix(grid, "grid");
+  check(spline_order >= 0 && spline_order <= kMaxOrder, "spline_order must be in 0..", kMaxOrder, ", got ",
+        spline_order);
+  check(base >= kNoBase && base <= kIdentity, "base must be 0 (none), 1 (silu) or 2 (identity), got ", base);
+  check(grid.size(0) == in_features, "grid has ", grid.size(0), " rows, expected one for each of the ", in_features,
+        " features of x");
+  check(grid.size(1) >= 2 * spline_order + 2 && grid.size(1) < (int64_t(1) << 24), "grid has ", grid.size(1),
+        " knots a row, expected grid_size + 2 * spline_order + 1 with grid_size >= 1");
+}
+
 // The layer's own tensors, made contiguous; owns what it had to copy.
 struct LayerTensors {
   Tensor grid;
@@ -71,14 +82,7 @@ struct LayerTensors {
                int64_t spline_order, int64_t base)
       : grid(dense(grid_in)) {
     check_matrix(x, "x");
-    check_matrix(grid, "grid");
-    check(spline_order >= 0 && spline_order <= kMaxOrder, "spline_order must be in 0..", kMaxOrder, ", got ",
-          spline_order);
-    check(base >= kNoBase && base <= kIdentity, "base must be 0 (none), 1 (silu) or 2 (identity), got ", base);
-    check(grid.size(0) == x.size(1), "grid has ", grid.size(0), " rows, expected one for each of the ", x.size(1),
-          " features of x");
-    check(grid.size(1) >= 2 * spline_order + 2 && grid.size(1) < (int64_t(1) << 24), "grid has ", grid.size(1),
-          " knots a row, expected grid_size + 2 * spline_order + 1 with grid_size >= 1");
+    check_grid(grid, x.size(1), spline_order, base);
     const bool wide = weight_dtype == cpu::DType::f64;
     check(dtype_of(grid, "grid") == (wide ? cpu::DType::f64 : cpu::DType::f32),
           "grid must be float64 for float64 weights and float32 otherwise");
@@ -139,6 +143,14 @@ inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes) {
   STABLE_TORCH_ERROR_CODE_CHECK(
       aoti_torch_empty_strided(n, sizes.begin(), strides, dtype, device_type, device_index, &handle));
   return Tensor(handle);
+}
+
+// Tasks go to torch's own pool, so torch.set_num_threads and nested parallelism behave as everywhere in torch.
+inline cpu::Executor executor() {
+  return {[](int64_t tasks, void (*body)(int64_t, int64_t, void*), void* context) {
+            STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, tasks, 1, body, context));
+          },
+          int(torch::stable::get_num_threads())};
 }
 
 }  // namespace ops

@@ -11,15 +11,6 @@ struct CpuDevice {
   void check(const T&, const char*) const {}  // torch's dispatcher sends no other device's tensor here
   void run(const cpu::ForwardArgs& args) const { cpu::kernels().forward(args, executor()); }
   void run(const cpu::BackwardArgs& args) const { cpu::kernels().backward(args, executor()); }
-
- private:
-  // Tasks go to torch's own pool, so torch.set_num_threads and nested parallelism behave as everywhere in torch.
-  static cpu::Executor executor() {
-    return {[](int64_t tasks, void (*body)(int64_t, int64_t, void*), void* context) {
-              STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, tasks, 1, body, context));
-            },
-            int(torch::stable::get_num_threads())};
-  }
 };
 
 std::string cpu_isa() { return cpu::kernels().name; }

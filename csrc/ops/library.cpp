@@ -14,5 +14,16 @@ STABLE_TORCH_LIBRARY(kan_kernels, m) {
   m.def(
       "backward(Tensor x, Tensor spline_weight, Tensor? base_weight, Tensor g, Tensor grid, int spline_order, "
       "int base, int derivative) -> (Tensor, Tensor, Tensor)");
+  m.def("gram(Tensor x, Tensor? w, Tensor grid, int spline_order, int base) -> (Tensor, Tensor)");
+  m.def(
+      "gram_input(Tensor x, Tensor? w, Tensor grid, int spline_order, int base, Tensor d_band, Tensor d_border) -> "
+      "Tensor");
+  m.def("cross_gram(Tensor x, Tensor? w, Tensor grid, int spline_order, Tensor other_grid, int other_order) -> Tensor");
+  m.def(
+      "edge_l1(Tensor x, Tensor spline_weight, Tensor? base_weight, Tensor grid, int spline_order, int base) -> "
+      "Tensor");
+  m.def(
+      "edge_l1_backward(Tensor x, Tensor spline_weight, Tensor? base_weight, Tensor g, Tensor grid, int spline_order, "
+      "int base, bool need_x, bool need_weight) -> (Tensor, Tensor, Tensor)");
   m.def("cpu_isa() -> str");
 }

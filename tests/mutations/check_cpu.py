@@ -13,7 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-DRIVER = Path(__file__).resolve().parents[1] / "sanitize" / "main.cpp"
+DRIVER = [Path(__file__).resolve().parents[1] / "sanitize" / name for name in ("main.cpp", "sums.cpp")]
+KERNELS = ("kernels", "statistics")
 CASES = "100"
 FLAGS = ["-std=c++17", "-O1", "-pthread", "-Wno-psabi"]
 # as in CMakeLists.txt
@@ -28,13 +29,14 @@ def compiler() -> str | None:
 def build(root: Path, folder: Path) -> Path:
     """Compiles the driver with the kernels of root/csrc; its path."""
     compile_command = [*(compiler() or "c++").split(), *FLAGS, f"-I{root / 'csrc'}"]
-    kernels, driver = folder / "kernels.o", folder / "driver"
+    objects, driver = [str(folder / f"{name}.o") for name in KERNELS], folder / "driver"
     baseline = ["-DKAN_ISA=baseline", "-DKAN_VECTOR_BYTES=16"]
-    select = ["-DKAN_HAVE_BASELINE=1", str(DRIVER), str(root / "csrc/cpu/select.cpp"), str(kernels)]
-    for command in (
-        [*KERNEL_FLAGS, *baseline, "-c", str(root / "csrc/cpu/kernels.cpp"), "-o", str(kernels)],
-        [*select, "-o", str(driver)],
-    ):
+    select = ["-DKAN_HAVE_BASELINE=1", *map(str, DRIVER), str(root / "csrc/cpu/select.cpp"), *objects]
+    commands = [
+        [*KERNEL_FLAGS, *baseline, "-c", str(root / f"csrc/cpu/{name}.cpp"), "-o", path]
+        for name, path in zip(KERNELS, objects, strict=True)
+    ]
+    for command in (*commands, [*select, "-o", str(driver)]):
         done = subprocess.run([*compile_command, *command], capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"{done.stderr}\nthe driver does not compile")

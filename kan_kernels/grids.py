@@ -1,0 +1,171 @@
+"""Grids that follow the data, and finer ones: the function of the model is kept.
+
+    update_grid(model, x)   knots where the data is, the same number of them
+    refine(model, 10, x)    more knots
+
+Both check everything, then compute all layers in float64, then change the model: it is never left
+half-changed.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from . import checks
+from .activations import check_data, layers_of
+from .nn import KANLinear
+from .spline_refit import insert_knots, refit
+
+_Change = tuple[KANLinear, Tensor, Tensor]  # layer, its new knots, its new coefficients, both float64
+
+
+@torch.no_grad()
+def update_grid(model: nn.Module, x: Tensor, *, grid_eps: float = 0.02, margin: float = 0.01) -> None:
+    """Move the knots of every layer to where its inputs are, and keep its function on them.
+
+    The knots are those of efficient-kan: with `G` cells, G+1 quantiles of the data (sample number
+    floor(j (B-1) / G) of the sorted ones) are blended with G+1 uniform points on
+    [min - margin, max + margin], grid_eps of these and 1 - grid_eps of the quantiles; k more knots on each
+    side continue by the uniform step. With margin=0 this is also pykan's blend.
+
+    The spline coefficients become those of the least-squares fit to the old function on the data (see
+    `spline_refit.refit`): exact up to rounding if the new knots allow it. Where there is no data, in empty
+    cells or with fewer samples than cells, the old function stays as closely as the new knots allow. A
+    constant feature, one sample included, keeps its knots, moved as a whole if the value lies outside of
+    them. Base weights, masks and symbolic edges are not touched, the parameters stay the same objects, and
+    layers see what the layers before them computed before the change.
+
+    Args:
+        model: a KAN or KANLinear.
+        x: (..., in) finite inputs of the model, at least one sample, in its dtype.
+        grid_eps: 0 for quantiles, 1 for uniform knots.
+        margin: how far uniform knots reach beyond the data, in units of x, >= 0.
+
+    Raises:
+        TypeError, ValueError: naming the argument; the model is as it was.
+    """
+    checks.nonnegative("grid_eps", grid_eps, 1.0)
+    checks.nonnegative("margin", margin)
+    changes: list[_Change] = []
+    for layer, rows in _inputs(layers_of(model), x):
+        knots = _placed_knots(layer, rows, grid_eps, margin)
+        coefficients, old_knots = layer.spline_weight.double(), layer.grid.double()
+        changes.append((layer, knots, refit(coefficients, old_knots, knots, layer.spline_order, rows)))
+    _apply(changes)
+
+
+@torch.no_grad()
+def refine(model: nn.Module, new_grid_size: int, x: Tensor | None = None) -> None:
+    """Give every layer more cells, and keep its function.
+
+    If the new grid size is a multiple of a layer's, each cell is divided into equal parts and the spline
+    stays exactly what it was, everywhere, extension cells included (knot insertion; x is not used). Otherwise
+    the new knots lie evenly between the old ones, where "evenly" counts cells, so that dense places stay
+    dense, and the coefficients are the least-squares fit to the old function: on the data if there is x (see
+    `update_grid`), else over the whole span of the knots. The k extension knots on each side stay where they
+    are.
+
+    `spline_weight` becomes another Parameter of another shape: an optimizer must be built anew.
+
+    Args:
+        model: a KAN or KANLinear.
+        new_grid_size: at least the grid size of every layer; layers that have it stay as they are.
+        x: (..., in) finite inputs of the model, at least one sample, in its dtype; or None.
+
+    Raises:
+        TypeError, ValueError: naming the argument; the model is as it was.
+    """
+    layers = layers_of(model)
+    checks.integer("new_grid_size", new_grid_size, 1)
+    for n, layer in enumerate(layers):
+        if new_grid_size < layer.grid_size:
+            raise ValueError(
+                f"new_grid_size: got {new_grid_size}, but layer {n} has {layer.grid_size} cells already, "
+                f"expected {layer.grid_size} or more"
+            )
+    if x is not None:
+        check_data(x, layers[0])
+    exact = all(new_grid_size % layer.grid_size == 0 for layer in layers)
+    changes: list[_Change] = []
+    for layer, rows in ((layer, None) for layer in layers) if x is None or exact else _inputs(layers, x):
+        _check_plain(layer)
+        if layer.grid_size == new_grid_size:
+            continue
+        coefficients, old_knots = layer.spline_weight.double(), layer.grid.double()
+        # float32 knots are rounded before the fit: it is made for the knots that the layer will have
+        knots = _divided_knots(old_knots, layer.spline_order, new_grid_size).to(layer.grid.dtype).double()
+        if new_grid_size % layer.grid_size == 0:
+            new = insert_knots(coefficients, old_knots, knots, layer.spline_order)
+        else:
+            new = refit(coefficients, old_knots, knots, layer.spline_order, rows)
+        changes.append((layer, knots, new))
+    _apply(changes)
+
+
+def _inputs(layers: list[KANLinear], x: Tensor) -> Iterator[tuple[KANLinear, Tensor]]:
+    """Each layer with its inputs (B, in), through the layers before it as they are now."""
+    rows = check_data(x, layers[0])
+    for n, layer in enumerate(layers):
+        _check_plain(layer)
+        if n > 0 and not rows.isfinite().all():
+            raise ValueError(
+                f"model: the inputs of layer {n} are not finite, expected weights that keep them so"
+            )
+        yield layer, rows
+        if layer is not layers[-1]:
+            rows = layer(rows)
+
+
+def _check_plain(layer: KANLinear) -> None:
+    if not isinstance(layer._parameters.get("spline_weight"), nn.Parameter):
+        raise ValueError(
+            "model: spline_weight is parametrized, expected a plain parameter; "
+            "remove the parametrization first"
+        )
+
+
+def _placed_knots(layer: KANLinear, x: Tensor, grid_eps: float, margin: float) -> Tensor:
+    """The knots of `update_grid` for inputs x (B, in), as the layer's grid can hold them: float64."""
+    k, size = layer.spline_order, layer.grid_size
+    points = x.t().contiguous().sort(1).values.t()
+    sample = torch.linspace(0, len(x) - 1, size + 1, dtype=torch.int64, device=x.device)
+    points = points[sample].double()
+    low, high = points[0], points[-1]
+    step = (high - low + 2 * margin) / size
+    steps = torch.arange(-k, size + k + 1, dtype=torch.float64, device=x.device).unsqueeze(1)
+    inner = grid_eps * (low - margin + step * steps[k : k + size + 1]) + (1 - grid_eps) * points
+    knots = torch.cat(
+        [inner[:1] + step * steps[:k], inner, inner[-1:] + step * (steps[k + size + 1 :] - size)]
+    )
+    knots = knots.t().to(layer.grid.dtype).double()
+    # the last cell must hold the largest sample: with k = 0, or where extension cells are lost in rounding
+    above = torch.nextafter(high.to(layer.grid.dtype), torch.full_like(layer.grid[:, 0], torch.inf)).double()
+    knots[:, -1] = knots[:, -1].maximum(above)
+    old = layer.grid.double()
+    first, last = old[:, k], old[:, k + size]
+    inside = (first <= low) & (low <= last)
+    moved = old + torch.where(inside, 0.0, low - (first + last) / 2).unsqueeze(1)
+    knots = torch.where((low == high).unsqueeze(1), moved.to(layer.grid.dtype).double(), knots)
+    if not knots.isfinite().all():
+        raise ValueError(f"x: its range is too large for knots in {layer.grid.dtype}")
+    return knots
+
+
+def _divided_knots(knots: Tensor, order: int, size: int) -> Tensor:
+    """Inner knots at equal steps of the cell number; the old ones stay where a step meets them."""
+    old_size = knots.shape[1] - 2 * order - 1
+    steps = torch.arange(size + 1, device=knots.device) * old_size
+    cell, share = steps // size, (steps % size) / size
+    inner = knots[:, order : order + old_size + 1]
+    left, right = inner[:, cell], inner[:, (cell + 1).clamp_max(old_size)]
+    inner = left + share.to(knots.dtype) * (right - left)
+    return torch.cat([knots[:, :order], inner, knots[:, order + old_size + 1 :]], 1)
+
+
+def _apply(changes: list[_Change]) -> None:
+    for layer, knots, coefficients in changes:
+        if layer.spline_weight.shape[1] != coefficients.shape[1]:
+            layer._resize(coefficients.shape[1] - layer.spline_order)
+        layer.spline_weight.copy_(coefficients)
+        layer.grid.copy_(knots)

@@ -1,0 +1,7 @@
+"""Pictures of networks, edges and trainings. They need matplotlib: pip install kan_kernels[plot]."""
+
+from .network import plot
+from .pages import plot_edges, plot_history
+from .style import save
+
+__all__ = ["plot", "plot_edges", "plot_history", "save"]

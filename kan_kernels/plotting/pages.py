@@ -1,0 +1,158 @@
+"""Single edges with axes and the density of the data; the course of a training."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..activations import active_edges, check_data, edge_statistics, edge_values
+from ..nn import KANLinear
+from ..training.history import History
+from .style import ACCENT, ALARM, FAINT, FORMULA, INK, matplotlib, new_figure, style
+
+PAGE = 16  # edges on a page that were not chosen
+POINTS = 401
+BINS = 40
+
+
+def plot_edges(
+    layer: KANLinear,
+    x: Tensor,
+    edges: Sequence[tuple[int, int]] | None = None,
+    *,
+    columns: int = 4,
+    inputs: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
+) -> Any:
+    """A page of edges of one layer, each with its axes, its knots and the density of the data below it.
+
+    Args:
+        layer: a KANLinear.
+        x: (..., in) finite inputs of this layer, in its dtype.
+        edges: pairs (input, output); None takes the 16 with the largest mean magnitude on x.
+        columns: of the page.
+        inputs, outputs: names, one for each; their numbers by default.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+        ModuleNotFoundError: without matplotlib.
+    """
+    if not isinstance(layer, KANLinear):
+        raise TypeError(f"layer: got {type(layer).__name__}, expected a KANLinear")
+    rows = check_data(x, layer)
+    l1, deviation = edge_statistics(layer, rows)
+    shape = layer.in_features, layer.out_features
+    if edges is None:
+        there = active_edges(layer).flatten().nonzero().flatten()
+        order = there[l1.flatten()[there].argsort(descending=True, stable=True)][:PAGE]
+        edges = [divmod(n, shape[1]) for n in order.tolist()]
+    if not edges:
+        raise ValueError("edges: there are none to draw, expected at least one pair (input, output)")
+    for edge in edges:
+        if len(edge) != 2 or not all(0 <= n < size for n, size in zip(edge, shape, strict=True)):
+            raise ValueError(f"edges: got {tuple(edge)}, expected (input, output) below {shape}")
+    if columns < 1:
+        raise ValueError(f"columns: got {columns}, expected at least 1")
+    for argument, names, count in (("inputs", inputs, shape[0]), ("outputs", outputs, shape[1])):
+        if names is not None and len(names) != count:
+            raise ValueError(f"{argument}: got {len(names)} names, expected {count}")
+    low, high = rows.amin(0), rows.amax(0)
+    pad = torch.where(high > low, 0.03 * (high - low), 0.5)
+    steps = torch.linspace(0, 1, POINTS, dtype=x.dtype, device=x.device).unsqueeze(1)
+    points = low - pad + (high - low + 2 * pad) * steps
+    curves = edge_values(layer, points).double().cpu().numpy()
+    places = points.double().cpu().numpy()
+    formulas = {} if layer.symbolic is None else {(e.input, e.output): e.name for e in layer.symbolic.edges()}
+    knots = layer.grid.double().cpu().numpy()
+    samples = rows.double().cpu().numpy()
+    columns = min(columns, len(edges))
+    count = math.ceil(len(edges) / columns)
+    with style():
+        figure = new_figure(3.0 * columns, 2.3 * count, layout="constrained")
+        panels = figure.subplots(count, columns, squeeze=False).ravel()
+        for panel, (i, o) in zip(panels, edges, strict=False):
+            name = formulas.get((i, o))
+            colour = FORMULA if name else ACCENT
+            _density(panel, samples[:, i])
+            panel.axhline(0, color=FAINT, linewidth=0.8, zorder=1)
+            panel.plot(places[:, i], curves[:, i, o], color=colour, linewidth=1.6, zorder=3)
+            shown = knots[i][(knots[i] >= places[0, i]) & (knots[i] <= places[-1, i])]
+            panel.vlines(shown, 0, 0.05, color=INK, linewidth=0.9, transform=panel.get_xaxis_transform())
+            panel.set_xlim(places[0, i], places[-1, i])
+            first = inputs[i] if inputs else f"input {i}"
+            second = outputs[o] if outputs else f"output {o}"
+            note = f"{name}, " if name else ""
+            size = f"mean |φ| {l1[i, o]:.2g}, std {deviation[i, o]:.2g}"
+            panel.set_title(f"{first} → {second}\n{note}{size}", fontsize=8)
+        for panel in panels[len(edges) :]:
+            panel.axis("off")
+    return figure
+
+
+def _density(panel: Any, values: np.ndarray) -> None:
+    """The histogram of the data, grey, in the lower quarter."""
+    heights, borders = np.histogram(values, bins=BINS)
+    scaled = np.append(heights, heights[-1]) / max(heights.max(), 1) * 0.25
+    panel.fill_between(borders, scaled, step="post", color="#e4e4e4", linewidth=0,
+                       transform=panel.get_xaxis_transform(), zorder=0)  # fmt: skip
+
+
+def plot_history(history: History, *, title: str | None = None, ax: Any = None) -> Any:
+    """The losses of a training against its steps, with grid updates, refinements and its end marked.
+
+    Args:
+        history: what `kan_kernels.training.fit` returned.
+        title: above the picture.
+        ax: matplotlib axes to draw in; None makes a figure.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        TypeError: `history` is no History.
+        ModuleNotFoundError: without matplotlib.
+    """
+    if not isinstance(history, History):
+        raise TypeError(f"history: got {type(history).__name__}, expected a History")
+    matplotlib()
+    with style():
+        if ax is None:
+            figure = new_figure(7.0, 4.0, layout="constrained")
+            ax = figure.subplots()
+        ax.plot(history.train_loss, color=INK, linewidth=1.2, label="training loss", zorder=3)
+        if history.test_loss:
+            ax.plot(
+                history.evaluated, history.test_loss, color=ACCENT, linewidth=1.6, label="test loss", zorder=4
+            )
+        marks = {"grid_update": ("#999999", ":", "grid update"), "refine": ("#777777", "--", "refinement")}
+        ends = {"diverged": "diverged", "interrupted": "interrupted", "early_stop": "early stop"}
+        labelled: set[str] = set()
+        for event in history.events:
+            kind, step = event["kind"], event["step"]
+            if kind in marks:
+                colour, line, label = marks[kind]
+                ax.axvline(step, color=colour, linestyle=line, linewidth=1.0, zorder=1,
+                           label=None if kind in labelled else label)  # fmt: skip
+                labelled.add(kind)
+            if kind == "refine":
+                ax.annotate(f"G={event['grid_size']}", (step, 1), xycoords=("data", "axes fraction"),
+                            xytext=(3, -2), textcoords="offset points", va="top", fontsize=8)  # fmt: skip
+            if kind in ends:
+                ax.axvline(event["restored"], color=ALARM, linewidth=1.0, zorder=1, label=ends[kind])
+        positive = [v for v in (*history.train_loss, *history.test_loss) if math.isfinite(v)]
+        if positive and min(positive) > 0:
+            ax.set_yscale("log")
+        ax.set_xlabel("step")
+        ax.set_ylabel("loss")
+        ax.grid(axis="y", color="#eeeeee", linewidth=0.8)
+        ax.set_axisbelow(True)
+        ax.legend(loc="upper right")
+        if title:
+            ax.set_title(title, fontsize=11, weight="bold")
+    return ax.figure

@@ -1,0 +1,57 @@
+"""What all pictures share: colours, figures without global state, files with the same bytes every time."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+INK, FAINT, PAPER = "#1a1a1a", "#c8c8c8", "#ffffff"
+ACCENT, FORMULA, ALARM = "#0072b2", "#d55e00", "#b2182b"  # blue, vermilion: apart for every kind of eye
+_STYLE = {
+    "font.size": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.titlesize": 9.0,
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "svg.hashsalt": "kan_kernels",
+    "path.simplify": False,
+}
+
+
+def matplotlib() -> Any:
+    """The library.
+
+    Raises:
+        ModuleNotFoundError: it is not installed; names the extra.
+    """
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("pictures need matplotlib: pip install kan_kernels[plot]") from None
+    return matplotlib
+
+
+def style() -> Any:
+    """A context in which figures are made and saved."""
+    return matplotlib().rc_context(_STYLE)
+
+
+def new_figure(width: float, height: float, **options: Any) -> Any:
+    """A figure that pyplot knows nothing of: no window, nothing to close. Sizes in inches."""
+    matplotlib()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), **options)
+
+
+def save(figure: Any, path: str | os.PathLike[str], dpi: int = 160) -> None:
+    """Write a figure as .png or .svg (or what else matplotlib knows), without a date or random names in it.
+
+    Raises:
+        ValueError: the path has no suffix that matplotlib knows.
+    """
+    suffix = Path(path).suffix.lower()
+    metadata = {"Date": None} if suffix == ".svg" else {"CreationDate": None} if suffix == ".pdf" else None
+    with style():
+        figure.savefig(path, dpi=dpi, metadata=metadata, facecolor=PAPER)

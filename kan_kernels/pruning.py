@@ -1,0 +1,362 @@
+"""Scores of edges, nodes and inputs, and smaller KANs without those that hardly matter."""
+
+import copy
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from .activations import active_edges, check_data, edge_statistics, layers_of, node_values
+from .nn import KAN, KANLinear
+
+KINDS = ("l1", "attribution")
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A node or an edge that went, and why.
+
+    Attributes:
+        layer: of an edge, the index of its layer; of a node, of the layer that it is an input of.
+        index: of a node (node,), of an edge (input, output), both in the model before pruning.
+        score: what it was judged by.
+        reason: "node score", "edge score", "unconnected" (nothing leads to the node, or nothing away from
+            it), "its node went" or "input score".
+    """
+
+    layer: int
+    index: tuple[int, ...]
+    score: float
+    reason: str
+
+
+@dataclass
+class PruneReport:
+    """What pruning did.
+
+    Attributes:
+        widths: the model's widths before and after.
+        kept: the indices of the nodes that stayed, a list for the inputs and one for each layer's outputs.
+        nodes, edges: what went, the most important first.
+        edges_left: the number of edges that still carry a function.
+        rms_change, max_change: of the model's outputs on the data it was pruned with.
+    """
+
+    widths: tuple[list[int], list[int]]
+    kept: list[list[int]]
+    nodes: list[Dropped] = field(default_factory=list)
+    edges: list[Dropped] = field(default_factory=list)
+    edges_left: int = 0
+    rms_change: float = 0.0
+    max_change: float = 0.0
+
+    def to_dict(self) -> dict:
+        """Plain data, for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        before, after = self.widths
+        lines = [
+            f"{before} -> {after}: {len(self.nodes)} nodes and {len(self.edges)} edges went, "
+            f"{self.edges_left} edges are left; outputs changed by {self.rms_change:.2g} (rms), "
+            f"{self.max_change:.2g} (largest)"
+        ]
+        for what, dropped in (("node", self.nodes), ("edge", self.edges)):
+            for d in dropped[:10]:
+                index = " -> ".join(str(i) for i in d.index)
+                lines.append(f"  layer {d.layer}, {what} {index}: score {d.score:.3g}, {d.reason}")
+            if len(dropped) > 10:
+                lines.append(f"  and {len(dropped) - 10} more {what}s, none more important")
+        return "\n".join(lines)
+
+
+def edge_scores(model: nn.Module, x: Tensor, *, kind: str = "l1") -> list[Tensor]:
+    """The importance of every edge on the data x.
+
+    Args:
+        model: a KAN or KANLinear.
+        x: (..., in) finite, at least one sample ("attribution": two), in the model's dtype.
+        kind: "l1", the mean magnitude of the edge's function (arXiv 2404.19756, eq. 2.17), or "attribution",
+            pykan's: the outputs share a score of 1 equally, and a node hands its score down to its incoming
+            edges by the ratio of the edge's standard deviation to its own (0/0 = 0). It asks what reaches the
+            outputs, and is blind to constants.
+
+    Returns:
+        (in, out) float64 for each layer.
+
+    Raises:
+        TypeError, ValueError: naming the argument; also if a score is not finite, as the model's weights are
+            not.
+    """
+    return _Scores(model, x, kind).edges
+
+
+def node_scores(model: nn.Module, x: Tensor, *, kind: str = "l1") -> list[Tensor]:
+    """The importance of every node: of the inputs, then of each layer's outputs. Arguments as `edge_scores`.
+
+    "l1" is eq. 2.21 of arXiv 2404.19756: for a hidden node the smaller one of the largest score of an edge
+    that leads to it and the largest of one that leads away; for inputs and outputs, which have but one side,
+    the largest of that. "attribution": what the node was handed, see `edge_scores`.
+
+    Returns:
+        (nodes,) float64 for each of the len(layers) + 1 rows of nodes.
+    """
+    return _Scores(model, x, kind).nodes
+
+
+def input_scores(model: nn.Module, x: Tensor, *, kind: str = "attribution") -> Tensor:
+    """The importance of every input, (in,) float64: the first row of `node_scores`."""
+    return _Scores(model, x, kind).nodes[0]
+
+
+def prune(
+    model: Model,
+    x: Tensor,
+    *,
+    node_threshold: float = 1e-2,
+    edge_threshold: float = 3e-2,
+    kind: str = "l1",
+    keep_means: bool = False,
+) -> tuple[Model, PruneReport]:
+    """A smaller KAN without the hidden nodes and edges that hardly matter on the data x.
+
+    Hidden nodes whose score is not above `node_threshold` are removed, edges whose score is not above
+    `edge_threshold` are switched off in `edge_mask`, and then the nodes go that nothing leads to or away from
+    any longer. Inputs and outputs stay. What stays computes the same function: weights, knots, biases, masks
+    and symbolic edges are carried along. `model` is not changed.
+
+    Args:
+        model: a KAN or KANLinear.
+        x: (..., in), as for `edge_scores`.
+        node_threshold, edge_threshold: at least 0; the paper's and pykan's values are the default.
+        kind: of score, see `edge_scores`.
+        keep_means: add the mean over x of what went to the bias of its layer (which gets one if it has none),
+            so that only its variation is lost.
+
+    Returns:
+        The new model, of the same class, and a report.
+
+    Raises:
+        TypeError, ValueError: naming the argument; ValueError if a layer would be left without any edge.
+    """
+    _threshold("node_threshold", node_threshold)
+    _threshold("edge_threshold", edge_threshold)
+    scores = _Scores(model, x, kind)
+    active = [s.gt(edge_threshold) & a for s, a in zip(scores.edges, scores.active, strict=True)]
+    nodes = [torch.ones_like(s, dtype=torch.bool) for s in scores.nodes]
+    for i in range(1, len(nodes) - 1):
+        nodes[i] = scores.nodes[i] > node_threshold
+    important = [n.clone() for n in nodes]
+    _settle(nodes, active)
+    for i, edges in enumerate(active):
+        if not edges.any():
+            raise ValueError(
+                f"model: pruning would leave layer {i} without edges. Its largest edge score is "
+                f"{_largest(scores.edges[i])} (edge_threshold={edge_threshold:g}), the largest node scores "
+                f"of the hidden layers are {', '.join(map(_largest, scores.nodes[1:-1])) or 'none'} "
+                f"(node_threshold={node_threshold:g})"
+            )
+    dropped_nodes = [
+        Dropped(i, (j,), float(row[j]), "unconnected" if important[i][j] else "node score")
+        for i, row in enumerate(scores.nodes)
+        for j in (~nodes[i]).nonzero().flatten().tolist()
+    ]
+    return _build(model, scores, nodes, active, dropped_nodes, keep_means)
+
+
+def prune_inputs(
+    model: Model,
+    x: Tensor,
+    *,
+    threshold: float = 1e-2,
+    keep: Sequence[int] | None = None,
+    kind: str = "attribution",
+    keep_means: bool = False,
+) -> tuple[Model, PruneReport]:
+    """A KAN without the inputs that hardly matter on the data x; call it with x[..., report.kept[0]].
+
+    Args:
+        model, x, keep_means: as for `prune`.
+        threshold: inputs whose score is not above it go.
+        keep: the inputs that stay, in place of the threshold; sorted.
+        kind: of score, see `edge_scores`.
+
+    Returns:
+        The new model, of the same class, and a report.
+
+    Raises:
+        TypeError, ValueError: naming the argument; ValueError if no input would be left.
+    """
+    _threshold("threshold", threshold)
+    scores = _Scores(model, x, kind)
+    nodes = [torch.ones_like(s, dtype=torch.bool) for s in scores.nodes]
+    if keep is None:
+        nodes[0] = scores.nodes[0] > threshold
+    else:
+        count = len(nodes[0])
+        if not all(isinstance(i, int) and 0 <= i < count for i in keep):
+            raise ValueError(f"keep: got {list(keep)!r}, expected indices of inputs, 0 to {count - 1}")
+        nodes[0] = torch.zeros_like(nodes[0])
+        nodes[0][list(keep)] = True
+    active = [a.clone() for a in scores.active]
+    active[0][~nodes[0]] = False
+    if not active[0].any():
+        raise ValueError(
+            f"model: no edge of any input would be left; the largest input score is "
+            f"{_largest(scores.nodes[0])}, threshold={threshold:g}"
+        )
+    gone = [
+        Dropped(0, (j,), float(scores.nodes[0][j]), "input score")
+        for j in (~nodes[0]).nonzero().flatten().tolist()
+    ]
+    return _build(model, scores, nodes, active, gone, keep_means)
+
+
+class _Scores:
+    """The scores of a model on data, and what they were computed from."""
+
+    def __init__(self, model: nn.Module, x: object, kind: str) -> None:
+        layers = layers_of(model)
+        if kind not in KINDS:
+            raise ValueError(f"kind: got {kind!r}, expected one of {KINDS}")
+        rows = check_data(x, layers[0])
+        if kind == "attribution" and len(rows) < 2:
+            raise ValueError("x: got one sample, expected at least two for scores of kind 'attribution'")
+        self.values = node_values(model, rows)
+        self.active = [active_edges(layer) for layer in layers]
+        statistics = [edge_statistics(layer, v) for layer, v in zip(layers, self.values[:-1], strict=True)]
+        if kind == "l1":
+            self.edges = [l1 for l1, _ in statistics]
+            self.nodes = _paper_nodes(self.edges)
+        else:
+            self.edges, self.nodes = _attribution([deviation for _, deviation in statistics], self.values)
+        for i, scores in enumerate(self.edges):
+            if not scores.isfinite().all():
+                raise ValueError(f"model: a score of layer {i} is not finite; are its weights?")
+
+
+def _paper_nodes(edges: list[Tensor]) -> list[Tensor]:
+    """Eq. 2.21: min(I, O), the incoming and the outgoing score of every node."""
+    incoming = [e.amax(0) for e in edges]
+    outgoing = [e.amax(1) for e in edges]
+    hidden = [torch.minimum(i, o) for i, o in zip(incoming[:-1], outgoing[1:], strict=True)]
+    return [outgoing[0], *hidden, incoming[-1]]
+
+
+def _attribution(deviations: list[Tensor], values: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """pykan's scores of edges and nodes, handed down from the outputs."""
+    last = values[-1].shape[1]
+    edges: list[Tensor] = []
+    nodes = [torch.full((last,), 1.0 / last, dtype=torch.float64, device=values[-1].device)]
+    for deviation, value in zip(reversed(deviations), reversed(values[1:]), strict=True):
+        own = value.double().std(0, correction=0)
+        share = torch.where(own > 0, nodes[0] / torch.where(own > 0, own, 1.0), 0.0)
+        edges.insert(0, deviation * share)
+        nodes.insert(0, edges[0].sum(1))
+    return edges, nodes
+
+
+def _settle(nodes: list[Tensor], active: list[Tensor]) -> None:
+    """Drop edges of dropped nodes and hidden nodes without edges on either side, until nothing changes."""
+    while True:
+        for i, edges in enumerate(active):
+            edges &= nodes[i].unsqueeze(1) & nodes[i + 1]
+        connected = [a.any(0) & b.any(1) for a, b in itertools.pairwise(active)]
+        if all((n <= c).all() for n, c in zip(nodes[1:-1], connected, strict=True)):
+            return
+        for node, wanted in zip(nodes[1:-1], connected, strict=True):
+            node &= wanted
+
+
+@torch.no_grad()
+def _build(
+    model: Model,
+    scores: _Scores,
+    nodes: list[Tensor],
+    active: list[Tensor],
+    dropped_nodes: list[Dropped],
+    keep_means: bool,
+) -> tuple[Model, PruneReport]:
+    """The model of the nodes and edges that stay, and the report."""
+    old = layers_of(model)
+    new = [_slice(layer, nodes[i], nodes[i + 1], active[i]) for i, layer in enumerate(old)]
+    x = scores.values[0][:, nodes[0]]
+    for layer, target, kept in zip(new, scores.values[1:], nodes[1:], strict=True):
+        if keep_means:
+            gap = (target[:, kept].double() - layer(x).double()).mean(0)
+            bias = gap if layer.bias is None else gap + layer.bias.double()
+            layer.bias = nn.Parameter(bias.to(layer.spline_weight.dtype))
+        x = layer(x)
+    change = (x - scores.values[-1]).double()
+    edges = [
+        Dropped(
+            i, (a, b), float(s[a, b]), "edge score" if nodes[i][a] and nodes[i + 1][b] else "its node went"
+        )
+        for i, s in enumerate(scores.edges)
+        for a, b in (scores.active[i] & ~active[i]).nonzero().tolist()
+    ]
+    report = PruneReport(
+        widths=([len(n) for n in nodes], [int(n.sum()) for n in nodes]),
+        kept=[n.nonzero().flatten().tolist() for n in nodes],
+        nodes=sorted(dropped_nodes, key=lambda d: -d.score),
+        edges=sorted(edges, key=lambda d: -d.score),
+        edges_left=sum(int(a.sum()) for a in active),
+        rms_change=float(change.square().mean().sqrt()),
+        max_change=float(change.abs().max()),
+    )
+    if not isinstance(model, KAN):
+        return new[0], report  # type: ignore[return-value]
+    layers = nn.ModuleList(new)
+    layers.training = model.layers.training  # of the list alone: each layer has its own
+    memo = {id(model.layers): layers}  # copy all of the model but its layers
+    return copy.deepcopy(model, memo), report
+
+
+def _symbolic(symbolic, inputs: list[int], outputs: list[int], active: Tensor):
+    """The symbolic edges among those that stay, or None."""
+    kept = [edge for edge in symbolic.edges() if active[edge.input, edge.output]]
+    if not kept:
+        return None
+    like = {"device": symbolic.affine.device, "dtype": symbolic.affine.dtype}
+    kept = type(symbolic)(symbolic.in_features, symbolic.out_features, kept, **like)
+    return kept.select(inputs, outputs)
+
+
+def _slice(layer: KANLinear, inputs: Tensor, outputs: Tensor, active: Tensor) -> KANLinear:
+    """The layer of the inputs, outputs and edges that are marked; `layer` itself stays as it is."""
+    new = copy.deepcopy(layer)
+    i, o = inputs.nonzero().flatten(), outputs.nonzero().flatten()
+    new.in_features, new.out_features = len(i), len(o)
+    new.grid = layer.grid[i]
+    sliced = {
+        "spline_weight": layer.spline_weight[i][:, :, o],
+        "base_weight": None if layer.base_weight is None else layer.base_weight[i][:, o],
+        "bias": None if layer.bias is None else layer.bias[o],
+    }
+    for name, value in sliced.items():
+        if value is not None:
+            wanted = getattr(layer, name).requires_grad
+            setattr(new, name, nn.Parameter(value.detach().contiguous(), requires_grad=wanted))
+    mask = active if layer.edge_mask is None else active & (layer.edge_mask != 0)
+    mask = mask[i][:, o]
+    new.set_edge_mask(None if mask.all() else mask)
+    new.set_symbolic(None)
+    if layer.symbolic is not None:
+        new.set_symbolic(_symbolic(layer.symbolic, i.tolist(), o.tolist(), active))
+    return new
+
+
+def _largest(scores: Tensor) -> str:
+    return f"{float(scores.max()):.3g}"
+
+
+def _threshold(name: str, value: object) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name}: got {value!r}, expected a number >= 0")
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name}: got {value}, expected a finite number >= 0")

@@ -1,0 +1,157 @@
+"""Sparsity: the paper's L1 norm and entropy of the edges, pykan's and efficient-kan's forms of them, and
+smoothness.
+
+loss = mse(model(x), y) + 1e-3 * regularization(model, x)
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import checks
+from . import functional as F
+from .activations import layers_of
+from .nn import KANLinear
+
+_Norms = Callable[[KANLinear, Tensor | None], Tensor]
+
+
+def regularization(
+    model: nn.Module,
+    x: Tensor | None = None,
+    *,
+    kind: str = "l1",
+    lamb_l1: float = 1.0,
+    lamb_entropy: float = 2.0,
+    lamb_coef: float = 0.0,
+    lamb_coefdiff: float = 0.0,
+) -> Tensor:
+    """The penalty that makes a KAN sparse, summed over its layers: a scalar to add to the loss.
+
+    Each layer gives `lamb_l1 * sum(norm) + lamb_entropy * entropy(norm)
+    + lamb_coef * sum_ir mean_o |c[i,r,o]| + lamb_coefdiff * sum_ir mean_o |c[i,r+1,o] - c[i,r,o]|`,
+    with `norm` (in, out), the size of its edges, and the spline coefficients c. The kinds of norm:
+
+    "l1"             mean_b |phi[i,o](x[b,i])|, with the entropy of the layer's distribution over its edges:
+                     arXiv 2404.19756, eq. 2.17 to 2.19. mu_1 and mu_2 of eq. 2.20 are lamb_l1 and
+                     lamb_entropy.
+    "std"            standard deviation of phi over the rows (pykan's reg_metric "edge_forward_spline_u").
+    "std_normalized" the same, divided by 0.1 + the standard deviation of the input (pykan's default,
+                     "edge_forward_spline_n").
+    "coefficient"    mean_r |c[i,r,o]| with the entropy of "l1" (efficient-kan). It needs no x.
+
+    The entropy of both "std" kinds is pykan's: the mean entropy, in bits, of rows and of columns, with its
+    constants 1 and 1e-4. The terms of the coefficients are pykan's "lamb_coef" and "lamb_coefdiff". Only
+    splines and base activations are penalised; symbolic edges take part in what later layers see, and edges
+    that are masked count as 0. "std" kinds need two rows.
+
+    Args:
+        model: a KAN or KANLinear.
+        x: (..., in), the inputs of the model. Gradients flow to it and through it.
+        kind: see above.
+        lamb_l1, lamb_entropy, lamb_coef, lamb_coefdiff: finite weights, >= 0.
+
+    Returns:
+        A scalar, float64 for a float64 model and else float32, differentiable with respect to every parameter
+        and x to any order. First derivatives take O(in out) memory a layer beside the nodes' activations.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+    layers = layers_of(model)
+    if kind not in _KINDS:
+        raise ValueError(f"kind: got {kind!r}, expected one of {', '.join(map(repr, _KINDS))}")
+    weights = {
+        "lamb_l1": lamb_l1,
+        "lamb_entropy": lamb_entropy,
+        "lamb_coef": lamb_coef,
+        "lamb_coefdiff": lamb_coefdiff,
+    }
+    for name, value in weights.items():
+        checks.nonnegative(name, value)
+    norms, entropy = _KINDS[kind]
+    sized = lamb_l1 != 0 or lamb_entropy != 0
+    seen = sized and kind != "coefficient"
+    if seen and x is None:
+        raise ValueError(f"x: got None, expected inputs of the model for kind={kind!r}")
+    total: Any = torch.zeros((), dtype=_dtype(layers[0]), device=layers[0].spline_weight.device)
+    for layer in layers:
+        if sized:
+            norm = norms(layer, x)
+            if lamb_l1:
+                total = total + lamb_l1 * norm.sum()
+            if lamb_entropy:
+                total = total + lamb_entropy * entropy(norm)
+        if lamb_coef or lamb_coefdiff:
+            coefficients = _spline_weight(layer).to(total.dtype)
+            if lamb_coef:
+                total = total + lamb_coef * coefficients.abs().mean(2).sum()
+            if lamb_coefdiff:
+                total = total + lamb_coefdiff * coefficients.diff(dim=1).abs().mean(2).sum()
+        if seen and layer is not layers[-1]:
+            x = layer(x)
+    return total
+
+
+def _l1(layer: KANLinear, x: Tensor | None) -> Tensor:
+    return F.edge_l1(x, **_edges(layer))  # type: ignore[arg-type]
+
+
+def _std(layer: KANLinear, x: Tensor | None) -> Tensor:
+    return F.edge_moments(x, **_edges(layer))[1]  # type: ignore[arg-type]
+
+
+def _std_normalized(layer: KANLinear, x: Tensor | None) -> Tensor:
+    assert x is not None
+    std = _std(layer, x)
+    return std / (x.to(std.dtype).flatten(0, -2).std(0) + 0.1).unsqueeze(1)
+
+
+def _coefficient(layer: KANLinear, x: Tensor | None) -> Tensor:
+    return _spline_weight(layer).to(_dtype(layer)).abs().mean(1)
+
+
+def _edges(layer: KANLinear) -> dict[str, Any]:
+    """A layer's edges as arguments of the functional statistics; masked ones are zero."""
+    base_weight, mask = layer.base_weight, layer.edge_mask
+    return {
+        "spline_weight": _spline_weight(layer),
+        "grid": layer.grid,
+        "spline_order": layer.spline_order,
+        "base_weight": base_weight if mask is None or base_weight is None else base_weight * mask,
+        "base": layer.base,
+    }
+
+
+def _spline_weight(layer: KANLinear) -> Tensor:
+    mask = layer.edge_mask
+    return layer.spline_weight if mask is None else layer.spline_weight * mask.unsqueeze(1)
+
+
+def _entropy(norm: Tensor) -> Tensor:
+    """-sum p log p with p = norm / sum(norm): eq. 2.19. An edge of norm 0 adds 0, and gets no gradient."""
+    share = norm / norm.sum().clamp_min(torch.finfo(norm.dtype).tiny)
+    zero = share == 0
+    return -(share * torch.where(zero, 1.0, share).log()).sum()
+
+
+def _entropy_of_rows_and_columns(norm: Tensor) -> Tensor:
+    total = norm.new_zeros(())
+    for dim in (0, 1):
+        share = norm / (norm.sum(dim, keepdim=True) + 1)
+        total = total - (share * (share + 1e-4).log2()).sum(dim).mean()
+    return total
+
+
+def _dtype(layer: KANLinear) -> torch.dtype:
+    return torch.float64 if layer.spline_weight.dtype == torch.float64 else torch.float32
+
+
+_KINDS: dict[str, tuple[_Norms, Callable[[Tensor], Tensor]]] = {
+    "l1": (_l1, _entropy),
+    "std": (_std, _entropy_of_rows_and_columns),
+    "std_normalized": (_std_normalized, _entropy_of_rows_and_columns),
+    "coefficient": (_coefficient, _entropy),
+}

@@ -1,0 +1,257 @@
+"""Sums over the rows that describe edges: the Gram matrix of the basis, and the mean of |phi|.
+
+An edge function is linear in its weights, so its mean and variance over the rows are a linear and a quadratic
+form of the Gram matrix. Compiled kernels on the CPU; plain torch elsewhere and under
+`use_backend("reference")`. There is no (B, in, out) tensor anywhere, and the result has the same bits
+whatever the number of threads.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from . import checks, dispatch, ops
+from . import statistics_reference as reference
+from .contract import BASE_CODES
+
+_ROUNDING = (
+    64 * torch.finfo(torch.float64).eps
+)  # a variance this small beside the terms it came from is rounding
+
+
+def basis_gram(
+    x: Tensor,
+    grid: Tensor,
+    spline_order: int,
+    *,
+    other_grid: Tensor | None = None,
+    other_order: int | None = None,
+    row_weight: Tensor | None = None,
+) -> Tensor:
+    """Sums over the rows of products of two B-splines of one input.
+
+    Args:
+        x: (..., in), any floating dtype: B rows.
+        grid: (in, G+2k+1) finite, non-decreasing knots, in x's dtype, float32 or float64.
+        spline_order: k, 0 to 10.
+        other_grid: (in, G'+2k'+1), the knots of the second factor; None pairs the basis with itself.
+        other_order: k' of the second factor; None means k.
+        row_weight: w, (...) or (..., in) like x; None means 1. No gradient flows to it.
+
+    Returns:
+        In float64, with n = G+k. Without other_grid the band of the symmetric matrix, (in, n, k+1):
+        K[i,r,d] = sum_b w B_r(x) B_{r+d}(x), 0 where r+d >= n; differentiable with respect to x, to any
+        order. With other_grid (in, n, G'+k'): K[i,r,q] = sum_b w B_r(x) B'_q(x), without gradient.
+        NaN in a column of x makes that feature's sums NaN.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+    checks.spline_order(spline_order)
+    checks.tensor("x", x)
+    grid = _double_knots("grid", grid, spline_order, x)
+    rows = x.reshape(-1, x.shape[-1])
+    w = None if row_weight is None else _row_weight(row_weight, x)
+    if other_grid is None:
+        if other_order is not None:
+            raise ValueError(f"other_order: got {other_order!r} without other_grid, expected both or neither")
+        return Gram.apply(rows, w, grid, spline_order, 0)[0]
+    other_order = spline_order if other_order is None else other_order
+    checks.integer("other_order", other_order, 0, checks.MAX_SPLINE_ORDER)
+    other_grid = _double_knots("other_grid", other_grid, other_order, x)
+    with torch.no_grad():
+        cross_gram = torch.ops.kan_kernels.cross_gram if _compiled(x) else reference.cross_gram
+        return cross_gram(rows, w, grid, spline_order, other_grid, other_order)
+
+
+def edge_moments(
+    x: Tensor,
+    spline_weight: Tensor,
+    grid: Tensor,
+    *,
+    spline_order: int,
+    base_weight: Tensor | None = None,
+    base: str | None = "silu",
+    correction: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over the rows of every edge function phi[i,o](x[..., i]).
+
+    Args:
+        x, spline_weight, grid, spline_order, base_weight, base: as for `kan_linear`.
+        correction: the variance is divided by B - correction, as torch.std does.
+
+    Returns:
+        mean and std, each (in, out), float64 for float64 weights and else float32; differentiable with
+        respect to x and the weights, to any order. The sums are float64; a deviation below 1e-7 of the terms
+        that make up an edge function cannot be told from rounding and is 0, with gradient 0.
+
+    Raises:
+        TypeError, ValueError: as for `kan_linear`; or x has no more than `correction` rows.
+    """
+    checks.integer("correction", correction, 0)
+    rows = _layer_rows(x, spline_weight, grid, base_weight, spline_order, base, correction + 1)
+    count, n = rows.shape[0], spline_weight.shape[1]
+    band, border = Gram.apply(rows, None, grid.double(), spline_order, BASE_CODES[base])
+    c = spline_weight.double()
+    # border[:, 0]: sums of the splines, of 1 and of the base; border[:, 1]: the same, times the base
+    mean = torch.einsum("ir,iro->io", border[:, 0, :n], c)
+    twice = band.new_full((spline_order + 1,), 2.0)  # each product off the diagonal occurs twice
+    twice[0] = 1.0
+    ahead = torch.nn.functional.pad(c, (0, 0, 0, spline_order)).unfold(1, spline_order + 1, 1)
+    square = (torch.einsum("ird,irod->iro", band * twice, ahead) * c).sum(1)
+    size = torch.einsum("ir,iro->io", border[:, 0, :n].detach(), c.detach().abs()).square() / count
+    if base_weight is not None:
+        b = base_weight.double()
+        mean = mean + border[:, 0, n + 1, None] * b
+        square = square + b * (
+            2 * torch.einsum("ir,iro->io", border[:, 1, :n], c) + border[:, 1, n + 1, None] * b
+        )
+        size = size + border[:, 1, n + 1, None].detach() * b.detach().square()
+    mean, square = mean / count, square / count
+    variance = square - mean.square()
+    constant = variance <= _ROUNDING * size / count
+    std = torch.where(constant, 0.0, torch.where(constant, 1.0, variance).sqrt())
+    dtype = _compute_dtype(spline_weight)
+    return mean.to(dtype), (std * (count / (count - correction)) ** 0.5).to(dtype)
+
+
+def edge_l1(
+    x: Tensor,
+    spline_weight: Tensor,
+    grid: Tensor,
+    *,
+    spline_order: int,
+    base_weight: Tensor | None = None,
+    base: str | None = "silu",
+) -> Tensor:
+    """The L1 norm of every edge function: mean_b |phi[i,o](x[b,i])|  (arXiv 2404.19756, eq. 2.17).
+
+    Args:
+        x, spline_weight, grid, spline_order, base_weight, base: as for `kan_linear`.
+
+    Returns:
+        (in, out), float64 for float64 weights and else float32; differentiable with respect to x and the
+        weights, to any order, with the derivative of |phi| taken as 0 where phi is 0. O(B in out k) work in
+        float32 or float64, 16-bit tensors being widened first; O(in out) memory beside x and the weights.
+
+    Raises:
+        TypeError, ValueError: as for `kan_linear`; or x has no rows.
+    """
+    rows = _layer_rows(x, spline_weight, grid, base_weight, spline_order, base, 1)
+    dtype = _compute_dtype(spline_weight)
+    if base_weight is not None:
+        base_weight = base_weight.to(dtype)
+    return EdgeL1.apply(
+        rows.to(dtype), spline_weight.to(dtype), base_weight, grid.to(dtype), spline_order, BASE_CODES[base]
+    )
+
+
+def _compiled(x: Tensor) -> bool:
+    """Whether the compiled library has kernels for x and may be used."""
+    return ops.LOAD_ERROR is None and x.device.type == "cpu" and dispatch.forced_backend() != "reference"
+
+
+def _compute_dtype(weight: Tensor) -> torch.dtype:
+    return torch.float64 if weight.dtype == torch.float64 else torch.float32
+
+
+def _layer_rows(x, spline_weight, grid, base_weight, spline_order, base, least: int) -> Tensor:
+    """x as (B, in) with at least `least` rows, once all arguments are known to be good."""
+    checks.layer(x, spline_weight, grid, base_weight, None, spline_order, base)
+    checks.knots(grid)
+    rows = x.reshape(-1, x.shape[-1])
+    if rows.shape[0] < least:
+        raise ValueError(f"x: got {rows.shape[0]} rows, shape {tuple(x.shape)}, expected at least {least}")
+    return rows
+
+
+def _double_knots(name: str, grid: Tensor, order: int, x: Tensor) -> Tensor:
+    try:
+        checks.grid_shape(grid, order)
+        checks.knots(grid)
+        checks.rows(x, grid.shape[0])
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("grid:", f"{name}:", 1)) from None
+    if grid.device != x.device:
+        raise ValueError(f"{name}: is on {grid.device}, expected {x.device} like x")
+    if grid.dtype not in (torch.float32, torch.float64, x.dtype):
+        raise TypeError(f"{name}: got {grid.dtype}, expected float32, float64 or {x.dtype} like x")
+    return grid.double()
+
+
+def _row_weight(w: Tensor, x: Tensor) -> Tensor:
+    """The weights as (B, in)."""
+    checks.tensor("row_weight", w)
+    if w.requires_grad:
+        raise ValueError(
+            "row_weight: requires grad, but there is no gradient for it; pass row_weight.detach()"
+        )
+    if w.device != x.device:
+        raise ValueError(f"row_weight: is on {w.device}, expected {x.device} like x")
+    if w.shape == x.shape:
+        return w.reshape(-1, x.shape[-1])
+    if w.shape != x.shape[:-1]:
+        raise ValueError(
+            f"row_weight: got shape {tuple(w.shape)}, expected {tuple(x.shape[:-1])} or {tuple(x.shape)}"
+        )
+    return w.reshape(-1, 1).expand(-1, x.shape[-1])
+
+
+class Gram(Function):
+    """`band` and `border` of `statistics_reference.gram`.
+
+    First gradients come from a kernel, higher ones from plain autograd.
+    """
+
+    @staticmethod
+    def forward(x, w, grid, order, base):
+        kernel = torch.ops.kan_kernels.gram if _compiled(x) else reference.gram
+        return kernel(x, w, grid, order, base)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[:3])
+        ctx.constants = inputs[3:]
+
+    @staticmethod
+    def backward(ctx, d_band, d_border):
+        x, w, grid = ctx.saved_tensors
+        order, base = ctx.constants
+        dx = None
+        if torch.is_grad_enabled():  # this backward is itself to be differentiated
+            sums = reference.gram(x, w, grid, order, base)
+            (dx,) = torch.autograd.grad(sums, x, (d_band, d_border), create_graph=True)
+        else:
+            kernel: Any = torch.ops.kan_kernels.gram_input if _compiled(x) else reference.gram_input
+            dx = kernel(x, w, grid, order, base, d_band, d_border).to(x.dtype)
+        return dx, None, None, None, None
+
+
+class EdgeL1(Function):
+    """`statistics_reference.edge_l1`. First gradients come from a kernel, higher ones from plain autograd."""
+
+    @staticmethod
+    def forward(x, weight, base_weight, grid, order, base):
+        kernel = torch.ops.kan_kernels.edge_l1 if _compiled(x) else reference.edge_l1
+        return kernel(x, weight, base_weight, grid, order, base)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[:4])
+        ctx.constants = inputs[4:]
+
+    @staticmethod
+    def backward(ctx, g):
+        x, weight, base_weight, grid = ctx.saved_tensors
+        order, base = ctx.constants
+        needs = ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled():  # this backward is itself to be differentiated
+            mean = reference.edge_l1(x, weight, base_weight, grid, order, base)
+            wanted = [t for t, need in zip((x, weight, base_weight), needs, strict=True) if need]
+            found = iter(torch.autograd.grad(mean, wanted, g, create_graph=True))
+            return *(next(found) if need else None for need in needs), None, None, None
+        kernel: Any = torch.ops.kan_kernels.edge_l1_backward if _compiled(x) else reference.edge_l1_backward
+        results = kernel(x, weight, base_weight, g, grid, order, base, needs[0], needs[1] or needs[2])
+        return *(t if need else None for t, need in zip(results, needs, strict=True)), None, None, None

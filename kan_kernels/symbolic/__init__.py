@@ -1,0 +1,33 @@
+"""From a trained KAN to a formula: candidates, edges with a formula, expressions of a whole model.
+
+from kan_kernels import symbolic
+symbolic.auto(model, x)
+symbolic.formula(model, ["x", "y"], digits=4)
+"""
+
+from .actions import Candidate, EdgeReport, Report, auto, fix, suggest, unfix
+from .edges import Edge, SymbolicEdges
+from .expressions import formula, latex, to_function, to_python
+from .library import Function, get, names, register
+from .polish import polish
+
+__all__ = [
+    "Candidate",
+    "Edge",
+    "EdgeReport",
+    "Function",
+    "Report",
+    "SymbolicEdges",
+    "auto",
+    "fix",
+    "formula",
+    "get",
+    "latex",
+    "names",
+    "polish",
+    "register",
+    "suggest",
+    "to_function",
+    "to_python",
+    "unfix",
+]

@@ -1,0 +1,270 @@
+"""Suggest, fix, unfix, auto: what a user does with the edges of a layer or a model."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..activations import layers_of
+from ..nn import KANLinear
+from . import library as functions
+from .curves import Curves, active_pairs, fixed_edges, layer_inputs, rows, x_dtype
+from .edges import Edge, SymbolicEdges
+from .fit import FINE, fit, samples
+
+_EDGES = 1024  # fitted at a time
+R2_FLOOR = 1e-5  # pykan's: fits with less than this unexplained are equally good
+
+
+class Candidate(NamedTuple):
+    """A function fitted to one edge. score: complexity against r2, the smaller the better."""
+
+    name: str
+    r2: float
+    complexity: float
+    score: float
+    affine: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class EdgeReport:
+    """One edge: the candidate that `auto` fixed it to, or the closest one where none was close enough."""
+
+    layer: int
+    input: int
+    output: int
+    best: Candidate
+    fixed: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `auto` did; prints as a table."""
+
+    edges: tuple[EdgeReport, ...]
+
+    @property
+    def fixed(self) -> tuple[EdgeReport, ...]:
+        return tuple(edge for edge in self.edges if edge.fixed)
+
+    @property
+    def left(self) -> tuple[EdgeReport, ...]:
+        """The edges for which no candidate reached the threshold."""
+        return tuple(edge for edge in self.edges if not edge.fixed)
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.fixed)} of {len(self.edges)} edges fixed"]
+        for edge in self.edges:
+            state = "fixed to" if edge.fixed else "a spline; closest is"
+            lines.append(
+                f"  layer {edge.layer}, {edge.input} -> {edge.output}: {state} {edge.best.name}"
+                f"  r2 {edge.best.r2:.8f}  complexity {edge.best.complexity:g}"
+            )
+        return "\n".join(lines)
+
+
+def suggest(
+    layer: KANLinear,
+    i: int,
+    o: int,
+    x: Tensor | None = None,
+    top: int = 5,
+    *,
+    library: Iterable[str] | None = None,
+    complexity_weight: float = 0.7,
+) -> list[Candidate]:
+    """The functions that come closest to what an edge computes now, the best score first.
+
+    The score is pykan's, complexity_weight * complexity + (1 - complexity_weight) * log2(1 + 1e-5 - r2).
+    At 0.7 a point of complexity must leave 5 times less unexplained; at pykan's 0.8, 16 times.
+
+    Args:
+        layer, i, o: the edge from input i to output o.
+        x: (..., in), the layer's own input: for a deeper layer, the output of the one before. None: evenly
+            spaced over the grid.
+        top: how many.
+        library: names of the candidates; None: all functions.
+        complexity_weight: 0 (only r2 counts) to 1 (only simplicity).
+
+    Raises:
+        TypeError, ValueError: naming the argument; x that is empty, or has NaN or inf, too.
+    """
+    _check_edge(layer, i, o)
+    checks.integer("top", top, 1)
+    _check_weight("complexity_weight", complexity_weight)
+    candidates = functions.resolve(library)
+    ranked = _fit_edges(layer, [(i, o)], rows(layer, x), candidates, complexity_weight)[0]
+    return ranked[:top]
+
+
+def fix(
+    layer: KANLinear,
+    i: int,
+    o: int,
+    name: str,
+    x: Tensor | None = None,
+    params: Sequence[float] | None = None,
+) -> Candidate | None:
+    """Give an edge a formula, c f(a x + b) + d with trainable a, b, c, d, in place of its spline.
+
+    The spline stays underneath, switched off by the edge mask: `unfix` brings it back. The layer gets a new
+    parameter, so optimizers have to be built anew.
+
+    Args:
+        layer, i, o: the edge from input i to output o. One that has a formula already gets the new one.
+        name: of a function in the library.
+        x: (..., in), the layer's own input, which the fit looks at; None: evenly spaced over the grid.
+        params: (a, b, c, d), instead of a fit.
+
+    Returns:
+        The fit with its r2, or None where params were given.
+
+    Raises:
+        TypeError, ValueError: naming the argument; x that is empty, or has NaN or inf, too; a function whose
+            fit is not finite on x.
+    """
+    _check_edge(layer, i, o)
+    function = functions.get(name)
+    if params is not None:
+        _set(layer, {(i, o): (function.name, _affine(params))})
+        return None
+    x = rows(layer, x)
+    best = _fit_edges(layer, [(i, o)], x, [function], 0.0)[0][0]
+    column = x[:, i].to(x_dtype(layer))
+    a, b, c, d = column.new_tensor(best.affine)
+    if not (c * function.torch(a * column + b) + d).isfinite().all():
+        raise ValueError(f"name: no fit of {function.name!r} is finite on x, expected another function")
+    _set(layer, {(i, o): (function.name, best.affine)})
+    return best
+
+
+def unfix(layer: KANLinear, i: int, o: int) -> None:
+    """Take an edge's formula away and switch its spline on again, if it was on before.
+
+    Raises:
+        ValueError: the edge has no formula.
+    """
+    _check_edge(layer, i, o)
+    edges = [] if layer.symbolic is None else layer.symbolic.edges()
+    if not any((edge.input, edge.output) == (i, o) for edge in edges):
+        raise ValueError(f"i, o: edge {i} -> {o} has no formula, expected one that was fixed")
+    _set(layer, {(i, o): None})
+
+
+def auto(
+    model: torch.nn.Module,
+    x: Tensor,
+    *,
+    library: Iterable[str] | None = None,
+    r2_threshold: float = 0.9,
+    complexity_weight: float = 0.7,
+) -> Report:
+    """Fix every edge of a model that is switched on and has no formula yet.
+
+    An edge gets the best score among the candidates that explain enough; where none does it stays a spline.
+    All edges are fitted to the model as it was, on the data that reaches their layer; then all are fixed.
+
+    Args:
+        model: a KAN or a KANLinear.
+        x: (..., in), input of the model.
+        library: names of the candidates; None: all functions.
+        r2_threshold: candidates that explain less are out of the question.
+        complexity_weight: as for `suggest`.
+
+    Raises:
+        TypeError, ValueError: naming the argument; x that is empty, or has NaN or inf, too.
+    """
+    layers = layers_of(model)
+    candidates = functions.resolve(library)
+    _check_weight("complexity_weight", complexity_weight)
+    if not isinstance(r2_threshold, (int, float)) or not r2_threshold <= 1:
+        raise ValueError(f"r2_threshold: got {r2_threshold!r}, expected a number <= 1")
+    reports: list[EdgeReport] = []
+    for n, (layer, inputs) in enumerate(zip(layers, layer_inputs(layers, x), strict=True)):
+        edges = [edge for edge in active_pairs(layer) if edge not in fixed_edges(layer)]
+        for (i, o), ranked in zip(
+            edges, _fit_edges(layer, edges, inputs, candidates, complexity_weight), strict=True
+        ):
+            enough = [candidate for candidate in ranked if candidate.r2 >= r2_threshold]
+            best = enough[0] if enough else max(ranked, key=lambda candidate: candidate.r2)
+            reports.append(EdgeReport(n, i, o, best, bool(enough)))
+    for n, layer in enumerate(layers):
+        _set(
+            layer,
+            {(r.input, r.output): (r.best.name, r.best.affine) for r in reports if r.layer == n and r.fixed},
+        )
+    return Report(tuple(reports))
+
+
+def _set(
+    layer: KANLinear,
+    changes: dict[tuple[int, int], tuple[str, tuple[float, float, float, float]] | None],
+) -> None:
+    """Formulas for some edges, None to take one away; edge mask and symbolic edges change together."""
+    if not changes:
+        return
+    edges = {} if layer.symbolic is None else {edge[:2]: edge for edge in layer.symbolic.edges()}
+    shape = layer.in_features, layer.out_features
+    mask = (
+        torch.ones(shape, dtype=torch.float64) if layer.edge_mask is None else layer.edge_mask.double().cpu()
+    )
+    for (i, o), change in changes.items():
+        before = edges.pop((i, o), None)
+        was = mask[i, o].item() if before is None else before.mask
+        if change is not None:
+            edges[i, o] = Edge(i, o, *change, was)
+        mask[i, o] = was if change is None else 0.0
+    weight = layer.spline_weight
+    symbolic = (
+        SymbolicEdges(*shape, edges.values(), device=weight.device, dtype=weight.dtype) if edges else None
+    )
+    layer.set_edge_mask(None if bool(mask.all()) else mask)
+    layer.set_symbolic(symbolic)
+
+
+def _fit_edges(layer, edges, x: Tensor, candidates, complexity_weight: float) -> list[list[Candidate]]:
+    """For each edge (i, o), its candidates from the best score to the worst. x: (n, in), checked."""
+    if not edges:
+        return []
+    x = samples(x, FINE)
+    eps = torch.finfo(torch.promote_types(layer.spline_weight.dtype, torch.float32)).eps
+    fits = [
+        fit(x[:, index[:, 0]], Curves(layer, index), candidates, eps)
+        for index in torch.tensor(edges, device=x.device).split(_EDGES)
+    ]
+    r2, affine = (torch.cat(parts).cpu() for parts in list(zip(*fits, strict=True))[:2])
+    complexity = torch.tensor([float(f.complexity) for f in candidates], dtype=torch.float64)
+    unexplained = torch.log2((1 + R2_FLOOR - r2).clamp(min=R2_FLOOR))
+    score = complexity_weight * complexity + (1 - complexity_weight) * unexplained
+    ranked = []
+    for r, s, a in zip(r2.tolist(), score.tolist(), affine.tolist(), strict=True):
+        edge = [Candidate(f.name, r[n], f.complexity, s[n], tuple(a[n])) for n, f in enumerate(candidates)]
+        # twins such as sin and cos fit equally well: the one with the smaller shift is the plainer
+        ranked.append(sorted(edge, key=lambda c: (round(c.score, 6), abs(c.affine[1]))))
+    return ranked
+
+
+def _affine(params: Sequence[float]) -> tuple[float, float, float, float]:
+    expected = "four finite numbers (a, b, c, d)"
+    try:
+        a, b, c, d = (float(value) for value in params)
+    except (TypeError, ValueError):
+        raise TypeError(f"params: got {params!r}, expected {expected}") from None
+    if not torch.tensor([a, b, c, d]).isfinite().all():
+        raise ValueError(f"params: got {params!r}, expected {expected}")
+    return a, b, c, d
+
+
+def _check_edge(layer: object, i: object, o: object) -> None:
+    if not isinstance(layer, KANLinear):
+        raise TypeError(f"layer: got {type(layer).__name__}, expected a KANLinear")
+    checks.integer("i", i, 0, layer.in_features - 1)
+    checks.integer("o", o, 0, layer.out_features - 1)
+
+
+def _check_weight(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError(f"{name}: got {value!r}, expected a number from 0 to 1")

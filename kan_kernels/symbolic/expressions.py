@@ -1,0 +1,188 @@
+"""A model whose edges all have a formula, as sympy expressions, LaTeX, Python source and a NumPy function."""
+
+import ast
+import keyword
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+
+from .. import checks
+from ..activations import layers_of
+from ..nn import KANLinear
+from . import library
+from .curves import active_pairs, fixed_edges
+
+PRECISION = 17  # decimal digits that tell all float64 apart
+
+
+def formula(
+    model: torch.nn.Module,
+    names: Sequence[str] | None = None,
+    digits: int | None = None,
+    *,
+    simplify: bool = False,
+) -> list[Any]:
+    """One sympy expression for each output.
+
+    Constants are collected: shifts and scales of one layer are multiplied into those of the next. Powers are
+    not expanded.
+
+    Args:
+        model: a KAN or a KANLinear; each edge is off (`edge_mask`) or has a formula.
+        names: of the inputs; x_1, x_2, ... by default. They become sympy symbols and are never evaluated.
+        digits: decimals that numbers are rounded to, after all constants were collected; whole numbers become
+            integers, and what becomes 0 disappears. None: no rounding.
+        simplify: let sympy.simplify look for a shorter form, after rounding; this may take minutes.
+
+    Raises:
+        ImportError: sympy is missing.
+        TypeError, ValueError: naming the argument, or the first edge without a formula.
+    """
+    sympy = _sympy()
+    layers = layers_of(model)
+    names = _names(names, layers[0].in_features)
+    if digits is not None:
+        checks.integer("digits", digits, 0, PRECISION)
+    _check_fixed(layers)
+    values = [sympy.Symbol(name) for name in names]
+    for layer in layers:
+        values = _layer(layer, values, sympy)
+    if digits is not None:
+        values = [_round(value, digits, sympy) for value in values]
+    return [sympy.simplify(value) for value in values] if simplify else values
+
+
+def latex(model: torch.nn.Module, names: Sequence[str] | None = None, digits: int | None = 4) -> list[str]:
+    """One line of LaTeX for each output. Arguments and errors as for `formula`."""
+    sympy = _sympy()
+    return [sympy.latex(value) for value in formula(model, names, digits)]
+
+
+def to_python(
+    model: torch.nn.Module,
+    names: Sequence[str] | None = None,
+    digits: int | None = None,
+    *,
+    function: str = "kan",
+    module: str = "math",
+) -> str:
+    """Source of a Python function of the inputs that needs no torch; it returns a number, or a tuple of them.
+
+    Args:
+        model, digits: as for `formula`.
+        names: of the arguments, identifiers; x_1, x_2, ... by default.
+        function: its name.
+        module: "math" for numbers or "numpy" for arrays, the only import of the source.
+
+    Raises:
+        As `formula`; ValueError too for a name that is no identifier, or one that the source calls, and for a
+        registered function that the module does not have.
+    """
+    sympy = _sympy()
+    from sympy.printing.numpy import NumPyPrinter
+    from sympy.printing.pycode import PythonCodePrinter
+
+    printers = {"math": PythonCodePrinter, "numpy": NumPyPrinter}
+    if module not in printers:
+        raise ValueError(f"module: got {module!r}, expected 'math' or 'numpy'")
+    names = _names(names, layers_of(model)[0].in_features)
+    expected = "an identifier that the source does not use itself"
+    for name in (*names, function):
+        if not name.isidentifier() or keyword.iskeyword(name) or name == module:
+            raise ValueError(f"names, function: {name!r} cannot be a name in Python, expected {expected}")
+    values = formula(model, names, digits)
+    free = (symbol for symbol in sympy.numbered_symbols("t") if symbol.name not in (*names, function))
+    steps, results = sympy.cse(values, symbols=free, order="none")
+    printer = printers[module]({"fully_qualified_modules": True, "strict": True})
+    try:
+        body = [f"    {symbol} = {printer.doprint(step)}" for symbol, step in steps]
+        body.append(f"    return {', '.join(printer.doprint(result) for result in results)}")
+    except NotImplementedError as error:
+        raise ValueError(f"model: has a function that the module {module} does not have: {error}") from error
+    source = "\n".join([f"import {module}", "", "", f"def {function}({', '.join(names)}):", *body, ""])
+    calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    for name in {call.id for call in calls if isinstance(call, ast.Name)} & {*names, function}:
+        raise ValueError(f"names, function: the source calls the built-in {name!r}, expected {expected}")
+    return source
+
+
+def to_function(model: torch.nn.Module, digits: int | None = None) -> Callable[..., Any]:
+    """A function of NumPy arrays, one argument for each input, that returns a list with each output.
+
+    Made by sympy.lambdify from expressions in symbols of our own: no text of the user's is run.
+    Arguments and errors as for `formula`.
+    """
+    sympy = _sympy()
+    values = formula(model, None, digits)
+    symbols = [sympy.Symbol(f"x_{i + 1}") for i in range(layers_of(model)[0].in_features)]
+    return sympy.lambdify(symbols, values, cse=True)
+
+
+def _sympy() -> Any:
+    try:
+        import sympy
+    except ImportError as error:
+        raise ImportError('formulas need sympy: pip install "kan_kernels[symbolic]"') from error
+    return sympy
+
+
+def _names(names: Sequence[str] | None, count: int) -> list[str]:
+    if names is None:
+        return [f"x_{i + 1}" for i in range(count)]
+    expected = f"{count} different non-empty strings, a name for each input"
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise TypeError(f"names: got {names!r}, expected {expected}")
+    names = list(names)
+    if not all(isinstance(name, str) and name for name in names):
+        raise TypeError(f"names: got {names!r}, expected {expected}")
+    if len(names) != count or len(set(names)) != count:
+        raise ValueError(f"names: got {names!r}, expected {expected}")
+    return names
+
+
+def _check_fixed(layers: list[KANLinear]) -> None:
+    for n, layer in enumerate(layers):
+        fixed, mask = fixed_edges(layer), layer.edge_mask
+        for i, o in active_pairs(layer):
+            if mask is None or mask[i, o] != 0:
+                what = "a spline beside its formula" if (i, o) in fixed else "no formula"
+                raise ValueError(
+                    f"model: edge {i} -> {o} of layer {n} has {what}, expected a formula alone on every edge "
+                    "that is on; use symbolic.auto or symbolic.fix, or switch the spline off by set_edge_mask"
+                )
+
+
+def _layer(layer: KANLinear, inputs: list[Any], sympy: Any) -> list[Any]:
+    """The outputs of a layer for expressions as inputs."""
+    terms: list[list[Any]] = [[] for _ in range(layer.out_features)]
+    if layer.bias is not None:
+        for o, value in enumerate(layer.bias.detach().double().tolist()):
+            terms[o].append(_number(value, sympy))
+    for edge in [] if layer.symbolic is None else layer.symbolic.edges():
+        function = library.get(edge.name)
+        plain = function.canonical(torch.tensor(edge.affine, dtype=torch.float64)).tolist()
+        a, b, c, d = (_number(value, sympy) for value in plain)
+        factor, value = _apply(function, sympy.expand_mul(a * inputs[edge.input] + b, False), sympy)
+        terms[edge.output] += [sympy.expand_mul(c * factor * value, False), d]
+    return [sympy.Add(*row) for row in terms]
+
+
+def _apply(function: library.Function, z: Any, sympy: Any) -> tuple[Any, Any]:
+    """(factor, value) whose product is f(z): of exp, a constant added to z is a factor."""
+    if function.name == "exp":
+        shift, rest = z.as_coeff_Add()
+        if abs(shift) < 20:  # beyond that the factor is no readable number
+            return sympy.exp(shift), sympy.exp(rest)
+    return sympy.Integer(1), function.sympy(z)
+
+
+def _round(expression: Any, digits: int, sympy: Any) -> Any:
+    """Every floating number rounded to so many decimals."""
+    numbers = expression.atoms(sympy.Float)
+    return expression.xreplace({n: _number(round(float(n), digits), sympy, 15) for n in numbers})
+
+
+def _number(value: float, sympy: Any, precision: int = PRECISION) -> Any:
+    """A sympy number, an integer where the value is one."""
+    return sympy.Integer(int(value)) if value.is_integer() else sympy.Float(repr(value), precision)

@@ -1,0 +1,164 @@
+"""Training data in the forms that users have them, as batches by step."""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+GRID_SAMPLES = 4096  # rows of a loader that grid updates look at
+FORMS = "(x, y), {'train': (x, y), 'test': (x, y)}, pykan's dataset, or a DataLoader of (x, y) for a pair"
+
+
+class TensorBatches:
+    """All rows at once, or shuffled mini-batches, which depend on nothing but the seed and the step."""
+
+    def __init__(self, name: str, pair: object, model: nn.Module, batch_size: int | None, seed: int) -> None:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(f"data: {name} is {type(pair).__name__}, expected {FORMS}")
+        self.x, self.y = pair
+        self.batch_size, self.seed, self._epoch = batch_size, seed, -1
+        where = next(model.parameters())
+        for part, value in (("x", self.x), ("y", self.y)):
+            what = f"data: {name} {part}"
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{what} is {type(value).__name__}, expected a torch.Tensor")
+            if value.dim() == 0 or len(value) == 0:
+                raise ValueError(f"{what} has shape {tuple(value.shape)}, expected at least one sample")
+            if value.device != where.device:
+                raise ValueError(f"{what} is on {value.device}, expected {where.device} like the model")
+            if value.is_floating_point() and not value.isfinite().all():
+                row = int((~value.isfinite()).nonzero()[0, 0])
+                raise ValueError(f"{what} has a value that is not finite in sample {row}")
+        if len(self.x) != len(self.y):
+            raise ValueError(f"data: {name} has {len(self.x)} samples of x and {len(self.y)} of y")
+
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """The batch of a step."""
+        if self.batch_size is None or self.batch_size >= len(self.x):
+            return self.x, self.y
+        batches = -(-len(self.x) // self.batch_size)
+        epoch, place = divmod(step, batches)
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
+            self._order = torch.randperm(len(self.x), generator=generator).to(self.x.device)
+            self._epoch = epoch
+        rows = self._order[place * self.batch_size : (place + 1) * self.batch_size]
+        return self.x[rows], self.y[rows]
+
+    def first(self) -> tuple[Tensor, Tensor]:
+        """A batch to look at before the training."""
+        return self.at(0)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield self.x, self.y
+
+    def sample(self) -> Tensor:
+        """The x that grid updates look at."""
+        return self.x
+
+
+class LoaderBatches:
+    """The batches of a loader, over and over; it shuffles as it likes."""
+
+    def __init__(self, name: str, loader: Iterable, model: nn.Module) -> None:
+        self.name, self.loader = name, loader
+        self._iterator: Iterator[tuple[Tensor, Tensor]] = iter(())
+        self.device = next(model.parameters()).device
+
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        batch = next(self._iterator, None)
+        if batch is None:
+            self._iterator = iter(self)
+            batch = next(self._iterator, None)
+            if batch is None:
+                raise ValueError(f"data: the {self.name} loader is empty")
+        return batch
+
+    def first(self) -> tuple[Tensor, Tensor]:
+        """A batch to look at before the training, which still starts with it."""
+        batch = self.at(0)
+        self._iterator = itertools.chain([batch], self._iterator)
+        return batch
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self.loader:
+            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+                raise TypeError(
+                    f"data: the {self.name} loader gave a {type(batch).__name__}, expected (x, y)"
+                )
+            x, y = batch
+            yield x.to(self.device), y.to(self.device)
+
+    def sample(self) -> Tensor:
+        parts, rows = [], 0
+        for x, _ in self:
+            parts.append(x.flatten(0, -2))
+            rows += len(parts[-1])
+            if rows >= GRID_SAMPLES:
+                break
+        return torch.cat(parts)
+
+
+Batches = TensorBatches | LoaderBatches
+
+
+def split(
+    data: object, model: nn.Module, batch_size: int | None, seed: int
+) -> tuple[Batches, Batches | None]:
+    """The training batches, and the test data, if there are any.
+
+    Raises:
+        TypeError, ValueError: `data` has none of the FORMS, or holds empty, mismatched or non-finite tensors.
+    """
+    train, test = data, None
+    if isinstance(data, Mapping):
+        if "train_input" in data:
+            parts = [part for part in ("train", "test") if f"{part}_input" in data]
+            for part in parts:
+                if f"{part}_label" not in data:
+                    raise ValueError(f"data: got a dict without '{part}_label', expected {FORMS}")
+            data = {part: (data[f"{part}_input"], data[f"{part}_label"]) for part in parts}
+        unknown = set(data) - {"train", "test"}
+        if "train" not in data or unknown:
+            raise ValueError(f"data: got a dict with the keys {sorted(map(str, data))}, expected {FORMS}")
+        train, test = data["train"], data.get("test")
+    batches = _batches("train", train, model, batch_size, seed)
+    return batches, None if test is None else _batches("test", test, model, None, seed)
+
+
+def _batches(name: str, part: Any, model: nn.Module, batch_size: int | None, seed: int) -> Batches:
+    if isinstance(part, (tuple, list)) or not isinstance(part, Iterable) or isinstance(part, Tensor):
+        return TensorBatches(name, part, model, batch_size, seed)
+    if batch_size is not None:
+        raise ValueError(f"batch_size: got {batch_size}, but the {name} loader has its own; expected None")
+    return LoaderBatches(name, part, model)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode; afterwards each module is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@torch.no_grad()
+def measure(
+    model: nn.Module, batches: Batches, functions: Mapping[str, Callable[[Tensor, Tensor], Any]]
+) -> dict[str, float]:
+    """Means of functions of (prediction, y) over the batches, weighted by rows; the model in eval mode."""
+    totals, rows = dict.fromkeys(functions, 0.0), 0
+    with evaluating(model):
+        for x, y in batches:
+            prediction = model(x)
+            rows += len(x)
+            for name, function in functions.items():
+                totals[name] += float(function(prediction, y)) * len(x)
+    return {name: total / rows for name, total in totals.items()}

@@ -1,0 +1,176 @@
+"""`fit`: the training loop of the paper's workflow."""
+
+import importlib.util
+import inspect
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from .. import checks, grids
+from ..activations import layers_of
+from ..regularization import regularization as penalty
+from .data import split
+from .history import History
+from .objective import Minimizer, Objective, builder
+from .run import Run
+
+
+def fit(
+    model: nn.Module,
+    data: object,
+    *,
+    steps: int = 100,
+    optimizer: str | Callable[[list[nn.Parameter]], Optimizer] = "lbfgs",
+    lr: float | Callable[[int], float] | None = None,
+    batch_size: int | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    lamb: float = 0.0,
+    regularization: Mapping[str, Any] | None = None,
+    update_grid_at: Iterable[int] = (),
+    update_grid: Mapping[str, Any] | None = None,
+    refine_at: Mapping[int, int] | None = None,
+    metrics: Mapping[str, Callable[[Tensor, Tensor], Any]] | None = None,
+    evaluate_every: int | None = None,
+    patience: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 100,
+    resume: bool = False,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> History:
+    """Train a model in place.
+
+    A step of LBFGS is torch's and pykan's: up to 20 iterations and 25 evaluations, with a strong-Wolfe line
+    search and without tolerances that would end it early. What it minimises is scaled up as it shrinks, so
+    that it does not stall far above machine precision, as torch's does alone.
+
+    Args:
+        model: any module; grids and regularisation need a KAN or KANLinear.
+        data: (x, y), {"train": (x, y), "test": (x, y)}, pykan's dataset, or a DataLoader of (x, y) in place
+            of a pair. Tensors must be finite and where the model is.
+        steps: of the optimizer, in total (a resumed training included).
+        optimizer: "lbfgs", "adam", "adamw", or what makes an optimizer of a list of parameters. It is built
+            anew whenever the grids change, as they change the parameters.
+        lr: a number, or a function of the step; 1 for LBFGS and 0.01 for Adam(W) by default.
+        batch_size: rows of a step, shuffled by the seed; None takes all.
+        loss: of (prediction, y), a scalar; the mean squared error by default.
+        lamb: weight of `kan_kernels.regularization.regularization`, whose options are `regularization`.
+        update_grid_at: steps before which `kan_kernels.grids.update_grid` fits the knots to the data, with
+            the options `update_grid`; from a loader it sees the first 4096 rows.
+        refine_at: {step: grid_size}, where `kan_kernels.grids.refine` makes the grids finer before the step.
+        metrics: {name: function of (prediction, y)}, on the test data, or else on the training data.
+        evaluate_every: steps between evaluations; 1 for LBFGS and 10 for others by default. Losses are looked
+            at, and the state to fall back to is kept, as often.
+        patience: stop after so many evaluations without a better test loss (training loss without test data),
+            and in any case end with the best state seen.
+        checkpoint: a file that `resume` continues from, written every `checkpoint_every` steps and at the
+            end. It holds tensors and plain data only: `torch.load(path, weights_only=True)`.
+        resume: continue from `checkpoint`, where it exists; mini-batches and results are those of a training
+            without the break, save that a DataLoader starts a new epoch.
+        seed: of the shuffling.
+        progress: a progress bar (needs tqdm); None shows one on a terminal, if tqdm is there.
+
+    Returns:
+        The history. When the loss or a weight is no longer finite (with a warning), or at KeyboardInterrupt,
+        training ends and the model is put back to the last good state; `History.stopped` says so.
+
+    Raises:
+        TypeError, ValueError: naming the argument, before anything changes.
+        ModuleNotFoundError: progress=True without tqdm.
+    """
+    for name, value, least in (
+        ("steps", steps, 1),
+        ("batch_size", batch_size, 1),
+        ("evaluate_every", evaluate_every, 1),
+        ("patience", patience, 1),
+        ("checkpoint_every", checkpoint_every, 1),
+        ("seed", seed, 0),
+    ):
+        if value is not None or name in ("steps", "checkpoint_every", "seed"):
+            checks.integer(name, value, least)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError("model: no parameter requires a gradient, so there is nothing to train")
+    if not (math.isfinite(lamb) and lamb >= 0):
+        raise ValueError(f"lamb: got {lamb}, expected a finite number >= 0")
+    if checkpoint is None and resume:
+        raise ValueError("resume: got True, but there is no checkpoint to resume from")
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is not None and not path.parent.is_dir():
+        raise ValueError(f"checkpoint: there is no folder {str(path.parent)!r}")
+    update_options, penalty_options = dict(update_grid or {}), dict(regularization or {})
+    _check_options("update_grid", update_options, grids.update_grid)
+    for name, value in update_options.items():
+        checks.nonnegative(f"update_grid: {name}", value, 1.0 if name == "grid_eps" else math.inf)
+    _check_options("regularization", penalty_options, penalty)
+    train, test = split(data, model, batch_size, seed)
+    minimizer = Minimizer(model, builder(optimizer), lr)
+    run = Run(
+        minimizer=minimizer,
+        objective=Objective(model, loss, lamb, penalty_options),
+        train=train,
+        test=test,
+        grid_changes=_grid_changes(model, update_grid_at, refine_at or {}),
+        update_options=update_options,
+        metrics=dict(metrics or {}),
+        evaluate_every=evaluate_every or (1 if minimizer.lbfgs else 10),
+        patience=patience,
+        path=path,
+        checkpoint_every=checkpoint_every,
+        recipe={
+            "optimizer": optimizer if isinstance(optimizer, str) else type(minimizer.optimizer).__name__,
+            "batch_size": batch_size,
+            "seed": seed,
+            "lamb > 0": lamb > 0,
+            "test data": test is not None,
+            "metrics": sorted(metrics or ()),
+        },
+        bar=_bar(progress, steps),
+    )
+    run.prepare(resume and path is not None and path.exists())
+    return run.to(steps)
+
+
+def _grid_changes(
+    model: nn.Module, update_at: Iterable[int], refine_at: Mapping[int, int]
+) -> dict[int, list[dict[str, Any]]]:
+    """The events before each step; refinements first."""
+    changes: dict[int, list[dict[str, Any]]] = {}
+    for step, size in refine_at.items():
+        checks.integer("refine_at: step", step, 0)
+        checks.integer(f"refine_at[{step}]", size, 1)
+        changes[step] = [{"step": step, "kind": "refine", "grid_size": size}]
+    for step in update_at:
+        checks.integer("update_grid_at: step", step, 0)
+        changes.setdefault(step, []).append({"step": step, "kind": "grid_update"})
+    if changes:
+        layers_of(model)
+    return dict(sorted(changes.items()))
+
+
+def _check_options(name: str, options: dict[str, Any], function: Callable[..., Any]) -> None:
+    known = [n for n, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{name}: got the option {option!r}, expected some of {', '.join(known)}")
+
+
+def _bar(progress: bool | None, steps: int):
+    """A tqdm bar, or None."""
+    there = importlib.util.find_spec("tqdm") is not None
+    if progress is None:
+        progress = there and sys.stderr.isatty()
+    if not progress:
+        return None
+    if not there:
+        raise ModuleNotFoundError("progress=True needs tqdm: pip install kan_kernels[train]")
+    from tqdm.auto import tqdm
+
+    return tqdm(total=steps, unit="step", leave=True)

@@ -1,0 +1,143 @@
+"""What is minimised, and the optimizer that does it."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import LBFGS, Adam, AdamW, Optimizer
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Rate = float | Callable[[int], float]
+
+
+class Objective:
+    """loss(model(x), y) + lamb regularization(model, x)."""
+
+    def __init__(self, model: nn.Module, loss: Loss | None, lamb: float, options: Mapping[str, Any]) -> None:
+        self.model, self.loss, self.lamb, self.options = model, loss or mean_squared_error, lamb, options
+
+    def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The loss and the regularisation, or None without it."""
+        value = self.loss(self.model(x), y)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"loss: got {what}, expected a function that returns a tensor of one number")
+        if not self.lamb:
+            return value, None
+        from ..regularization import regularization
+
+        return value, regularization(self.model, x, **self.options)
+
+    def total(self, value: Tensor, penalty: Tensor | None) -> Tensor:
+        return value if penalty is None else value + self.lamb * penalty
+
+
+def mean_squared_error(prediction: Tensor, y: Tensor) -> Tensor:
+    """The default loss; broadcasting is no part of it."""
+    if prediction.shape != y.shape:
+        raise ValueError(
+            f"data: y has shape {tuple(y.shape)}, expected {tuple(prediction.shape)} like the prediction"
+        )
+    return nn.functional.mse_loss(prediction, y)
+
+
+def builder(optimizer: object) -> Callable[[list[nn.Parameter]], Optimizer]:
+    """What makes the optimizer of a list of parameters."""
+    if callable(optimizer):
+        return optimizer
+    if optimizer == "lbfgs":
+        return lambda parameters: LBFGS(
+            parameters,
+            history_size=10,
+            line_search_fn="strong_wolfe",
+            tolerance_grad=0.0,
+            tolerance_change=0.0,
+        )
+    if optimizer in ("adam", "adamw"):
+        kind = Adam if optimizer == "adam" else AdamW
+
+        def build(parameters: list[nn.Parameter]) -> Optimizer:
+            fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
+            return kind(parameters, lr=1e-2, fused=fused)
+
+        return build
+    raise ValueError(f"optimizer: got {optimizer!r}, expected 'lbfgs', 'adam', 'adamw' or a function")
+
+
+class Minimizer:
+    """An optimizer that is built anew when the parameters are replaced.
+
+    torch's LBFGS ignores curvature y.s below 1e-10, so an objective below 1 is scaled up to 1 before it sees
+    it, again after every step.
+    """
+
+    def __init__(self, model: nn.Module, build, lr: Rate | None) -> None:
+        if lr is not None and not callable(lr) and not (math.isfinite(lr) and lr > 0):
+            raise ValueError(f"lr: got {lr}, expected a positive number or a function of the step")
+        self.model, self.build, self.lr = model, build, lr
+        self.rebuild()
+        self.lbfgs = isinstance(self.optimizer, LBFGS)
+
+    def rebuild(self) -> None:
+        self.optimizer = self.build([p for p in self.model.parameters() if p.requires_grad])
+        self.scale: float | None = None if isinstance(self.optimizer, LBFGS) else 1.0
+
+    def step(self, step: int, evaluate: Callable[[], Tensor]) -> None:
+        """One step on the objective that `evaluate` computes."""
+        if self.lr is not None:
+            rate = self.lr(step) if callable(self.lr) else self.lr
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+        latest, calls = torch.tensor(1.0), 0
+
+        def closure() -> Tensor:
+            nonlocal latest, calls
+            calls += 1
+            self.optimizer.zero_grad()
+            objective = evaluate()
+            if self.scale is None:
+                self.scale = _to_one(objective)
+            latest = objective if self.scale == 1.0 else objective * self.scale
+            latest.backward()
+            return latest.detach().nan_to_num(torch.inf, torch.inf)  # a line search backs off from inf only
+
+        self.optimizer.step(closure)
+        if self.lbfgs:
+            if calls <= 2:  # its direction leads nowhere, so its memory is of no use
+                self.rebuild()
+            else:
+                self._rescale(_to_one(latest))
+
+    def _rescale(self, factor: float) -> None:
+        """Go on as if the objective had always been `factor` times larger.
+
+        Of what LBFGS remembers, y and the gradient grow with the objective, 1/(y.s) and the diagonal of the
+        inverse Hessian shrink, and steps and directions stay.
+        """
+        assert self.scale is not None
+        self.scale *= factor
+        memory = next(iter(self.optimizer.state.values()))
+        for name in ("old_dirs", "prev_flat_grad", "prev_loss"):
+            memory[name] = _times(memory[name], factor)
+        for name in ("ro", "H_diag"):
+            memory[name] = _times(memory[name], 1.0 / factor)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict(), "scale": self.scale}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rebuild()
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scale = state["scale"]
+
+
+def _to_one(objective: Tensor) -> float:
+    """The factor that lifts it to 1, if it is smaller."""
+    value = abs(float(objective.detach()))
+    return 1.0 / value if 0 < value < 1 else 1.0
+
+
+def _times(value: Any, factor: float) -> Any:
+    return [v * factor for v in value] if isinstance(value, list) else value * factor

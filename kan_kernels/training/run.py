@@ -1,0 +1,288 @@
+"""One training: the loop, the states to fall back to, checkpoints."""
+
+import copy
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..activations import layers_of
+from .data import Batches, evaluating, measure
+from .history import History
+from .objective import Minimizer, Objective
+
+FORMAT = 1
+
+
+@dataclass
+class Run:
+    """What `fit` was asked for, and how far it has come.
+
+    A snapshot is what a checkpoint holds, less the history: step, model, minimizer, `changed`. It is
+    `pending` until the loss there is known, and `good` if that is finite.
+    """
+
+    minimizer: Minimizer
+    objective: Objective
+    train: Batches
+    test: Batches | None
+    grid_changes: dict[int, list[dict[str, Any]]]
+    update_options: dict[str, Any]
+    metrics: dict[str, Callable[[Tensor, Tensor], Any]]
+    evaluate_every: int
+    patience: int | None
+    path: Path | None
+    checkpoint_every: int
+    recipe: dict[str, Any]
+    bar: Any = None
+    history: History = field(default_factory=History)
+    losses: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)  # not looked at yet
+    start: int = 0
+    changed: int = -1  # the last step whose grid changes were made
+    judged: int = -1  # the step of the last snapshot that was compared with the best
+    saved: int = 0
+    stale: int = 0
+    best_value: float = math.inf
+    ended: int = 0  # the step that was the reason to stop
+    pending: dict[str, Any] | None = None
+    good: dict[str, Any] = field(default_factory=dict)
+    best: dict[str, Any] | None = None
+
+    def prepare(self, resume: bool) -> None:
+        """Find out what cannot be computed, before anything changes; then take over the checkpoint."""
+        with torch.no_grad(), evaluating(self.objective.model):
+            self.objective(*self.train.first())
+        if resume:
+            self.resume()
+        else:
+            self.check_refinements(self.objective.model, -1)
+
+    def check_refinements(self, model: nn.Module, changed: int) -> None:
+        """No refinement after step `changed` makes a grid coarser."""
+        events = [e for step, es in self.grid_changes.items() if step > changed for e in es]
+        sizes = [(e["step"], e["grid_size"]) for e in events if e["kind"] == "refine"]
+        least = max(layer.grid_size for layer in layers_of(model)) if sizes else 0
+        for step, size in sizes:
+            if size < least:
+                raise ValueError(
+                    f"refine_at[{step}]: got {size}, but the grids have {least} cells by then, "
+                    f"expected {least} or more"
+                )
+            least = size
+
+    def to(self, steps: int) -> History:
+        """Train until so many steps were taken."""
+        began, before = time.perf_counter(), self.history.seconds
+        self.good, self.saved = self.snapshot(self.start), self.start
+        if self.bar is not None:
+            self.bar.update(self.start)
+        try:
+            stopped = self.loop(steps)
+        except KeyboardInterrupt:
+            self.settle()
+            stopped = "interrupted"
+        except Exception:
+            self.objective.model.load_state_dict(self.good["model"])
+            raise
+        finally:
+            if self.bar is not None:
+                self.bar.close()
+        self.history.stopped = stopped
+        self.history.seconds = before + time.perf_counter() - began
+        if self.path is not None:
+            self.save()
+        if stopped != "steps" or self.patience is not None:
+            self.fall_back(stopped)
+        if stopped == "diverged":
+            event = self.history.events[-1]
+            warnings.warn(
+                f"training diverged: the loss or a weight at step {event['step']} is not finite. "
+                f"The model was put back to step {event['restored']}.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return self.history
+
+    def loop(self, steps: int) -> str:
+        """Why it ended."""
+        for step in range(self.start, steps + 1):
+            last = step >= steps
+            if last or step % self.evaluate_every == 0 or step in self.grid_changes:
+                stop = self.settle()
+                if stop is None and not all(p.isfinite().all() for p in self.objective.model.parameters()):
+                    self.ended, stop = step, "diverged"
+                if stop is not None:
+                    return stop
+                if not last:
+                    self.change_grids(step)
+                self.pending = self.snapshot(step)
+                self.evaluate(step)
+            x, y = self.train.at(step)
+            if last:
+                with torch.no_grad():
+                    self.losses.append(self.objective(x, y))
+                return self.settle() or "steps"
+            self.minimize(step, x, y)
+            if self.bar is not None:
+                self.bar.update()
+        return "steps"
+
+    def minimize(self, step: int, x: Tensor, y: Tensor) -> None:
+        """One step of the optimizer; the losses before it are noted."""
+        first = True
+
+        def evaluate() -> Tensor:
+            nonlocal first
+            value, penalty = self.objective(x, y)
+            if first:
+                self.losses.append((value.detach(), None if penalty is None else penalty.detach()))
+                first = False
+            return self.objective.total(value, penalty)
+
+        self.minimizer.step(step, evaluate)
+
+    def change_grids(self, step: int) -> None:
+        if step == self.changed:
+            return
+        for event in self.grid_changes.get(step, ()):
+            from .. import grids
+
+            if event["kind"] == "refine":
+                grids.refine(self.objective.model, event["grid_size"], self.train.sample())
+            else:
+                grids.update_grid(self.objective.model, self.train.sample(), **self.update_options)
+            self.history.events.append(event)
+            self.minimizer.rebuild()
+        self.changed = step
+
+    def evaluate(self, step: int) -> None:
+        """Note the test loss and the metrics of the model as it is."""
+        functions = dict(self.metrics)
+        if self.test is not None:
+            functions[""] = self.objective.loss
+        values = measure(self.objective.model, self.test or self.train, functions) if functions else {}
+        self.history.evaluated.append(step)
+        if "" in values:
+            self.history.test_loss.append(values.pop(""))
+        for name, value in values.items():
+            self.history.metrics.setdefault(name, []).append(value)
+        if self.bar is not None and self.history.train_loss:
+            self.bar.set_postfix_str(f"loss {self.history.train_loss[-1]:.2e}")
+
+    def settle(self) -> str | None:
+        """Look at the losses since the pending snapshot, judge it by them; why to stop, or None."""
+        history, snapshot = self.history, self.pending
+        seen = len(history.train_loss)
+        history.train_loss += [float(value) for value, _ in self.losses]
+        history.regularization += [float(penalty) for _, penalty in self.losses if penalty is not None]
+        self.losses.clear()
+        totals = history.train_loss
+        if history.regularization:
+            totals = [a + b for a, b in zip(totals[seen:], history.regularization[seen:], strict=True)]
+            totals = history.train_loss[:seen] + totals
+        bad = next((t for t in range(seen, len(totals)) if not math.isfinite(totals[t])), None)
+        if snapshot is not None and self.judged < snapshot["step"] < (len(totals) if bad is None else bad):
+            self.judge(snapshot)
+        self.ended = len(totals) - 1 if bad is None else bad
+        if bad is not None:
+            return "diverged"
+        return "early_stop" if self.patience is not None and self.stale >= self.patience else None
+
+    def judge(self, snapshot: dict[str, Any]) -> None:
+        """A good state: is it the best so far, is it time to save it?"""
+        step = self.judged = snapshot["step"]
+        self.good = snapshot
+        value = self.history.test_loss[-1] if self.test is not None else self.history.train_loss[step]
+        if value < self.best_value:
+            self.best_value, self.stale = value, 0
+            self.best = snapshot if self.patience is not None else None
+        else:
+            self.stale += 1
+        if self.path is not None and step - self.saved >= self.checkpoint_every:
+            self.save()
+
+    def snapshot(self, step: int) -> dict[str, Any]:
+        parts = {"model": self.objective.model.state_dict(), "minimizer": self.minimizer.state_dict()}
+        return {"step": step, **_clone(parts), "changed": self.changed}
+
+    def fall_back(self, stopped: str) -> None:
+        """Put the model back to the best state, or to the last good one."""
+        target = self.best if self.best is not None else self.good
+        self.objective.model.load_state_dict(target["model"])
+        if stopped != "steps":
+            self.history.events.append({"step": self.ended, "kind": stopped, "restored": target["step"]})
+        self.history.cut(target["step"])
+
+    def save(self) -> None:
+        """Write the last good state; the file is whole at every moment."""
+        assert self.path is not None
+        history = copy.deepcopy(self.history)
+        history.cut(self.good["step"])
+        content = {
+            "format": FORMAT,
+            "recipe": self.recipe,
+            "snapshot": self.good,
+            "history": history.to_dict(),
+            "best": self.best,
+            "best_value": self.best_value,
+            "stale": self.stale,
+        }
+        partial = self.path.with_name(self.path.name + ".partial")
+        torch.save(content, partial)
+        os.replace(partial, self.path)
+        self.saved = self.good["step"]
+
+    def resume(self) -> None:
+        """Continue from the checkpoint.
+
+        Raises:
+            ValueError: the file is none of `fit`'s, or of another optimizer or recipe.
+            RuntimeError: its model does not fit; nothing has changed then.
+        """
+        assert self.path is not None
+        model = self.objective.model
+        where = next(model.parameters()).device
+        foreign = f"checkpoint: {str(self.path)!r} is not a file that fit wrote"
+        try:
+            content = torch.load(self.path, map_location=where, weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # torch has no error of its own for files of another kind
+            raise ValueError(foreign) from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT or "snapshot" not in content:
+            raise ValueError(foreign)
+        for name, value in self.recipe.items():
+            had = content["recipe"].get(name)
+            if had != value:
+                raise ValueError(f"{name}: got {value!r}, but the checkpoint's training had {had!r}")
+        snapshot = content["snapshot"]
+        trial = copy.deepcopy(model)
+        trial.load_state_dict(snapshot["model"])
+        self.check_refinements(trial, snapshot["changed"])
+        try:
+            Minimizer(trial, self.minimizer.build, self.minimizer.lr).load_state_dict(snapshot["minimizer"])
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"checkpoint: its optimizer does not fit: {error}") from error
+        model.load_state_dict(snapshot["model"])
+        self.minimizer.load_state_dict(snapshot["minimizer"])
+        self.start, self.changed, self.judged = snapshot["step"], snapshot["changed"], snapshot["step"]
+        self.best, self.best_value, self.stale = content["best"], content["best_value"], content["stale"]
+        self.history = History(**content["history"])
+        self.history.cut(self.start - 1)
+        self.history.events.append({"step": self.start, "kind": "resumed"})
+
+
+def _clone(state: Any) -> Any:
+    """A deep copy of tensors in lists and dicts, ten times as fast as copy.deepcopy."""
+    if isinstance(state, Tensor):
+        return state.detach().clone()
+    if isinstance(state, dict):
+        return {name: _clone(value) for name, value in state.items()}
+    return [_clone(value) for value in state] if isinstance(state, list) else state

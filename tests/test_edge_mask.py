@@ -1,0 +1,197 @@
+"""KANLinear.edge_mask: edges switched off take no part, everywhere a layer goes."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from harness import DEVICE
+from torch import Tensor
+
+from kan_kernels import KAN, KANLinear, to_numpy_model
+
+MASK = torch.tensor([[1, 0, 1], [0, 0, 1], [1, 1, 0], [0, 0, 0]])
+
+
+def masked(**options: Any) -> KANLinear:
+    layer = KANLinear(4, 3, **{"bias": True, "device": DEVICE, "dtype": torch.float64, **options})
+    layer.set_edge_mask(MASK)
+    return layer
+
+
+def without_edges(layer: KANLinear) -> KANLinear:
+    """The same layer unmasked, with zeros in the weights of the edges that are off."""
+    plain = copy.deepcopy(layer)
+    plain.set_edge_mask(None)
+    mask = MASK.to(layer.spline_weight)
+    with torch.no_grad():
+        plain.spline_weight.mul_(mask[:, None, :])
+        if plain.base_weight is not None:
+            plain.base_weight.mul_(mask)
+    return plain
+
+
+def rows(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, device=DEVICE)
+
+
+@pytest.mark.parametrize("base", ("silu", "identity", None))
+def test_off_edges_count_for_nothing(backend: str, base: str | None) -> None:
+    """The outputs, gradients and second derivatives of the layer whose weights are zero there; the weights of
+    an edge that is off get no gradient."""
+    layer = masked(backend=backend, base=base)
+    plain, x = without_edges(layer), rows(9, 4).requires_grad_()
+    assert torch.equal(layer(x), plain(x))
+    assert not torch.equal(layer(x)[:, 1], KANLinear.forward(with_all_edges(layer), x)[:, 1])
+    for make in (lambda m: m(x).square().sum(), lambda m: slope(m, x).square().sum()):
+        got = torch.autograd.grad(make(layer), [x, *layer.parameters()], allow_unused=True)
+        want = torch.autograd.grad(make(plain), [x, *plain.parameters()], allow_unused=True)
+        on = MASK.to(x)
+        expected = [
+            want[0],
+            *(
+                g if g is None or g.dim() == 1 else g * (on if g.dim() == 2 else on[:, None])
+                for g in want[1:]
+            ),
+        ]
+        for a, b in zip(got, expected, strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def with_all_edges(layer: KANLinear) -> KANLinear:
+    other = copy.deepcopy(layer)
+    other.set_edge_mask(None)
+    return other
+
+
+def slope(layer: torch.nn.Module, x: Tensor) -> Tensor:
+    return torch.autograd.grad(layer(x).sum(), x, create_graph=True)[0]
+
+
+def test_default_is_none() -> None:
+    """Without a mask a layer has no buffer, no key and nothing in its repr."""
+    layer = KANLinear(4, 3)
+    assert layer.edge_mask is None and layer.symbolic is None
+    assert not any("mask" in key or "symbolic" in key for key in layer.state_dict())
+    assert "mask" not in repr(layer) and "symbolic" not in repr(layer)
+    layer.set_edge_mask(MASK.bool())
+    assert layer.edge_mask is not None and layer.edge_mask.dtype == torch.float32
+    layer.set_edge_mask(None)
+    assert layer.edge_mask is None and "edge_mask" not in layer.state_dict()
+
+
+def test_mask_is_a_copy() -> None:
+    """What the caller does to the tensor later does not reach the layer."""
+    mask = torch.ones(4, 3)
+    layer = KANLinear(4, 3)
+    layer.set_edge_mask(mask)
+    mask.zero_()
+    assert bool(layer.edge_mask.all())
+
+
+@pytest.mark.parametrize(
+    "mask,error,text",
+    [
+        ([[1, 0]], TypeError, "mask: got list"),
+        (torch.ones(3, 4), ValueError, r"mask: got shape \(3, 4\), expected a tensor \(4, 3\)"),
+        (torch.full((4, 3), 0.5), ValueError, "other values than 0 and 1"),
+        (torch.full((4, 3), torch.nan), ValueError, "other values than 0 and 1"),
+    ],
+)
+def test_bad_masks(mask: Any, error: type, text: str) -> None:
+    """Named, and the layer keeps the mask it had."""
+    layer = masked()
+    with pytest.raises(error, match=text):
+        layer.set_edge_mask(mask)
+    assert torch.equal(layer.edge_mask, MASK.to(layer.edge_mask))
+
+
+def test_copies(backend: str) -> None:
+    """state_dict into a fresh layer, deepcopy, pickle keep the mask; a checkpoint without one removes it."""
+    net = KAN([4, 3, 2], bias=True, backend=backend, device=DEVICE)
+    plain_state = copy.deepcopy(net.state_dict())
+    net.layers[0].set_edge_mask(MASK)
+    x = torch.randn(6, 4, device=DEVICE)
+    buffer = io.BytesIO()
+    torch.save(net.state_dict(), buffer)
+    buffer.seek(0)
+    fresh = KAN([4, 3, 2], bias=True, backend=backend, device=DEVICE)
+    fresh.load_state_dict(torch.load(buffer, weights_only=True))
+    empty = KAN([4, 3, 2], bias=True, backend=backend, device="meta")
+    empty.load_state_dict(net.state_dict(), assign=True)
+    for other in (fresh, empty, copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert torch.equal(other.layers[0].edge_mask, net.layers[0].edge_mask)
+        assert other.layers[1].edge_mask is None
+        assert torch.equal(other(x), net(x))
+        other.layers[0].set_edge_mask(None)
+        assert not torch.equal(other(x), net(x))
+    net.load_state_dict(plain_state)
+    assert net.layers[0].edge_mask is None and torch.equal(net(x), fresh(x))
+
+
+def test_part_of_a_checkpoint_keeps_the_mask() -> None:
+    """strict=False with a single entry changes that entry only."""
+    layer = masked()
+    layer.load_state_dict({"bias": torch.ones(3, dtype=torch.float64)}, strict=False)
+    assert layer.edge_mask is not None and bool((layer.bias == 1).all())
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16), ids=str)
+def test_casts(backend: str, dtype: torch.dtype) -> None:
+    """The mask follows the weights' dtype, exactly."""
+    layer = masked(backend=backend).to(dtype)
+    assert layer.edge_mask.dtype == dtype and torch.equal(layer.edge_mask.cpu(), MASK.to(dtype))
+    x = rows(5, 4).float()
+    assert torch.equal(layer(x), without_edges(layer)(x))
+
+
+def test_training_keeps_edges_off(backend: str) -> None:
+    """Adam moves the weights of the edges that are on, and never those that are off."""
+    layer = masked(backend=backend)
+    before = layer.spline_weight.detach().clone()
+    optimizer = torch.optim.Adam(layer.parameters(), 0.1)
+    x = rows(20, 4)
+    for _ in range(3):
+        optimizer.zero_grad()
+        layer(x).square().sum().backward()
+        optimizer.step()
+    moved = (layer.spline_weight.detach() != before).any(1)
+    assert torch.equal(moved.cpu(), MASK.bool())
+
+
+def test_transforms(backend: str) -> None:
+    """torch.func: functional_call, jacrev and vmap over a masked layer."""
+    layer = masked(backend=backend)
+    plain, x = without_edges(layer), rows(5, 4)
+    state = {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
+    assert torch.equal(torch.func.functional_call(layer, state, (x,)), plain(x))
+    jacobian = torch.func.vmap(torch.func.jacrev(layer))(x)
+    torch.testing.assert_close(jacobian, torch.func.vmap(torch.func.jacrev(plain))(x))
+    assert bool((jacobian[:, 0, 3] == 0).all()) and bool((jacobian[:, 2, 1] != 0).any())
+
+
+def test_compile() -> None:
+    """torch.compile without graph breaks; the mask may change afterwards."""
+    layer = masked()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    x = rows(5, 4)
+    torch.testing.assert_close(compiled(x), without_edges(layer)(x))
+    layer.set_edge_mask(1 - MASK)
+    torch.testing.assert_close(compiled(x), layer(x))
+
+
+def test_numpy_model() -> None:
+    """The NumPy twin computes what the masked model does."""
+    net = KAN([4, 3, 2], dtype=torch.float64)
+    net.layers[0].set_edge_mask(MASK)
+    x = torch.randn(6, 4, dtype=torch.float64)
+    np.testing.assert_allclose(
+        to_numpy_model(net)(x.numpy()), net(x).detach().numpy(), rtol=1e-12, atol=1e-14
+    )
