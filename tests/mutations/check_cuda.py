@@ -22,7 +22,8 @@ GATHER = [
     Case(33, 3, 40, 5, 1, 0, points="extension", dtype=torch.float64),
 ]
 DENSE = [
-    Case(70, 100, 136, 5, 3, 0, dtype=HALF[0]),  # the loop for uniform knots
+    Case(70, 100, 136, 5, 3, 0, "ranges", dtype=HALF[0]),  # the loop for uniform knots
+    Case(70, 3, 136, 5, 3, 0, "ranges", "nan", base=None, dtype=HALF[0]),
     Case(70, 40, 136, 5, 3, 0, "adaptive", dtype=HALF[0]),
     Case(70, 40, 72, 5, 3, 0, side=True),
     Case(70, 9, 136, 20, 3, 0, "adaptive", "knots", dtype=HALF[0], x_dtype=torch.float32, side=True),
