@@ -9,6 +9,7 @@ from . import functional as F
 from .backends import reference
 from .contract import BASE_CODES
 from .nn import KAN, KANLinear
+from .statistics import compute_dtype
 
 
 def layers_of(model: nn.Module) -> list[KANLinear]:
@@ -79,7 +80,7 @@ def edge_values(layer: KANLinear, x: Tensor) -> Tensor:
     Returns:
         (n, in, out) float32, or float64 in a layer of that dtype. Masked edges without a formula are zero.
     """
-    dtype = torch.float64 if layer.spline_weight.dtype == torch.float64 else torch.float32
+    dtype = compute_dtype(layer.spline_weight)
     x = x.to(dtype)
     basis = F.bspline_basis(x, layer.grid.to(dtype), layer.spline_order)
     values = torch.einsum("nir,iro->nio", basis, layer.spline_weight.to(dtype))
@@ -90,7 +91,7 @@ def edge_values(layer: KANLinear, x: Tensor) -> Tensor:
         values *= layer.edge_mask.to(dtype)
     if layer.symbolic is not None:
         for edge in layer.symbolic.edges():
-            values[:, edge.input, edge.output] += _formula(edge, x)
+            values[:, edge.input, edge.output] += edge.curve(x[:, edge.input])
     return values
 
 
@@ -106,31 +107,19 @@ def edge_statistics(layer: KANLinear, x: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         l1 and the standard deviation (divided by B), both (in, out) float64. Memory O(in out + B).
     """
-    spline_weight: Tensor = layer.spline_weight
-    base_weight: Tensor | None = layer.base_weight
+    spline_weight, base_weight = layer.masked_weights()
     mask = layer.edge_mask
     options: dict[str, Any] = {"spline_order": layer.spline_order, "base": layer.base}
-    if mask is not None:
-        spline_weight = spline_weight * mask.unsqueeze(1)
-        base_weight = None if base_weight is None else base_weight * mask
     l1 = F.edge_l1(x, spline_weight, layer.grid, base_weight=base_weight, **options).double()
     moments = F.edge_moments(x, spline_weight, layer.grid, base_weight=base_weight, correction=0, **options)
     deviation = moments[1].double()
     if layer.symbolic is not None:
         for edge in layer.symbolic.edges():
             i, o = edge.input, edge.output
-            phi = _formula(edge, x.double())
+            phi = edge.curve(x[:, i].double())
             if mask is None or mask[i, o] != 0:  # a spline beside the formula
                 base = None if base_weight is None else base_weight[i : i + 1, o : o + 1]
                 weight, grid = spline_weight[i : i + 1, :, o : o + 1], layer.grid[i : i + 1]
                 phi = phi + F.kan_linear(x[:, i : i + 1], weight, grid, base_weight=base, **options)[:, 0]
             l1[i, o], deviation[i, o] = phi.abs().mean(), phi.std(correction=0)
     return l1, deviation
-
-
-def _formula(edge, x: Tensor) -> Tensor:
-    """c f(a x + b) + d of a symbolic edge: x (n, in) -> (n,)."""
-    from .symbolic import library
-
-    a, b, c, d = edge.affine
-    return c * library.get(edge.name).torch(a * x[:, edge.input] + b) + d

@@ -141,6 +141,12 @@ class KANLinear(nn.Module):
         weight = self.spline_weight
         self.edge_mask = mask.detach().to(device=weight.device, dtype=weight.dtype, copy=True)
 
+    def masked_weights(self) -> tuple[Tensor, Tensor | None]:
+        """spline_weight and base_weight as forward uses them: those of edges that are off are zero."""
+        if self.edge_mask is None:
+            return self.spline_weight, self.base_weight
+        return _masked(self.spline_weight, self.base_weight, self.edge_mask)
+
     @property
     def symbolic(self) -> "SymbolicEdges | None":
         """The edges that were given a formula, or None."""
@@ -184,8 +190,7 @@ class KANLinear(nn.Module):
                 self.edge_mask,
             )
         if edge_mask is not None:
-            spline_weight = spline_weight * edge_mask.unsqueeze(1)
-            base_weight = None if base_weight is None else base_weight * edge_mask
+            spline_weight, base_weight = _masked(spline_weight, base_weight, edge_mask)
         y = F.kan_linear(
             x,
             spline_weight,
@@ -251,6 +256,10 @@ class KANLinear(nn.Module):
         if self.backend is not None:
             parts.append(f"backend={self.backend!r}")
         return ", ".join(parts)
+
+
+def _masked(spline_weight: Tensor, base_weight: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+    return spline_weight * mask.unsqueeze(1), None if base_weight is None else base_weight * mask
 
 
 class KAN(nn.Module):

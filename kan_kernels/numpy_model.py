@@ -122,10 +122,7 @@ def _copy(layer) -> _Layer:
         tensor = tensor.detach().cpu()
         return np.array((tensor.double() if dtype == "float64" else tensor.float()).numpy(), dtype, order="C")
 
-    spline_weight, base_weight, mask = layer.spline_weight, layer.base_weight, layer.edge_mask
-    if mask is not None:
-        spline_weight = spline_weight * mask.unsqueeze(1)
-        base_weight = None if base_weight is None else base_weight * mask
+    spline_weight, base_weight = layer.masked_weights()
     return _Layer(
         array(spline_weight),
         array(base_weight),

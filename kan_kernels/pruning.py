@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TypeVar
@@ -10,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from . import checks
 from .activations import active_edges, check_data, edge_statistics, layers_of, node_values
 from .nn import KAN, KANLinear
 
@@ -144,8 +144,8 @@ def prune(
     Raises:
         TypeError, ValueError: naming the argument; ValueError if a layer would be left without any edge.
     """
-    _threshold("node_threshold", node_threshold)
-    _threshold("edge_threshold", edge_threshold)
+    checks.nonnegative("node_threshold", node_threshold)
+    checks.nonnegative("edge_threshold", edge_threshold)
     scores = _Scores(model, x, kind)
     active = [s.gt(edge_threshold) & a for s, a in zip(scores.edges, scores.active, strict=True)]
     nodes = [torch.ones_like(s, dtype=torch.bool) for s in scores.nodes]
@@ -192,7 +192,7 @@ def prune_inputs(
     Raises:
         TypeError, ValueError: naming the argument; ValueError if no input would be left.
     """
-    _threshold("threshold", threshold)
+    checks.nonnegative("threshold", threshold)
     scores = _Scores(model, x, kind)
     nodes = [torch.ones_like(s, dtype=torch.bool) for s in scores.nodes]
     if keep is None:
@@ -353,10 +353,3 @@ def _slice(layer: KANLinear, inputs: Tensor, outputs: Tensor, active: Tensor) ->
 
 def _largest(scores: Tensor) -> str:
     return f"{float(scores.max()):.3g}"
-
-
-def _threshold(name: str, value: object) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(f"{name}: got {value!r}, expected a number >= 0")
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name}: got {value}, expected a finite number >= 0")

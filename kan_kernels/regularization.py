@@ -14,6 +14,7 @@ from . import checks
 from . import functional as F
 from .activations import layers_of
 from .nn import KANLinear
+from .statistics import compute_dtype
 
 _Norms = Callable[[KANLinear, Tensor | None], Tensor]
 
@@ -76,7 +77,8 @@ def regularization(
     seen = sized and kind != "coefficient"
     if seen and x is None:
         raise ValueError(f"x: got None, expected inputs of the model for kind={kind!r}")
-    total: Any = torch.zeros((), dtype=_dtype(layers[0]), device=layers[0].spline_weight.device)
+    first = layers[0].spline_weight
+    total: Any = torch.zeros((), dtype=compute_dtype(first), device=first.device)
     for layer in layers:
         if sized:
             norm = norms(layer, x)
@@ -85,7 +87,7 @@ def regularization(
             if lamb_entropy:
                 total = total + lamb_entropy * entropy(norm)
         if lamb_coef or lamb_coefdiff:
-            coefficients = _spline_weight(layer).to(total.dtype)
+            coefficients = layer.masked_weights()[0].to(total.dtype)
             if lamb_coef:
                 total = total + lamb_coef * coefficients.abs().mean(2).sum()
             if lamb_coefdiff:
@@ -110,24 +112,20 @@ def _std_normalized(layer: KANLinear, x: Tensor | None) -> Tensor:
 
 
 def _coefficient(layer: KANLinear, x: Tensor | None) -> Tensor:
-    return _spline_weight(layer).to(_dtype(layer)).abs().mean(1)
+    coefficients, _ = layer.masked_weights()
+    return coefficients.to(compute_dtype(coefficients)).abs().mean(1)
 
 
 def _edges(layer: KANLinear) -> dict[str, Any]:
     """A layer's edges as arguments of the functional statistics; masked ones are zero."""
-    base_weight, mask = layer.base_weight, layer.edge_mask
+    spline_weight, base_weight = layer.masked_weights()
     return {
-        "spline_weight": _spline_weight(layer),
+        "spline_weight": spline_weight,
         "grid": layer.grid,
         "spline_order": layer.spline_order,
-        "base_weight": base_weight if mask is None or base_weight is None else base_weight * mask,
+        "base_weight": base_weight,
         "base": layer.base,
     }
-
-
-def _spline_weight(layer: KANLinear) -> Tensor:
-    mask = layer.edge_mask
-    return layer.spline_weight if mask is None else layer.spline_weight * mask.unsqueeze(1)
 
 
 def _entropy(norm: Tensor) -> Tensor:
@@ -143,10 +141,6 @@ def _entropy_of_rows_and_columns(norm: Tensor) -> Tensor:
         share = norm / (norm.sum(dim, keepdim=True) + 1)
         total = total - (share * (share + 1e-4).log2()).sum(dim).mean()
     return total
-
-
-def _dtype(layer: KANLinear) -> torch.dtype:
-    return torch.float64 if layer.spline_weight.dtype == torch.float64 else torch.float32
 
 
 _KINDS: dict[str, tuple[_Norms, Callable[[Tensor], Tensor]]] = {

@@ -16,9 +16,8 @@ from . import checks, dispatch, ops
 from . import statistics_reference as reference
 from .contract import BASE_CODES
 
-_ROUNDING = (
-    64 * torch.finfo(torch.float64).eps
-)  # a variance this small beside the terms it came from is rounding
+# A variance this small beside the terms it came from is rounding.
+_ROUNDING = 64 * torch.finfo(torch.float64).eps
 
 
 def basis_gram(
@@ -113,7 +112,7 @@ def edge_moments(
     variance = square - mean.square()
     constant = variance <= _ROUNDING * size / count
     std = torch.where(constant, 0.0, torch.where(constant, 1.0, variance).sqrt())
-    dtype = _compute_dtype(spline_weight)
+    dtype = compute_dtype(spline_weight)
     return mean.to(dtype), (std * (count / (count - correction)) ** 0.5).to(dtype)
 
 
@@ -140,7 +139,7 @@ def edge_l1(
         TypeError, ValueError: as for `kan_linear`; or x has no rows.
     """
     rows = _layer_rows(x, spline_weight, grid, base_weight, spline_order, base, 1)
-    dtype = _compute_dtype(spline_weight)
+    dtype = compute_dtype(spline_weight)
     if base_weight is not None:
         base_weight = base_weight.to(dtype)
     return EdgeL1.apply(
@@ -153,7 +152,8 @@ def _compiled(x: Tensor) -> bool:
     return ops.LOAD_ERROR is None and x.device.type == "cpu" and dispatch.forced_backend() != "reference"
 
 
-def _compute_dtype(weight: Tensor) -> torch.dtype:
+def compute_dtype(weight: Tensor) -> torch.dtype:
+    """What sums of weights of this dtype are computed in."""
     return torch.float64 if weight.dtype == torch.float64 else torch.float32
 
 

@@ -8,7 +8,6 @@ from ..activations import active_edges
 from ..backends import reference
 from ..contract import BASE_CODES
 from ..nn import KANLinear
-from . import library
 
 
 def active_pairs(layer: KANLinear) -> list[tuple[int, int]]:
@@ -49,8 +48,7 @@ class Curves:
             for n, pair in enumerate(self.index[columns].tolist()):
                 edge = place.get(tuple(pair))
                 if edge is not None:
-                    a, b, c, d = edge.affine
-                    y[:, n] += c * library.get(edge.name).torch(a * points[:, n] + b) + d
+                    y[:, n] += edge.curve(points[:, n])
         return y
 
 

@@ -25,6 +25,11 @@ class Edge(NamedTuple):
     affine: tuple[float, float, float, float]
     mask: float = 1.0
 
+    def curve(self, x: Tensor) -> Tensor:
+        """phi at the points x, of any shape."""
+        a, b, c, d = self.affine
+        return c * library.get(self.name).torch(a * x + b) + d
+
 
 class SymbolicEdges(nn.Module):
     """y[..., o] = sum over the edges (i, o) of c f(a x[..., i] + b) + d, differentiable to any order.
