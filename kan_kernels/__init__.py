@@ -16,7 +16,9 @@ __all__ = ["MAX_DERIVATIVE", "MAX_SPLINE_ORDER", "NumpyKAN", "__version__", "to_
 
 if importlib.util.find_spec("torch") is not None:
     from . import functional
+    from .conv_layers import KANConv1d, KANConv2d, KANConv3d
     from .dispatch import available_backends, explain, use_backend
     from .nn import KAN, KANLinear
 
-    __all__ += ["KAN", "KANLinear", "available_backends", "explain", "functional", "use_backend"]
+    __all__ += ["KAN", "KANConv1d", "KANConv2d", "KANConv3d", "KANLinear"]
+    __all__ += ["available_backends", "explain", "functional", "use_backend"]

@@ -35,6 +35,28 @@ def nonnegative(name: str, value: object, high: float = math.inf) -> None:
         raise ValueError(f"{name}: got {value}, expected {expected}")
 
 
+def each(name: str, value: object, dims: int, low: int) -> tuple[int, ...]:
+    """`value` is an int >= low or one for each of `dims` dimensions: all of them."""
+    values = tuple(value) if isinstance(value, (tuple, list)) else (value,) * dims
+    if len(values) != dims:
+        raise ValueError(f"{name}: got {value!r}, expected an int or {dims} of them")
+    for number in values:
+        integer(name, number, low)
+    return values  # type: ignore[return-value]
+
+
+def padding(value: object, dims: int, stride: Sequence[int]) -> None:
+    """`value` is "valid", "same" beside strides of 1, an int >= 0 or one for each dimension."""
+    if not isinstance(value, str):
+        each("padding", value, dims, 0)
+    elif value not in ("same", "valid"):
+        raise ValueError(
+            f"padding: got {value!r}, expected an int, one for each dimension, 'same' or 'valid'"
+        )
+    elif value == "same" and any(step != 1 for step in stride):
+        raise ValueError(f"padding: got 'same' with stride {tuple(stride)}, expected stride 1")
+
+
 def spline_order(value: object) -> None:
     integer("spline_order", value, 0, MAX_SPLINE_ORDER)
 

@@ -14,7 +14,41 @@ if TYPE_CHECKING:
     from .symbolic.edges import SymbolicEdges
 
 
-class KANLinear(nn.Module):
+class SplineModule(nn.Module):
+    """What modules with knots share: the buffer `grid` (in, G+2k+1), uniform at first, never in 16 bits.
+
+    A subclass sets grid_size, spline_order and grid_range before `make_grid`.
+    """
+
+    grid: Tensor
+    grid_size: int
+    spline_order: int
+    grid_range: tuple[float, float]
+
+    def make_grid(self, in_features: int, device: Any, dtype: torch.dtype) -> None:
+        """Register the buffer, its values still to be set. 16 bits tell no neighbouring knots apart."""
+        knots_dtype = torch.float32 if dtype in checks.HALF_DTYPES else dtype
+        knots = self.grid_size + 2 * self.spline_order + 1
+        self.register_buffer("grid", torch.empty(in_features, knots, device=device, dtype=knots_dtype))
+
+    @torch.no_grad()
+    def reset_grid(self) -> None:
+        """Uniform knots over grid_range, and k more cells on each side."""
+        low, high = self.grid_range
+        step = (high - low) / self.grid_size
+        steps = torch.arange(-self.spline_order, self.grid_size + self.spline_order + 1, dtype=torch.float64)
+        self.grid.copy_((low + step * steps).expand_as(self.grid))
+
+    def _apply(self, fn, recurse=True):
+        """Cast or move everything, but never round the knots to 16 bits."""
+        knots = self.grid
+        super()._apply(fn, recurse)
+        if self.grid.dtype in checks.HALF_DTYPES:
+            self.grid = knots.to(device=self.grid.device, dtype=torch.float32)
+        return self
+
+
+class KANLinear(SplineModule):
     """Replaces nn.Linear: a learnable univariate function, base plus B-spline, on every edge.
 
     y[...,o] = sum_i ( base_weight[i,o] base(x[...,i]) + sum_r spline_weight[i,r,o] B_r(x[...,i]) ) + bias[o]
@@ -50,7 +84,6 @@ class KANLinear(nn.Module):
     spline_weight: nn.Parameter
     base_weight: nn.Parameter | None
     bias: nn.Parameter | None
-    grid: Tensor
     edge_mask: Tensor | None
 
     def __init__(
@@ -91,9 +124,7 @@ class KANLinear(nn.Module):
         self.spline_weight = parameter(in_features, grid_size + spline_order, out_features)
         self.register_parameter("base_weight", parameter(in_features, out_features) if base else None)
         self.register_parameter("bias", parameter(out_features) if bias else None)
-        knots_dtype = torch.float32 if dtype in checks.HALF_DTYPES else dtype
-        knots = grid_size + 2 * spline_order + 1
-        self.register_buffer("grid", torch.empty(in_features, knots, device=device, dtype=knots_dtype))
+        self.make_grid(in_features, device, dtype)
         self.register_buffer("edge_mask", None)
         self.reset_parameters()
 
@@ -106,10 +137,7 @@ class KANLinear(nn.Module):
         Without a base the spline carries the signal alone, and the factor 0.1 is left out.
         The edge mask and symbolic edges stay as they are.
         """
-        low, high = self.grid_range
-        step = (high - low) / self.grid_size
-        steps = torch.arange(-self.spline_order, self.grid_size + self.spline_order + 1, dtype=torch.float64)
-        self.grid.copy_((low + step * steps).expand_as(self.grid))
+        self.reset_grid()
         scale = 1.0 if self.base is None else 0.1
         nn.init.normal_(self.spline_weight, std=scale / self.in_features**0.5)
         if self.base_weight is not None:
@@ -238,14 +266,6 @@ class KANLinear(nn.Module):
         self.spline_weight = nn.Parameter(values, requires_grad=weight.requires_grad)
         self.grid = self.grid.new_empty(self.in_features, grid_size + 2 * order + 1)
         self.grid_size = grid_size
-
-    def _apply(self, fn, recurse=True):
-        """Cast or move everything, but never round the knots to 16 bits."""
-        knots = self.grid
-        super()._apply(fn, recurse)
-        if self.grid.dtype in checks.HALF_DTYPES:
-            self.grid = knots.to(device=self.grid.device, dtype=torch.float32)
-        return self
 
     def extra_repr(self) -> str:
         parts = [

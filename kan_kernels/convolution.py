@@ -1,0 +1,360 @@
+"""Convolution by learnable univariate functions: one on every edge from a channel, at a tap, to an output.
+
+    y[b, o, p] = sum_{c, t} phi[c, t, o](x[b, c, p * stride + t * dilation - padding]) + bias[o]
+
+A position of x meets all taps, so its bases are evaluated once: `kan_linear` maps the channels of a position
+to (taps x out), and the results are added up where each tap puts them. Neither the image of the bases, (G+k)
+times the input, nor the unfolded input exists; what exists at a time is one block of (positions, taps, out).
+Positions beyond the edges are no positions: they add nothing, as if the bases were padded with zeros.
+Where stride > 1 the positions fall into classes that meet different taps, each class a product of its own.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from . import checks
+from .functional import kan_linear
+
+# Numbers of one block of (positions, taps, out): on the CPU about what the last cache holds.
+BLOCK = {"cpu": 1 << 21}
+BLOCK_ELSEWHERE = 1 << 26
+# Taps share an evaluation of the bases while that does not make the products this much larger.
+WASTE = 2.0
+
+
+def kan_conv(
+    x: Tensor,
+    spline_weight: Tensor,
+    grid: Tensor,
+    *,
+    spline_order: int,
+    base_weight: Tensor | None = None,
+    base: str | None = "silu",
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    backend: str | None = None,
+) -> Tensor:
+    """Convolution in 1, 2 or 3 dimensions whose weights are univariate functions.
+
+    Args:
+        x: (N, C, *size) or (C, *size). dtypes as for `functional.kan_linear`.
+        spline_weight: (C, G+k, *kernel, O / groups).
+        grid: (C, G+2k+1) knots, a row for each channel, shared by all taps.
+        spline_order, base, backend: as for `functional.kan_linear`.
+        base_weight: (C, *kernel, O / groups), present exactly if there is a base.
+        bias: (O,).
+        stride, padding, dilation: an int or one for each dimension. padding may also be "valid" (none) or
+            "same" (the output has x's size; stride 1 only). Padded positions contribute zero, whatever
+            the functions are at zero.
+        groups: channel c meets the outputs of group c // (C / groups) only.
+
+    Returns:
+        (N, O, *out) or (O, *out) with out as torch's convolutions have it, in the weights' dtype; of the
+        memory format that x has.
+
+    Raises:
+        TypeError, ValueError: naming the argument, before any kernel runs.
+    """
+    dims = _check(x, spline_weight, base_weight, bias, groups)
+    kernel = tuple(spline_weight.shape[2:-1])
+    batched = x.dim() == dims + 2
+    size = tuple(x.shape[-dims:])
+    steps, spread = checks.each("stride", stride, dims, 1), checks.each("dilation", dilation, dims, 1)
+    axes = [
+        Axis(*numbers)
+        for numbers in zip(size, kernel, steps, _padding(padding, kernel, steps, spread), spread, strict=True)
+    ]
+    for axis, number in zip(axes, size, strict=True):
+        if axis.out < 1:
+            raise ValueError(
+                f"x: got size {size}, expected at least {(axis.kernel - 1) * axis.dilation + 1} with padding "
+                f"where the size is {number}, the kernel {axis.kernel} and the dilation {axis.dilation}"
+            )
+    rows = (x if batched else x.unsqueeze(0)).movedim(1, -1)
+    inputs, outputs = x.shape[-dims - 1] // groups, spline_weight.shape[-1]
+
+    def group(n: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Of group n: rows of x, knots, spline weight and base weight."""
+        part = slice(n * inputs, (n + 1) * inputs)
+        base_part = None if base_weight is None else base_weight[part]
+        return rows[..., part], grid[part], spline_weight[part], base_part
+
+    def block(operands: tuple[Tensor, Tensor, Tensor, Tensor | None], ranges: Sequence[range]) -> Tensor:
+        """(n, *block, out) of one group: images ranges[0], outputs ranges[1:]."""
+        xs, knots, weight, base_part = operands
+        total = None
+        for part in _classes(axes, ranges[1:]):
+            taps = tuple(ps.taps for ps in part)
+            z = kan_linear(
+                xs[(_slice(ranges[0]), *(ps.positions for ps in part))],
+                _select(weight, taps, 2).flatten(2),
+                knots,
+                spline_order=spline_order,
+                base_weight=None if base_part is None else _select(base_part, taps, 1).flatten(1),
+                base=base,
+                backend=backend,
+            )
+            z = z.unflatten(-1, (*map(len, taps), outputs))
+            shape = (len(ranges[0]), *map(len, ranges[1:]), outputs)
+            y = scatter(z, shape, _moves(part, ranges[1:]))
+            total = y if total is None else total + y
+        if total is None:  # every tap of every output lies in the padding
+            total = (xs[:0].sum() + weight[:0].sum()).to(weight.dtype) + weight.new_zeros(
+                len(ranges[0]), *map(len, ranges[1:]), outputs
+            )
+        return total
+
+    limit = BLOCK.get(x.device.type, BLOCK_ELSEWHERE)
+    row = math.prod([a.out for a in axes[1:]]) * math.prod(kernel) * outputs
+    depth = max(1, min(axes[0].out, limit // max(1, row)))
+    images = max(1, limit // max(1, row * axes[0].out))
+    parts = []
+    for operands in map(group, range(groups)):
+        whole = [range(a.out) for a in axes[1:]]
+        stacked = [
+            [block(operands, [n, d, *whole]) for d in _cut(axes[0].out, depth)]
+            for n in _cut(len(rows), images)
+        ]
+        parts.append(_join([_join(column, 1) for column in stacked], 0))
+    y = _join(parts, -1)
+    if bias is not None:
+        y = y + bias.to(y.dtype)
+    y = y.movedim(-1, 1)
+    if not batched:
+        return y.squeeze(0).contiguous()
+    return y if _channels_last(x) else y.contiguous()
+
+
+class Axis(NamedTuple):
+    """One spatial dimension. Tap t of output o reads position o * stride + t * dilation - padding."""
+
+    size: int
+    kernel: int
+    stride: int
+    padding: tuple[int, int]
+    dilation: int
+
+    @property
+    def out(self) -> int:
+        return (self.size + sum(self.padding) - (self.kernel - 1) * self.dilation - 1) // self.stride + 1
+
+    def start(self, tap: int) -> tuple[int, int]:
+        """(residue, shift): output o reads position (o + shift) * stride + residue."""
+        shift, residue = divmod(tap * self.dilation - self.padding[0], self.stride)
+        return residue, shift
+
+
+class Taps(NamedTuple):
+    """The taps of one axis that share positions of x."""
+
+    taps: tuple[int, ...]
+    shifts: tuple[int, ...]
+    first: int  # of the class's positions that are read, counted in strides
+    last: int  # one past the last
+    positions: slice  # the same in x
+
+
+def _classes(axes: Sequence[Axis], outputs: Sequence[range]) -> Iterator[tuple[Taps, ...]]:
+    """For one block of outputs: the products of each axis's classes of taps."""
+    return itertools.product(*(list(_axis_classes(a, o)) for a, o in zip(axes, outputs, strict=True)))
+
+
+def _axis_classes(axis: Axis, outputs: range) -> Iterator[Taps]:
+    """Taps by residue; one by one where few outputs would make the shared positions mostly idle."""
+    residues: dict[int, list[int]] = {}
+    for tap in range(axis.kernel):
+        residues.setdefault(axis.start(tap)[0], []).append(tap)
+    for residue, taps in residues.items():
+        together = list(_taps(axis, residue, taps, outputs))
+        alone = [part for tap in taps for part in _taps(axis, residue, [tap], outputs)]
+        work = sum(part.last - part.first for part in alone)
+        shared = sum((part.last - part.first) * len(part.taps) for part in together)
+        yield from together if shared <= WASTE * work else alone
+
+
+def _taps(axis: Axis, residue: int, taps: list[int], outputs: range) -> Iterator[Taps]:
+    """The positions that these taps of these outputs read inside x; nothing where there are none."""
+    available = -(-(axis.size - residue) // axis.stride)
+    shifts = [axis.start(tap)[1] for tap in taps]
+    inside = [
+        (tap, shift)
+        for tap, shift in zip(taps, shifts, strict=True)
+        if max(outputs.start + shift, 0) < min(outputs.stop + shift, available)
+    ]
+    if not inside:
+        return
+    first = max(0, outputs.start + min(shift for _, shift in inside))
+    last = min(available, outputs.stop + max(shift for _, shift in inside))
+    positions = slice(first * axis.stride + residue, (last - 1) * axis.stride + residue + 1, axis.stride)
+    yield Taps(tuple(tap for tap, _ in inside), tuple(shift for _, shift in inside), first, last, positions)
+
+
+Move = tuple[tuple[slice, ...], tuple[slice | int, ...]]
+
+
+def _moves(part: Sequence[Taps], outputs: Sequence[range]) -> tuple[Move, ...]:
+    """(where in the block of y, where in z) for each tap of a class; z: (n, *positions, *taps, out)."""
+    moves = []
+    for index in itertools.product(*(range(len(ps.taps)) for ps in part)):
+        to: list[slice] = [slice(None)]
+        origin: list[slice | int] = [slice(None)]
+        for ps, n, wanted in zip(part, index, outputs, strict=True):
+            shift = ps.shifts[n]
+            begin, end = max(wanted.start, ps.first - shift), min(wanted.stop, ps.last - shift)
+            to.append(slice(begin - wanted.start, end - wanted.start))
+            origin.append(slice(begin + shift - ps.first, end + shift - ps.first))
+        moves.append((tuple(to), (*origin, *index)))
+    return tuple(moves)
+
+
+def scatter(z: Tensor, shape: Sequence[int], moves: Sequence[Move]) -> Tensor:
+    """z (n, *positions, *taps, out) added up where each tap puts it: (n, *block, out)."""
+    if torch.compiler.is_compiling():  # the compiler takes no Function with a jvp, and needs none
+        return _scatter(z, shape, moves)
+    return Scatter.apply(z, shape, moves)
+
+
+def _scatter(z: Tensor, shape: Sequence[int], moves: Sequence[Move]) -> Tensor:
+    # sums in float32 at least
+    y = z.new_zeros(shape, dtype=torch.float32 if z.dtype in checks.HALF_DTYPES else z.dtype)
+    for to, origin in moves:
+        y[to] += z[origin]
+    return y.to(z.dtype)
+
+
+class Scatter(Function):
+    """`scatter`, which is linear. Plain autograd's backward would fill a z of zeros for each tap."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z, shape, moves):
+        return _scatter(z, shape, moves)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        z, ctx.shape, ctx.moves = inputs
+        ctx.z_shape = z.shape
+
+    @staticmethod
+    def backward(ctx, g):
+        return Gather.apply(g, ctx.z_shape, ctx.moves), None, None
+
+    @staticmethod
+    def jvp(ctx, z_t, *_):
+        return Scatter.apply(z_t, ctx.shape, ctx.moves)
+
+
+class Gather(Function):
+    """The adjoint of Scatter: every tap reads the outputs that it wrote."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(g, shape, moves):
+        z = g.new_empty(shape)
+        for to, origin in moves:
+            for gap in _gaps(origin, shape):
+                z[gap] = 0
+            z[origin] = g[to]
+        return z
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        g, ctx.shape, ctx.moves = inputs
+        ctx.g_shape = g.shape
+
+    @staticmethod
+    def backward(ctx, z):
+        return Scatter.apply(z, ctx.g_shape, ctx.moves), None, None
+
+    @staticmethod
+    def jvp(ctx, g_t, *_):
+        return Gather.apply(g_t, ctx.shape, ctx.moves)
+
+
+def _gaps(origin: tuple[slice | int, ...], shape: Sequence[int]) -> Iterator[tuple[slice | int, ...]]:
+    """The positions of a tap that no output of the block reads: what lies beside `origin`, axis by axis."""
+    for dim, part in enumerate(origin):
+        if isinstance(part, slice) and part.start is not None:
+            for rest in (slice(0, part.start), slice(part.stop, shape[dim])):
+                if rest.start < rest.stop:
+                    yield (
+                        *origin[:dim],
+                        rest,
+                        *(s if isinstance(s, int) else slice(None) for s in origin[dim + 1 :]),
+                    )
+
+
+def _select(weight: Tensor, taps: Sequence[tuple[int, ...]], first: int) -> Tensor:
+    """`weight` with the chosen taps of its kernel dimensions, the first of which is `first`: a view."""
+    for dim, chosen in enumerate(taps, first):
+        if len(chosen) != weight.shape[dim]:
+            step = chosen[1] - chosen[0] if len(chosen) > 1 else 1  # taps of a residue are evenly spaced
+            weight = weight[(slice(None),) * dim + (slice(chosen[0], chosen[-1] + 1, step),)]
+    return weight
+
+
+def _slice(numbers: range) -> slice:
+    return slice(numbers.start, numbers.stop)
+
+
+def _cut(length: int, size: int) -> list[range]:
+    return [range(n, min(n + size, length)) for n in range(0, max(length, 1), size)]
+
+
+def _join(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+
+
+def _channels_last(x: Tensor) -> bool:
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return x.dim() in formats and not x.is_contiguous() and x.is_contiguous(memory_format=formats[x.dim()])
+
+
+def _check(x, spline_weight, base_weight, bias, groups) -> int:
+    """What `kan_linear` will not see as it was given; returns the number of spatial dimensions."""
+    checks.tensor("x", x)
+    checks.tensor("spline_weight", spline_weight)
+    dims = spline_weight.dim() - 3
+    if not 1 <= dims <= 3:
+        raise ValueError(
+            f"spline_weight: got shape {tuple(spline_weight.shape)}, "
+            "expected (channels, G+k, *kernel, out / groups) with a kernel of 1 to 3 dimensions"
+        )
+    checks.integer("groups", groups, 1)
+    channels = spline_weight.shape[0]
+    if channels % groups:
+        raise ValueError(f"groups: got {groups}, expected a divisor of the {channels} channels")
+    if x.dim() not in (dims + 1, dims + 2) or x.shape[-dims - 1] != channels:
+        names = ("length", "height, width", "depth, height, width")[dims - 1]
+        raise ValueError(
+            f"x: got shape {tuple(x.shape)}, expected (batch, {channels}, {names}) or without batch"
+        )
+    if base_weight is not None:
+        expected = (channels, *spline_weight.shape[2:])
+        checks.operand("base_weight", base_weight, expected, spline_weight.dtype, spline_weight.device)
+    if bias is not None:
+        shape = (spline_weight.shape[-1] * groups,)
+        checks.operand("bias", bias, shape, spline_weight.dtype, spline_weight.device)
+    return dims
+
+
+def _padding(value, kernel, stride, dilation) -> list[tuple[int, int]]:
+    """(before, after) for each dimension; "same" puts the odd one behind, as torch does."""
+    checks.padding(value, len(kernel), stride)
+    if value == "valid":
+        return [(0, 0)] * len(kernel)
+    if value == "same":
+        totals = [(k - 1) * d for k, d in zip(kernel, dilation, strict=True)]
+        return [(total // 2, total - total // 2) for total in totals]
+    return [(n, n) for n in checks.each("padding", value, len(kernel), 0)]

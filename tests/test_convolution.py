@@ -1,0 +1,319 @@
+"""KANConv1d, 2d and 3d against torch's convolutions of the materialised bases."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as TF
+
+from kan_kernels import KANConv1d, KANConv2d, KANConv3d, KANLinear, convolution
+from kan_kernels import functional as F
+
+LAYERS = {1: KANConv1d, 2: KANConv2d, 3: KANConv3d}
+CONVS = {1: TF.conv1d, 2: TF.conv2d, 3: TF.conv3d}
+SIZES = {1: (13,), 2: (9, 11), 3: (5, 6, 4)}
+BASES = {"silu": TF.silu, "identity": lambda x: x}
+
+CASES: tuple[dict[str, Any], ...] = (
+    {"dims": 2, "kernel_size": 3},
+    {"dims": 2, "kernel_size": 3, "padding": 1, "bias": True},
+    {"dims": 2, "kernel_size": 1},
+    {"dims": 2, "kernel_size": (1, 5), "stride": 3, "padding": (2, 4)},
+    {"dims": 2, "kernel_size": 3, "stride": (2, 3), "padding": (3, 2), "dilation": (2, 1), "groups": 2},
+    {"dims": 2, "kernel_size": (3, 2), "padding": "same", "dilation": 2, "base": None},
+    {"dims": 2, "kernel_size": 4, "stride": 4, "base": "identity", "bias": True},
+    {"dims": 2, "kernel_size": (9, 11), "groups": 2},
+    {"dims": 2, "kernel_size": 2, "stride": 2, "dilation": 3, "padding": "valid", "groups": 4},
+    {"dims": 2, "kernel_size": 2, "padding": 4, "dilation": 9},
+    {"dims": 1, "kernel_size": 5, "padding": 2, "stride": 2, "bias": True},
+    {"dims": 1, "kernel_size": 4, "padding": "same", "groups": 2, "spline_order": 1, "grid_size": 4},
+    {"dims": 3, "kernel_size": (2, 3, 2), "padding": (1, 0, 2), "stride": (1, 2, 1), "spline_order": 2},
+)
+
+
+def made(dims: int, **options: Any) -> Any:
+    return LAYERS[dims](4, 8, **{"dtype": torch.float64, **options})
+
+
+def image(dims: int, dtype: torch.dtype = torch.float64, batch: int = 3) -> Tensor:
+    """Values inside the grid, beyond it, and exactly on knots."""
+    x = torch.randn(batch, 4, *SIZES[dims], dtype=dtype)
+    x.view(-1)[::7] = 0.2
+    return x
+
+
+def expected(layer: Any, x: Tensor) -> Tensor:
+    """The image of the bases, padded with zeros, through torch's convolution: one group after the other."""
+    dims, groups = layer.DIMS, layer.groups
+    options = (None, layer.stride, layer.padding, layer.dilation)
+    parts = []
+    for xs, knots, n in zip(x.chunk(groups, 1), layer.grid.chunk(groups), range(groups), strict=True):
+        channels = slice(n * len(knots), (n + 1) * len(knots))
+        bases = F.bspline_basis(xs.movedim(1, -1), knots, layer.spline_order).flatten(-2).movedim(-1, 1)
+        y = CONVS[dims](bases, layer.spline_weight[channels].flatten(0, 1).movedim(-1, 0), *options)
+        if layer.base:
+            weight = layer.base_weight[channels].movedim(-1, 0)
+            y = y + CONVS[dims](BASES[layer.base](xs), weight, *options)
+        parts.append(y)
+    y = torch.cat(parts, 1)
+    return y if layer.bias is None else y + layer.bias.view(-1, *(1,) * dims)
+
+
+@pytest.mark.parametrize("block", (1, 300, 1 << 21), ids=("row", "some", "all"))
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_equals_the_convolution_of_bases(
+    case: dict[str, Any], block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values, first and second derivatives, whatever the blocks."""
+    monkeypatch.setitem(convolution.BLOCK, "cpu", block)
+    layer = made(**case)
+    x = image(case["dims"]).requires_grad_()
+    inputs = [x, *layer.parameters()]
+    got, want = layer(x), expected(layer, x)
+    assert got.shape == want.shape and got.is_contiguous()
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
+    v = torch.randn_like(want)
+    first = [torch.autograd.grad((y * v).sum(), inputs, create_graph=True) for y in (got, want)]
+    torch.testing.assert_close(*first, rtol=0, atol=1e-11)
+    second = [torch.autograd.grad(g[0].pow(2).sum(), [x, layer.spline_weight]) for g in first]
+    torch.testing.assert_close(*second, rtol=1e-10, atol=1e-10)
+
+
+def test_one_tap_is_a_linear_layer() -> None:
+    """A 1x1 kernel is KANLinear on the channels."""
+    conv, linear = made(2, kernel_size=1), KANLinear(4, 8, dtype=torch.float64)
+    with torch.no_grad():
+        linear.spline_weight.copy_(conv.spline_weight.flatten(2))
+        linear.base_weight.copy_(conv.base_weight.flatten(1))
+    x = image(2)
+    torch.testing.assert_close(conv(x), linear(x.movedim(1, -1)).movedim(-1, 1))
+
+
+def test_padding_adds_nothing() -> None:
+    """A function that is not zero at zero contributes nothing where the kernel reads padding."""
+    layer = made(2, kernel_size=3, padding=1)
+    nn.init.ones_(layer.spline_weight)  # the splines sum to one inside the grid
+    nn.init.zeros_(layer.base_weight)
+    y = layer(torch.zeros(1, 4, 5, 5, dtype=torch.float64))[0, 0]
+    assert [round(v, 9) for v in (y[0, 0].item(), y[0, 2].item(), y[2, 2].item())] == [16, 24, 36]
+
+
+def test_derivatives_of_any_kind() -> None:
+    """gradcheck in reverse and forward mode, over a class of every stride."""
+    layer = made(2, kernel_size=2, stride=2, padding=1, spline_order=2)
+    x = (0.8 * torch.rand(2, 4, 4, 3, dtype=torch.float64) - 0.4).requires_grad_()
+
+    def f(x: Tensor, weight: Tensor) -> Tensor:
+        options = {"spline_order": 2, "base_weight": layer.base_weight.detach(), "stride": 2, "padding": 1}
+        return convolution.kan_conv(x, weight, layer.grid, **options)
+
+    inputs = (x, layer.spline_weight)
+    assert torch.autograd.gradcheck(f, inputs, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(f, inputs)
+
+
+def test_functional_transforms() -> None:
+    """torch.func: per-sample gradients agree with one sample at a time."""
+    layer = made(1, kernel_size=3, padding=1)
+    parameters = dict(layer.named_parameters())
+    x = image(1)
+
+    def loss(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, parameters, (x.unsqueeze(0),)).pow(2).sum()
+
+    got = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x)
+    for n, sample in enumerate(x):
+        layer.zero_grad()
+        layer(sample).pow(2).sum().backward()
+        for name, parameter in layer.named_parameters():
+            torch.testing.assert_close(got[name][n], parameter.grad)
+
+
+def test_compiles() -> None:
+    """One graph, the same numbers and gradients (the graph is captured, not lowered)."""
+    layer = made(2, kernel_size=3, padding=1, stride=2)
+    x = image(2).requires_grad_()
+    y = torch.compile(layer, fullgraph=True, backend="aot_eager")(x)
+    torch.testing.assert_close(y, layer(x))
+    (got,), (want,) = (torch.autograd.grad(z.pow(2).sum(), x) for z in (y, layer(x)))
+    torch.testing.assert_close(got, want)
+
+
+def test_shapes_and_memory_formats() -> None:
+    """No batch, an empty batch, channels last: as torch's convolutions."""
+    layer = made(2, kernel_size=3, padding=1)
+    x = image(2)
+    y = layer(x)
+    torch.testing.assert_close(layer(x[1]), y[1])
+    assert layer(x[:0]).shape == (0, 8, 9, 11) and layer(x[:0].requires_grad_()).sum().backward() is None
+    last = layer(x.to(memory_format=torch.channels_last))
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(last, y)
+    torch.testing.assert_close(layer(x[..., ::2]), layer(x[..., ::2].contiguous()))
+
+
+def test_nan_stays_where_it_is() -> None:
+    """NaN reaches the outputs whose kernel reads it, and no other."""
+    x = image(2)
+    x[1, 2, 4, 5] = torch.nan
+    y = made(2, kernel_size=3, padding=1)(x)
+    hit = torch.zeros(3, 1, 9, 11, dtype=torch.bool)
+    hit[1, :, 3:6, 4:7] = True
+    assert torch.equal(y.isnan(), hit.expand_as(y))
+
+
+def test_low_precision_and_autocast() -> None:
+    """16-bit weights keep their knots in float32; autocast's output is autocast's."""
+    layer = made(2, kernel_size=3, padding=1, dtype=torch.float32)
+    x = image(2, torch.float32)
+    want = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = layer(x)
+    half = copy.deepcopy(layer).bfloat16()
+    assert half.grid.dtype == torch.float32 and half.spline_weight.dtype == torch.bfloat16
+    for y in (cast, half(x)):
+        assert y.dtype == torch.bfloat16
+        # 16-bit operands, results and sums over nine taps: a few units of 2^-8 of the largest value
+        assert (y.float() - want).abs().max() < 3 * 2**-8 * want.abs().max()
+
+
+def test_modules_travel() -> None:
+    """State dict, pickle, deepcopy; what it prints."""
+    layer = made(2, kernel_size=3, stride=2, groups=2, bias=True)
+    x = image(2)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(other(x), layer(x))
+    fresh = made(2, kernel_size=3, stride=2, groups=2, bias=True)
+    fresh.load_state_dict(layer.state_dict())
+    assert torch.equal(fresh(x), layer(x))
+    assert "stride=(2, 2)" in repr(layer) and "groups=2" in repr(layer)
+
+
+def test_initial_scale() -> None:
+    """The variance of the output does not grow with channels and taps."""
+    torch.manual_seed(0)
+    x = torch.rand(4, 64, 12, 12) * 2 - 1
+    for base in ("silu", None):
+        y = KANConv2d(64, 64, 3, base=base)(x)
+        assert 0.02 < y.std() < 1.0
+
+
+def torch_conv_kan(state: dict[str, Tensor], x: Tensor, groups: int, knots: Tensor, order: int) -> Tensor:
+    """The convolution part of torch-conv-kan's KANConv2DLayer, from its weights' names and shapes."""
+    parts = []
+    for n, xs in enumerate(x.chunk(groups, 1)):
+        bases = F.bspline_basis(xs.unsqueeze(-1), knots[None], order).squeeze(-2)  # (N, C, H, W, G+k)
+        bases = bases.moveaxis(-1, 2).flatten(1, 2)
+        parts.append(
+            TF.conv2d(TF.silu(xs), state[f"base_conv.{n}.weight"], padding=1, stride=2)
+            + TF.conv2d(bases, state[f"spline_conv.{n}.weight"], padding=1, stride=2)
+        )
+    return torch.cat(parts, 1)
+
+
+def test_takes_weights_of_torch_conv_kan() -> None:
+    """Names, shapes and the order of its rows; a state that does not fit changes nothing."""
+    layer = made(2, kernel_size=3, padding=1, stride=2, groups=2)
+    state = {}
+    for n in range(2):
+        state[f"base_conv.{n}.weight"] = torch.randn(4, 2, 3, 3, dtype=torch.float64)
+        state[f"spline_conv.{n}.weight"] = torch.randn(4, 16, 3, 3, dtype=torch.float64)
+    before = copy.deepcopy(layer.state_dict())
+    with pytest.raises(KeyError, match=r"base_conv\.1\.weight"):
+        layer.load_conv_kan({k: v for k, v in state.items() if k != "base_conv.1.weight"})
+    with pytest.raises(ValueError, match=r"spline_conv\.0\.weight"):
+        layer.load_conv_kan({**state, "spline_conv.0.weight": torch.zeros(4, 15, 3, 3)})
+    assert all(torch.equal(v, before[k]) for k, v in layer.state_dict().items())
+    layer.load_conv_kan(state)
+    x = image(2)
+    torch.testing.assert_close(layer(x), torch_conv_kan(state, x, 2, layer.grid[0], 3))
+
+
+def test_bases_are_evaluated_once() -> None:
+    """Blocks cover the outputs once, and no block is larger than it may be where an image is larger."""
+    calls = []
+    true = convolution.kan_linear
+
+    def counted(x: Tensor, *args: Any, **options: Any) -> Tensor:
+        y = true(x, *args, **options)
+        calls.append((x.numel(), y.numel()))
+        return y
+
+    layer = made(2, kernel_size=3, padding=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convolution, "kan_linear", counted)
+        layer(image(2))
+        assert [n for n, _ in calls] == [3 * 4 * 9 * 11]
+        calls.clear()
+        patch.setitem(convolution.BLOCK, "cpu", 4 * 11 * 9 * 8)
+        layer(image(2))
+        assert max(n for _, n in calls) <= (4 + 2) * 11 * 9 * 8  # and a position more on either side
+
+
+BAD: tuple[tuple[str, dict[str, Any], type[Exception]], ...] = (
+    ("groups", {"groups": 3}, ValueError),
+    ("groups", {"groups": 0}, ValueError),
+    ("kernel_size", {"kernel_size": (3, 3, 3)}, ValueError),
+    ("kernel_size", {"kernel_size": 0}, ValueError),
+    ("stride", {"stride": 0}, ValueError),
+    ("stride", {"stride": 1.5}, TypeError),
+    ("dilation", {"dilation": (1,)}, ValueError),
+    ("padding", {"padding": -1}, ValueError),
+    ("padding", {"padding": "reflect"}, ValueError),
+    ("padding", {"padding": "same", "stride": 2}, ValueError),
+    ("in_channels", {"in_channels": 0}, ValueError),
+    ("base", {"base": "relu"}, ValueError),
+    ("backend", {"backend": "metal"}, ValueError),
+)
+
+
+@pytest.mark.parametrize("name,options,error", BAD, ids=str)
+def test_bad_options(name: str, options: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error, match=f"^{name}"):
+        KANConv2d(**{"in_channels": 4, "out_channels": 8, "kernel_size": 3, **options})
+
+
+@pytest.mark.parametrize(
+    "shape,message",
+    (
+        ((3, 5, 9, 9), r"x: got shape \(3, 5, 9, 9\), expected \(batch, 4, height, width\)"),
+        ((4, 9), "x: got shape"),
+        ((3, 4, 2, 9), "x: got size .* expected at least 3"),
+    ),
+    ids=str,
+)
+def test_bad_images(shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        made(2, kernel_size=3)(torch.zeros(shape, dtype=torch.float64))
+
+
+def test_bad_tensors() -> None:
+    layer = made(2, kernel_size=3)
+    x = image(2)
+    options = {"spline_order": 3, "base_weight": layer.base_weight}
+    with pytest.raises(TypeError, match=r"^x: got torch\.float32"):
+        layer(x.float())
+    with pytest.raises(ValueError, match=r"^spline_weight: got shape"):
+        convolution.kan_conv(x, layer.spline_weight[:, :, 0, 0], layer.grid, **options)
+    with pytest.raises(ValueError, match=r"^base_weight: got shape"):
+        convolution.kan_conv(
+            x, layer.spline_weight, layer.grid, spline_order=3, base_weight=x.new_zeros(4, 3, 3, 7)
+        )
+    with pytest.raises(ValueError, match=r"^bias: got shape"):
+        convolution.kan_conv(x, layer.spline_weight, layer.grid, bias=x.new_zeros(4), **options)
+
+
+def test_every_tap_pattern() -> None:
+    """All small kernels, strides, dilations and paddings: as torch has them, in one dimension."""
+    x = torch.randn(1, 1, 6, dtype=torch.float64)
+    for kernel, stride, dilation, padding in itertools.product((1, 2, 3), (1, 2, 3), (1, 2), (0, 1, 3)):
+        if 6 + 2 * padding < (kernel - 1) * dilation + 1:
+            continue
+        layer = KANConv1d(1, 1, kernel, stride, padding, dilation, dtype=torch.float64, base=None)
+        torch.testing.assert_close(layer(x), expected(layer, x), rtol=0, atol=1e-13)
