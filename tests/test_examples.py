@@ -11,7 +11,12 @@ import pytest
 import torch
 from harness import ROOT, child
 
-EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("figure_*.py"))
+# what runs and writes a result; the other files are their common parts and the report
+EXAMPLES = sorted(
+    path.stem
+    for path in (ROOT / "examples").glob("*.py")
+    if path.stem != "report" and '__name__ == "__main__"' in path.read_text()
+)
 
 
 def result(name: str) -> dict[str, Any]:
