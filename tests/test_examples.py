@@ -12,11 +12,8 @@ import torch
 from harness import ROOT, child
 
 # what runs and writes a result; the other files are their common parts and the report
-EXAMPLES = sorted(
-    path.stem
-    for path in (ROOT / "examples").glob("*.py")
-    if path.stem != "report" and '__name__ == "__main__"' in path.read_text()
-)
+SCRIPTS = (ROOT / "examples").glob("*.py")
+EXAMPLES = sorted(path.stem for path in SCRIPTS if f'main("{path.stem}"' in path.read_text())
 
 
 def result(name: str) -> dict[str, Any]:
