@@ -25,8 +25,9 @@ def layers_of(model: nn.Module) -> list[KANLinear]:
     raise TypeError(f"model: got {type(model).__name__}, expected a KAN or a KANLinear")
 
 
-def check_data(x: object, layer: KANLinear) -> Tensor:
-    """`x` as rows (B, in) of finite numbers, B >= 1, that the layer can take.
+def check_data(x: object, layer: Any) -> Tensor:
+    """`x` as rows (B, in) of finite numbers, B >= 1, that the layer can take: a KANLinear, or any other with
+    its in_features and a spline_weight.
 
     Raises:
         TypeError, ValueError: it has another type, dtype, device or shape, is empty, or has NaN or inf.

@@ -210,13 +210,13 @@ def dtype(value: object) -> None:
         raise TypeError(f"dtype: got {value!r}, expected float32, float64, bfloat16 or float16")
 
 
-def widths(value: object) -> None:
+def widths(value: object, name: str = "widths") -> None:
     """`value` is a sequence of at least two positive ints."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-        raise TypeError(f"widths: got {value!r}, expected a sequence of at least two positive ints")
+        raise TypeError(f"{name}: got {value!r}, expected a sequence of at least two positive ints")
     if len(value) < 2:
         raise ValueError(
-            f"widths: got {len(value)} of them, expected at least two, the input's and the output's"
+            f"{name}: got {len(value)} of them, expected at least two, the input's and the output's"
         )
     for i, width in enumerate(value):
-        integer(f"widths[{i}]", width, 1)
+        integer(f"{name}[{i}]", width, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .accelerated import AcceleratedEfficientKAN
 from .base import Model, Provider
 from .mlp import ProtocolMLP, SameParameterMLP, SameWidthMLP
 from .ours import Ours
@@ -20,6 +21,7 @@ PROVIDERS: dict[str, Provider] = {
         ClosedFormCompiled(),
         Textbook(),
         EfficientKAN(),
+        AcceleratedEfficientKAN(),
         PyKAN(),
         InKAN(),
         FlashKAN(),

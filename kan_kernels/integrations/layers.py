@@ -1,0 +1,64 @@
+"""Layers and stacks made from tensors, for the converters."""
+
+import torch
+from torch import Tensor, nn
+
+from .. import checks
+from ..nn import KAN, KANLinear
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError with this message unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+@torch.no_grad()
+def filled(
+    spline_weight: Tensor,
+    grid: Tensor,
+    order: int,
+    *,
+    base: str | None,
+    base_weight: Tensor | None,
+    bias: Tensor | None = None,
+    edge_mask: Tensor | None = None,
+) -> KANLinear:
+    """A KANLinear with copies of these tensors, in the kernels' layout; a bias of zeros only is left out.
+
+    Raises:
+        ValueError: the knots are not finite and non-decreasing.
+    """
+    checks.knots(grid)
+    fan_in, rows, fan_out = spline_weight.shape
+    has_bias = bias is not None and bool(bias.any())
+    low, high = float(grid[:, order].min()), float(grid[:, -order - 1].max())
+    layer = KANLinear(
+        fan_in,
+        fan_out,
+        rows - order,
+        order,
+        grid_range=(low, high) if low < high else (-1.0, 1.0),
+        base=base,
+        bias=has_bias,
+        device="meta",
+        dtype=spline_weight.dtype,
+    ).to_empty(device=spline_weight.device)
+    layer.spline_weight.copy_(spline_weight)
+    layer.grid.copy_(grid)
+    if layer.base_weight is not None:
+        assert base_weight is not None
+        layer.base_weight.copy_(base_weight)
+    if layer.bias is not None:
+        assert bias is not None
+        layer.bias.copy_(bias)
+    if edge_mask is not None:
+        layer.set_edge_mask(edge_mask)
+    return layer
+
+
+def stacked(layers: list[KANLinear]) -> KAN:
+    """A KAN of these very layers, which may differ in grid size, order and base."""
+    model = KAN([1, 1], 1, 0, device="meta")
+    model.layers = nn.ModuleList(layers)
+    return model

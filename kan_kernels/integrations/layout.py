@@ -1,0 +1,58 @@
+"""Peers' weights in the kernels' layout, contiguous (in, G+k, out), from a view that has those axes.
+
+On large layers the copies are bound by fresh memory, so that each temporary shows in a training step.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function, forward_ad
+
+_SMALL = 2**15  # elements: below it, a Function of Python costs more than temporaries do
+
+
+def scaled(weight: Tensor, scale: Tensor) -> Tensor:
+    """weight[i,r,o] * scale[i,o], contiguous and differentiable to any order.
+
+    Args:
+        weight: (in, G+k, out), any strides, usually a view. scale: (in, out), any strides, the same dtype.
+    """
+    if (
+        torch.compiler.is_compiling()
+        or weight.numel() < _SMALL
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or type(weight).__torch_dispatch__ is not Tensor.__torch_dispatch__
+    ):
+        return (weight * scale.unsqueeze(1)).contiguous()
+    return _Scaled.apply(weight, scale)
+
+
+class _Scaled(Function):
+    """One pass over the weight in each direction, without a temporary."""
+
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        """Without Function.apply's inspect.signature().bind."""
+        return super(Function, cls).apply(*args)  # type: ignore[misc]
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, scale)
+        out = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
+        return torch.mul(weight, scale.unsqueeze(1), out=out)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        weight, scale = ctx.saved_tensors
+        need_weight, need_scale = ctx.needs_input_grad
+        d_weight = d_scale = None
+        if need_weight:
+            if torch.is_grad_enabled():
+                d_weight = g * scale.unsqueeze(1)
+            else:  # with the strides of the weight, so that it becomes .grad as it is
+                d_weight = torch.mul(g, scale.unsqueeze(1), out=torch.empty_like(weight))
+        if need_scale:
+            d_scale = (g * weight).sum(1)
+        return d_weight, d_scale
