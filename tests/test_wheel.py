@@ -33,7 +33,9 @@ def test_is_complete() -> None:
     assert {"kan_kernels/py.typed", "kan_kernels/lib/libkan_kernels.so"} <= names
     assert any(name.startswith("kan_kernels/_C.") for name in names)
     assert any(name.endswith("LICENSE") for name in names)
-    assert not [name for name in names if name.startswith(("tests", "benchmarks", "csrc", "build"))]
+    assert not [
+        name for name in names if name.startswith(("tests", "benchmarks", "csrc", "build", "examples"))
+    ]
 
 
 def test_holds_no_path_of_the_builder() -> None:
