@@ -53,6 +53,7 @@ check: build
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 	$(BIN)/mypy
 	$(BIN)/python -m benchmarks readme --check
+	$(BIN)/python -m benchmarks science --check
 
 sanitize: $(VENV)/.ready
 	$(BIN)/python tests/sanitize/run.py

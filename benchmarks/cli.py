@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks [run | targets | table | plot | readme]``."""
+"""The command line: ``python -m benchmarks [run | targets | table | plot | readme | science]``."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ COMMANDS = {
     "table": "print the tables of a result file",
     "plot": "draw the plots of a result file",
     "readme": "write the README's table from a result file; with --check exit 1 when it is out of date",
+    "science": "training, grids and formulas against pykan, and its table in docs; --quick, --check as above",
 }
 
 
@@ -179,6 +180,13 @@ def main(arguments: list[str] | None = None) -> int:
         if options.list:
             _list()
             return 0
+        if options.command == "science":
+            from .science import run as science  # imports kan_kernels, which the others may do without
+
+            name = "quick-science.json" if options.quick else science.COMMITTED.name
+            keys = None if options.workloads is None else _choose(options.workloads, [])
+            path = _result_path(options.output, RESULTS / name)
+            return science.main(path.absolute(), options.quick, options.check, keys)
         path = _result_path(options.output, COMMITTED)
         if options.command == "targets":
             return _targets(path)

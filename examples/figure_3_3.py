@@ -5,11 +5,12 @@
 u_xx + u_yy = f on [-1,1]^2 with u = 0 on the boundary, where u = sin(pi x) sin(pi y^2). The loss is the
 paper's: the mean square of the residual inside, times 0.01, plus that of u on the boundary. The residual
 is a module around the network, so `fit` trains it as it trains any module; the second derivatives run
-the same kernels as the first. Every MLP gets at least the time that the KAN took. One seed; all networks
-start LBFGS anew every ten steps, which refinement asks of the KAN only.
+the same kernels as the first. Every MLP gets at least the time that the KAN took, changes of its grids
+included. One seed; all networks start LBFGS anew every ten steps, which refinement asks of the KAN only.
 """
 
 import math
+import time
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +21,7 @@ from kan_kernels.training import fit
 
 from .common import main
 
-WEIGHT = 0.01
-PI = math.pi
+WEIGHT, PI = 0.01, math.pi
 
 
 def solution(p: Tensor) -> Tensor:
@@ -73,41 +73,41 @@ def train(net: nn.Module, stages: list[int], least: float, n: int) -> dict:
     """One stage for each grid size (0: as it is), then more of the last until `least` seconds have passed."""
     points, inner, outer = mesh(n)
     zeros, problem = torch.zeros(len(points), 1), Poisson(net, inner, outer)
-    seconds, trace, stage = 0.0, [], 0
-    while stage < len(stages) or seconds < least:
-        size = stages[min(stage, len(stages) - 1)]
+    seconds, trace = 0.0, []
+    while len(trace) < len(stages) or seconds < least:
+        size, start = stages[min(len(trace), len(stages) - 1)], time.perf_counter()
         if size:
             refine(net, size)
             update_grid(net, points, grid_eps=1.0)
-        seconds += fit(problem, (points, zeros), steps=10).seconds
+        fit(problem, (points, zeros), steps=10)
+        seconds += time.perf_counter() - start
         trace.append({"seconds": round(seconds, 2), "grid": size, **errors(net)})
-        stage += 1
     return {"parameters": sum(p.numel() for p in net.parameters()), **trace[-1], "trace": trace}
 
 
 def run(fast: bool) -> dict:
     n, stages = (12, [5]) if fast else (32, [5, 5, 10, 10, 20, 20, 20, 20])
+    fit(nn.Linear(1, 1), (torch.zeros(1, 1),) * 2, steps=1)  # torch loads much at its first optimizer
     torch.manual_seed(0)
-    results = {"KAN [2,10,1]": train(KAN([2, 10, 1], grid_size=5), stages, 0.0, n)}
-    time = results["KAN [2,10,1]"]["seconds"]
+    kan = train(KAN([2, 10, 1], grid_size=5), stages, 0.0, n)
+    results = {"KAN [2,10,1]": kan}
     for width in (20,) if fast else (20, 50, 100):
         torch.manual_seed(0)
         layers = nn.Linear(2, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1)
-        results[f"MLP [2,{width},{width},1]"] = train(nn.Sequential(*layers), [0], time, n)
-    kan, *mlps = results.values()
-    best = min(mlps, key=lambda r: r["l2"])
+        results[f"MLP [2,{width},{width},1]"] = train(nn.Sequential(*layers), [0], kan["seconds"], n)
+    best = min(list(results.values())[1:], key=lambda r: r["l2"])
     row = "{l2:.1e} and {h1:.1e}, {parameters} parameters, {seconds} s"
     return {
         "summary": [
             {
                 "what": "MSE of u and of its gradient, KAN [2,10,1]",
                 "ours": row.format(**kan),
-                "theirs": "about 1e-7 (paper, 10^2 parameters)",
+                "theirs": "1e-7 (2-layer width-10 KAN, 10^2 parameters)",
             },
             {
                 "what": "the same, best of the MLPs after at least that time",
                 "ours": row.format(**best),
-                "theirs": "about 1e-5 (paper, 10^4 parameters)",
+                "theirs": "1e-5 (4-layer width-100 MLP, 10^4 parameters)",
             },
         ],
         "networks": results,

@@ -1,10 +1,12 @@
 """What every layer and every edge of a KAN computes, for scores and pictures."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from . import checks
 from . import functional as F
 from .backends import reference
 from .contract import BASE_CODES
@@ -25,20 +27,19 @@ def layers_of(model: nn.Module) -> list[KANLinear]:
     raise TypeError(f"model: got {type(model).__name__}, expected a KAN or a KANLinear")
 
 
-def check_data(x: object, layer: Any) -> Tensor:
-    """`x` as rows (B, in) of finite numbers, B >= 1, that the layer can take: a KANLinear, or any other with
-    its in_features and a spline_weight.
+def check_data(x: object, layer: Any, any_dtype: bool = False) -> Tensor:
+    """`x` as rows (B, in) of finite numbers, B >= 1, that the layer can take, or that can be cast to it.
+
+    The layer is a KANLinear, or any other with its in_features and a spline_weight.
 
     Raises:
-        TypeError, ValueError: it has another type, dtype, device or shape, is empty, or has NaN or inf.
+        TypeError, ValueError: it has another type, dtype (unless `any_dtype`, floating), device or shape, is
+            empty, or has NaN or inf.
     """
-    expected = f"a tensor (..., {layer.in_features}) of finite numbers"
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x: got {type(x).__name__}, expected {expected}")
-    if x.dim() == 0 or x.shape[-1] != layer.in_features:
-        raise ValueError(f"x: got shape {tuple(x.shape)}, expected (..., {layer.in_features})")
+    checks.rows(x, layer.in_features)
+    assert isinstance(x, Tensor)
     weight = layer.spline_weight
-    if x.dtype != weight.dtype:
+    if x.dtype != weight.dtype and not any_dtype:
         raise TypeError(f"x: got {x.dtype}, expected {weight.dtype} like the model's weights")
     if x.device != weight.device:
         raise ValueError(f"x: is on {x.device}, expected {weight.device} like the model's weights")
@@ -47,7 +48,10 @@ def check_data(x: object, layer: Any) -> Tensor:
         raise ValueError(f"x: got no samples, shape {tuple(x.shape)}, expected at least one")
     if not rows.isfinite().all():
         sample, feature = (~rows.isfinite()).nonzero()[0].tolist()
-        raise ValueError(f"x: sample {sample} of feature {feature} is not finite, expected {expected}")
+        raise ValueError(
+            f"x: sample {sample} of feature {feature} is not finite, "
+            f"expected a tensor (..., {layer.in_features}) of finite numbers"
+        )
     return rows
 
 
@@ -96,31 +100,59 @@ def edge_values(layer: KANLinear, x: Tensor) -> Tensor:
     return values
 
 
-@torch.no_grad()
-def edge_statistics(layer: KANLinear, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean magnitude and standard deviation over the batch of every edge's function.
+def edge_arguments(layer: KANLinear) -> dict[str, Any]:
+    """A layer's splines as arguments of the functional statistics; masked ones are zero."""
+    spline_weight, base_weight = layer.masked_weights()
+    return {
+        "spline_weight": spline_weight,
+        "grid": layer.grid,
+        "spline_order": layer.spline_order,
+        "base_weight": base_weight,
+        "base": layer.base,
+    }
 
-    The mean magnitude is the L1 norm of arXiv 2404.19756, eq. 2.17: the mean of |phi[i,o](x[b,i])| over b.
+
+@torch.no_grad()
+def edge_magnitudes(layer: KANLinear, x: Tensor) -> Tensor:
+    """The L1 norm of arXiv 2404.19756, eq. 2.17, of every edge: the mean of |phi[i,o](x[b,i])| over b.
 
     Args:
         x: (B, in), B >= 1, the layer's dtype.
 
     Returns:
-        l1 and the standard deviation (divided by B), both (in, out) float64. Memory O(in out + B).
+        (in, out) float64. Memory O(in out + B).
     """
-    spline_weight, base_weight = layer.masked_weights()
-    mask = layer.edge_mask
-    options: dict[str, Any] = {"spline_order": layer.spline_order, "base": layer.base}
-    l1 = F.edge_l1(x, spline_weight, layer.grid, base_weight=base_weight, **options).double()
-    moments = F.edge_moments(x, spline_weight, layer.grid, base_weight=base_weight, correction=0, **options)
-    deviation = moments[1].double()
-    if layer.symbolic is not None:
-        for edge in layer.symbolic.edges():
-            i, o = edge.input, edge.output
-            phi = edge.curve(x[:, i].double())
-            if mask is None or mask[i, o] != 0:  # a spline beside the formula
-                base = None if base_weight is None else base_weight[i : i + 1, o : o + 1]
-                weight, grid = spline_weight[i : i + 1, :, o : o + 1], layer.grid[i : i + 1]
-                phi = phi + F.kan_linear(x[:, i : i + 1], weight, grid, base_weight=base, **options)[:, 0]
-            l1[i, o], deviation[i, o] = phi.abs().mean(), phi.std(correction=0)
-    return l1, deviation
+    l1 = F.edge_l1(x, **edge_arguments(layer)).double()
+    return _with_formulas(l1, layer, x, lambda phi: phi.abs().mean())
+
+
+@torch.no_grad()
+def edge_deviations(layer: KANLinear, x: Tensor) -> Tensor:
+    """The standard deviation (divided by B) of every edge's function over the batch.
+
+    Arguments, result and memory as for `edge_magnitudes`.
+    """
+    deviation = F.edge_moments(x, **edge_arguments(layer), correction=0)[1].double()
+    return _with_formulas(deviation, layer, x, lambda phi: phi.std(correction=0))
+
+
+def _with_formulas(
+    values: Tensor, layer: KANLinear, x: Tensor, statistic: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """`values` (in, out) of the splines, with `statistic` of the whole curve on edges that have a formula."""
+    if layer.symbolic is None:
+        return values
+    splines = edge_arguments(layer)
+    for edge in layer.symbolic.edges():
+        i, o = edge.input, edge.output
+        phi = edge.curve(x[:, i].double())
+        if layer.edge_mask is None or layer.edge_mask[i, o] != 0:  # a spline beside the formula
+            base = splines["base_weight"]
+            one = {
+                "spline_weight": splines["spline_weight"][i : i + 1, :, o : o + 1],
+                "grid": layer.grid[i : i + 1],
+                "base_weight": None if base is None else base[i : i + 1, o : o + 1],
+            }
+            phi = phi + F.kan_linear(x[:, i : i + 1], **{**splines, **one})[:, 0]
+        values[i, o] = statistic(phi)
+    return values

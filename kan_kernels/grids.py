@@ -9,6 +9,7 @@ half-changed.
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -128,7 +129,7 @@ def _check_plain(layer: KANLinear) -> None:
 def _placed_knots(layer: KANLinear, x: Tensor, grid_eps: float, margin: float) -> Tensor:
     """The knots of `update_grid` for inputs x (B, in), as the layer's grid can hold them: float64."""
     k, size = layer.spline_order, layer.grid_size
-    points = x.t().contiguous().sort(1).values.t()
+    points = _sorted(x.t().contiguous()).t()
     sample = torch.linspace(0, len(x) - 1, size + 1, dtype=torch.int64, device=x.device)
     points = points[sample].double()
     low, high = points[0], points[-1]
@@ -150,6 +151,13 @@ def _placed_knots(layer: KANLinear, x: Tensor, grid_eps: float, margin: float) -
     if not knots.isfinite().all():
         raise ValueError(f"x: its range is too large for knots in {layer.grid.dtype}")
     return knots
+
+
+def _sorted(rows: Tensor) -> Tensor:
+    """Each row in order. On the CPU by NumPy, whose sort takes a tenth of the time of torch's."""
+    if rows.is_cpu and rows.dtype in (torch.float32, torch.float64):
+        return torch.from_numpy(np.sort(rows.numpy(), axis=1))
+    return rows.sort(1).values
 
 
 def _divided_knots(knots: Tensor, order: int, size: int) -> Tensor:

@@ -1,7 +1,8 @@
 """KANLinear and KAN, with the manners of torch.nn."""
 
+import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -73,8 +74,9 @@ class KANLinear(SplineModule):
             default. What they compute is added.
 
     A state dict holds the mask and the symbolic edges too, and a layer that loads one becomes what it holds:
-    it takes over mask, symbolic edges and grid size, where features and spline order agree. Whatever changes
-    the grid size replaces the parameter `spline_weight`, so optimizers have to be built anew.
+    it takes over mask, symbolic edges and grid size, where features and spline order agree. A state dict that
+    does not fit leaves the module as it was. Whatever changes the grid size replaces the parameter
+    `spline_weight`, so optimizers have to be built anew.
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -232,6 +234,10 @@ class KANLinear(SplineModule):
         symbolic = self._modules.get("symbolic")
         return y if symbolic is None else y + symbolic(x).to(y.dtype)
 
+    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
+        with _unchanged_by_errors(self):
+            return super().load_state_dict(state_dict, strict, assign)
+
     def _load_from_state_dict(self, state_dict, prefix, *args):
         """Take over what a checkpoint of a layer holds besides values: grid size, mask, symbolic edges."""
         weight, grid = state_dict.get(prefix + "spline_weight"), state_dict.get(prefix + "grid")
@@ -282,8 +288,32 @@ def _masked(spline_weight: Tensor, base_weight: Tensor | None, mask: Tensor) -> 
     return spline_weight * mask.unsqueeze(1), None if base_weight is None else base_weight * mask
 
 
+@contextlib.contextmanager
+def _unchanged_by_errors(module: nn.Module) -> Iterator[None]:
+    """After an error every module in it has its attributes, parameters, buffers and their values back."""
+    tables = ("_parameters", "_buffers", "_modules")
+    kept = [(vars(m), dict(vars(m)), [dict(vars(m)[name]) for name in tables]) for m in module.modules()]
+    tensors = [*module.parameters(), *module.buffers()]
+    values = [(t, t.detach().clone()) for t in tensors if not nn.parameter.is_lazy(t)]
+    try:
+        yield
+    except BaseException:
+        for now, before, contents in kept:
+            now.clear()
+            now.update(before)
+            for name, content in zip(tables, contents, strict=True):
+                now[name].clear()
+                now[name].update(content)
+        with torch.no_grad():
+            for tensor, value in values:
+                tensor.copy_(value)
+        raise
+
+
 class KAN(nn.Module):
     """A stack of KANLinear layers: KAN([2, 5, 1]) has two, in `layers`.
+
+    A state dict that does not fit, in whatever layer, leaves all of them as they were.
 
     Args:
         widths: at least two positive sizes, from the input's to the output's.
@@ -302,6 +332,10 @@ class KAN(nn.Module):
             KANLinear(fan_in, fan_out, grid_size, spline_order, **layer_options)
             for fan_in, fan_out in itertools.pairwise(widths)
         )
+
+    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
+        with _unchanged_by_errors(self):
+            return super().load_state_dict(state_dict, strict, assign)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., widths[0]) -> (..., widths[-1])."""

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from . import checks
-from .activations import active_edges, check_data, edge_statistics, layers_of, node_values
+from .activations import (
+    active_edges,
+    check_data,
+    edge_deviations,
+    edge_magnitudes,
+    layers_of,
+    node_values,
+)
 from .nn import KAN, KANLinear
 
 KINDS = ("l1", "attribution")
@@ -229,12 +236,12 @@ class _Scores:
             raise ValueError("x: got one sample, expected at least two for scores of kind 'attribution'")
         self.values = node_values(model, rows)
         self.active = [active_edges(layer) for layer in layers]
-        statistics = [edge_statistics(layer, v) for layer, v in zip(layers, self.values[:-1], strict=True)]
+        score = edge_magnitudes if kind == "l1" else edge_deviations
+        edges = [score(layer, v) for layer, v in zip(layers, self.values[:-1], strict=True)]
         if kind == "l1":
-            self.edges = [l1 for l1, _ in statistics]
-            self.nodes = _paper_nodes(self.edges)
+            self.edges, self.nodes = edges, _paper_nodes(edges)
         else:
-            self.edges, self.nodes = _attribution([deviation for _, deviation in statistics], self.values)
+            self.edges, self.nodes = _attribution(edges, self.values)
         for i, scores in enumerate(self.edges):
             if not scores.isfinite().all():
                 raise ValueError(f"model: a score of layer {i} is not finite; are its weights?")

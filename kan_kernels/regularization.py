@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from . import checks
 from . import functional as F
-from .activations import layers_of
+from .activations import edge_arguments, layers_of
 from .nn import KANLinear
 from .statistics import compute_dtype
 
@@ -98,11 +98,11 @@ def regularization(
 
 
 def _l1(layer: KANLinear, x: Tensor | None) -> Tensor:
-    return F.edge_l1(x, **_edges(layer))  # type: ignore[arg-type]
+    return F.edge_l1(x, **edge_arguments(layer))  # type: ignore[arg-type]
 
 
 def _std(layer: KANLinear, x: Tensor | None) -> Tensor:
-    return F.edge_moments(x, **_edges(layer))[1]  # type: ignore[arg-type]
+    return F.edge_moments(x, **edge_arguments(layer))[1]  # type: ignore[arg-type]
 
 
 def _std_normalized(layer: KANLinear, x: Tensor | None) -> Tensor:
@@ -114,18 +114,6 @@ def _std_normalized(layer: KANLinear, x: Tensor | None) -> Tensor:
 def _coefficient(layer: KANLinear, x: Tensor | None) -> Tensor:
     coefficients, _ = layer.masked_weights()
     return coefficients.to(compute_dtype(coefficients)).abs().mean(1)
-
-
-def _edges(layer: KANLinear) -> dict[str, Any]:
-    """A layer's edges as arguments of the functional statistics; masked ones are zero."""
-    spline_weight, base_weight = layer.masked_weights()
-    return {
-        "spline_weight": spline_weight,
-        "grid": layer.grid,
-        "spline_order": layer.spline_order,
-        "base_weight": base_weight,
-        "base": layer.base,
-    }
 
 
 def _entropy(norm: Tensor) -> Tensor:

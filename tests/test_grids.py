@@ -1,59 +1,20 @@
-"""update_grid and refine: where the knots go, that the function stays, and what bad data does."""
+"""update_grid: where the knots go, that the function stays; what bad data does to it and to refine."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import oracle
 import pytest
 import torch
-from cases import make_grid
 from harness import DEVICE
+from spline_cases import F64, ORDERS, layer_of, normal, splines, state
 from torch import Tensor, nn
 
 from kan_kernels import KAN, KANLinear, use_backend
 from kan_kernels.grids import refine, update_grid
-from kan_kernels.spline_refit import refit, solve_banded
-
-F64 = torch.float64
-ORDERS = (0, 1, 2, 3, 5, 8)
-KNOTS = ("uniform", "ranges", "adaptive", "steep", "repeated", "clamped", "collapsed")
-
-
-def layer_of(k: int = 3, size: int = 5, features: int = 3, out: int = 4, **options: Any) -> KANLinear:
-    """A layer whose splines are of size 1."""
-    layer = KANLinear(features, out, size, k, dtype=options.pop("dtype", F64), device=DEVICE, **options)
-    nn.init.normal_(layer.spline_weight)
-    return layer
-
-
-def splines(layer: KANLinear, x: Tensor) -> Tensor:
-    """The spline part of every edge, (B, in, out), by the oracle in float64."""
-    basis = oracle.basis(x.double().cpu(), layer.grid.double().cpu(), layer.spline_order)
-    return torch.einsum("bir,iro->bio", basis, layer.spline_weight.detach().double().cpu())
-
-
-def everywhere(layer: KANLinear, count: int = 500) -> Tensor:
-    """Points over the whole span, beyond it, and on every knot: (P, in)."""
-    grid = layer.grid.double()
-    low, high = grid[:, 0], grid[:, -1]
-    steps = torch.linspace(-0.1, 1.1, count, dtype=F64, device=grid.device).unsqueeze(1)
-    return torch.cat([low + (high - low) * steps, grid.t()])
-
-
-def normal(*shape: int, scale: float = 0.7, dtype: torch.dtype = F64) -> Tensor:
-    gen = torch.Generator().manual_seed(3)
-    return (scale * torch.randn(*shape, generator=gen, dtype=F64)).to(DEVICE, dtype)
-
-
-def state(model: nn.Module) -> dict[str, Tensor]:
-    return {key: value.clone() for key, value in model.state_dict().items()}
-
-
-# ---- update_grid -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("grid_eps", [0.0, 0.02, 0.5, 1.0])
@@ -193,156 +154,6 @@ def test_order_zero_holds_the_largest_sample() -> None:
     for margin in (0.0, 0.01):
         update_grid(layer, x, margin=margin)
         assert (layer.grid[:, -1] > x.amax(0)).all()
-
-
-# ---- refine ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("knots", KNOTS)
-@pytest.mark.parametrize("k", ORDERS)
-def test_knot_insertion_is_exact(k: int, knots: str) -> None:
-    """Multiples keep the splines everywhere, on the old knots, in extension cells and outside."""
-    layer = layer_of(k, 4)
-    layer.grid.copy_(make_grid(knots, 3, 4, k, torch.Generator().manual_seed(k)))
-    x, old_knots = everywhere(layer), layer.grid.clone()
-    old = splines(layer, x)
-    size = layer.spline_weight.detach().abs().max()
-    for factor in (2, 5):
-        fine = copy.deepcopy(layer)
-        refine(fine, 4 * factor)
-        assert fine.grid_size == 4 * factor and fine.spline_weight.shape == (3, 4 * factor + k, 4)
-        assert torch.equal(fine.grid[:, k : fine.grid.shape[1] - k][:, ::factor], old_knots[:, k : 5 + k])
-        assert torch.equal(fine.grid[:, :k], old_knots[:, :k])
-        torch.testing.assert_close(splines(fine, x), old, rtol=0, atol=1e-13 * float(size))
-        assert fine.spline_weight.abs().max() <= size * (1 + 1e-14), "convex combinations only"
-
-
-def test_insertion_in_float32_and_again() -> None:
-    """5, 10, 20, 80 cells of a float32 model: what it computes stays within rounding, its layers still
-    run.
-    """
-    model = KAN([3, 5, 2], device=DEVICE)
-    for layer in model.layers:
-        nn.init.normal_(layer.spline_weight)
-    x = normal(100, 3, dtype=torch.float32)
-    y = model(x)
-    optimizer_parameters = list(model.parameters())
-    for size in (10, 20, 80):
-        refine(model, size)
-        torch.testing.assert_close(model(x), y, rtol=0, atol=2e-5)
-    assert all(layer.grid_size == 80 and layer.spline_weight.requires_grad for layer in model.layers)
-    assert not any(layer.spline_weight is p for layer in model.layers for p in optimizer_parameters)
-    fresh = KAN([3, 5, 2], device=DEVICE)
-    fresh.load_state_dict(model.state_dict())
-    assert torch.equal(fresh(x), model(x))
-
-
-@pytest.mark.parametrize("k", ORDERS)
-@pytest.mark.parametrize("with_data", [False, True])
-def test_other_sizes_fit_best(backend: str, k: int, with_data: bool) -> None:
-    """5 -> 7 cells: the least-squares optimum over the span, or on the data, as lstsq finds it on dense
-    points.
-    """
-    layer = layer_of(k, 5)
-    x = normal(300, 3) if with_data else None
-    old_layer = copy.deepcopy(layer)
-    with use_backend(backend):
-        refine(layer, 7, x)
-    assert layer.grid_size == 7
-    assert torch.equal(layer.grid[:, :k], old_layer.grid[:, :k])
-    assert torch.equal(layer.grid[:, [k, -1 - k]], old_layer.grid[:, [k, -1 - k]])
-    if x is None:
-        grid = layer.grid[0].cpu().double()
-        edges = torch.cat([grid, old_layer.grid[0].cpu()]).unique()
-        nodes, shares = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(k + 1))
-        points = (edges[:-1, None] + edges.diff()[:, None] * (nodes + 1) / 2).flatten()
-        roots = (edges.diff()[:, None] * shares).sqrt().flatten().unsqueeze(1)
-        points = points.unsqueeze(1).expand(-1, 3)
-    else:
-        points, roots = x.cpu(), torch.ones(len(x), 1, dtype=F64)
-    basis, old = oracle.basis(points, layer.grid.cpu(), k), splines(old_layer, points)
-    for i in range(3):
-        A, y = (roots * basis[:, i]).numpy(), (roots * old[:, i]).numpy()
-        best, *_ = np.linalg.lstsq(A, y, rcond=None)
-        found = layer.spline_weight[i].detach().cpu().numpy()
-        optimum, got = np.linalg.norm(A @ best - y), np.linalg.norm(A @ found - y)
-        assert optimum > 1e-5 and got <= optimum * (1 + 1e-6 * 10 ** max(0, k - 3))
-
-
-def test_refine_with_data_goes_through_the_old_layers(backend: str) -> None:
-    """The second layer is fitted on what the first one computed before it was refined."""
-    model = KAN([2, 4, 3], 4, dtype=F64, device=DEVICE)
-    for layer in model.layers:
-        nn.init.normal_(layer.spline_weight)
-    x = normal(90, 2)
-    second = copy.deepcopy(model.layers[1])
-    with use_backend(backend):
-        hidden = model.layers[0](x).detach()
-        refine(model, 7, x)
-        refine(second, 7, hidden)
-    assert torch.equal(model.layers[1].spline_weight, second.spline_weight)
-
-
-def test_layers_of_that_size_stay() -> None:
-    """Refining to the present size changes nothing, and mixed sizes meet."""
-    model = KAN([2, 3, 2], 4, dtype=F64, device=DEVICE)
-    refine(model.layers[0], 8)
-    before = [layer.spline_weight for layer in model.layers]
-    refine(model, 8)
-    assert model.layers[0].spline_weight is before[0] and model.layers[1].spline_weight is not before[1]
-    assert all(layer.grid_size == 8 for layer in model.layers)
-
-
-def test_many_cells() -> None:
-    """A thousand cells: exact from 500, and a fit of 1000 from 300 as good as on few."""
-    layer = layer_of(3, 300, 2, 2)
-    with torch.no_grad():  # a smooth function: coefficients near its values
-        layer.spline_weight.copy_(torch.sin(3 * layer.grid[:, 2:-2]).unsqueeze(2).expand(-1, -1, 2))
-    x = normal(2000, 2, scale=0.3)
-    old = splines(layer, x)
-    refine(layer, 1000)
-    torch.testing.assert_close(splines(layer, x), old, rtol=0, atol=1e-7)
-    update_grid(layer, x)
-    torch.testing.assert_close(splines(layer, x), old, rtol=0, atol=1e-6)
-
-
-# ---- the solver ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("width", [0, 1, 3, 10])
-def test_solve_banded(width: int) -> None:
-    """The solution is found again, with badly scaled rows too; an empty row and column gives 0."""
-    gen = torch.Generator().manual_seed(width)
-    n = 12
-    factor = torch.randn(4, n, n, generator=gen, dtype=F64).tril().triu(-width)
-    factor.diagonal(dim1=1, dim2=2).abs_().add_(2.0 + width)
-    factor *= 10.0 ** torch.linspace(-4, 4, n, dtype=F64).unsqueeze(1)
-    matrix = factor @ factor.transpose(1, 2)
-    want = torch.randn(4, n, 5, generator=gen, dtype=F64)
-    right = matrix @ want
-    band = torch.zeros(4, n, width + 1, dtype=F64)
-    for d in range(width + 1):
-        band[:, : n - d, d] = matrix.diagonal(d, 1, 2)
-    got = solve_banded(band.to(DEVICE), right.to(DEVICE)).cpu()
-    torch.testing.assert_close(got, want, rtol=0, atol=1e-8)  # condition numbers reach 1e7
-    band[:, 4], right[:, 4] = 0.0, 0.0
-    for d in range(1, width + 1):
-        band[:, 4 - d if d <= 4 else 4, d] = 0.0
-    assert (solve_banded(band.to(DEVICE), right.to(DEVICE))[:, 4] == 0).all()
-
-
-def test_fewer_functions_than_bands() -> None:
-    """One cell of order 8: nine functions, all of which overlap."""
-    layer = layer_of(8, 1)
-    x = normal(200, 3, scale=0.3)
-    moved = refit(layer.spline_weight.detach(), layer.grid, layer.grid, 8, x)
-    kept = copy.deepcopy(layer)
-    with torch.no_grad():
-        kept.spline_weight.copy_(moved)
-    torch.testing.assert_close(splines(kept, x), splines(layer, x), rtol=0, atol=1e-9)
-
-
-# ---- errors ----------------------------------------------------------------------------------------------
 
 
 def _nan(x: Tensor) -> Tensor:

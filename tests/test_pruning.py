@@ -360,3 +360,17 @@ def test_one_sample_and_leading_dimensions() -> None:
     torch.testing.assert_close(one[0].cpu(), dense(net.layers[0], x[:1])[0].abs(), rtol=1e-12, atol=1e-15)
     for got, want in zip(edge_scores(net, x.view(4, 50, 2)), edge_scores(net, x), strict=True):
         assert torch.equal(got, want)
+
+
+def test_scores_compute_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "l1" asks for no moments, "attribution" for no magnitudes."""
+    from kan_kernels import functional
+
+    def refuse(*args: Any, **options: Any) -> None:
+        raise AssertionError("not needed")
+
+    net, x = KAN([2, 3, 1], dtype=F64, device=DEVICE), torch.rand(50, 2, dtype=F64, device=DEVICE)
+    for kind, other in (("l1", "edge_moments"), ("attribution", "edge_l1")):
+        with monkeypatch.context() as patch:
+            patch.setattr(functional, other, refuse)
+            prune(net, x, kind=kind, edge_threshold=0.0, node_threshold=0.0)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..activations import active_edges, check_data, edge_statistics, edge_values, layers_of, node_values
+from ..activations import active_edges, check_data, edge_magnitudes, edge_values, layers_of, node_values
 from ..nn import KANLinear
 from .style import ACCENT, FAINT, FORMULA, INK, PAPER, matplotlib, new_figure, style
 
@@ -104,7 +104,7 @@ def _look(layer: KANLinear, x: Tensor | None) -> _Seen:
         steps = torch.linspace(0, 1, 2 * POINTS, dtype=grid.dtype, device=grid.device).unsqueeze(1)
         x = (low + (high - low) * steps).to(layer.spline_weight.dtype)
     low, high = x.amin(0).to(grid.dtype), x.amax(0).to(grid.dtype)
-    l1, _ = edge_statistics(layer, x)
+    l1 = edge_magnitudes(layer, x)
     formulas: dict[tuple[int, int], str] = {}
     if layer.symbolic is not None:
         formulas = {(edge.input, edge.output): edge.name for edge in layer.symbolic.edges()}

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..activations import active_edges, check_data, edge_statistics, edge_values
+from ..activations import active_edges, check_data, edge_deviations, edge_magnitudes, edge_values
 from ..nn import KANLinear
 from ..training.history import History
 from .style import ACCENT, ALARM, FAINT, FORMULA, INK, matplotlib, new_figure, style
@@ -46,7 +46,7 @@ def plot_edges(
     if not isinstance(layer, KANLinear):
         raise TypeError(f"layer: got {type(layer).__name__}, expected a KANLinear")
     rows = check_data(x, layer)
-    l1, deviation = edge_statistics(layer, rows)
+    l1, deviation = edge_magnitudes(layer, rows), edge_deviations(layer, rows)
     shape = layer.in_features, layer.out_features
     if edges is None:
         there = active_edges(layer).flatten().nonzero().flatten()

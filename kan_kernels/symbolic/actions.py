@@ -94,7 +94,7 @@ def suggest(
     """
     _check_edge(layer, i, o)
     checks.integer("top", top, 1)
-    _check_weight("complexity_weight", complexity_weight)
+    _check_share("complexity_weight", complexity_weight)
     candidates = functions.resolve(library)
     ranked = _fit_edges(layer, [(i, o)], rows(layer, x), candidates, complexity_weight)[0]
     return ranked[:top]
@@ -171,7 +171,8 @@ def auto(
         model: a KAN or a KANLinear.
         x: (..., in), input of the model.
         library: names of the candidates; None: all functions.
-        r2_threshold: candidates that explain less are out of the question.
+        r2_threshold: 0 to 1; candidates that explain less are out of the question. At 0 are those that
+            explain nothing, r2 <= 1e-5, such as the constant.
         complexity_weight: as for `suggest`.
 
     Raises:
@@ -179,16 +180,15 @@ def auto(
     """
     layers = layers_of(model)
     candidates = functions.resolve(library)
-    _check_weight("complexity_weight", complexity_weight)
-    if not isinstance(r2_threshold, (int, float)) or not r2_threshold <= 1:
-        raise ValueError(f"r2_threshold: got {r2_threshold!r}, expected a number <= 1")
+    _check_share("complexity_weight", complexity_weight)
+    _check_share("r2_threshold", r2_threshold)
     reports: list[EdgeReport] = []
     for n, (layer, inputs) in enumerate(zip(layers, layer_inputs(layers, x), strict=True)):
         edges = [edge for edge in active_pairs(layer) if edge not in fixed_edges(layer)]
         for (i, o), ranked in zip(
             edges, _fit_edges(layer, edges, inputs, candidates, complexity_weight), strict=True
         ):
-            enough = [candidate for candidate in ranked if candidate.r2 >= r2_threshold]
+            enough = [candidate for candidate in ranked if candidate.r2 >= max(r2_threshold, R2_FLOOR)]
             best = enough[0] if enough else max(ranked, key=lambda candidate: candidate.r2)
             reports.append(EdgeReport(n, i, o, best, bool(enough)))
     for n, layer in enumerate(layers):
@@ -265,6 +265,6 @@ def _check_edge(layer: object, i: object, o: object) -> None:
     checks.integer("o", o, 0, layer.out_features - 1)
 
 
-def _check_weight(name: str, value: object) -> None:
+def _check_share(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise ValueError(f"{name}: got {value!r}, expected a number from 0 to 1")

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from .. import checks
-from ..activations import active_edges
+from ..activations import active_edges, check_data
 from ..backends import reference
 from ..contract import BASE_CODES
 from ..nn import KANLinear
@@ -77,12 +76,4 @@ def rows(layer: KANLinear, x: Tensor | None) -> Tensor:
         low, high = layer.grid[:, k].double(), layer.grid[:, layer.grid.shape[1] - 1 - k].double()
         t = torch.linspace(0, 1, 256, dtype=torch.float64, device=low.device)[:, None]
         return torch.lerp(low, high, t)
-    checks.rows(x, layer.in_features)
-    if x.device != layer.spline_weight.device:
-        raise ValueError(f"x: is on {x.device}, expected {layer.spline_weight.device} like the layer")
-    x = x.detach().reshape(-1, layer.in_features)
-    if x.shape[0] == 0:
-        raise ValueError(f"x: got shape {tuple(x.shape)}, expected at least one row")
-    if not x.isfinite().all():
-        raise ValueError("x: has NaN or inf, expected finite numbers")
-    return x
+    return check_data(x, layer, any_dtype=True)

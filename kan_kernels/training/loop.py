@@ -1,5 +1,7 @@
 """`fit`: the training loop of the paper's workflow."""
 
+import contextlib
+import functools
 import importlib.util
 import inspect
 import math
@@ -132,7 +134,7 @@ def fit(
             "test data": test is not None,
             "metrics": sorted(metrics or ()),
         },
-        bar=_bar(progress, steps),
+        open_bar=_bar(progress),
     )
     run.prepare(resume and path is not None and path.exists())
     return run.to(steps)
@@ -162,15 +164,15 @@ def _check_options(name: str, options: dict[str, Any], function: Callable[..., A
             raise ValueError(f"{name}: got the option {option!r}, expected some of {', '.join(known)}")
 
 
-def _bar(progress: bool | None, steps: int):
-    """A tqdm bar, or None."""
+def _bar(progress: bool | None) -> Callable[..., Any]:
+    """What opens a tqdm bar, or none."""
     there = importlib.util.find_spec("tqdm") is not None
     if progress is None:
         progress = there and sys.stderr.isatty()
     if not progress:
-        return None
+        return lambda total: contextlib.nullcontext()
     if not there:
         raise ModuleNotFoundError("progress=True needs tqdm: pip install kan_kernels[train]")
     from tqdm.auto import tqdm
 
-    return tqdm(total=steps, unit="step", leave=True)
+    return functools.partial(tqdm, unit="step", leave=True)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Adam, AdamW, Optimizer
 
+from . import lbfgs
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 Rate = float | Callable[[int], float]
 
@@ -48,13 +50,14 @@ def builder(optimizer: object) -> Callable[[list[nn.Parameter]], Optimizer]:
     if callable(optimizer):
         return optimizer
     if optimizer == "lbfgs":
-        return lambda parameters: LBFGS(
-            parameters,
-            history_size=10,
-            line_search_fn="strong_wolfe",
-            tolerance_grad=0.0,
-            tolerance_change=0.0,
-        )
+        options: dict[str, Any] = {"history_size": 10, "tolerance_grad": 0.0, "tolerance_change": 0.0}
+
+        def build_lbfgs(parameters: list[nn.Parameter]) -> Optimizer:
+            if any(p.is_complex() for p in parameters):  # ours knows real numbers only
+                return LBFGS(parameters, line_search_fn="strong_wolfe", **options)
+            return lbfgs.LBFGS(parameters, **options)
+
+        return build_lbfgs
     if optimizer in ("adam", "adamw"):
         kind = Adam if optimizer == "adam" else AdamW
 

@@ -41,7 +41,8 @@ class Run:
     path: Path | None
     checkpoint_every: int
     recipe: dict[str, Any]
-    bar: Any = None
+    open_bar: Callable[..., Any]
+    bar: Any = None  # while it is open
     history: History = field(default_factory=History)
     losses: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)  # not looked at yet
     start: int = 0
@@ -81,19 +82,17 @@ class Run:
         """Train until so many steps were taken."""
         began, before = time.perf_counter(), self.history.seconds
         self.good, self.saved = self.snapshot(self.start), self.start
-        if self.bar is not None:
-            self.bar.update(self.start)
-        try:
-            stopped = self.loop(steps)
-        except KeyboardInterrupt:
-            self.settle()
-            stopped = "interrupted"
-        except Exception:
-            self.objective.model.load_state_dict(self.good["model"])
-            raise
-        finally:
+        with self.open_bar(total=steps) as self.bar:
             if self.bar is not None:
-                self.bar.close()
+                self.bar.update(self.start)
+            try:
+                stopped = self.loop(steps)
+            except KeyboardInterrupt:
+                self.settle()
+                stopped = "interrupted"
+            except Exception:
+                self.objective.model.load_state_dict(self.good["model"])
+                raise
         self.history.stopped = stopped
         self.history.seconds = before + time.perf_counter() - began
         if self.path is not None:

@@ -1,0 +1,1 @@
+"""The science utilities against pykan's, in one run: ``python -m benchmarks science``."""

@@ -1,0 +1,93 @@
+"""The table of a science result, in Markdown, between markers in docs/training.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..document import size, times
+from .contests import contests
+
+PAGE = Path(__file__).absolute().parents[2] / "docs" / "training.md"
+BEGIN, END = "<!-- science:begin -->", "<!-- science:end -->"
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """One row a contest, what was compared below it, and the machine."""
+    meta = document["meta"]
+    version = meta["providers"].get("pykan", "")
+    lines = [
+        f"| | kan_kernels | pykan {version} | times faster | aim | peak memory | the same? |",
+        "| :-- | --: | --: | --: | --: | --: | :-- |",
+        *map(_row, document["results"]),
+        "",
+        "float64, one thread, medians of interleaved runs from the same network (how many in brackets), load "
+        f"average {_load(document)}. Peak memory: what a call needs beyond models and data, ours and then "
+        "pykan's.",
+        *_missing(document),
+        "",
+        f"Machine: {meta['cpu']}, torch {meta['torch']}, kan_kernels ISA {meta['isa_kan_kernels']}, "
+        f"Python {meta['python']}; {', '.join(sorted({row['date'] for row in document['results']}))}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _missing(document: dict[str, Any]) -> list[str]:
+    """A line for contests that the result does not have."""
+    if document["meta"].get("quick"):
+        return []
+    there = {row["key"] for row in document["results"]}
+    keys = [key for key in contests(False) if key not in there]
+    if not keys:
+        return []
+    return [
+        "",
+        f"Not measured yet: {', '.join(keys)} (`python -m benchmarks science --workloads {','.join(keys)}`).",
+    ]
+
+
+def _load(document: dict[str, Any]) -> str:
+    loads = [value for row in document["results"] for value in row["load"] if value is not None]
+    return (
+        f"{min(loads):.1f} to {max(loads):.1f} on {document['meta']['threads_available']} cores"
+        if loads
+        else "unknown"
+    )
+
+
+def _row(row: dict[str, Any]) -> str:
+    if "times_faster" not in row:
+        return f"| {row['what']} | - | - | - | {row['wanted']:g}x | - | no: {row['reason']} |"
+    peaks = " and ".join(size(value) for value in row["peak_extra_bytes"])
+    same = _same(row) if row["status"] == "ok" else f"no: {row['reason']}"
+    cells = [
+        row["what"],
+        _seconds(row["ours"]),
+        _seconds(row["theirs"]),
+        f"**{times(row['times_faster'])}**",
+        f"{row['wanted']:g}x",
+        peaks,
+        same,
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _seconds(cell: dict[str, Any]) -> str:
+    seconds = cell["median_ms"] / 1e3
+    return f"{seconds:.3g} s ({cell['samples']})"
+
+
+def _same(row: dict[str, Any]) -> str:
+    if "rmse" in row:
+        (a, b), (n, m) = row["rmse"], row["evaluations"]
+        return f"RMSE {a:.6g} and {b:.6g} after {n} and {m} evaluations"
+    if "change" in row:
+        a, b = row["change"]
+        return f"outputs moved by {a:.1e} and {b:.1e} of their size"
+    edges = row["edges"]
+    least = min(edges, key=lambda e: e["ours"]["r2"] - e["theirs"]["r2"])
+    return (
+        f"best r2 at least pykan's on all {len(edges)} edges (smallest lead "
+        f"{least['ours']['r2'] - least['theirs']['r2']:.1e}); single functions: pykan's r2 is higher in "
+        f"{row['fits_better_with_pykan']} of {row['fits']} fits"
+    )

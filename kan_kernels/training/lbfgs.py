@@ -1,0 +1,210 @@
+"""LBFGS with a strong-Wolfe line search, in few calls: small models spend their time in Python."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+ARMIJO, CURVATURE = 1e-4, 0.9  # c1 and c2 of Nocedal & Wright, eq. 3.7
+SEARCH = 25  # evaluations of one line search, at most
+NARROW = 1e-9  # a bracket that moves no parameter by more is not searched any further
+
+
+class Point(NamedTuple):
+    """The objective along a direction: step length, value, gradient, directional derivative."""
+
+    t: float
+    value: float
+    gradient: Tensor
+    slope: float
+
+
+class LBFGS(torch.optim.LBFGS):
+    """torch's LBFGS with strong Wolfe: same arguments, same state, same steps up to rounding.
+
+    What differs is the work around the evaluations, which takes longer than those of a small model: the
+    parameters are written from one vector, once an evaluation; the scalars of the two loops (Nocedal &
+    Wright, algorithm 7.4) and of the line search are Python's.
+    """
+
+    def __init__(self, params, **options) -> None:
+        super().__init__(params, line_search_fn="strong_wolfe", **options)
+        self._flat = torch.cat([p.detach().reshape(-1) for p in self._params])
+        sizes = [p.numel() for p in self._params]
+        parts = zip(self._flat.split(sizes), self._params, strict=True)
+        self._parts = [part.view(p.shape) for part, p in parts]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        if not set_to_none:
+            return super().zero_grad(set_to_none)
+        for p in self._params:
+            p.grad = None
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
+        """Up to `max_iter` iterations and about `max_eval` evaluations. Returns the loss before them."""
+        closure = torch.enable_grad()(closure)
+        group = self.param_groups[0]
+        state = self.state[self._params[0]]
+        state.setdefault("n_iter", 0)
+        state.setdefault("func_evals", 0)
+        first = closure()
+        value, gradient = float(first), self._gradient()
+        evaluations = 1
+        for _ in range(group["max_iter"]):
+            if _largest(gradient) <= group["tolerance_grad"]:
+                break
+            state["n_iter"] += 1
+            if state["n_iter"] == 1:
+                state.update(old_dirs=[], old_stps=[], ro=[], H_diag=1.0)
+                d, t = gradient.neg(), min(1.0, 1.0 / float(gradient.abs().sum())) * group["lr"]
+            else:
+                self._remember(state, gradient, group["history_size"])
+                d, t = _direction(state, gradient), group["lr"]
+            state.update(d=d, t=t, prev_flat_grad=gradient, prev_loss=value)
+            slope = float(gradient.dot(d))
+            if slope > -group["tolerance_change"]:
+                break
+            before, largest = value, _largest(d)
+            point, calls = self._search(closure, d, largest, Point(0.0, value, gradient, slope), t)
+            value, gradient = point.value, point.gradient
+            state["t"] = point.t
+            evaluations += calls
+            if evaluations >= group["max_eval"]:
+                break
+            tolerance = group["tolerance_change"]
+            if abs(value - before) < tolerance or point.t * largest <= tolerance:
+                break
+        state["func_evals"] += evaluations
+        return first
+
+    def _gradient(self) -> Tensor:
+        parts = []
+        for p in self._params:
+            g = torch.zeros_like(p) if p.grad is None else p.grad
+            parts.append((g.to_dense() if g.is_sparse else g).reshape(-1))
+        return torch.cat(parts)
+
+    def _move(self, start: Tensor, t: float, d: Tensor) -> None:
+        """Set the parameters to start + t d; for t = 0 whatever d is."""
+        if t == 0:
+            self._flat.copy_(start)
+        else:
+            torch.add(start, d, alpha=t, out=self._flat)
+        torch._foreach_copy_(self._params, self._parts)
+
+    @staticmethod
+    def _remember(state: dict, gradient: Tensor, size: int) -> None:
+        """The last step and what it did to the gradient, if that shows curvature."""
+        y, s = gradient - state["prev_flat_grad"], state["d"] * state["t"]
+        curvature = float(y.dot(s))
+        if curvature > 1e-10:
+            state["old_dirs"].append(y)
+            state["old_stps"].append(s)
+            state["ro"].append(1.0 / curvature)
+            if len(state["ro"]) > size:
+                for name in ("old_dirs", "old_stps", "ro"):
+                    del state[name][0]
+            state["H_diag"] = curvature / float(y.dot(y))
+
+    def _search(self, closure, d: Tensor, width: float, start: Point, t: float) -> tuple[Point, int]:
+        """A step that satisfies the strong Wolfe conditions, or the best one seen, with the parameters there.
+
+        Nocedal & Wright, algorithms 3.5 (a bracket) and 3.6 (zoom), with cubic interpolation. width: the
+        largest entry of d.
+        """
+        origin = torch.cat([p.reshape(-1) for p in self._params])
+        calls, at = 0, 0.0
+
+        def evaluate(t: float) -> Point:
+            nonlocal calls, at
+            self._move(origin, t, d)
+            calls, at = calls + 1, t
+            value, gradient = float(closure()), self._gradient()
+            return Point(t, value, gradient, float(gradient.dot(d)))
+
+        def too_high(point: Point) -> bool:
+            return not point.value <= start.value + ARMIJO * point.t * start.slope
+
+        def flat(point: Point) -> bool:
+            return abs(point.slope) <= -CURVATURE * start.slope
+
+        last, point = start, evaluate(t)
+        low = high = point
+        while True:
+            if too_high(point) or (calls > 1 and point.value >= last.value):
+                low, high = last, point
+            elif flat(point):
+                low = high = point
+            elif point.slope >= 0:
+                low, high = point, last
+            elif calls < SEARCH:
+                t = _cubic(last, point, point.t + 0.01 * (point.t - last.t), 10 * point.t)
+                last, point = point, evaluate(t)
+                continue
+            else:
+                low = high = point
+            break
+        stuck = False
+        while calls < SEARCH and low is not high and abs(high.t - low.t) * width >= NARROW:
+            left, right = sorted((low.t, high.t))
+            t, margin = _cubic(low, high, left, right), 0.1 * (right - left)
+            if min(right - t, t - left) < margin:  # twice in a row or at an end: away from it
+                if stuck or t >= right or t <= left:
+                    t = right - margin if right - t < t - left else left + margin
+                    stuck = False
+                else:
+                    stuck = True
+            else:
+                stuck = False
+            point = evaluate(t)
+            if too_high(point) or point.value >= low.value:
+                high = point
+                continue
+            if flat(point):
+                low = high = point
+                break
+            if point.slope * (high.t - low.t) >= 0:
+                high = low
+            low = point
+        if at != low.t:
+            self._move(origin, low.t, d)
+        return low, calls
+
+
+def _largest(vector: Tensor) -> float:
+    return float(vector.abs().max())
+
+
+def _direction(state: dict, gradient: Tensor) -> Tensor:
+    """Minus the inverse Hessian that the memory stands for, times the gradient."""
+    d = gradient.neg()
+    shares = []
+    memory = list(zip(state["old_stps"], state["old_dirs"], state["ro"], strict=True))
+    for s, y, rho in reversed(memory):
+        share = rho * float(s.dot(d))
+        d.add_(y, alpha=-share)
+        shares.append(share)
+    d *= state["H_diag"]
+    for (s, y, rho), share in zip(memory, reversed(shares), strict=True):
+        d.add_(s, alpha=share - rho * float(y.dot(d)))
+    return d
+
+
+def _cubic(a: Point, b: Point, low: float, high: float) -> float:
+    """Where the cubic through two points with their slopes is least, within bounds (eq. 3.59)."""
+    if a.t > b.t:
+        a, b = b, a
+    values = a.value, b.value, a.slope, b.slope
+    if a.t < b.t and all(map(math.isfinite, values)):
+        d1 = a.slope + b.slope - 3 * (a.value - b.value) / (a.t - b.t)
+        square = d1 * d1 - a.slope * b.slope
+        if square >= 0:
+            d2 = math.sqrt(square)
+            below = b.slope - a.slope + 2 * d2
+            if below != 0:
+                t = b.t - (b.t - a.t) * (b.slope + d2 - d1) / below
+                return min(max(t, low), high)
+    return (low + high) / 2
