@@ -56,7 +56,7 @@ def basis_gram(
     if other_grid is None:
         if other_order is not None:
             raise ValueError(f"other_order: got {other_order!r} without other_grid, expected both or neither")
-        return Gram.apply(rows, w, grid, spline_order, 0)[0]
+        return apply(Gram, rows, w, grid, spline_order, 0)[0]
     other_order = spline_order if other_order is None else other_order
     checks.integer("other_order", other_order, 0, checks.MAX_SPLINE_ORDER)
     other_grid = _double_knots("other_grid", other_grid, other_order, x)
@@ -91,29 +91,11 @@ def edge_moments(
     """
     checks.integer("correction", correction, 0)
     rows = _layer_rows(x, spline_weight, grid, base_weight, spline_order, base, correction + 1)
-    count, n = rows.shape[0], spline_weight.shape[1]
-    band, border = Gram.apply(rows, None, grid.double(), spline_order, BASE_CODES[base])
-    c = spline_weight.double()
-    # border[:, 0]: sums of the splines, of 1 and of the base; border[:, 1]: the same, times the base
-    mean = torch.einsum("ir,iro->io", border[:, 0, :n], c)
-    twice = band.new_full((spline_order + 1,), 2.0)  # each product off the diagonal occurs twice
-    twice[0] = 1.0
-    ahead = torch.nn.functional.pad(c, (0, 0, 0, spline_order)).unfold(1, spline_order + 1, 1)
-    square = (torch.einsum("ird,irod->iro", band * twice, ahead) * c).sum(1)
-    size = torch.einsum("ir,iro->io", border[:, 0, :n].detach(), c.detach().abs()).square() / count
-    if base_weight is not None:
-        b = base_weight.double()
-        mean = mean + border[:, 0, n + 1, None] * b
-        square = square + b * (
-            2 * torch.einsum("ir,iro->io", border[:, 1, :n], c) + border[:, 1, n + 1, None] * b
-        )
-        size = size + border[:, 1, n + 1, None].detach() * b.detach().square()
-    mean, square = mean / count, square / count
-    variance = square - mean.square()
-    constant = variance <= _ROUNDING * size / count
-    std = torch.where(constant, 0.0, torch.where(constant, 1.0, variance).sqrt())
+    mean, std, *_ = apply(
+        Moments, rows, spline_weight, base_weight, grid.double(), spline_order, BASE_CODES[base], correction
+    )
     dtype = compute_dtype(spline_weight)
-    return mean.to(dtype), (std * (count / (count - correction)) ** 0.5).to(dtype)
+    return mean.to(dtype), std.to(dtype)
 
 
 def edge_l1(
@@ -142,9 +124,25 @@ def edge_l1(
     dtype = compute_dtype(spline_weight)
     if base_weight is not None:
         base_weight = base_weight.to(dtype)
-    return EdgeL1.apply(
-        rows.to(dtype), spline_weight.to(dtype), base_weight, grid.to(dtype), spline_order, BASE_CODES[base]
+    return apply(
+        EdgeL1,
+        rows.to(dtype),
+        spline_weight.to(dtype),
+        base_weight,
+        grid.to(dtype),
+        spline_order,
+        BASE_CODES[base],
     )
+
+
+def apply(function: type[Function], *args: Any) -> Any:
+    """function.apply(*args), in eager mode without its inspect.signature().bind, slower than a small kernel.
+
+    Dynamo does not trace the short cut; `autograd._Contraction` has one of its own.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return function.apply(*args)
+    return super(Function, function).apply(*args)  # type: ignore[misc]
 
 
 def _compiled(x: Tensor) -> bool:
@@ -227,6 +225,138 @@ class Gram(Function):
             kernel: Any = torch.ops.kan_kernels.gram_input if _compiled(x) else reference.gram_input
             dx = kernel(x, w, grid, order, base, d_band, d_border).to(x.dtype)
         return dx, None, None, None, None
+
+
+class Moments(Function):
+    """Mean and standard deviation of the edges, float64 (in, out), and two tensors for backward.
+
+    With S the matrix of sums over the rows of products of the features f = (splines, base), divided by their
+    number, m their means and c the coefficients, the variance is c' (S - m m') c: products of small matrices.
+    First gradients are written out, higher ones come from plain autograd.
+    """
+
+    @staticmethod
+    def forward(x, spline_weight, base_weight, grid, order, base, correction):
+        count, (features, n, _) = x.shape[0], spline_weight.shape
+        kernel = torch.ops.kan_kernels.gram if _compiled(x) else reference.gram
+        band, border = kernel(x, None, grid, order, base)
+        size = n + bool(base)
+        flat = torch.cat((band.flatten(1), border.flatten(1), band.new_zeros(features, 1)), 1)
+        sums = flat[:, _places(n, order, bool(base), flat.device)].view(features, size + 1, size) / count
+        square, m = sums[:, :size], sums[:, size:]
+        c = _coefficients(spline_weight, base_weight)
+        mean = torch.bmm(m, c).squeeze(1)
+        spread = torch.bmm(torch.baddbmm(square, m.mT, m, alpha=-1), c)
+        variance = (c * spread).sum(1)
+        scale = torch.bmm(m[:, :, :n], c[:, :n].abs()).squeeze(1).square()
+        if base:
+            scale = torch.addcmul(scale, square[:, n, n:], c[:, n].square())
+        constant = variance <= _ROUNDING * scale
+        std = variance.masked_fill(constant, 0.0).sqrt_()
+        return mean, std.mul_((count / (count - correction)) ** 0.5), spread, m
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, spline_weight, base_weight, grid = inputs[:4]
+        _, std, spread, m = output
+        ctx.mark_non_differentiable(spread, m)
+        ctx.save_for_backward(x, spline_weight, base_weight, grid, std, spread, m)
+        ctx.constants = inputs[4:]
+
+    @staticmethod
+    def backward(ctx, d_mean, d_std, *_):
+        x, spline_weight, base_weight, grid, std, spread, m = ctx.saved_tensors
+        order, base, correction = ctx.constants
+        needs = ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled():  # this backward is itself to be differentiated
+            given = (x, spline_weight, base_weight)
+            results = _moments(*given, grid, order, base, correction)
+            wanted = [t for t, need in zip(given, needs, strict=True) if need]
+            found = iter(torch.autograd.grad(results, wanted, (d_mean, d_std), create_graph=True))
+            return *(next(found) if need else None for need in needs), None, None, None, None
+        count, n = x.shape[0], spline_weight.shape[1]
+        c = _coefficients(spline_weight, base_weight)
+        d_variance = (d_std * (0.5 * count / (count - correction)) / std).masked_fill(std == 0, 0.0)
+        d_mean, d_variance = d_mean.unsqueeze(1), d_variance.unsqueeze(1)
+        dx = dc = db = None
+        if needs[1] or needs[2]:
+            d = torch.addcmul(m.mT * d_mean, spread, d_variance, value=2.0)
+            dc = d[:, :n].to(spline_weight.dtype)
+            db = d[:, n].to(base_weight.dtype) if base else None
+        if needs[0]:
+            d_square = torch.bmm(c * d_variance, c.mT)
+            d_m = torch.baddbmm(torch.bmm(d_mean, c.mT), m, d_square, alpha=-2)
+            d_sums = torch.cat((d_square, d_m), 1).flatten(1) / count
+            places = _places(n, order, bool(base), x.device)
+            rows = 1 + bool(base)
+            d_flat = d_sums.new_zeros(c.shape[0], n * (order + 1) + rows * (n + rows) + 1)
+            d_flat.index_add_(1, places, d_sums)
+            d_band, d_border, _ = d_flat.split((n * (order + 1), rows * (n + rows), 1), 1)
+            kernel: Any = torch.ops.kan_kernels.gram_input if _compiled(x) else reference.gram_input
+            d_band, d_border = d_band.view(-1, n, order + 1), d_border.view(-1, rows, n + rows)
+            dx = kernel(x, None, grid, order, base, d_band.contiguous(), d_border.contiguous()).to(x.dtype)
+        return dx, dc, db, None, None, None, None
+
+
+def _coefficients(spline_weight: Tensor, base_weight: Tensor | None) -> Tensor:
+    """(in, G+k, out), and the base as one more row, in float64."""
+    if base_weight is None:
+        return spline_weight.double()
+    return torch.cat((spline_weight, base_weight.unsqueeze(1)), 1).double()
+
+
+_known_places: dict[tuple, Tensor] = {}
+
+
+def _places(n: int, order: int, base: bool, device: torch.device) -> Tensor:
+    """Where the matrix of all products of (splines, base), then the sums of each, are in the row
+    (band, border, 0) that `Gram` computes for a feature. `border` is described in `_moments`.
+    """
+    key = (n, order, base, device)
+    if not torch.compiler.is_compiling() and key in _known_places:
+        return _known_places[key]
+    border = n * (order + 1)
+    zero = border + (1 + base) * (n + 1 + base)
+    bases = list(range(n)) + [n + 1] * base  # positions in a row of border
+    places = []
+    for r in range(n):
+        for q in range(n):
+            places.append(min(r, q) * (order + 1) + abs(r - q) if abs(r - q) <= order else zero)
+        if base:
+            places.append(border + n + 2 + r)
+    if base:
+        places += [border + n + 2 + at for at in bases]
+    places += [border + at for at in bases]
+    result = torch.tensor(places, device=device)
+    if not torch.compiler.is_compiling() and len(_known_places) < 256:
+        _known_places[key] = result
+    return result
+
+
+def _moments(rows, spline_weight, base_weight, grid, order, base, correction) -> tuple[Tensor, Tensor]:
+    """What `Moments` computes, by plain autograd: differentiable to any order."""
+    count, n = rows.shape[0], spline_weight.shape[1]
+    band, border = apply(Gram, rows, None, grid, order, base)
+    c = spline_weight.double()
+    # border[:, 0]: sums of the splines, of 1 and of the base; border[:, 1]: the same, times the base
+    mean = torch.einsum("ir,iro->io", border[:, 0, :n], c)
+    twice = band.new_full((order + 1,), 2.0)  # each product off the diagonal occurs twice
+    twice[0] = 1.0
+    ahead = torch.nn.functional.pad(c, (0, 0, 0, order)).unfold(1, order + 1, 1)
+    square = (torch.einsum("ird,irod->iro", band * twice, ahead) * c).sum(1)
+    size = torch.einsum("ir,iro->io", border[:, 0, :n].detach(), c.detach().abs()).square() / count
+    if base_weight is not None:
+        b = base_weight.double()
+        mean = mean + border[:, 0, n + 1, None] * b
+        square = square + b * (
+            2 * torch.einsum("ir,iro->io", border[:, 1, :n], c) + border[:, 1, n + 1, None] * b
+        )
+        size = size + border[:, 1, n + 1, None].detach() * b.detach().square()
+    mean, square = mean / count, square / count
+    variance = square - mean.square()
+    constant = variance <= _ROUNDING * size / count
+    std = torch.where(constant, 0.0, torch.where(constant, 1.0, variance).sqrt())
+    return mean, std * (count / (count - correction)) ** 0.5
 
 
 class EdgeL1(Function):

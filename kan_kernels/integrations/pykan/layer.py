@@ -1,0 +1,270 @@
+"""pykan's KANLayer on the kernels.
+
+    y[b,o] = sum_i mask[i,o] (scale_base[i,o] base_fun(x[b,i]) + scale_sp[i,o] sum_r coef[i,o,r] B_r(x[b,i]))
+
+A layer of `kan_linear` with spline_weight[i,r,o] = mask scale_sp coef and base_weight = mask scale_base.
+"""
+
+import contextlib
+import importlib
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as nn_module
+
+from ... import checks
+from ... import functional as F
+from .. import Accelerated, accelerate
+from .lazy import LazyTensor
+
+_DTYPES = (torch.float32, torch.float64)
+_transforming = torch._C._are_functorch_transforms_active
+
+
+class Weights(NamedTuple):
+    """A layer as `kan_linear` takes it. All but the knots carry gradients; none shares memory with the layer,
+    so they stay what they were when pykan or an optimizer writes into it.
+    """
+
+    coef: Tensor  # (in, G+k, out), unscaled
+    spline: Tensor  # (in, G+k, out)
+    base: Tensor  # (in, out)
+    grid: Tensor  # (in, G+2k+1)
+    order: int
+    base_name: str
+
+    def detach(self) -> "Weights":
+        """The same without gradients."""
+        tensors = (self.coef.detach(), self.spline.detach(), self.base.detach())
+        return Weights(*tensors, self.grid, self.order, self.base_name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in) -> (B, out)."""
+        with _without_autocast(x):
+            return F.kan_linear(
+                x, self.spline, self.grid, spline_order=self.order, base_weight=self.base, base=self.base_name
+            )
+
+    def splines(self, x: Tensor) -> Tensor:
+        """sum_r coef[i,o,r] B_r(x[b,i]), dense, (B, out, in): by pykan's own function."""
+        return _pykan_spline().coef2curve(x, self.grid, self.coef.transpose(1, 2), self.order).transpose(1, 2)
+
+    def activations(self, x: Tensor) -> Tensor:
+        """What every edge adds to its output, dense, (B, out, in)."""
+        spline = _pykan_spline().coef2curve(x, self.grid, self.spline.transpose(1, 2), self.order)
+        return (spline + self.base_values(x).unsqueeze(2) * self.base).transpose(1, 2)
+
+    def base_values(self, x: Tensor) -> Tensor:
+        """The base activation, like x."""
+        return nn.functional.silu(x) if self.base_name == "silu" else x
+
+
+def unsupported(layer: Any) -> str | None:
+    """Why the kernels do not compute this layer, or None. The knots' values are not looked at."""
+    if isinstance(layer.k, bool) or not isinstance(layer.k, int):
+        return f"k is {layer.k!r}, expected an int"
+    if not 1 <= layer.k <= checks.MAX_SPLINE_ORDER:
+        return f"k={layer.k}, the kernels take pykan's layers with k from 1 to {checks.MAX_SPLINE_ORDER}"
+    if _base_of(layer.base_fun) is None:
+        name = getattr(layer.base_fun, "__qualname__", type(layer.base_fun).__qualname__)
+        return f"base_fun is {name}, the kernels have pykan's 'silu', 'identity' and 'zero'"
+    grid, coef = layer.grid, layer.coef
+    for name in ("grid", "coef", "scale_base", "scale_sp", "mask"):
+        tensor = getattr(layer, name)
+        if name == "mask" and torch.promote_types(tensor.dtype, coef.dtype) == coef.dtype:
+            continue  # pykan's prune_edge leaves a float32 mask in a float64 model
+        if tensor.dtype not in _DTYPES:
+            return f"{name} is {tensor.dtype}, the kernels take pykan's layers in float32 and float64"
+        if tensor.dtype != coef.dtype or tensor.device != coef.device:
+            return (
+                f"{name} is {tensor.dtype} on {tensor.device}, coef {coef.dtype} on {coef.device}: "
+                "expected the same"
+            )
+    if grid.requires_grad:
+        return "grid requires grad, the kernels have no gradient for knots"
+    if coef.shape[::2] != (grid.shape[0], grid.shape[1] - layer.k - 1):
+        return f"coef {tuple(coef.shape)} does not fit grid {tuple(grid.shape)} with k={layer.k}"
+    return None
+
+
+def has_own_call(layer: nn.Module) -> bool:
+    """Whether calling the layer does more than its class's forward: hooks, or another forward."""
+    return bool(
+        layer._forward_hooks
+        or layer._forward_pre_hooks
+        or layer._backward_hooks
+        or layer._backward_pre_hooks
+        or nn_module._has_any_global_hook()
+        or "forward" in layer.__dict__
+    )
+
+
+def is_peers_own(module: Accelerated, owner: str, qualname: str) -> bool:
+    """Whether the class that was accelerated has this method of pykan's, and not one of a subclass."""
+    function = getattr(module._kan_kernels_original, qualname.rpartition(".")[2])
+    return (function.__module__, function.__qualname__) == (owner, qualname)
+
+
+class AcceleratedLayer(Accelerated):
+    """The methods that replace those of a KANLayer."""
+
+    # of the KANLayer this is mixed into
+    k: int
+    base_fun: Any
+    grid: nn.Parameter
+    coef: nn.Parameter
+    scale_base: nn.Parameter
+    scale_sp: nn.Parameter
+    mask: nn.Parameter
+    grid_eps: float
+
+    def forward(self, x: Tensor) -> Any:
+        """y (B, out), and dense (B, out, in): the inputs, what each edge adds, and the unscaled splines.
+
+        The last two are computed when something reads them; as parts of a larger graph (torch.compile,
+        torch.func) at once.
+        """
+        weights = self._kan_kernels_weights(x)
+        if weights is None:
+            return super().forward(x)
+        y = weights.forward(x.to(weights.spline.dtype))
+        own = x.unsqueeze(1).clone()
+        preacts = own.expand(-1, y.shape[1], -1)
+        kept = own.squeeze(1).to(weights.spline.dtype)
+        if torch.compiler.is_compiling() or _transforming() or torch.jit.is_tracing():
+            return y, preacts, weights.activations(kept), weights.splines(kept)
+        return (
+            y,
+            preacts,
+            LazyTensor(preacts.shape, y, lambda: weights.activations(kept)),
+            LazyTensor(preacts.shape, y, lambda: weights.splines(kept)),
+        )
+
+    def update_grid_from_samples(self, x: Tensor, mode: str = "sample") -> None:
+        """pykan's method: knots from the samples' quantiles, blended with uniform ones by grid_eps, and the
+        coefficients refitted to them by least squares.
+
+        Least squares is linear in what is fitted, so the old basis is fitted, once for each input and not for
+        each edge: A^+ (B c) = (A^+ B) c.
+        """
+        own = is_peers_own(self, "kan.KANLayer", "KANLayer.update_grid_from_samples")
+        if not own or _unusable(self, x) is not None:
+            return super().update_grid_from_samples(x, mode)  # type: ignore[misc]
+        with torch.no_grad():
+            old = self.grid.detach()
+            cells = old.shape[1] - 1 - 2 * self.k
+            samples = torch.sort(x.detach(), dim=0).values
+            knots = self._kan_kernels_knots(samples, cells)
+            points = self._kan_kernels_knots(samples, 2 * cells).T if mode == "grid" else samples
+            spline = _pykan_spline()
+            new = spline.extend_grid(knots, k_extend=self.k)
+            target = spline.B_batch(points, old, self.k).transpose(0, 1)
+            fitted = torch.linalg.lstsq(spline.B_batch(points, new, self.k).transpose(0, 1), target).solution
+            coef = torch.einsum("inm,iom->ion", fitted, self.coef)
+            self.grid.data, self.coef.data = new, coef
+
+    def get_subset(self, in_id: Any, out_id: Any) -> Any:
+        """pykan's method; the smaller layer is accelerated too."""
+        part = super().get_subset(in_id, out_id)  # type: ignore[misc]
+        accelerate(part)
+        return part
+
+    def _kan_kernels_knots(self, samples: Tensor, cells: int) -> Tensor:
+        """(in, cells+1): between the quantiles of the sorted samples and uniform knots over their range."""
+        batch = samples.shape[0]
+        picked = [int(batch / cells * i) for i in range(cells)]
+        quantiles = samples[[*picked, -1]].T
+        first, last = quantiles[:, :1], quantiles[:, -1:]
+        uniform = first + (last - first) / cells * torch.arange(cells + 1, device=samples.device)
+        return self.grid_eps * uniform + (1 - self.grid_eps) * quantiles
+
+    def _kan_kernels_weights(self, x: Tensor) -> Weights | None:
+        """What the kernels run on, or None where pykan's own code has to run."""
+        if _unusable(self, x) is not None:
+            return None
+        base = _base_of(self.base_fun)
+        assert base is not None
+        grid = _knots(self)
+        if grid is None:
+            return None
+        mask = self.mask.to(self.coef.dtype)
+        coef = self.coef.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+        spline = coef * (self.scale_sp * mask).unsqueeze(1)
+        base_weight = self.scale_base * mask
+        name, factor = base
+        if factor != 1.0:
+            base_weight = base_weight * factor
+        return Weights(coef, spline, base_weight, grid, self.k, name)
+
+    def _kan_kernels_fallback(self) -> str | None:
+        why = unsupported(self)
+        if why is None and _knots(self) is None:
+            why = "grid has knots that coincide, decrease or are not finite"
+        return why
+
+
+def _unusable(layer: Any, x: object) -> str | None:
+    """Why pykan's own code has to run on this input, or None."""
+    why = unsupported(layer)
+    if why is not None:
+        return why
+    if not isinstance(x, Tensor) or x.dim() != 2 or x.shape[1] != layer.coef.shape[0]:
+        return "x is not a tensor (batch, in_dim)"
+    if x.device != layer.coef.device:
+        return f"x is on {x.device}, coef on {layer.coef.device}"
+    if x.dtype != layer.coef.dtype and not torch.is_autocast_enabled(x.device.type):
+        return f"x is {x.dtype}, coef {layer.coef.dtype}"
+    return None
+
+
+def _base_of(base_fun: Any) -> tuple[str, float] | None:
+    """The kernels' base and a factor of its weight for one of pykan's base functions; None for others."""
+    kind = type(base_fun)
+    if kind is nn.SiLU:
+        return None if base_fun.inplace else ("silu", 1.0)
+    if kind is nn.Identity:
+        return "identity", 1.0
+    if base_fun is nn.functional.silu:
+        return "silu", 1.0
+    # pykan's 'zero' is x*0: NaN where x is not finite, and scale_base gets a gradient of zeros
+    zero = ("kan.MultKAN", "MultKAN.__init__.<locals>.<lambda>")
+    if (getattr(base_fun, "__module__", ""), getattr(base_fun, "__qualname__", "")) == zero:
+        return "identity", 0.0
+    return None
+
+
+def _knots(layer: Any) -> Tensor | None:
+    """The knots in a tensor of our own, the same one until they change; None if the kernels cannot use them.
+
+    pykan writes into `grid.data`, which no version counter sees: so their values are compared.
+    """
+    grid = layer.grid.detach()
+    if torch.compiler.is_compiling() or _transforming():
+        return grid
+    kept = layer.__dict__.get("_kan_kernels_grid")
+    if (
+        kept is not None
+        and kept.dtype == grid.dtype
+        and kept.device == grid.device
+        and torch.equal(kept, grid)
+    ):
+        return kept
+    kept = grid.clone()
+    steps = kept.diff()
+    regular = (steps > 0).all(1) | (steps == 0).all(1)
+    if not (regular.all() and kept.isfinite().all()):
+        return None  # where some knots coincide pykan drops whole bases: NaN to 0 after summing
+    layer.__dict__["_kan_kernels_grid"] = kept
+    return kept
+
+
+def _without_autocast(x: Tensor) -> Any:
+    """pykan's layer returns its parameters' dtype under autocast too: the kernels then run in it."""
+    if not torch._C._is_any_autocast_enabled():
+        return contextlib.nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def _pykan_spline() -> Any:
+    return importlib.import_module("kan.spline")

@@ -1,0 +1,234 @@
+"""What the kernels do not take of pykan runs its own code, and says so."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pykan_cases import (
+    data,
+    kan,
+    room,  # noqa: F401
+    same,
+    same_parameters,
+    same_statistics,
+    twins,
+)
+from torch import Tensor
+
+from kan_kernels.integrations import accelerate, explain
+from kan_kernels.integrations.pykan.lazy import LazyTensor
+
+
+def reasons(model: torch.nn.Module) -> str:
+    return "\n".join(entry.why for entry in accelerate(model).left)
+
+
+@pytest.mark.parametrize("version", ["0.2.7", None])
+def test_other_version(version: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another version, or none that says so, is left alone with a message that names both."""
+
+    def installed(name: str) -> str:
+        if version is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(importlib.metadata, "version", installed)
+    model = kan.KAN(width=[2, 1], auto_save=False)
+    report = accelerate(model)
+    assert not report.taken and type(model) is kan.KAN
+    left = [entry.why for entry in report.left if "Symbolic" not in entry.class_name]
+    assert len(left) == 2
+    assert all("0.2.8" in why and (version or "no pykan is installed") in why for why in left)
+
+
+class OwnLayer(kan.KANLayer):
+    def forward(self, x: Tensor) -> Any:
+        y, *rest = super().forward(x)
+        return 2 * y, *rest
+
+
+class OwnModel(kan.KAN):
+    def forward(self, x: Tensor, singularity_avoiding: bool = False, y_th: float = 10.0) -> Tensor:
+        return 3 * super().forward(x, singularity_avoiding, y_th)
+
+
+class OwnMethods(kan.KAN):
+    def reg(self, *args: Any) -> Tensor:
+        return 5 * super().reg(*args)
+
+
+class OwnUpdate(kan.KANLayer):
+    def update_grid_from_samples(self, x: Tensor, mode: str = "sample") -> None:
+        super().update_grid_from_samples(2 * x, mode)
+
+
+def test_subclasses() -> None:
+    """One with a forward of its own is left alone; other methods of its own stay in charge."""
+    layer = OwnLayer(in_dim=2, out_dim=3)
+    assert "OwnLayer has a forward of its own" in reasons(layer) and type(layer) is OwnLayer
+    model = OwnModel(width=[2, 3, 1], auto_save=False)
+    x = data(model)
+    want = model(x)
+    report = accelerate(model)
+    assert [entry.name for entry in report.taken] == ["act_fun.0", "act_fun.1"]
+    same(model(x), want, "y")
+    assert model.acts_scale[0].shape == (3, 2)
+    model = OwnMethods(width=[2, 3, 1], auto_save=False)
+    model(x)
+    penalty = model.reg("edge_forward_spline_n", 1.0, 2.0, 0.1, 0.1)
+    assert accelerate(model).taken and isinstance(model, OwnMethods)
+    model(x)
+    same(model.reg("edge_forward_spline_n", 1.0, 2.0, 0.1, 0.1), penalty, "reg")
+    changed = OwnUpdate(in_dim=2, out_dim=3)
+    accelerate(changed)
+    changed.update_grid_from_samples(x)
+    knots = changed.grid[:, changed.k : -changed.k]
+    same(knots[:, 0].detach(), 2 * x.min(0).values, "first knot")
+
+
+def test_own_layer_in_a_model() -> None:
+    """One layer of another class among accelerated ones."""
+    want, got = twins(width=[2, 4, 4, 1])
+    for model in (want, got):
+        model.act_fun[1].__class__ = OwnLayer
+    assert "act_fun 1 (it was not taken)" in explain(got)
+    x = data(want)
+    same(got(x), want(x), "y")
+    same_statistics(got, want)
+
+
+def test_hooks() -> None:
+    """Hooks on layers run, and what they change counts."""
+    want, got = twins()
+    seen = []
+    for model in (want, got):
+        model.act_fun[0].register_forward_hook(lambda m, a, out: (seen.append(1), (2 * out[0], *out[1:]))[1])
+        model.symbolic_fun[1].register_forward_hook(lambda m, a, out: seen.append(2))
+    x = data(want)
+    same(got(x), want(x), "y")
+    assert seen == [1, 2] * 2
+    same_statistics(got, want)
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ({"base_fun": torch.nn.SiLU(inplace=True)}, "base_fun is SiLU"),
+        ({"base_fun": torch.tanh}, "base_fun is"),
+        ({"base_fun": lambda x: 0 * x}, "base_fun is"),
+        ({"k": 11, "num": 12}, "k=11"),
+    ],
+)
+def test_options(option: dict[str, Any], why: str) -> None:
+    layer = kan.KANLayer(in_dim=2, out_dim=3, **option)
+    assert why in reasons(layer) and type(layer) is kan.KANLayer
+
+
+def test_layer_with_k_0_or_knots_that_learn() -> None:
+    layer = kan.KANLayer(in_dim=2, out_dim=3)
+    layer.k = 0
+    assert "k=0" in reasons(layer)
+    layer = kan.KANLayer(in_dim=2, out_dim=3)
+    layer.grid.requires_grad_()
+    assert "grid requires grad" in reasons(layer)
+
+
+def test_after_a_cast() -> None:
+    """Half precision runs pykan's own code; a cast back, the kernels."""
+    want, got = twins()
+    x = data(want)
+    for dtype, kernels in ((torch.bfloat16, 0), (torch.float32, 3)):
+        for model in (want, got):
+            model.to(dtype)
+        assert explain(got).count("runs the kernels") == kernels
+        if not kernels:
+            assert "coef is torch.bfloat16" in explain(got) or "grid is torch.bfloat16" in explain(got)
+        same(got(x.to(dtype)), want(x.to(dtype)), "y", 1e-5)
+
+
+def test_autocast() -> None:
+    """Outputs keep the parameters' dtype, as pykan's do, and are those of the parameters' precision."""
+    torch.set_default_dtype(torch.float32)
+    want, got = twins()
+    x = data(want)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, rough = got(x), want(x)
+    assert y.dtype == rough.dtype == torch.float32
+    same(y, want(x), "y", 1e-5)
+    torch.testing.assert_close(rough, y, rtol=0.05, atol=0.05)
+
+
+def test_wrong_input() -> None:
+    """pykan's own errors."""
+    want, got = twins()
+    mixed = data(want).float()  # pykan computes this one
+    same(got(mixed), want(mixed), "y")
+    for x in (torch.randn(5, 3)[:, :1], torch.randn(2)):
+        errors = []
+        for model in (want, got):
+            with pytest.raises((RuntimeError, IndexError)) as error:
+                model(x)
+            errors.append((type(error.value), str(error.value)))
+        assert errors[0] == errors[1]
+
+
+def test_func_and_compile() -> None:
+    """torch.func and torch.compile see one differentiable function."""
+    want, got = twins()
+    x = data(want, 7)
+    layers = [m.act_fun[0] for m in (want, got)]
+    jacobians = [torch.func.vmap(torch.func.jacrev(lambda r, m=m: m(r[None])[0][0]))(x) for m in layers]
+    same(jacobians[1], jacobians[0], "jacobian")
+    hessians = [torch.func.hessian(lambda r, m=m: m(r[None])[0].sum())(x[0]) for m in layers]
+    same(hessians[1], hessians[0], "hessian", 1e-9)
+
+
+@pytest.mark.slow
+def test_compiled() -> None:
+    for save_act in (True, False):
+        want, got = twins(symbolic_enabled=False)
+        want.save_act = got.save_act = save_act
+        x = data(want)
+        fast = torch.compile(got, backend="aot_eager")
+        for _ in range(2):
+            y = fast(x)
+            same(y, want(x), "y")
+        y.sum().backward()
+        want(x).sum().backward()
+        same_parameters(got, want, gradients=True)
+
+
+def test_lazy_tensor() -> None:
+    """It is built once, in the grad mode it was made in, and any function of torch sees the values."""
+    calls = []
+    a = torch.arange(6.0).view(2, 3).requires_grad_()
+
+    def build() -> Tensor:
+        calls.append(1)
+        return a * 2
+
+    lazy: Any = LazyTensor((2, 3), a, build)
+    assert lazy.shape == (2, 3) and lazy.dim() == 2 and lazy.dtype == a.dtype and not calls
+    with torch.no_grad():
+        assert lazy.tolist() == [[0, 2, 4], [6, 8, 10]]
+    (lazy + lazy[0]).sum().backward()
+    assert calls == [1] and type(lazy * 1) is Tensor and a.grad is not None
+    assert torch.cat([lazy, lazy]).shape == (4, 3) and lazy.requires_grad and "2." in repr(lazy)
+    assert type(torch.stack((lazy, a))) is Tensor and (lazy.detach().numpy() == 2 * a.detach().numpy()).all()
+
+
+def test_distributed(tmp_path: Path) -> None:
+    """Under DistributedDataParallel, with every parameter in the graph that pykan has in it."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        want, got = twins()
+        x = data(want)
+        for model in (want, got):
+            torch.nn.parallel.DistributedDataParallel(model)(x).square().mean().backward()
+        same_parameters(got, want, gradients=True)
+    finally:
+        torch.distributed.destroy_process_group()
