@@ -9,6 +9,8 @@ three, and with respect to x it raises m by one: derivatives of any order run th
 and in forward mode. Backward is X_{m+1} and W_m of the same (x, g) in one pass over both.
 The base activation is one more row of C: below, C stands for the pair (spline_weight, base_weight).
 
+Which basis it is, by its code in contract.py, is a constant like its order: no rule depends on it.
+
 Nothing else in the package knows how to differentiate. `ops` is a backend module: the four contractions.
 """
 
@@ -17,16 +19,17 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from .backends import BACKENDS
+from .contract import basis_rows
 from .ops import map_rows
 
 _transforming = torch._C._are_functorch_transforms_active
 _will_execute = torch._C._will_engine_execute_node
 
 
-def kan_linear(x, weight, base_weight, bias, grid, order, base, m, ops) -> Tensor:
+def kan_linear(x, weight, base_weight, bias, grid, order, base, m, basis, ops) -> Tensor:
     """F_m(x, 1, C) + bias, differentiable in x, C and bias. x: (B, in); the rest as for the op `forward`."""
     if torch.compiler.is_compiling():
-        return ops.forward_op(x, None, weight, base_weight, bias, grid, order, base, m)
+        return ops.forward_op(x, None, weight, base_weight, bias, grid, order, base, m, basis)
     if (
         _transforming()
         or forward_ad._current_level >= 0
@@ -40,8 +43,8 @@ def kan_linear(x, weight, base_weight, bias, grid, order, base, m, ops) -> Tenso
             )
         )
     ):
-        return Forward.apply(x, None, weight, base_weight, bias, grid, order, base, m, ops)
-    return ops.forward(x, None, weight, base_weight, bias, grid, order, base, m)
+        return Forward.apply(x, None, weight, base_weight, bias, grid, order, base, m, basis, ops)
+    return ops.forward(x, None, weight, base_weight, bias, grid, order, base, m, basis)
 
 
 def _recording() -> bool:
@@ -49,28 +52,29 @@ def _recording() -> bool:
     return torch.is_grad_enabled() or _transforming() or forward_ad._current_level >= 0
 
 
-def _forward(x, weight, base_weight, s, grid, order, base, m, ops) -> Tensor:
+def _forward(x, weight, base_weight, s, grid, order, base, m, basis, ops) -> Tensor:
     if _recording():
-        return Forward.apply(x, s, weight, base_weight, None, grid, order, base, m, ops)
-    return ops.forward(x, s, weight, base_weight, None, grid, order, base, m)
+        return Forward.apply(x, s, weight, base_weight, None, grid, order, base, m, basis, ops)
+    return ops.forward(x, s, weight, base_weight, None, grid, order, base, m, basis)
 
 
-def _input(x, weight, base_weight, g, grid, order, base, m, ops) -> Tensor:
+def _input(x, weight, base_weight, g, grid, order, base, m, basis, ops) -> Tensor:
     if _recording():
-        return Input.apply(x, weight, base_weight, g, grid, order, base, m, ops)
-    return ops.input(x, weight, base_weight, g, grid, order, base, m)
+        return Input.apply(x, weight, base_weight, g, grid, order, base, m, basis, ops)
+    return ops.input(x, weight, base_weight, g, grid, order, base, m, basis)
 
 
-def _weight(x, s, g, grid, order, base, m, ops) -> tuple[Tensor, Tensor]:
+def _weight(x, s, g, grid, order, base, m, basis, ops, like=None) -> tuple[Tensor, Tensor]:
+    """like: the weights, whose layout in memory their gradient takes where it can, and need not be copied."""
     if _recording():
-        return Weight.apply(x, s, g, grid, order, base, m, ops)
-    return ops.weight(x, s, g, grid, order, base, m)
+        return Weight.apply(x, s, g, grid, order, base, m, basis, ops)
+    return ops.weight(x, s, g, grid, order, base, m, basis, like if basis else None)
 
 
-def _backward(x, weight, base_weight, g, grid, order, base, m, ops) -> tuple[Tensor, Tensor, Tensor]:
+def _backward(x, weight, base_weight, g, grid, order, base, m, basis, ops) -> tuple[Tensor, Tensor, Tensor]:
     if _recording():
-        return Backward.apply(x, weight, base_weight, g, grid, order, base, m, ops)
-    return ops.backward(x, weight, base_weight, g, grid, order, base, m)
+        return Backward.apply(x, weight, base_weight, g, grid, order, base, m, basis, ops)
+    return ops.backward(x, weight, base_weight, g, grid, order, base, m, basis)
 
 
 def _asked(ctx, s, base) -> tuple[bool, bool]:
@@ -115,42 +119,42 @@ def _times(s: Tensor | None, t: Tensor) -> Tensor:
 def _input_gradients(tensors, constants, t, needs):
     """Of X_m(x, C, g) with cotangent t: (dx, dweight, dbase, dg), where `needs` asks for them."""
     x, weight, base_weight, g, grid = tensors
-    order, base, m, ops = constants
+    order, base, m, basis, ops = constants
     need_x, need_weight, need_base, need_g = needs
     dx = dweight = dbase = dg = None
     if need_x:
-        dx = t * _input(x, weight, base_weight, g, grid, order, base, m + 1, ops)
+        dx = t * _input(x, weight, base_weight, g, grid, order, base, m + 1, basis, ops)
     if need_weight or need_base:
-        dweight, dbase = _weight(x, t, g, grid, order, base, m, ops)
+        dweight, dbase = _weight(x, t, g, grid, order, base, m, basis, ops)
     if need_g:
-        dg = _forward(x, weight, base_weight, t, grid, order, base, m, ops)
+        dg = _forward(x, weight, base_weight, t, grid, order, base, m, basis, ops)
     return dx, dweight, dbase if base else None, dg
 
 
 def _weight_gradients(tensors, constants, v, v_base, needs):
     """Of W_m(x, s, g) with cotangents v and v_base, each possibly None: (dx, ds, dg), where `needs` asks."""
     x, s, g, grid = tensors
-    order, base, m, ops = constants
-    v, v_base, base = _weight_pair(v, v_base, grid, order, base)
+    order, base, m, basis, ops = constants
+    v, v_base, base = _weight_pair(v, v_base, grid, order, base, basis)
     if v is None:
         return None, None, None
     need_x, need_s, need_g = needs
     dx = ds = dg = None
     if need_x:
-        dx = _times(s, _input(x, v, v_base, g, grid, order, base, m + 1, ops))
+        dx = _times(s, _input(x, v, v_base, g, grid, order, base, m + 1, basis, ops))
     if need_s:
-        ds = _input(x, v, v_base, g, grid, order, base, m, ops)
+        ds = _input(x, v, v_base, g, grid, order, base, m, basis, ops)
     if need_g:
-        dg = _forward(x, v, v_base, s, grid, order, base, m, ops)
+        dg = _forward(x, v, v_base, s, grid, order, base, m, basis, ops)
     return dx, ds, dg
 
 
-def _weight_pair(v, v_base, grid, order, base):
+def _weight_pair(v, v_base, grid, order, base, basis):
     """(v, v_base, base), where a missing v becomes zeros and a missing v_base leaves the contraction."""
     if not base or v_base is None:
         return v, None, 0
     if v is None:
-        v = v_base.new_zeros(v_base.shape[0], grid.shape[1] - order - 1, v_base.shape[1])
+        v = v_base.new_zeros(v_base.shape[0], basis_rows(basis, grid.shape[1], order), v_base.shape[1])
     return v, v_base, base
 
 
@@ -159,39 +163,39 @@ def _weight_pair(v, v_base, grid, order, base):
 
 def _forward_tangent(tensors, constants, x_t, s_t, weight_t, base_t):
     x, s, weight, base_weight, grid = tensors
-    order, base, m, ops = constants
+    order, base, m, basis, ops = constants
     along_x = along_weight = along_s = None
     if x_t is not None:
-        along_x = _forward(x, weight, base_weight, _times(s, x_t), grid, order, base, m + 1, ops)
-    weight_t, base_t, tangent_base = _weight_pair(weight_t, base_t, grid, order, base)
+        along_x = _forward(x, weight, base_weight, _times(s, x_t), grid, order, base, m + 1, basis, ops)
+    weight_t, base_t, tangent_base = _weight_pair(weight_t, base_t, grid, order, base, basis)
     if weight_t is not None:
-        along_weight = _forward(x, weight_t, base_t, s, grid, order, tangent_base, m, ops)
+        along_weight = _forward(x, weight_t, base_t, s, grid, order, tangent_base, m, basis, ops)
     if s_t is not None:
-        along_s = _forward(x, weight, base_weight, s_t, grid, order, base, m, ops)
+        along_s = _forward(x, weight, base_weight, s_t, grid, order, base, m, basis, ops)
     return _sum(along_x, along_weight, along_s)
 
 
 def _input_tangent(tensors, constants, x_t, weight_t, base_t, g_t):
     x, weight, base_weight, g, grid = tensors
-    order, base, m, ops = constants
+    order, base, m, basis, ops = constants
     along_x = along_weight = along_g = None
     if x_t is not None:
-        along_x = x_t * _input(x, weight, base_weight, g, grid, order, base, m + 1, ops)
-    weight_t, base_t, tangent_base = _weight_pair(weight_t, base_t, grid, order, base)
+        along_x = x_t * _input(x, weight, base_weight, g, grid, order, base, m + 1, basis, ops)
+    weight_t, base_t, tangent_base = _weight_pair(weight_t, base_t, grid, order, base, basis)
     if weight_t is not None:
-        along_weight = _input(x, weight_t, base_t, g, grid, order, tangent_base, m, ops)
+        along_weight = _input(x, weight_t, base_t, g, grid, order, tangent_base, m, basis, ops)
     if g_t is not None:
-        along_g = _input(x, weight, base_weight, g_t, grid, order, base, m, ops)
+        along_g = _input(x, weight, base_weight, g_t, grid, order, base, m, basis, ops)
     return _sum(along_x, along_weight, along_g)
 
 
 def _weight_tangent(tensors, constants, x_t, s_t, g_t):
     x, s, g, grid = tensors
-    order, base, m, ops = constants
+    order, base, m, basis, ops = constants
     none = (None, None)
-    along_x = none if x_t is None else _weight(x, _times(s, x_t), g, grid, order, base, m + 1, ops)
-    along_s = none if s_t is None else _weight(x, s_t, g, grid, order, base, m, ops)
-    along_g = none if g_t is None else _weight(x, s, g_t, grid, order, base, m, ops)
+    along_x = none if x_t is None else _weight(x, _times(s, x_t), g, grid, order, base, m + 1, basis, ops)
+    along_s = none if s_t is None else _weight(x, s_t, g, grid, order, base, m, basis, ops)
+    along_g = none if g_t is None else _weight(x, s, g_t, grid, order, base, m, basis, ops)
     return tuple(_sum(*parts) for parts in zip(along_x, along_s, along_g, strict=True))
 
 
@@ -226,37 +230,37 @@ class Forward(_Contraction):
     ROWS = (0, 1)  # x, s
 
     @staticmethod
-    def forward(x, s, weight, base_weight, bias, grid, order, base, m, ops):
-        return ops.forward(x, s, weight, base_weight, bias, grid, order, base, m)
+    def forward(x, s, weight, base_weight, bias, grid, order, base, m, basis, ops):
+        return ops.forward(x, s, weight, base_weight, bias, grid, order, base, m, basis)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, s, weight, base_weight, _, grid, order, base, m, ops = inputs
-        _save(ctx, (x, s, weight, base_weight, grid), (order, base, m, ops))
+        x, s, weight, base_weight, _, grid, order, base, m, basis, ops = inputs
+        _save(ctx, (x, s, weight, base_weight, grid), (order, base, m, basis, ops))
 
     @staticmethod
     def backward(ctx, g):
         if g is None:
-            return (None,) * 10
+            return (None,) * 11
         x, s, weight, base_weight, grid = ctx.saved_tensors
-        order, base, m, ops = ctx.constants
+        order, base, m, basis, ops = ctx.constants
         need_x, need_s, need_weight, need_base, need_bias = ctx.needs_input_grad[:5]
         need_weight = need_weight or need_base
         if need_x and need_weight:
             need_x, need_weight = _asked(ctx, s, base)
         dx = ds = dweight = dbase = dbias = None
         if need_x and need_weight and s is None:
-            dx, dweight, dbase = _backward(x, weight, base_weight, g, grid, order, base, m, ops)
+            dx, dweight, dbase = _backward(x, weight, base_weight, g, grid, order, base, m, basis, ops)
         else:
             if need_x:
-                dx = _times(s, _input(x, weight, base_weight, g, grid, order, base, m + 1, ops))
+                dx = _times(s, _input(x, weight, base_weight, g, grid, order, base, m + 1, basis, ops))
             if need_weight:
-                dweight, dbase = _weight(x, s, g, grid, order, base, m, ops)
+                dweight, dbase = _weight(x, s, g, grid, order, base, m, basis, ops, weight)
         if need_s:
-            ds = _input(x, weight, base_weight, g, grid, order, base, m, ops)
+            ds = _input(x, weight, base_weight, g, grid, order, base, m, basis, ops)
         if need_bias:
             dbias = g.sum(0)
-        return dx, ds, dweight, dbase if base else None, dbias, None, None, None, None, None
+        return dx, ds, dweight, dbase if base else None, dbias, *(None,) * 6
 
     @staticmethod
     def jvp(ctx, x_t, s_t, weight_t, base_t, bias_t, *_):
@@ -271,8 +275,8 @@ class Input(_Contraction):
     ROWS = (0, 3)  # x, g
 
     @staticmethod
-    def forward(x, weight, base_weight, g, grid, order, base, m, ops):
-        return ops.input(x, weight, base_weight, g, grid, order, base, m)
+    def forward(x, weight, base_weight, g, grid, order, base, m, basis, ops):
+        return ops.input(x, weight, base_weight, g, grid, order, base, m, basis)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -281,9 +285,9 @@ class Input(_Contraction):
     @staticmethod
     def backward(ctx, t):
         if t is None:
-            return (None,) * 9
+            return (None,) * 10
         gradients = _input_gradients(ctx.saved_tensors, ctx.constants, t, ctx.needs_input_grad[:4])
-        return *gradients, None, None, None, None, None
+        return *gradients, *(None,) * 6
 
     @staticmethod
     def jvp(ctx, x_t, weight_t, base_t, g_t, *_):
@@ -294,8 +298,8 @@ class Weight(_Contraction):
     """W_m(x, s, g): (in, G+k, out) and (in, out), the second empty without a base."""
 
     @staticmethod
-    def forward(x, s, g, grid, order, base, m, ops):
-        return ops.weight(x, s, g, grid, order, base, m)
+    def forward(x, s, g, grid, order, base, m, basis, ops):
+        return ops.weight(x, s, g, grid, order, base, m, basis)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -304,7 +308,7 @@ class Weight(_Contraction):
     @staticmethod
     def backward(ctx, v, v_base):
         gradients = _weight_gradients(ctx.saved_tensors, ctx.constants, v, v_base, ctx.needs_input_grad[:3])
-        return *gradients, None, None, None, None, None
+        return *gradients, *(None,) * 6
 
     @staticmethod
     def jvp(ctx, x_t, s_t, g_t, *_):
@@ -315,8 +319,8 @@ class Backward(_Contraction):
     """X_{m+1}(x, C, g) and W_m(x, 1, g) in one pass: (B, in), (in, G+k, out), (in, out)."""
 
     @staticmethod
-    def forward(x, weight, base_weight, g, grid, order, base, m, ops):
-        return ops.backward(x, weight, base_weight, g, grid, order, base, m)
+    def forward(x, weight, base_weight, g, grid, order, base, m, basis, ops):
+        return ops.backward(x, weight, base_weight, g, grid, order, base, m, basis)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -325,22 +329,22 @@ class Backward(_Contraction):
     @staticmethod
     def backward(ctx, t, v, v_base):
         x, _, _, g, grid = ctx.saved_tensors
-        order, base, m, ops = ctx.constants
+        order, base, m, basis, ops = ctx.constants
         needs = need_x, _, _, need_g = ctx.needs_input_grad[:4]
         dx = dweight = dbase = dg = None
         if t is not None:
-            raised = order, base, m + 1, ops
+            raised = order, base, m + 1, basis, ops
             dx, dweight, dbase, dg = _input_gradients(ctx.saved_tensors, raised, t, needs)
         dx_v, _, dg_v = _weight_gradients(
             (x, None, g, grid), ctx.constants, v, v_base, (need_x, False, need_g)
         )
-        return _sum(dx, dx_v), dweight, dbase, _sum(dg, dg_v), None, None, None, None, None
+        return _sum(dx, dx_v), dweight, dbase, _sum(dg, dg_v), *(None,) * 6
 
     @staticmethod
     def jvp(ctx, x_t, weight_t, base_t, g_t, *_):
         x, _, _, g, grid = ctx.saved_tensors
-        order, base, m, ops = ctx.constants
-        t_t = _input_tangent(ctx.saved_tensors, (order, base, m + 1, ops), x_t, weight_t, base_t, g_t)
+        order, base, m, basis, ops = ctx.constants
+        t_t = _input_tangent(ctx.saved_tensors, (order, base, m + 1, basis, ops), x_t, weight_t, base_t, g_t)
         return t_t, *_weight_tangent((x, None, g, grid), ctx.constants, x_t, None, g_t)
 
 
@@ -352,10 +356,12 @@ def _register(namespace: str, ops) -> None:
     for function in (Forward, Input, Weight, Backward):
 
         def setup_context(ctx, inputs, output, function=function):
-            function.setup_context(ctx, (*inputs, ops), output)
+            arguments = inputs[:-1] if function is Weight else inputs  # `like` changes no value
+            function.setup_context(ctx, (*arguments, ops), output)
 
         def backward(ctx, *gradients, function=function):
-            return function.backward(ctx, *gradients)[:-1]
+            gradients = function.backward(ctx, *gradients)
+            return gradients if function is Weight else gradients[:-1]
 
         name = f"{namespace}::{function.__name__.lower()}"
         torch.library.register_autograd(name, backward, setup_context=setup_context)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .contract import BASE_CODES, MAX_DERIVATIVE, MAX_SPLINE_ORDER
+from .contract import BASE_CODES, BASIS_CODES, MAX_DERIVATIVE, MAX_FUNCTIONS, MAX_SPLINE_ORDER
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 DTYPES = (torch.float32, torch.float64, *HALF_DTYPES)
@@ -149,9 +149,7 @@ def layer(
     rows(x, in_features)
     assert isinstance(x, Tensor)
     dtype, device = spline_weight.dtype, x.device
-    if x.dtype != dtype and not (x.dtype == torch.float32 and dtype in HALF_DTYPES):
-        also = " or float32" if dtype in HALF_DTYPES else ""
-        raise TypeError(f"x: got {x.dtype}, expected {dtype} like spline_weight{also}")
+    _rows_like(x, dtype, "spline_weight")
     grid_shape(grid, order, in_features)
     assert isinstance(grid, Tensor)
     grid_like(grid, spline_weight)
@@ -159,6 +157,16 @@ def layer(
     operand("spline_weight", spline_weight, expected, dtype, device)
     if grid.device != device:
         raise ValueError(f"grid: is on {grid.device}, expected {device} like x")
+    _base_and_bias(base_weight, bias, base_name, in_features, out_features, dtype, device)
+
+
+def _rows_like(x: Tensor, dtype: torch.dtype, like: str) -> None:
+    if x.dtype != dtype and not (x.dtype == torch.float32 and dtype in HALF_DTYPES):
+        also = " or float32" if dtype in HALF_DTYPES else ""
+        raise TypeError(f"x: got {x.dtype}, expected {dtype} like {like}{also}")
+
+
+def _base_and_bias(base_weight, bias, base_name, in_features, out_features, dtype, device) -> None:
     if (base_name is None) != (base_weight is None):
         raise ValueError(
             f"base_weight: got {'None' if base_weight is None else 'a tensor'} with base={base_name!r}, "
@@ -170,17 +178,95 @@ def layer(
         operand("bias", bias, (out_features,), dtype, device)
 
 
+def global_basis(value: object) -> None:
+    """`value` is the name of a basis that is not local."""
+    expected = "'rbf' or 'chebyshev' (B-splines: kan_linear)"
+    if not isinstance(value, str):
+        raise TypeError(f"basis: got {value!r}, expected {expected}")
+    if value not in BASIS_CODES or value == "bspline":
+        raise ValueError(f"basis: got {value!r}, expected {expected}")
+
+
+def global_layer(
+    x: object,
+    weight: object,
+    grid: object,
+    base_weight: object,
+    bias: object,
+    basis: object,
+    base_name: object,
+) -> None:
+    """The tensors of one layer whose basis is not local fit together; the grid's values are not looked at."""
+    global_basis(basis)
+    base(base_name)
+    tensor("weight", weight, 3)
+    assert isinstance(weight, Tensor)
+    in_features, functions, out_features = weight.shape
+    integer("weight.shape[1]", functions, 1, MAX_FUNCTIONS)
+    rows(x, in_features)
+    assert isinstance(x, Tensor)
+    dtype, device = weight.dtype, x.device
+    _rows_like(x, dtype, "weight")
+    if weight.device != device:
+        raise ValueError(f"weight: is on {weight.device}, expected {device} like x")
+    if basis == "rbf":
+        tensor("grid", grid, 2)
+        assert isinstance(grid, Tensor)
+        expected = (in_features, functions + 1)
+        if grid.shape != expected:
+            raise ValueError(
+                f"grid: got shape {tuple(grid.shape)}, expected {expected}, "
+                "each feature's centres and their width"
+            )
+        if grid.requires_grad:
+            raise ValueError("grid: requires grad, but there is no gradient for centres; pass grid.detach()")
+        grid_like(grid, weight)
+        if grid.device != device:
+            raise ValueError(f"grid: is on {grid.device}, expected {device} like x")
+    elif grid is not None:
+        raise ValueError("grid: got one, expected None: Chebyshev polynomials have none")
+    _base_and_bias(base_weight, bias, base_name, in_features, out_features, dtype, device)
+
+
+def _seen(grid: Tensor) -> bool:
+    """Whether this state of a grid was looked at before, or cannot be without waiting for a device."""
+    if torch.compiler.is_compiling() or not grid.is_cpu or torch._C._are_functorch_transforms_active():
+        return True
+    entry = _checked_knots.get(id(grid))
+    return (entry is not None and entry[0]() is grid and entry[1] == grid._version) or isinstance(
+        grid, FakeTensor
+    )
+
+
+def _remember(grid: Tensor) -> None:
+    if not grid.is_inference():  # an inference tensor does not count its writes, so it is checked every time
+        key = id(grid)
+        _checked_knots[key] = (weakref.ref(grid, lambda _: _checked_knots.pop(key, None)), grid._version)
+
+
+def centres(grid: Tensor) -> None:
+    """The centres of Gaussians are finite and their widths positive; looks at values as `knots` does."""
+    if _seen(grid):
+        return
+    with torch.no_grad():
+        good = torch.isfinite(grid)
+        good[:, -1] &= grid[:, -1] > 0
+        if not good.all():
+            feature, column = (~good).nonzero()[0].tolist()
+            what = "width" if column == grid.shape[1] - 1 else f"centre {column}"
+            raise ValueError(
+                f"grid: the {what} of feature {feature} is {grid[feature, column].item()}, "
+                "expected finite centres and a finite width > 0"
+            )
+    _remember(grid)
+
+
 def knots(grid: Tensor) -> None:
     """The knots are finite and non-decreasing.
 
     Looks at values only where that needs no device synchronisation, and once for each state of a tensor.
     """
-    if torch.compiler.is_compiling() or not grid.is_cpu or torch._C._are_functorch_transforms_active():
-        return
-    entry = _checked_knots.get(id(grid))
-    if entry is not None and entry[0]() is grid and entry[1] == grid._version:
-        return
-    if isinstance(grid, FakeTensor):
+    if _seen(grid):
         return
     with torch.no_grad():
         good = torch.isfinite(grid)
@@ -192,9 +278,7 @@ def knots(grid: Tensor) -> None:
                 f"grid: knot {knot} of feature {feature} is {grid[feature, knot].item()}{after}, "
                 "expected finite, non-decreasing knots"
             )
-    if not grid.is_inference():  # an inference tensor does not count its writes, so it is checked every time
-        key = id(grid)
-        _checked_knots[key] = (weakref.ref(grid, lambda _: _checked_knots.pop(key, None)), grid._version)
+    _remember(grid)
 
 
 def grid_like(grid: Tensor, operand: Tensor) -> None:

@@ -36,6 +36,7 @@ class Case:
     spline_order: int
     base: str | None = "silu"
     derivative: int = 0
+    basis: str = "bspline"  # Gaussians: order 0, grid_size centres; Chebyshev: order = degree, grid_size 1
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from . import autograd, checks, dispatch
 from .backends import reference
-from .contract import BASE_CODES
+from .contract import BASE_CODES, BASIS_CODES
 from .statistics import basis_gram, edge_l1, edge_moments
 
-__all__ = ["basis_gram", "bspline_basis", "edge_l1", "edge_moments", "kan_linear"]
+__all__ = ["basis_gram", "basis_linear", "bspline_basis", "edge_l1", "edge_moments", "kan_linear"]
 
 # What was validated before: everything the checks look at -> the backend. Values of knots are checked apart.
 _plans: dict[tuple, ModuleType] = {}
@@ -62,6 +62,57 @@ def kan_linear(
     return run(x, spline_weight, base_weight, bias, grid, spline_order, BASE_CODES[base], derivative, ops)
 
 
+def basis_linear(
+    x: Tensor,
+    weight: Tensor,
+    grid: Tensor | None = None,
+    *,
+    basis: str,
+    base_weight: Tensor | None = None,
+    base: str | None = None,
+    bias: Tensor | None = None,
+    derivative: int = 0,
+    backend: str | None = None,
+) -> Tensor:
+    """`kan_linear` on another basis: every function of it reaches over the whole line.
+
+    y[..., o] = sum_i ( base_weight[i,o] base(x[..., i]) + sum_r weight[i,r,o] B_r(x[..., i]) ) + bias[o];
+    basis="rbf": B_r(x) = exp(-((x - c_r) / h)^2), the Gaussians of FastKAN (arXiv 2405.06721), 0 at +-inf;
+    basis="chebyshev": B_r = T_r for r = 0 .. R-1, meant for x in [-1, 1], NaN at +-inf. ChebyKAN's
+    (arXiv 2405.07200) is that of torch.tanh(x).
+
+    Args:
+        x: (..., in). The weights' dtype, or float32 beside 16-bit weights.
+        weight: (in, R, out), 1 <= R <= 256, float32, float64, bfloat16 or float16.
+        grid: for "rbf" (in, R + 1): the finite centres c of each feature, then their width h > 0, in the
+            weights' dtype or float32. No gradient flows to it. None for "chebyshev".
+        basis: "rbf" or "chebyshev".
+        base_weight: (in, out), present exactly if there is a base.
+        base: "silu", "identity" or None.
+        bias: (out,).
+        derivative: m > 0 evaluates the m-th derivative of every function, without the bias; up to 32.
+        backend: as for `kan_linear`.
+
+    Returns:
+        (..., out) in the weights' dtype; under autocast, in autocast's, with x left in float32.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as for `kan_linear`.
+    """
+    if torch._C._is_any_autocast_enabled() and isinstance(x, Tensor) and isinstance(weight, Tensor):
+        x, weight, base_weight, bias = _autocast(x, weight, base_weight, bias)
+    if basis == "bspline":  # the only one whose arguments `_plan` would take for another function's
+        checks.global_basis(basis)
+    ops = _plan(x, weight, grid, base_weight, bias, 0, base, derivative, backend, basis)
+    order = 0
+    if grid is None:
+        order = weight.shape[1] - 1
+        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        grid = weight.new_empty((weight.shape[0], 0), dtype=dtype)
+    code = BASIS_CODES[basis]
+    return run(x, weight, base_weight, bias, grid, order, BASE_CODES[base], derivative, ops, code)
+
+
 def bspline_basis(x: Tensor, grid: Tensor, spline_order: int, derivative: int = 0) -> Tensor:
     """The m-th derivative of every B-spline at x, dense: for reading, testing and plotting.
 
@@ -87,9 +138,12 @@ def bspline_basis(x: Tensor, grid: Tensor, spline_order: int, derivative: int = 
     return reference.bspline_basis(x.to(dtype), grid.to(dtype), spline_order, derivative).to(x.dtype)
 
 
-def run(x, spline_weight, base_weight, bias, grid, order, base, derivative, ops) -> Tensor:
+def run(x, spline_weight, base_weight, bias, grid, order, base, derivative, ops, basis=0) -> Tensor:
     """`kan_linear` after its arguments were validated, save the knots, and `ops`, its backend, was chosen."""
-    checks.knots(grid)
+    if basis == 0:
+        checks.knots(grid)
+    elif grid.shape[1]:
+        checks.centres(grid)
     knots_dtype = torch.float64 if spline_weight.dtype == torch.float64 else torch.float32
     if grid.dtype != knots_dtype:
         grid = _widened(grid, knots_dtype)
@@ -98,9 +152,11 @@ def run(x, spline_weight, base_weight, bias, grid, order, base, derivative, ops)
     rank = x.dim()
     rows = x if rank == 2 else x.unsqueeze(0) if rank == 1 else x.flatten(0, -2)
     if ops.DIFFERENTIABLE:
-        y = ops.forward(rows, None, spline_weight, base_weight, bias, grid, order, base, derivative)
+        y = ops.forward(rows, None, spline_weight, base_weight, bias, grid, order, base, derivative, basis)
     else:
-        y = autograd.kan_linear(rows, spline_weight, base_weight, bias, grid, order, base, derivative, ops)
+        y = autograd.kan_linear(
+            rows, spline_weight, base_weight, bias, grid, order, base, derivative, basis, ops
+        )
     return y if rank == 2 else y.reshape(*x.shape[:-1], y.shape[1])
 
 
@@ -135,22 +191,22 @@ def _autocast(x, spline_weight, base_weight, bias):
     )
 
 
-def _plan(x, spline_weight, grid, base_weight, bias, spline_order, base, derivative, backend) -> ModuleType:
+def _plan(
+    x, weight, grid, base_weight, bias, spline_order, base, derivative, backend, basis="bspline"
+) -> ModuleType:
     """The backend for these arguments, once they are known to be good."""
+    arguments = (x, weight, grid, base_weight, bias, spline_order, base, derivative, backend, basis)
     if torch.compiler.is_compiling():
-        return _validate(x, spline_weight, grid, base_weight, bias, spline_order, base, derivative, backend)
+        return _validate(*arguments)
     try:
         key = (
             x.shape[-1],
             x.dtype,
             x.device,
-            spline_weight.shape,
-            spline_weight.dtype,
-            spline_weight.device,
-            grid.shape,
-            grid.dtype,
-            grid.device,
-            grid.requires_grad,
+            weight.shape,
+            weight.dtype,
+            weight.device,
+            None if grid is None else (grid.shape, grid.dtype, grid.device, grid.requires_grad),
             None if base_weight is None else (base_weight.shape, base_weight.dtype, base_weight.device),
             None if bias is None else (bias.shape, bias.dtype, bias.device),
             spline_order,
@@ -159,14 +215,15 @@ def _plan(x, spline_weight, grid, base_weight, bias, spline_order, base, derivat
             derivative,
             type(derivative),
             backend,
+            basis,
             dispatch.forced_backend(),
             torch.backends.cuda.matmul.fp32_precision if x.is_cuda else None,
         )
         ops = _plans.get(key)
     except (AttributeError, IndexError, TypeError):  # not even tensors: let the checks name the argument
-        return _validate(x, spline_weight, grid, base_weight, bias, spline_order, base, derivative, backend)
+        return _validate(*arguments)
     if ops is None:
-        ops = _validate(x, spline_weight, grid, base_weight, bias, spline_order, base, derivative, backend)
+        ops = _validate(*arguments)
         if len(_plans) >= _PLANS_LIMIT:
             _plans.clear()
         _plans[key] = ops
@@ -174,16 +231,20 @@ def _plan(x, spline_weight, grid, base_weight, bias, spline_order, base, derivat
 
 
 def _validate(
-    x, spline_weight, grid, base_weight, bias, spline_order, base, derivative, backend
+    x, weight, grid, base_weight, bias, spline_order, base, derivative, backend, basis
 ) -> ModuleType:
-    """Check everything but the knots' values, and choose the backend."""
+    """Check everything but the grid's values, and choose the backend."""
     checks.derivative(derivative)
     dispatch.check_name("backend", backend)
-    checks.layer(x, spline_weight, grid, base_weight, bias, spline_order, base)
-    in_features, rows, out_features = spline_weight.shape
+    if basis == "bspline":
+        checks.layer(x, weight, grid, base_weight, bias, spline_order, base)
+    else:
+        checks.global_layer(x, weight, grid, base_weight, bias, basis, base)
+        spline_order = weight.shape[1] - 1 if grid is None else 0
+    in_features, rows, out_features = weight.shape
     case = dispatch.Case(
         device=x.device.type,
-        dtype=spline_weight.dtype,
+        dtype=weight.dtype,
         x_dtype=x.dtype,
         in_features=in_features,
         out_features=out_features,
@@ -191,5 +252,6 @@ def _validate(
         spline_order=spline_order,
         base=base,
         derivative=derivative,
+        basis=basis,
     )
     return dispatch.run_on(case, backend)

@@ -11,17 +11,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .contract import basis_rows
+
 LIBRARY = Path(__file__).parent / "lib" / "libkan_kernels.so"
 
 SCHEMAS = {
     "forward": "(Tensor x, Tensor? s, Tensor spline_weight, Tensor? base_weight, Tensor? bias, Tensor grid, "
-    "int spline_order, int base, int derivative) -> Tensor",
+    "int spline_order, int base, int derivative, int basis=0) -> Tensor",
     "input": "(Tensor x, Tensor spline_weight, Tensor? base_weight, Tensor g, Tensor grid, "
-    "int spline_order, int base, int derivative) -> Tensor",
+    "int spline_order, int base, int derivative, int basis=0) -> Tensor",
     "weight": "(Tensor x, Tensor? s, Tensor g, Tensor grid, "
-    "int spline_order, int base, int derivative) -> (Tensor, Tensor)",
+    "int spline_order, int base, int derivative, int basis=0, Tensor? like=None) -> (Tensor, Tensor)",
     "backward": "(Tensor x, Tensor spline_weight, Tensor? base_weight, Tensor g, Tensor grid, "
-    "int spline_order, int base, int derivative) -> (Tensor, Tensor, Tensor)",
+    "int spline_order, int base, int derivative, int basis=0) -> (Tensor, Tensor, Tensor)",
 }
 """Of the ops of every backend; the library in C++ defines its own, csrc/ops/library.cpp, word for word."""
 
@@ -124,22 +126,37 @@ def _lead(tensor: Tensor, dim: int | None, size: int) -> Tensor:
     return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
-def _forward(x, s, spline_weight, base_weight, bias, grid, spline_order, base, derivative) -> Tensor:
+def _forward(x, s, spline_weight, base_weight, bias, grid, spline_order, base, derivative, basis=0) -> Tensor:
     return spline_weight.new_empty(x.shape[0], spline_weight.shape[2])
 
 
-def _input(x, spline_weight, base_weight, g, grid, spline_order, base, derivative) -> Tensor:
+def _input(x, spline_weight, base_weight, g, grid, spline_order, base, derivative, basis=0) -> Tensor:
     return x.new_empty(x.shape)
 
 
-def _weight(x, s, g, grid, spline_order, base, derivative) -> tuple[Tensor, Tensor]:
-    rows = grid.shape[1] - spline_order - 1
+def _weight(x, s, g, grid, spline_order, base, derivative, basis=0, like=None) -> tuple[Tensor, Tensor]:
+    rows = basis_rows(basis, grid.shape[1], spline_order)
     base_shape = (x.shape[1], g.shape[1]) if base else (0,)
-    return g.new_empty(x.shape[1], rows, g.shape[1]), g.new_empty(base_shape)
+    spline_shape = x.shape[1], rows, g.shape[1]
+    if basis and like is not None and _functions_together(like):
+        return g.new_empty_strided(spline_shape, like.stride()), g.new_empty(base_shape)
+    return g.new_empty(spline_shape), g.new_empty(base_shape)
 
 
-def _backward(x, spline_weight, base_weight, g, grid, spline_order, base, derivative):
-    return x.new_empty(x.shape), *_weight(x, None, g, grid, spline_order, base, derivative)
+def _backward(x, spline_weight, base_weight, g, grid, spline_order, base, derivative, basis=0):
+    return (
+        x.new_empty(x.shape),
+        *_weight(x, None, g, grid, spline_order, base, derivative, basis, spline_weight),
+    )
+
+
+def _functions_together(weight: Tensor) -> bool:
+    """As csrc/ops/checks.h has it: weights (in, R, out) that lie as (out, in, R) or (in, out, R)."""
+    features, functions, out = weight.shape
+    if weight.dtype not in (torch.float32, torch.float64) or weight.is_contiguous():
+        return False
+    places = (functions, 1, features * functions), (out * functions, 1, functions)
+    return weight.stride() in places
 
 
 def _gram(x, w, grid, spline_order, base) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from itertools import product
 from typing import Any
 
+import bases
 import torch
 from torch import Tensor
 
@@ -40,6 +41,7 @@ class Case:
     bias: bool = True
     side: bool = False
     layout: str = "contiguous"
+    basis: str = "bspline"  # Gaussians: order 0, grid_size centres; Chebyshev: order = degree, grid_size 1
 
     @property
     def name(self) -> str:
@@ -70,10 +72,11 @@ class Inputs:
     order: int
     base: int
     derivative: int
+    basis: int = 0
 
     def args(self, op: str) -> tuple[Any, ...]:
         """Arguments of the op named `op` (forward, input, weight or backward) in schema order."""
-        tail = (self.grid, self.order, self.base, self.derivative)
+        tail = self.grid, self.order, self.base, self.derivative, *([self.basis] if self.basis else ())
         if op == "forward":
             return (self.x, self.s, self.spline_weight, self.base_weight, self.bias, *tail)
         if op == "weight":
@@ -97,6 +100,7 @@ class Inputs:
             self.order,
             self.base,
             self.derivative,
+            self.basis,
         )
 
 
@@ -134,9 +138,7 @@ def make_grid(kind: str, in_features: int, grid_size: int, order: int, gen: torc
 
 
 def make_points(kind: str, batch: int, grid: Tensor, order: int, gen: torch.Generator) -> Tensor:
-    """Inputs (batch, in_features) in the grid's dtype. Kinds: inside, extension, outside, knots, mixed, nan,
-    inf.
-    """
+    """Inputs (batch, in_features) like the grid: inside, extension, outside, knots, mixed, nan, inf."""
     features, count = grid.shape
     first, last = grid[:, 0], grid[:, -1]
     low, high = grid[:, order], grid[:, count - 1 - order]
@@ -215,9 +217,14 @@ def build(case: Case, device: torch.device | str = "cpu") -> Inputs:
         return torch.randn(*shape, generator=gen, dtype=torch.float64).to(dtype)
 
     x_dtype = case.x_dtype or case.dtype
-    grid = make_grid(case.knots, case.in_features, case.grid_size, case.order, gen).to(grid_dtype(case.dtype))
+    if case.basis == "bspline":
+        grid = make_grid(case.knots, case.in_features, case.grid_size, case.order, gen)
+    else:
+        grid = bases.make_grid(case.basis, case.knots, case.in_features, rows, gen)
+    grid = grid.to(grid_dtype(case.dtype))
+    knots, order = (grid, case.order) if case.basis == "bspline" else (bases.points_grid(case.basis, grid), 0)
     inputs = Inputs(
-        x=make_points(case.points, case.batch, grid, case.order, gen).to(x_dtype),
+        x=bases.within_reach(case.basis, make_points(case.points, case.batch, knots, order, gen)).to(x_dtype),
         s=normal(*shape_in, dtype=x_dtype) if case.side else None,
         spline_weight=normal(case.in_features, rows, case.out_features),
         base_weight=normal(case.in_features, case.out_features) if case.base else None,
@@ -227,6 +234,7 @@ def build(case: Case, device: torch.device | str = "cpu") -> Inputs:
         order=case.order,
         base=BASE_CODE[case.base],
         derivative=case.derivative,
+        basis=bases.CODES[case.basis],
     )
     for field in fields(inputs):
         value = getattr(inputs, field.name)
@@ -272,13 +280,8 @@ def _table() -> list[Case]:
                 side=turn % 3 == 0,
             )
         )
-    cases += [
-        Case(1000, 1, 1),
-        Case(777, 2, 5),
-        Case(3, 300, 1),
-        Case(257, 64, 64, side=True),
-        Case(130, 17, 300),
-    ]
+    cases += [Case(1000, 1, 1), Case(777, 2, 5), Case(3, 300, 1), Case(130, 17, 300)]
+    cases.append(Case(257, 64, 64, side=True))
     # more rows than one block, rows that are split for the weights' sums, outputs in more than one group,
     # many inputs
     cases += [

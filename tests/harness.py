@@ -143,7 +143,8 @@ def check_op(backend: str, op: str, case: Case, inputs: Inputs) -> None:
     ):
         what = f"{backend}.{op}[{case.name}].{name}"
         assert value.dtype == want, f"{what}: dtype {value.dtype}, expected {want}"
-        assert value.is_contiguous(), f"{what}: not contiguous"
+        followed = inputs.basis and name == "d_spline" and value.stride() == inputs.spline_weight.stride()
+        assert value.is_contiguous() or followed, f"{what}: not contiguous"
         equal = case.layout == "expanded" and name.startswith("d_")
         terms = case.batch if equal else 0
         plain_error = relative_error(same, true, scale)
@@ -177,6 +178,11 @@ def reduced(case: Case) -> bool:
     return case.dtype in HALF or (
         case.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
     )
+
+
+def bits(t: Tensor) -> Tensor:
+    """The tensor as integers, so that NaN equals NaN and -0 differs from 0."""
+    return t.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[t.element_size()])
 
 
 @contextlib.contextmanager

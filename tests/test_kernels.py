@@ -10,7 +10,17 @@ from dataclasses import replace
 import pytest
 import torch
 from cases import COVERING, HALF, OPS, SMALL, TABLE, Case, build
-from harness import DEVICE, INTERPRETED, available_memory, check_op, ops_of, poisoned_memory, run_op, threads
+from harness import (
+    DEVICE,
+    INTERPRETED,
+    available_memory,
+    bits,
+    check_op,
+    ops_of,
+    poisoned_memory,
+    run_op,
+    threads,
+)
 
 CASES = COVERING if INTERPRETED else TABLE
 
@@ -65,11 +75,6 @@ def test_same_bits(fused: str, op: str, case: Case) -> None:
             again = [bits(t) for t in run_op(fused, op, inputs)]
         same = all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
         assert same, f"{op} differs with {count} threads"
-
-
-def bits(t: torch.Tensor) -> torch.Tensor:
-    """The tensor as integers, so that NaN equals NaN and -0 differs from 0."""
-    return t.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[t.element_size()])
 
 
 @pytest.mark.parametrize("case", THREADED, ids=lambda c: c.name)

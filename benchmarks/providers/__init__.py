@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .accelerated import AcceleratedEfficientKAN
 from .base import Model, Provider
+from .bases import FORMS, Form, FormCompiled, OursForm
 from .mlp import ProtocolMLP, SameParameterMLP, SameWidthMLP
 from .ours import Ours
 from .peers import EfficientKAN, FastKAN, FlashKAN, InKAN, PyKAN
@@ -26,6 +27,7 @@ PROVIDERS: dict[str, Provider] = {
         InKAN(),
         FlashKAN(),
         FastKAN(),
+        *(make(name) for name in FORMS for make in (OursForm, Form, FormCompiled)),
     )
 }
 

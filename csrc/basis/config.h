@@ -25,7 +25,9 @@ namespace kan {
 
 constexpr int kMaxOrder = 10;       // spline_order k
 constexpr int kMaxDerivative = 32;  // derivative order m
+constexpr int kMaxFunctions = 256;  // functions of a basis that is not local
 
 enum Base : int { kNoBase = 0, kSilu = 1, kIdentity = 2 };
+enum Basis : int { kBSpline = 0, kRbf = 1, kChebyshev = 2 };
 
 }  // namespace kan

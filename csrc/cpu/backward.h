@@ -13,7 +13,7 @@ template <class T>
 class Backward {
  public:
   explicit Backward(const cpu::BackwardArgs& args)
-      : a_(args), s_(args.layer), micro_(micro_kernels_for<T>(s_.n_values)), panels_(s_.out, micro_.widest) {
+      : a_(args), s_(args.layer), value_blocks_(s_.n_values, s_.local()), panels_(s_.out, value_blocks_.widest()) {
     rows_ = rows_per_block<T>(s_, panels_.padded);
     coefficient_size_ = s_.coefficient_rows() * s_.out;
     const int64_t tile_bytes = s_.coefficient_rows() * panels_.padded * int64_t(sizeof(T));
@@ -56,23 +56,29 @@ class Backward {
 
     const int64_t columns_size = block_ * kRowStride, copy_size = s_.coefficient_rows() * panels_.width;
     const int64_t values_size = int64_t(s_.n_values) * kRowStride;
+    const bool packs = input && a_.layer.out_stride != 0;
+    const int64_t packed_size = packs ? features * s_.n_splines * panels_.padded : 0;
     const int64_t sums_size = features * s_.coefficient_rows() * panels_.padded;
     Arena arena(SortedRows<T>::bytes(s_.n_knots) + Arena::bytes_for<T>(values_size) * 2 +
                 Arena::bytes_for<T>(columns_size) * 3 + Arena::bytes_for<T>(rows_ * panels_.padded) +
                 Arena::bytes_for<T>(copy_size) + Arena::bytes_for<T>(kRowStride * L) + Arena::bytes_for<T>(kRowStride) +
-                Arena::bytes_for<T>(weight ? sums_size : 0));
+                Arena::bytes_for<T>(weight ? sums_size : 0) + Arena::bytes_for<T>(packed_size));
     SortedRows<T> sorted;
     sorted.take(arena, s_.n_knots);
     T* input_values = arena.take<T>(values_size);
     T* weight_values = arena.take<T>(values_size);
+    T* const values[2] = {weight_values, input_values};
+    const int orders[2] = {a_.weight_derivative, a_.input_derivative};
     T* x = arena.take<T>(columns_size);
     T* side = arena.take<T>(columns_size);
     T* result = arena.take<T>(columns_size);
     T* g = arena.take<T>(rows_ * panels_.padded);
     T* partial = arena.take<T>(kRowStride * L);
     T* result_scale = arena.take<T>(kRowStride);
-    const Coefficients<T> coefficients{a_.layer.spline_weight, a_.layer.base_weight, a_.layer.weight_dtype, &s_,
-                                       arena.take<T>(copy_size)};
+    Coefficients<T> coefficients{a_.layer.spline_weight,   a_.layer.base_weight,
+                                 a_.layer.weight_dtype,    &s_,
+                                 arena.take<T>(copy_size), packs ? arena.take<T>(packed_size) : nullptr};
+    if (packs) coefficients.pack(a_.layer, i0, features, 0, panels_.padded);
     T* sums = weight ? arena.take<T>(sums_size) : nullptr;
     for (int64_t j = 0; weight && j < sums_size; ++j) sums[j] = T(0);
 
@@ -87,28 +93,32 @@ class Backward {
       read_transposed(x, kRowStride, a_.x, row0, rows, i0, features);
       if (sided) read_transposed(side, kRowStride, a_.side, row0, rows, i0, features);
       for (int64_t f = 0; f < features; ++f) {
-        const T* knots = static_cast<const T*>(a_.layer.grid) + (i0 + f) * s_.n_knots;
-        sort_rows(sorted, x + f * kRowStride, sided ? side + f * kRowStride : nullptr, int(rows), knots, s_.n_knots,
-                  s_.order, s_.grid_size);
+        const T* grid = static_cast<const T*>(a_.layer.grid) + (i0 + f) * s_.grid_columns;
+        sort_feature(sorted, s_, x + f * kRowStride, sided ? side + f * kRowStride : nullptr, rows, grid);
         args.n_runs = sorted.n_runs;
-        if (weight) evaluate_rows(weight_values, sorted, s_, knots, a_.weight_derivative, sided);
-        if (input) {
-          evaluate_rows(input_values, sorted, s_, knots, a_.input_derivative, false);
-          take_out_base(input_values, result_scale, sorted);
-        }
+        evaluate_orders(values + !weight, orders + !weight, weight + input, sorted, s_, grid);
+        if (weight && sided) scale_rows(weight_values, s_.n_values, sorted);
+        if (input) take_out_base(input_values, result_scale, sorted);
         for (int64_t c = 0; c < panels_.padded;) {
           const int vectors = panels_.vectors_at(c);
           args.tile = g + rows * c;
           args.start = c == 0;
           if (weight) {
-            args.values = weight_values;
-            args.panel = sums_panel(sums + f * s_.coefficient_rows() * panels_.padded, c);
-            micro_.weight[Panels<T>::index(vectors)](args);
+            const Panel<T> whole = sums_panel(sums + f * s_.coefficient_rows() * panels_.padded, c);
+            value_blocks_.each(weight_values, whole, [&](const auto& micro, const T* v, const auto& panel) {
+              args.values = v;
+              args.panel = panel;
+              micro.weight[Panels<T>::index(vectors)](args);
+            });
           }
           if (input) {
-            args.values = input_values;
-            args.panel = coefficients.panel(i0 + f, c, vectors);
-            micro_.input[Panels<T>::index(vectors)](args);
+            const Panel<T> whole = coefficients.panel(i0 + f, c, vectors);
+            value_blocks_.each(input_values, whole, [&](const auto& micro, const T* v, const auto& panel) {
+              args.values = v;
+              args.panel = panel;
+              micro.input[Panels<T>::index(vectors)](args);
+              args.start = false;
+            });
           }
           c += int64_t(vectors) * L;
         }
@@ -121,6 +131,7 @@ class Backward {
       }
       if (input) write_input(result, row0, rows, i0, features);
     }
+    if (weight && splits_ == 1 && s_.base == kNoBase && adjoin()) return turn_round(sums, panels_.padded, i0, features);
     for (int64_t f = 0; weight && f < features; ++f) {
       write_sums(sums + f * s_.coefficient_rows() * panels_.padded, i0 + f, split);
     }
@@ -191,9 +202,22 @@ class Backward {
       write_row(a_.d_base, dtype, feature * s_.out, sums, s_.out);
       sums += ld;
     }
+    if (a_.layer.out_stride != 0) return turn_round(sums, ld, feature, 1);
     for (int64_t r = 0; r < s_.n_splines; ++r) {
       write_row(a_.d_spline, dtype, (feature * s_.n_splines + r) * s_.out, sums + r * ld, s_.out);
     }
+  }
+
+  // Whether the features of d_spline are one matrix (out, in * functions).
+  bool adjoin() const { return a_.layer.out_stride != 0 && a_.layer.feature_stride == s_.n_splines; }
+
+  // Writes sums [features][functions][ld] where the functions of an edge lie together: whole vectors of outputs first.
+  void turn_round(const T* sums, int64_t ld, int64_t feature, int64_t features) const {
+    const MatrixView matrix{sums, a_.layer.weight_dtype, ld, 1};
+    const int64_t stride = a_.layer.out_stride, whole = s_.out / Simd<T>::lanes * Simd<T>::lanes;
+    T* out = static_cast<T*>(a_.d_spline) + feature * a_.layer.feature_stride;
+    read_transposed(out, stride, matrix, 0, features * s_.n_splines, 0, whole);
+    read_transposed(out + whole * stride, stride, matrix, 0, features * s_.n_splines, whole, s_.out - whole);
   }
 
   // Adds the splits of one feature in their order.
@@ -208,7 +232,7 @@ class Backward {
 
   const cpu::BackwardArgs& a_;
   const Shape s_;
-  const MicroKernels<T>& micro_;
+  const ValueBlocks<T> value_blocks_;
   const Panels<T> panels_;
   int64_t rows_, coefficient_size_, block_, blocks_, splits_, rows_per_split_;
   T* partials_ = nullptr;

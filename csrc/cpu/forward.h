@@ -10,7 +10,7 @@ template <class T>
 class Forward {
  public:
   Forward(const cpu::ForwardArgs& args, const cpu::Executor& executor)
-      : a_(args), s_(args.layer), micro_(micro_kernels_for<T>(s_.n_values)), panels_(s_.out, micro_.widest) {
+      : a_(args), s_(args.layer), blocks_(s_.n_values, s_.local()), panels_(s_.out, blocks_.widest()) {
     parallel_ = estimated_cycles<T>(s_, 1) > kSerialCycles;
     const int64_t threads = parallel_ ? executor.threads : 1;
     const int64_t columns_fitting = kTileBytes / int64_t(128 * sizeof(T)) / panels_.width * panels_.width;
@@ -38,22 +38,24 @@ class Forward {
   void task(int64_t t) const {
     const int64_t row0 = t / groups_ * rows_, rows = min64(rows_, s_.batch - row0);
     const int64_t column0 = t % groups_ * columns_, column1 = min64(panels_.padded, column0 + columns_);
-    const bool sided = a_.side.data != nullptr;
+    const bool sided = a_.side.data != nullptr, packs = a_.layer.out_stride != 0;
+    const int64_t pack_block = Coefficients<T>::features_packed(s_, column1 - column0);
+    const int64_t packed_size = packs ? pack_block * s_.n_splines * (column1 - column0) : 0;
 
     const int64_t columns_size = int64_t(kInputBlock) * kRowStride, copy_size = s_.coefficient_rows() * panels_.width;
     Arena arena(SortedRows<T>::bytes(s_.n_knots) + Arena::bytes_for<T>(s_.n_values * kRowStride) +
                 Arena::bytes_for<T>(columns_size) * (1 + sided) + Arena::bytes_for<T>(rows * (column1 - column0)) +
-                Arena::bytes_for<T>(copy_size));
+                Arena::bytes_for<T>(copy_size) + Arena::bytes_for<T>(packed_size));
     SortedRows<T> sorted;
     sorted.take(arena, s_.n_knots);
     T* values = arena.take<T>(s_.n_values * kRowStride);
     T* x = arena.take<T>(columns_size);
     T* side = sided ? arena.take<T>(columns_size) : nullptr;
     T* tile = arena.take<T>(rows * (column1 - column0));
-    const Coefficients<T> coefficients{a_.layer.spline_weight, a_.layer.base_weight, a_.layer.weight_dtype, &s_,
-                                       arena.take<T>(copy_size)};
+    Coefficients<T> coefficients{a_.layer.spline_weight,   a_.layer.base_weight,
+                                 a_.layer.weight_dtype,    &s_,
+                                 arena.take<T>(copy_size), packs ? arena.take<T>(packed_size) : nullptr};
     MicroArgs<T> args;
-    args.values = values;
     args.row = sorted.row;
     args.runs = sorted.runs;
     start_tile(tile, rows, column0, column1);
@@ -64,16 +66,21 @@ class Forward {
         read_transposed(x, kRowStride, a_.x, row0, rows, i, n);
         if (sided) read_transposed(side, kRowStride, a_.side, row0, rows, i, n);
       }
-      const T* knots = static_cast<const T*>(a_.layer.grid) + i * s_.n_knots;
-      sort_rows(sorted, x + in_block * kRowStride, sided ? side + in_block * kRowStride : nullptr, int(rows), knots,
-                s_.n_knots, s_.order, s_.grid_size);
-      evaluate_rows(values, sorted, s_, knots, a_.derivative, sided);
+      if (packs && i % pack_block == 0) {
+        coefficients.pack(a_.layer, i, min64(pack_block, s_.in - i), column0, column1);
+      }
+      const T* grid = static_cast<const T*>(a_.layer.grid) + i * s_.grid_columns;
+      sort_feature(sorted, s_, x + in_block * kRowStride, sided ? side + in_block * kRowStride : nullptr, rows, grid);
+      evaluate_rows(values, sorted, s_, grid, a_.derivative, sided);
       args.n_runs = sorted.n_runs;
       for (int64_t c = column0; c < column1;) {
         const int vectors = panels_.vectors_at(c);
-        args.panel = coefficients.panel(i, c, vectors);
         args.tile = tile + rows * (c - column0);
-        micro_.forward[Panels<T>::index(vectors)](args);
+        blocks_.each(values, coefficients.panel(i, c, vectors), [&](const auto& micro, const T* v, const auto& panel) {
+          args.values = v;
+          args.panel = panel;
+          micro.forward[Panels<T>::index(vectors)](args);
+        });
         c += int64_t(vectors) * Simd<T>::lanes;
       }
     }
@@ -108,7 +115,7 @@ class Forward {
 
   const cpu::ForwardArgs& a_;
   const Shape s_;
-  const MicroKernels<T>& micro_;
+  const ValueBlocks<T> blocks_;
   const Panels<T> panels_;
   bool parallel_;
   int64_t columns_, groups_, rows_;

@@ -16,13 +16,21 @@ struct MatrixView {
 };
 
 // What every kernel shares. Compute type: double if weight_dtype is f64, else float; the grid has that type.
+//
+// A feature has grid_size + spline_order basis functions. B-splines: grid_size cells, order k. Gaussians: grid_size
+// centres, order 0, and a row of the grid is the centres and their common width. Chebyshev polynomials: grid_size 1,
+// order = degree, and the grid has no columns.
 struct Layer {
   int64_t batch = 0, in_features = 0, out_features = 0;
-  int grid_size = 1, spline_order = 3, base = 0;
+  int grid_size = 1, spline_order = 3, base = 0, basis = 0;
   DType weight_dtype = DType::f32;
-  const void* grid = nullptr;           // (in, grid_size + 2 k + 1), contiguous
+  const void* grid = nullptr;           // (in, grid_size + 2 k + 1 or as above), contiguous
   const void* spline_weight = nullptr;  // (in, grid_size + k, out), contiguous
   const void* base_weight = nullptr;    // (in, out), contiguous, or null
+  // Elements between neighbouring features and outputs where instead the functions of an edge lie together, as other
+  // codebases store them; 0 for the above. Not for B-splines and not in 16 bits. d_spline has the layout of
+  // spline_weight.
+  int64_t feature_stride = 0, out_stride = 0;
 };
 
 // y[b,o] = sum_i side[b,i] phi_{i,o}^{(m)}(x[b,i]) + bias[o]

@@ -19,6 +19,8 @@ struct Panel {
   int64_t ld;        // elements between consecutive rows
   int64_t first_ld;  // ld, or 0 where row 0 is the base row
 
+  // The rows from j > 0 on, for runs whose window is 0.
+  Panel after(int j) const { return {row(0, j), row(0, j + 1), ld, ld}; }
   // Coefficient row j of those that a run in this window reads.
   KAN_HD T* row(int window, int j) const { return j == 0 ? first + window * first_ld : rest + (window + j - 1) * ld; }
 };
@@ -159,6 +161,35 @@ const MicroKernels<T>& micro_kernels_for(int n_values) {
       micro_kernels<T, 9>(), micro_kernels<T, 10>(), micro_kernels<T, 11>(), micro_kernels<T, 12>()};
   return table[n_values - 1];
 }
+
+// The values of a row, cut into blocks that a micro-kernel takes. Those of a spline and its base are one block.
+template <class T>
+class ValueBlocks {
+ public:
+  ValueBlocks(int n_values, bool local)
+      : n_(n_values),
+        count_(local ? 1 : int(ceil_div(n_values, kBlock))),
+        widest_(micro_kernels_for<T>(size(0)).widest) {
+    for (int b = 1; b < count_; ++b) widest_ = int(min64(widest_, micro_kernels_for<T>(size(b)).widest));
+  }
+  int widest() const { return widest_; }  // vectors of the widest panel that all blocks have a kernel for
+
+  // body(kernels, values, panel) for each block; values and panel are those of the whole row.
+  template <class Body>
+  void each(const T* values, const Panel<T>& panel, const Body& body) const {
+    for (int b = 0; b < count_; ++b) {
+      const int first = begin(b);
+      body(micro_kernels_for<T>(size(b)), values + first * kRowStride, first == 0 ? panel : panel.after(first));
+    }
+  }
+
+ private:
+  static constexpr int kBlock = KAN_VECTOR_BYTES >= 64 ? kMaxValues : kMaxValues / 2;  // by the number of registers
+  int begin(int b) const { return b * n_ / count_; }
+  int size(int b) const { return begin(b + 1) - begin(b); }
+
+  int n_, count_, widest_;
+};
 
 // How out_features are cut into panels: `full` of the widest kind, then at most one of 2 and one of 1 vectors.
 template <class T>

@@ -22,7 +22,7 @@ inline int padded_splines(const Shape& s) { return s.grid_size + 3 * s.order; }
 
 template <class T>
 bool is_small(const Shape& s) {
-  return s.order <= kSmallOrder && s.out <= kSmallOutputs && s.n_knots <= Lookup<T>::entries &&
+  return s.local() && s.order <= kSmallOrder && s.out <= kSmallOutputs && s.n_knots <= Lookup<T>::entries &&
          padded_splines(s) <= Lookup<T>::entries;
 }
 

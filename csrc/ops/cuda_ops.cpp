@@ -66,17 +66,23 @@ class CudaDevice {
     if (t) check(*t, name);
   }
   void run(const cpu::ForwardArgs& args) const {
+    check_basis(args.layer);
     const cuda::Options o = options(cuda::capability_major(index_));
     const Workspace space(*this, cuda::forward_workspace(args, o));
     cuda::forward(args, o, space.data, stream_);
   }
   void run(const cpu::BackwardArgs& args) const {
+    check_basis(args.layer);
     const cuda::Options o = options(cuda::capability_major(index_));
     const Workspace space(*this, cuda::backward_workspace(args, o));
     cuda::backward(args, o, space.data, stream_);
   }
 
  private:
+  static void check_basis(const cpu::Layer& layer) {
+    kan::ops::check(layer.basis == kBSpline, "the CUDA kernels know B-splines only (basis 0), got basis ", layer.basis);
+  }
+
   // Bytes from torch's allocator, which a CUDA graph can capture and another stream does not reuse too early.
   struct Workspace {
     Tensor tensor;

@@ -13,13 +13,13 @@ template <class Device>
 struct Family {
   static Tensor forward(const Tensor& x, const OptionalTensor& s, const Tensor& spline_weight,
                         const OptionalTensor& base_weight, const OptionalTensor& bias, const Tensor& grid,
-                        int64_t spline_order, int64_t base, int64_t derivative) {
+                        int64_t spline_order, int64_t base, int64_t derivative, int64_t basis) {
     check(spline_weight.dim() == 3, "spline_weight must have 3 dimensions, got ", spline_weight.dim());
     const Device device(x);
     device.check(s, "s"), device.check(spline_weight, "spline_weight"), device.check(base_weight, "base_weight");
     device.check(bias, "bias"), device.check(grid, "grid");
     const int64_t out = spline_weight.size(2);
-    LayerTensors tensors(x, grid, out, dtype_of(spline_weight, "spline_weight"), spline_order, base);
+    LayerTensors tensors(x, grid, out, dtype_of(spline_weight, "spline_weight"), spline_order, base, basis);
     tensors.set_weights(spline_weight, base_weight);
     cpu::ForwardArgs args;
     args.layer = tensors.layer;
@@ -40,17 +40,20 @@ struct Family {
   }
 
   static Tensor input(const Tensor& x, const Tensor& spline_weight, const OptionalTensor& base_weight, const Tensor& g,
-                      const Tensor& grid, int64_t spline_order, int64_t base, int64_t derivative) {
-    Gradients call(x, {}, g, grid, spline_order, base);
+                      const Tensor& grid, int64_t spline_order, int64_t base, int64_t derivative, int64_t basis) {
+    Gradients call(x, {}, g, grid, spline_order, base, basis);
     call.set_weights(spline_weight, base_weight);
     call.ask_input(derivative);
     call.device.run(call.args);
     return call.d_input;
   }
 
+  // like: weights whose layout d_spline takes, where the kernels have it.
   static std::tuple<Tensor, Tensor> weight(const Tensor& x, const OptionalTensor& s, const Tensor& g,
-                                           const Tensor& grid, int64_t spline_order, int64_t base, int64_t derivative) {
-    Gradients call(x, s, g, grid, spline_order, base);
+                                           const Tensor& grid, int64_t spline_order, int64_t base, int64_t derivative,
+                                           int64_t basis, const OptionalTensor& like) {
+    Gradients call(x, s, g, grid, spline_order, base, basis);
+    if (like) call.lie_like(*like);
     call.ask_weights(derivative);
     call.device.run(call.args);
     return {call.d_spline, call.d_base};
@@ -59,8 +62,8 @@ struct Family {
   static std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& x, const Tensor& spline_weight,
                                                      const OptionalTensor& base_weight, const Tensor& g,
                                                      const Tensor& grid, int64_t spline_order, int64_t base,
-                                                     int64_t derivative) {
-    Gradients call(x, {}, g, grid, spline_order, base);
+                                                     int64_t derivative, int64_t basis) {
+    Gradients call(x, {}, g, grid, spline_order, base, basis);
     call.set_weights(spline_weight, base_weight);
     call.ask_weights(derivative);
     call.ask_input(derivative + 1);
@@ -78,8 +81,8 @@ struct Family {
     Tensor d_input, d_spline, d_base;
 
     Gradients(const Tensor& x, const OptionalTensor& s, const Tensor& g, const Tensor& grid, int64_t spline_order,
-              int64_t base)
-        : x(x), g(g), device(x), tensors(x, grid, columns(g), dtype_of(g, "g"), spline_order, base) {
+              int64_t base, int64_t basis)
+        : x(x), g(g), device(x), tensors(x, grid, columns(g), dtype_of(g, "g"), spline_order, base, basis) {
       device.check(s, "s"), device.check(g, "g"), device.check(grid, "grid");
       args.layer = tensors.layer;
       args.x = view(x, "x", x.size(0), x.size(1));
@@ -92,6 +95,13 @@ struct Family {
       tensors.set_weights(spline_weight, base_weight);
       args.layer = tensors.layer;
     }
+    void lie_like(const Tensor& weight) {
+      const cpu::Layer& layer = args.layer;
+      check_shape(weight, "like", {layer.in_features, layer.grid_size + layer.spline_order, layer.out_features});
+      kan::ops::check(g.scalar_type() == weight.scalar_type(), "like must have g's dtype");
+      tensors.follow_layout(weight);
+      args.layer = tensors.layer;
+    }
     void ask_input(int64_t derivative) {
       args.input_derivative = checked_derivative(derivative);
       d_input = empty(x, {x.size(0), x.size(1)});
@@ -100,7 +110,10 @@ struct Family {
     void ask_weights(int64_t derivative) {
       const cpu::Layer& layer = args.layer;
       args.weight_derivative = checked_derivative(derivative);
-      d_spline = empty(g, {layer.in_features, layer.grid_size + layer.spline_order, layer.out_features});
+      const int64_t strides[] = {layer.feature_stride, 1, layer.out_stride};
+      const std::initializer_list<int64_t> sizes = {layer.in_features, layer.grid_size + layer.spline_order,
+                                                    layer.out_features};
+      d_spline = layer.out_stride != 0 ? empty(g, sizes, strides) : empty(g, sizes);
       d_base = layer.base != kNoBase ? empty(g, {layer.in_features, layer.out_features}) : empty(g, {0});
       args.d_spline = d_spline.mutable_data_ptr();
       args.d_base = d_base.mutable_data_ptr();

@@ -4,16 +4,16 @@
 STABLE_TORCH_LIBRARY(kan_kernels, m) {
   m.def(
       "forward(Tensor x, Tensor? s, Tensor spline_weight, Tensor? base_weight, Tensor? bias, Tensor grid, "
-      "int spline_order, int base, int derivative) -> Tensor");
+      "int spline_order, int base, int derivative, int basis=0) -> Tensor");
   m.def(
       "input(Tensor x, Tensor spline_weight, Tensor? base_weight, Tensor g, Tensor grid, int spline_order, int base, "
-      "int derivative) -> Tensor");
+      "int derivative, int basis=0) -> Tensor");
   m.def(
-      "weight(Tensor x, Tensor? s, Tensor g, Tensor grid, int spline_order, int base, int derivative) -> "
-      "(Tensor, Tensor)");
+      "weight(Tensor x, Tensor? s, Tensor g, Tensor grid, int spline_order, int base, int derivative, int basis=0, "
+      "Tensor? like=None) -> (Tensor, Tensor)");
   m.def(
       "backward(Tensor x, Tensor spline_weight, Tensor? base_weight, Tensor g, Tensor grid, int spline_order, "
-      "int base, int derivative) -> (Tensor, Tensor, Tensor)");
+      "int base, int derivative, int basis=0) -> (Tensor, Tensor, Tensor)");
   m.def("gram(Tensor x, Tensor? w, Tensor grid, int spline_order, int base) -> (Tensor, Tensor)");
   m.def(
       "gram_input(Tensor x, Tensor? w, Tensor grid, int spline_order, int base, Tensor d_band, Tensor d_border) -> "

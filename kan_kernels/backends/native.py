@@ -36,6 +36,8 @@ def can_run(case) -> str | None:
         return f"the library is not loaded: {ops.LOAD_ERROR}"
     if case.device == "cuda":
         reason = cuda_support.why_not()
+        if reason is None:
+            reason = limits.only_splines(case)
         if reason is not None:
             return reason
     elif case.device not in ops.DEVICES:

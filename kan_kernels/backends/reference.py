@@ -1,8 +1,8 @@
-"""The B-spline KAN layer in plain torch: the oracle of every test, the path of ONNX.
+"""The KAN layer in plain torch: the oracle of every test, the path of ONNX. Other bases: reference_*.py.
 
 Readable beside the paper (arXiv 2404.19756, section 2.2) and de Boor, "A Practical Guide to Splines", IX-X.
 Everything here is differentiable by plain autograd, to any order, in reverse and in forward mode.
-Nothing is fused: the dense basis (B, in, G+k) is materialised.
+Nothing is fused: the dense basis (B, in, R) is materialised.
 """
 
 import math
@@ -10,7 +10,9 @@ import math
 import torch
 from torch import Tensor
 
-from ..contract import BASE_CODES
+from ..contract import BASE_CODES, BASIS_CODES
+from .reference_chebyshev import chebyshev_basis
+from .reference_rbf import rbf_basis
 
 NAME = "reference"
 NAMESPACE = None  # plain functions, no ops
@@ -100,6 +102,15 @@ def _sigmoid_derivatives(x: Tensor, order: int) -> list[Tensor]:
     return u
 
 
+def basis_values(x: Tensor, grid: Tensor, spline_order: int, derivative: int, basis: int = 0) -> Tensor:
+    """The m-th derivative of every function of a basis at x (..., in), by its code: (..., in, R)."""
+    if basis == BASIS_CODES["rbf"]:
+        return rbf_basis(x, grid, derivative)
+    if basis == BASIS_CODES["chebyshev"]:
+        return chebyshev_basis(x, spline_order, derivative)
+    return bspline_basis(x, grid, spline_order, derivative)
+
+
 def _compute(x: Tensor, *operands: Tensor | None) -> tuple[Tensor | None, ...]:
     """Operands in the dtype to compute in: the widest among them, and at least float32."""
     dtype = torch.float32
@@ -109,18 +120,18 @@ def _compute(x: Tensor, *operands: Tensor | None) -> tuple[Tensor | None, ...]:
     return tuple(None if operand is None else operand.to(dtype) for operand in (x, *operands))
 
 
-def forward(x, s, spline_weight, base_weight, bias, grid, spline_order, base, derivative) -> Tensor:
+def forward(x, s, spline_weight, base_weight, bias, grid, spline_order, base, derivative, basis=0) -> Tensor:
     """y[b,o] = sum_i s[b,i] (base_weight[i,o] base^(m)(x) + sum_r spline_weight[i,r,o] B_r^(m)(x)) + bias[o].
 
-    x, s: (B, in), s None means 1. spline_weight: (in, G+k, out). base_weight: (in, out). bias: (out,).
-    Returns (B, out) in the weights' dtype.
+    x, s: (B, in), s None means 1. spline_weight: (in, R, out), R = G+k for B-splines. base_weight: (in, out).
+    bias: (out,). Returns (B, out) in the weights' dtype.
     """
     dtype = spline_weight.dtype
     x, s, spline_weight, base_weight, bias, grid = _compute(x, s, spline_weight, base_weight, bias, grid)
-    basis = bspline_basis(x, grid, spline_order, derivative)
+    values = basis_values(x, grid, spline_order, derivative, basis)
     if s is not None:
-        basis = basis * s.unsqueeze(-1)
-    y = basis.flatten(1) @ spline_weight.flatten(0, 1)
+        values = values * s.unsqueeze(-1)
+    y = values.flatten(1) @ spline_weight.flatten(0, 1)
     if base:
         row = base_activation(x, base, derivative)
         y = y + (row if s is None else s * row) @ base_weight
@@ -129,40 +140,41 @@ def forward(x, s, spline_weight, base_weight, bias, grid, spline_order, base, de
     return y.to(dtype)
 
 
-def input(x, spline_weight, base_weight, g, grid, spline_order, base, derivative) -> Tensor:
+def input(x, spline_weight, base_weight, g, grid, spline_order, base, derivative, basis=0) -> Tensor:
     """t[b,i] = sum_o g[b,o] (base_weight[i,o] base^(m)(x) + sum_r spline_weight[i,r,o] B_r^(m)(x)).
 
     g: (B, out). Returns (B, in) in x's dtype.
     """
     dtype = x.dtype
     x, spline_weight, base_weight, g, grid = _compute(x, spline_weight, base_weight, g, grid)
-    basis = bspline_basis(x, grid, spline_order, derivative)
-    t = ((g @ spline_weight.flatten(0, 1).t()).view_as(basis) * basis).sum(-1)
+    values = basis_values(x, grid, spline_order, derivative, basis)
+    t = ((g @ spline_weight.flatten(0, 1).t()).view_as(values) * values).sum(-1)
     if base:
         t = t + (g @ base_weight.t()) * base_activation(x, base, derivative)
     return t.to(dtype)
 
 
-def weight(x, s, g, grid, spline_order, base, derivative) -> tuple[Tensor, Tensor]:
+def weight(x, s, g, grid, spline_order, base, derivative, basis=0, like=None) -> tuple[Tensor, Tensor]:
     """(sum_b s g[b,o] B_r^(m)(x[b,i]), sum_b s g[b,o] base^(m)(x[b,i])).
 
-    Returns (in, G+k, out) and (in, out), or an empty (0,) tensor when base is 0, in g's dtype.
+    `like`, weights whose layout in memory the result may take, is not looked at.
+    Returns (in, R, out) and (in, out), or an empty (0,) tensor when base is 0, in g's dtype.
     """
     dtype = g.dtype
     x, s, g, grid = _compute(x, s, g, grid)
-    basis = bspline_basis(x, grid, spline_order, derivative)
+    values = basis_values(x, grid, spline_order, derivative, basis)
     if s is not None:
-        basis = basis * s.unsqueeze(-1)
-    spline = (basis.flatten(1).t() @ g).view(*basis.shape[1:], g.shape[1])
+        values = values * s.unsqueeze(-1)
+    spline = (values.flatten(1).t() @ g).view(*values.shape[1:], g.shape[1])
     if not base:
         return spline.to(dtype), g.new_empty(0, dtype=dtype)
     row = base_activation(x, base, derivative)
     return spline.to(dtype), ((row if s is None else s * row).t() @ g).to(dtype)
 
 
-def backward(x, spline_weight, base_weight, g, grid, spline_order, base, derivative):
+def backward(x, spline_weight, base_weight, g, grid, spline_order, base, derivative, basis=0):
     """(input at order m+1, *weight at order m): all that first-order training asks for."""
     return (
-        input(x, spline_weight, base_weight, g, grid, spline_order, base, derivative + 1),
-        *weight(x, None, g, grid, spline_order, base, derivative),
+        input(x, spline_weight, base_weight, g, grid, spline_order, base, derivative + 1, basis),
+        *weight(x, None, g, grid, spline_order, base, derivative, basis),
     )

@@ -169,13 +169,13 @@ def _empty(like: Tensor, *shape: int) -> Tensor:
     return tensor[: torch.Size(shape).numel()].view(shape)
 
 
-def forward(x, s, spline_weight, base_weight, bias, grid, order, base, derivative):
+def forward(x, s, spline_weight, base_weight, bias, grid, order, base, derivative, basis=0):
     y = _empty(spline_weight, x.shape[0], spline_weight.shape[2])
     _run(x, s, spline_weight, base_weight, bias, None, grid, order, base, derivative, 0, y=y)
     return y
 
 
-def input(x, spline_weight, base_weight, g, grid, order, base, derivative):
+def input(x, spline_weight, base_weight, g, grid, order, base, derivative, basis=0):
     t = _empty(x, *x.shape)
     _run(x, None, spline_weight, base_weight, None, g, grid, order, base, 0, derivative, input=t)
     return t
@@ -187,13 +187,13 @@ def _gradients(x, g, grid, order, base) -> dict[str, Tensor]:
     return {"d_spline": _empty(g, x.shape[1], rows, g.shape[1]), "d_base": _empty(g, *shape)}
 
 
-def weight(x, s, g, grid, order, base, derivative):
+def weight(x, s, g, grid, order, base, derivative, basis=0, like=None):
     out = _gradients(x, g, grid, order, base)
     _run(x, s, None, None, None, g, grid, order, base, derivative, 0, **out)
     return out["d_spline"], out["d_base"]
 
 
-def backward(x, spline_weight, base_weight, g, grid, order, base, derivative):
+def backward(x, spline_weight, base_weight, g, grid, order, base, derivative, basis=0):
     t, out = _empty(x, *x.shape), _gradients(x, g, grid, order, base)
     _run(
         x,

@@ -46,7 +46,7 @@ def can_run(case) -> str | None:
             return f"compute capability {have} is below 8.0"
         if torch.version.hip is not None and case.dtype == torch.float64:
             return "no float64 kernels on ROCm"
-    return limits.beyond(case)
+    return limits.only_splines(case) or limits.beyond(case)
 
 
 def why(case) -> str:

@@ -15,8 +15,9 @@ _NAMES = {
 
 def check(op: str, args: tuple) -> None:
     """Raise ValueError or TypeError, naming the argument, unless shapes, dtypes, devices, numbers agree."""
-    *tensors, grid, order, base, derivative = args
+    *tensors, grid, order, base, derivative, basis = (*args, 0)[: len(_NAMES[op]) + 5]  # basis may be absent
     given = dict(zip(_NAMES[op], tensors, strict=True))
+    _number("basis", basis, 0, 0)
     _number("spline_order", order, 0, MAX_SPLINE_ORDER)
     _number("base", base, 0, max(BASE_CODES.values()))
     _number("derivative", derivative, 0, MAX_DERIVATIVE + (op == "input"))

@@ -1,7 +1,8 @@
 """The four contractions on Triton kernels: allocate, choose a kernel and its tile, launch.
 
-Every function has the signature of its namesake in `reference`. Kernels run on the current stream of x's
-device; no call waits for the device, but for the first look at a grid's knots (knots.py).
+Every function has the signature of its namesake in `reference`; `basis` is 0, B-splines. Kernels run on the
+current stream of x's device; no call waits for the device, but for the first look at a grid's knots
+(knots.py).
 """
 
 from math import factorial
@@ -89,7 +90,7 @@ def _dense(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
 
 
-def forward(x, s, spline_weight, base_weight, bias, grid, spline_order, base, derivative) -> Tensor:
+def forward(x, s, spline_weight, base_weight, bias, grid, spline_order, base, derivative, basis=0) -> Tensor:
     """F_m. Returns (B, out) in the weights' dtype."""
     (rows, features), width = x.shape, spline_weight.shape[2]
     y = spline_weight.new_empty(rows, width)
@@ -119,7 +120,7 @@ def forward(x, s, spline_weight, base_weight, bias, grid, spline_order, base, de
     return y
 
 
-def input(x, spline_weight, base_weight, g, grid, spline_order, base, derivative) -> Tensor:
+def input(x, spline_weight, base_weight, g, grid, spline_order, base, derivative, basis=0) -> Tensor:
     """X_m. Returns (B, in) in x's dtype."""
     (rows, features), width = x.shape, g.shape[1]
     t = x.new_empty(rows, features)
@@ -149,12 +150,12 @@ def input(x, spline_weight, base_weight, g, grid, spline_order, base, derivative
     return t
 
 
-def weight(x, s, g, grid, spline_order, base, derivative) -> tuple[Tensor, Tensor]:
+def weight(x, s, g, grid, spline_order, base, derivative, basis=0, like=None) -> tuple[Tensor, Tensor]:
     """W_m. Returns (in, G+k, out) and (in, out), or an empty (0,) tensor when base is 0, in g's dtype."""
     return _weights(x, s, None, None, g, grid, spline_order, base, derivative, None)
 
 
-def backward(x, spline_weight, base_weight, g, grid, spline_order, base, derivative):
+def backward(x, spline_weight, base_weight, g, grid, spline_order, base, derivative, basis=0):
     """X_{m+1} and W_m: in one pass over x and g where one tile holds all outputs, else by a kernel each."""
     case = _case(x, g.dtype, g.shape[1], grid, spline_order)
     if tiling.one_pass(case) and case.width:

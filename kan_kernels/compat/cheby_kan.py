@@ -1,0 +1,54 @@
+"""ChebyKAN (github.com/SynodicMonth/ChebyKAN): Chebyshev polynomials of tanh(x) in place of B-splines.
+
+A layer of the same name, arguments, state dict, initialisation and numbers, on the fused kernels. Its
+polynomials come from a recurrence that is finite where tanh saturates: T_r'(1) = r^2 times tanh', never NaN.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .. import checks, dispatch
+from ..contract import MAX_FUNCTIONS
+from ..functional import basis_linear
+
+
+class ChebyKANLayer(nn.Module):
+    """y[b,o] = sum_{i,r} cheby_coeffs[i,o,r] T_r(tanh(x[b,i])), r = 0 .. degree.
+
+    Args:
+        input_dim, output_dim: positive sizes.
+        degree: 0 to 255.
+        backend: as for KANLinear.
+
+    State dict: cheby_coeffs (in, out, degree + 1); arange (degree + 1), which older checkpoints lack.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+
+    arange: Tensor
+
+    def __init__(self, input_dim: int, output_dim: int, degree: int, *, backend: str | None = None) -> None:
+        super().__init__()
+        checks.integer("input_dim", input_dim, 1)
+        checks.integer("output_dim", output_dim, 1)
+        checks.integer("degree", degree, 0, MAX_FUNCTIONS - 1)
+        dispatch.check_name("backend", backend)
+        self.inputdim = input_dim
+        self.outdim = output_dim
+        self.degree = degree
+        self.backend = backend
+        self.cheby_coeffs = nn.Parameter(torch.empty(input_dim, output_dim, degree + 1))
+        nn.init.normal_(self.cheby_coeffs, mean=0.0, std=1 / (input_dim * (degree + 1)))
+        self.register_buffer("arange", torch.arange(degree + 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., input_dim) -> (rows, output_dim): leading dimensions become one, as in the original."""
+        checks.rows(x, self.inputdim)
+        weight = self.cheby_coeffs.transpose(1, 2)
+        rows = torch.tanh(x.reshape(-1, self.inputdim))
+        return basis_linear(rows, weight, basis="chebyshev", backend=self.backend)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        state_dict.setdefault(prefix + "arange", self.arange)
+        super()._load_from_state_dict(state_dict, prefix, *args)

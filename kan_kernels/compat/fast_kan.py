@@ -1,0 +1,228 @@
+"""FastKAN (arXiv 2405.06721, github.com/ZiyaoLi/fast-kan): Gaussians in place of B-splines.
+
+Layers of the same names, arguments, state dict, initialisation and numbers, on the fused kernels: nothing of
+size batch x in x num_grids exists.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .. import checks, dispatch
+from ..functional import basis_linear
+
+_Activation = Callable[[Tensor], Tensor]
+
+
+class SplineLinear(nn.Linear):
+    """The weights (out, in * num_grids), without bias, from a truncated normal of deviation `init_scale`."""
+
+    def __init__(self, in_features: int, out_features: int, init_scale: float = 0.1, **kw) -> None:
+        self.init_scale = init_scale
+        super().__init__(in_features, out_features, bias=False, **kw)
+
+    def reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.weight, mean=0, std=self.init_scale)
+
+
+class RadialBasisFunction(nn.Module):
+    """exp(-((x - c) / denominator)^2) for num_grids centres c from grid_min to grid_max.
+
+    denominator: the width; None takes the distance of neighbouring centres.
+    """
+
+    def __init__(
+        self,
+        grid_min: float = -2.0,
+        grid_max: float = 2.0,
+        num_grids: int = 8,
+        denominator: float | None = None,
+    ) -> None:
+        super().__init__()
+        checks.grid_range((grid_min, grid_max))
+        checks.integer("num_grids", num_grids, 1 if denominator else 2)
+        self.grid_min = grid_min
+        self.grid_max = grid_max
+        self.num_grids = num_grids
+        self.grid = nn.Parameter(torch.linspace(grid_min, grid_max, num_grids), requires_grad=False)
+        self.denominator = denominator or (grid_max - grid_min) / (num_grids - 1)
+        self._rows: tuple[tuple, Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(...) -> (..., num_grids), dense, in plain torch."""
+        return torch.exp(-((x.unsqueeze(-1) - self.grid) / self.denominator).square())
+
+    def rows(self, features: int) -> Tensor:
+        """The kernels' grid (features, num_grids + 1), made anew only when centres or width changed."""
+        grid = self.grid
+        if torch.compiler.is_compiling() or grid.is_inference():
+            return self._make_rows(features)
+        state = (features, self.denominator, grid.data_ptr(), grid._version, grid.dtype, grid.device)
+        if self._rows is None or self._rows[0] != state:
+            self._rows = state, self._make_rows(features)
+        return self._rows[1]
+
+    def _make_rows(self, features: int) -> Tensor:
+        if self.grid.requires_grad:
+            raise ValueError("rbf.grid: requires grad, but there is no gradient for centres")
+        centres = self.grid.detach()
+        row = torch.cat([centres, centres.new_full((1,), self.denominator)])
+        return row.repeat(features, 1)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_rows": None}
+
+
+class FastKANLayer(nn.Module):
+    """spline_linear(gaussians(layernorm(x))) + base_linear(base_activation(x)).
+
+    Args:
+        input_dim, output_dim: positive sizes; input_dim above 1 where there is a layernorm.
+        grid_min, grid_max, num_grids: the centres.
+        use_base_update: whether there is the second term.
+        use_layernorm: whether the Gaussians see the normalised x.
+        base_activation: a function, a module, or a module's class.
+        spline_weight_init_scale: deviation of the first weights.
+        backend: as for KANLinear.
+
+    State dict: layernorm.weight and .bias (in), rbf.grid (num_grids), base_linear.weight (out, in) and .bias
+    (out), spline_linear.weight (out, in * num_grids), which the kernels read as it lies.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        output_dim: int,
+        grid_min: float = -2.0,
+        grid_max: float = 2.0,
+        num_grids: int = 8,
+        use_base_update: bool = True,
+        use_layernorm: bool = True,
+        base_activation: _Activation | type[nn.Module] = functional.silu,
+        spline_weight_init_scale: float = 0.1,
+        *,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__()
+        checks.integer("input_dim", input_dim, 1)
+        checks.integer("output_dim", output_dim, 1)
+        dispatch.check_name("backend", backend)
+        if use_layernorm and input_dim == 1:
+            raise ValueError("use_layernorm: got True with input_dim=1, whose norm is 0; expected False")
+        self.input_dim = input_dim
+        self.output_dim = output_dim
+        self.backend = backend
+        self.layernorm = nn.LayerNorm(input_dim) if use_layernorm else None
+        self.rbf = RadialBasisFunction(grid_min, grid_max, num_grids)
+        self.spline_linear = SplineLinear(input_dim * num_grids, output_dim, spline_weight_init_scale)
+        self.use_base_update = use_base_update
+        if use_base_update:
+            self.base_activation = _made(base_activation)
+            self.base_linear = nn.Linear(input_dim, output_dim)
+
+    def forward(self, x: Tensor, use_layernorm: bool = True) -> Tensor:
+        """(..., input_dim) -> (..., output_dim); use_layernorm=False leaves the layernorm out."""
+        checks.rows(x, self.input_dim)
+        normalise = self.layernorm is not None and use_layernorm
+        z = self.layernorm(x) if normalise else x  # type: ignore[misc]
+        base_weight = base = bias = None
+        if self.use_base_update:
+            bias = self.base_linear.bias
+            if not normalise and _is_silu(self.base_activation):  # a row more of the same kernel
+                base_weight, base = self.base_linear.weight.t(), "silu"
+        features, functions = self.input_dim, self.rbf.num_grids
+        weight = self.spline_linear.weight.view(self.output_dim, features, functions).permute(1, 2, 0)
+        y = basis_linear(
+            z,
+            weight,
+            self.rbf.rows(features),
+            basis="rbf",
+            base_weight=base_weight,
+            base=base,
+            bias=bias,
+            backend=self.backend,
+        )
+        if not self.use_base_update or base is not None:
+            return y
+        rows = self.base_activation(x).reshape(-1, features)
+        return torch.addmm(y.reshape(-1, self.output_dim), rows, self.base_linear.weight.t()).view(y.shape)
+
+    def plot_curve(
+        self, input_index: int, output_index: int, num_pts: int = 1000, num_extrapolate_bins: int = 2
+    ) -> tuple[Tensor, Tensor]:
+        """The function that spline_linear puts on one edge: (x, y), num_pts each.
+
+        x runs from num_extrapolate_bins widths before the first centre to as many after the last; it is what
+        the Gaussians see, behind the layernorm.
+
+        Raises:
+            TypeError, ValueError: no such edge, or a number that is no count.
+        """
+        checks.integer("input_index", input_index, 0, self.input_dim - 1)
+        checks.integer("output_index", output_index, 0, self.output_dim - 1)
+        checks.integer("num_pts", num_pts, 1)
+        checks.nonnegative("num_extrapolate_bins", num_extrapolate_bins, math.inf)
+        rbf, weight = self.rbf, self.spline_linear.weight.detach()
+        edge = weight.view(self.output_dim, self.input_dim, rbf.num_grids)[output_index, input_index]
+        margin = num_extrapolate_bins * rbf.denominator
+        x = torch.linspace(rbf.grid_min - margin, rbf.grid_max + margin, num_pts, device=edge.device)
+        return x, rbf(x.to(edge.dtype)) @ edge
+
+
+def _made(activation: _Activation | type[nn.Module]) -> _Activation:
+    return activation() if isinstance(activation, type) else activation
+
+
+def _is_silu(activation: object) -> bool:
+    return activation is functional.silu or type(activation) is nn.SiLU
+
+
+class FastKAN(nn.Module):
+    """A stack of FastKANLayer, in `layers`.
+
+    Args:
+        layers_hidden: at least two positive sizes, from the input's to the output's.
+        the others: as for FastKANLayer, the same for every layer.
+    """
+
+    def __init__(
+        self,
+        layers_hidden: Sequence[int],
+        grid_min: float = -2.0,
+        grid_max: float = 2.0,
+        num_grids: int = 8,
+        use_base_update: bool = True,
+        base_activation: _Activation | type[nn.Module] = functional.silu,
+        spline_weight_init_scale: float = 0.1,
+        *,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__()
+        checks.widths(layers_hidden)
+        self.layers = nn.ModuleList(
+            FastKANLayer(
+                fan_in,
+                fan_out,
+                grid_min,
+                grid_max,
+                num_grids,
+                use_base_update,
+                base_activation=base_activation,
+                spline_weight_init_scale=spline_weight_init_scale,
+                backend=backend,
+            )
+            for fan_in, fan_out in pairwise(layers_hidden)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., layers_hidden[0]) -> (..., layers_hidden[-1])."""
+        for layer in self.layers:
+            x = layer(x)
+        return x

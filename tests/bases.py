@@ -1,0 +1,88 @@
+"""Gaussians and Chebyshev polynomials for the tests: grids, points, and an oracle on numpy's own polynomials.
+
+The oracle shares neither code nor formula with the package: B^(m) of a Gaussian is a Hermite series, T_r^(m)
+the derivative of a Chebyshev series.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.polynomial import chebyshev, hermite
+from torch import Tensor
+
+CODES = {"bspline": 0, "rbf": 1, "chebyshev": 2}
+
+
+def make_grid(basis: str, knots: str, in_features: int, functions: int, gen: torch.Generator) -> Tensor:
+    """The grid in float64. Gaussians: "uniform" centres and width, or others for every feature."""
+    if basis == "chebyshev":
+        return torch.empty(in_features, 0, dtype=torch.float64)
+    rows = torch.linspace(-1.5, 1.5, functions, dtype=torch.float64).repeat(in_features, 1)
+    widths = torch.full((in_features, 1), 3.0 / max(functions - 1, 1), dtype=torch.float64)
+    if knots != "uniform":
+        rows = rows + torch.randn(rows.shape, generator=gen, dtype=torch.float64)
+        widths = widths * (0.3 + torch.rand(widths.shape, generator=gen, dtype=torch.float64))
+    return torch.cat([rows, widths], 1)
+
+
+def points_grid(basis: str, grid: Tensor) -> Tensor:
+    """Knots of order 0 from which `cases.make_points` draws x: the centres in order, or [-1, 1]."""
+    if basis == "chebyshev":
+        return torch.linspace(-1, 1, 5, dtype=grid.dtype).repeat(len(grid), 1)
+    ends = torch.stack([grid[:, :-1].amin(1) - grid[:, -1], grid[:, :-1].amax(1) + grid[:, -1]], 1)
+    return torch.cat([grid[:, :-1], ends], 1).sort(1).values
+
+
+def within_reach(basis: str, x: Tensor) -> Tensor:
+    """x; for polynomials not far beyond [-1, 1], where float16 overflows."""
+    return torch.where(x.isinf(), x, x.clamp(-1.5, 1.5)) if basis == "chebyshev" else x
+
+
+def values(code: int, x: Tensor, grid: Tensor, order: int, m: int) -> Tensor:
+    """B_r^(m)(x[b, i]) as (B, I, R) in float64; Gaussians are 0 and polynomials NaN at +-inf."""
+    if code == CODES["rbf"]:
+        t = (x.unsqueeze(-1) - grid[:, :-1]) / grid[:, -1:]
+        series = np.eye(m + 1)[m]
+        t_ = np.clip(t.numpy(), -40.0, 40.0)  # NaN stays NaN; beyond, the Gaussian is 0 in float64
+        value = torch.from_numpy(hermite.hermval(t_, series) * np.exp(-t_ * t_))
+        value = torch.where(t.abs() >= 40.0, 0.0, value)
+        return value * (-1.0 / grid[:, -1:]) ** m
+    columns = [chebyshev.chebval(x.numpy(), _derivative(r, m)) for r in range(order + 1)]
+    value = torch.from_numpy(np.stack(columns, -1)) if x.numel() else x.new_empty(*x.shape, order + 1)
+    return torch.where(x.isfinite().unsqueeze(-1), value, torch.nan)
+
+
+def _derivative(r: int, m: int) -> np.ndarray:
+    return chebyshev.chebder(np.eye(r + 1)[r], m) if m else np.eye(r + 1)[r]
+
+
+def magnitude(code: int, x: Tensor, grid: Tensor, order: int, m: int) -> Tensor:
+    """What rounding errors of B_r^(m)(x) scale with, (B, I, R).
+
+    Gaussians: t has a relative rounding error of its own, which B^(m+1) t carries on, and the Hermite
+    polynomials are sums, of terms as large as those of the polynomial with all signs positive. Below exp(-87)
+    float32 may be flushed to zero: 8 eps times 2e-32. Polynomials: the recurrence on [-1, 1] adds up to
+    r^2 / 2 roundings of terms that are at most T_r^(m)(1).
+    """
+    if code == CODES["rbf"]:
+        t = ((x.unsqueeze(-1) - grid[:, :-1]) / grid[:, -1:]).abs()
+        near = t.nan_to_num(nan=torch.inf).clamp_max(40.0)
+        now, after = (_absolute_hermite(near.clamp_max(10.0), n) for n in (m, m + 1))
+        far_now, far_after = (_absolute_hermite(near, n) for n in (m, m + 1))
+        size = (far_now + near * far_after) * torch.exp(-near * near) + 2e-32 * (now + after)
+        return torch.where(x.isfinite().unsqueeze(-1), size, 0.0) / grid[:, -1:] ** m
+    reach = x.abs().nan_to_num(nan=0.0, posinf=0.0).clamp_min(1.0)
+    orders = torch.arange(order + 1, dtype=x.dtype)
+    return values(code, reach, grid, order, m) * (1.0 + orders**2 / 16)
+
+
+def _absolute_hermite(t: Tensor, m: int) -> Tensor:
+    """The Hermite polynomial with every sign positive: sum_j m! (2t)^(m-2j) / (j! (m-2j)!)."""
+    terms = [
+        math.factorial(m) / (math.factorial(j) * math.factorial(m - 2 * j)) * (2.0 * t) ** (m - 2 * j)
+        for j in range(m // 2 + 1)
+    ]
+    return torch.stack(terms).sum(0)
