@@ -78,7 +78,8 @@ def compare(toy: Toy, fast: bool) -> dict:
 def rows(toy: dict) -> list[dict]:
     def row(what: str, one: dict, theory: str) -> dict:
         size, error = one["front"][-1]
-        ours = f"{one['exponent']}; {error:.1e} with {size} parameters"
+        slope = "none, no larger one is better" if one["exponent"] is None else one["exponent"]
+        ours = f"{slope}; {error:.1e} with {size} parameters"
         return {
             "what": f"{toy['formula']}: exponent and lowest median RMSE, {what}",
             "ours": ours,
