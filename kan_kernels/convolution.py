@@ -24,8 +24,10 @@ from .functional import kan_linear
 # Numbers of one block of (positions, taps, out): on the CPU about what the last cache holds.
 BLOCK = {"cpu": 1 << 21}
 BLOCK_ELSEWHERE = 1 << 26
-# Taps share an evaluation of the bases while that does not make the products this much larger.
-WASTE = 2.0
+# Taps share an evaluation of the bases while that does not make the products on an axis this much larger.
+WASTE = 1.5
+
+Operands = tuple[Tensor, Tensor, Tensor, Tensor | None]  # of a group: rows, knots, spline and base weight
 
 
 def kan_conv(
@@ -64,7 +66,7 @@ def kan_conv(
     Raises:
         TypeError, ValueError: naming the argument, before any kernel runs.
     """
-    dims = _check(x, spline_weight, base_weight, bias, groups)
+    dims = _check(x, spline_weight, grid, spline_order, base_weight, bias, groups)
     kernel = tuple(spline_weight.shape[2:-1])
     batched = x.dim() == dims + 2
     size = tuple(x.shape[-dims:])
@@ -82,49 +84,56 @@ def kan_conv(
     rows = (x if batched else x.unsqueeze(0)).movedim(1, -1)
     inputs, outputs = x.shape[-dims - 1] // groups, spline_weight.shape[-1]
 
-    def group(n: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def group(n: int) -> Operands:
         """Of group n: rows of x, knots, spline weight and base weight."""
+        if groups == 1:  # the very tensors: knots that were checked are known by their identity
+            return rows, grid, spline_weight, base_weight
         part = slice(n * inputs, (n + 1) * inputs)
         base_part = None if base_weight is None else base_weight[part]
         return rows[..., part], grid[part], spline_weight[part], base_part
 
-    def block(operands: tuple[Tensor, Tensor, Tensor, Tensor | None], ranges: Sequence[range]) -> Tensor:
+    def layer(operands: Operands, x: Tensor, taps: Sequence[tuple[int, ...]]) -> Tensor:
+        """kan_linear of the chosen taps: (..., channels) -> (..., taps * out)."""
+        _, knots, weight, base_part = operands
+        return kan_linear(
+            x,
+            _select(weight, taps, 2).flatten(2),
+            knots,
+            spline_order=spline_order,
+            base_weight=None if base_part is None else _select(base_part, taps, 1).flatten(1),
+            base=base,
+            backend=backend,
+        )
+
+    def block(operands: Operands, ranges: Sequence[range]) -> Tensor:
         """(n, *block, out) of one group: images ranges[0], outputs ranges[1:]."""
-        xs, knots, weight, base_part = operands
+        shape = (*map(len, ranges), outputs)
         total = None
         for part in _classes(axes, ranges[1:]):
             taps = tuple(ps.taps for ps in part)
-            z = kan_linear(
-                xs[(_slice(ranges[0]), *(ps.positions for ps in part))],
-                _select(weight, taps, 2).flatten(2),
-                knots,
-                spline_order=spline_order,
-                base_weight=None if base_part is None else _select(base_part, taps, 1).flatten(1),
-                base=base,
-                backend=backend,
-            )
-            z = z.unflatten(-1, (*map(len, taps), outputs))
-            shape = (len(ranges[0]), *map(len, ranges[1:]), outputs)
-            y = scatter(z, shape, _moves(part, ranges[1:]))
+            z = layer(operands, operands[0][(_slice(ranges[0]), *(ps.positions for ps in part))], taps)
+            y = scatter(z.unflatten(-1, (*map(len, taps), outputs)), shape, _moves(part, ranges[1:]))
             total = y if total is None else total + y
-        if total is None:  # every tap of every output lies in the padding
-            total = (xs[:0].sum() + weight[:0].sum()).to(weight.dtype) + weight.new_zeros(
-                len(ranges[0]), *map(len, ranges[1:]), outputs
-            )
+        if total is None:  # every tap of every output lies in the padding: zeros that depend on everything
+            empty = layer(operands, operands[0].flatten(0, -2)[:0], [tuple(range(size)) for size in kernel])
+            total = empty.sum() + empty.new_zeros(shape)
         return total
 
-    limit = BLOCK.get(x.device.type, BLOCK_ELSEWHERE)
-    row = math.prod([a.out for a in axes[1:]]) * math.prod(kernel) * outputs
-    depth = max(1, min(axes[0].out, limit // max(1, row)))
-    images = max(1, limit // max(1, row * axes[0].out))
-    parts = []
-    for operands in map(group, range(groups)):
-        whole = [range(a.out) for a in axes[1:]]
-        stacked = [
-            [block(operands, [n, d, *whole]) for d in _cut(axes[0].out, depth)]
-            for n in _cut(len(rows), images)
-        ]
-        parts.append(_join([_join(column, 1) for column in stacked], 0))
+    def blocks(operands: Operands, ranges: list[range], sizes: Sequence[int]) -> Tensor:
+        """All of one group, cut into blocks axis by axis."""
+        if len(ranges) == len(sizes):
+            return block(operands, ranges)
+        axis = len(ranges)
+        cut = _cut(axes[axis - 1].out if axis else len(rows), sizes[axis])
+        return _join([blocks(operands, [*ranges, part], sizes) for part in cut], axis)
+
+    # whole rows before several rows, whole images before several images
+    room = BLOCK.get(x.device.type, BLOCK_ELSEWHERE) // (math.prod(kernel) * outputs)
+    sizes: list[int] = []
+    for length in (*reversed([axis.out for axis in axes]), len(rows)):
+        sizes.insert(0, max(1, min(length, room)))
+        room //= sizes[0]
+    parts = [blocks(group(n), [], sizes) for n in range(groups)]
     y = _join(parts, -1)
     if bias is not None:
         y = y + bias.to(y.dtype)
@@ -321,7 +330,7 @@ def _channels_last(x: Tensor) -> bool:
     return x.dim() in formats and not x.is_contiguous() and x.is_contiguous(memory_format=formats[x.dim()])
 
 
-def _check(x, spline_weight, base_weight, bias, groups) -> int:
+def _check(x, spline_weight, grid, spline_order, base_weight, bias, groups) -> int:
     """What `kan_linear` will not see as it was given; returns the number of spatial dimensions."""
     checks.tensor("x", x)
     checks.tensor("spline_weight", spline_weight)
@@ -340,6 +349,8 @@ def _check(x, spline_weight, base_weight, bias, groups) -> int:
         raise ValueError(
             f"x: got shape {tuple(x.shape)}, expected (batch, {channels}, {names}) or without batch"
         )
+    checks.spline_order(spline_order)
+    checks.grid_shape(grid, spline_order, channels)
     if base_weight is not None:
         expected = (channels, *spline_weight.shape[2:])
         checks.operand("base_weight", base_weight, expected, spline_weight.dtype, spline_weight.device)

@@ -151,7 +151,10 @@ def test_shapes_and_memory_formats() -> None:
     x = image(2)
     y = layer(x)
     torch.testing.assert_close(layer(x[1]), y[1])
-    assert layer(x[:0]).shape == (0, 8, 9, 11) and layer(x[:0].requires_grad_()).sum().backward() is None
+    empty = layer(x[:0])
+    assert empty.shape == (0, 8, 9, 11)
+    (gradient,) = torch.autograd.grad(empty.sum(), layer.spline_weight)
+    assert gradient.shape == layer.spline_weight.shape and not gradient.any()
     last = layer(x.to(memory_format=torch.channels_last))
     assert last.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(last, y)
@@ -235,8 +238,20 @@ def test_takes_weights_of_torch_conv_kan() -> None:
     torch.testing.assert_close(layer(x), torch_conv_kan(state, x, 2, layer.grid[0], 3))
 
 
-def test_bases_are_evaluated_once() -> None:
-    """Blocks cover the outputs once, and no block is larger than it may be where an image is larger."""
+@pytest.mark.parametrize(
+    "dims,out,size,limit,most",
+    (
+        (2, 8, (9, 11), 1 << 21, 1.0),  # one block
+        (2, 8, (40, 11), 1 << 15, 1.5),  # some rows a block
+        (2, 64, (20, 50), 1 << 13, 3.5),  # parts of a row: taps of the other axis one by one
+        (3, 8, (6, 20, 20), 1 << 16, 3.5),
+    ),
+    ids=str,
+)
+def test_blocks_are_small_and_bases_shared(
+    dims: int, out: int, size: tuple[int, ...], limit: int, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No block exceeds its limit by more than half on each axis; positions are evaluated `most` times."""
     calls = []
     true = convolution.kan_linear
 
@@ -245,15 +260,26 @@ def test_bases_are_evaluated_once() -> None:
         calls.append((x.numel(), y.numel()))
         return y
 
-    layer = made(2, kernel_size=3, padding=1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convolution, "kan_linear", counted)
-        layer(image(2))
-        assert [n for n, _ in calls] == [3 * 4 * 9 * 11]
-        calls.clear()
-        patch.setitem(convolution.BLOCK, "cpu", 4 * 11 * 9 * 8)
-        layer(image(2))
-        assert max(n for _, n in calls) <= (4 + 2) * 11 * 9 * 8  # and a position more on either side
+    layer = LAYERS[dims](4, out, 3, padding=1, dtype=torch.float64)
+    x = torch.randn(2, 4, *size, dtype=torch.float64)
+    want = layer(x)
+    monkeypatch.setattr(convolution, "kan_linear", counted)
+    monkeypatch.setitem(convolution.BLOCK, "cpu", limit)
+    torch.testing.assert_close(layer(x), want)
+    assert max(n for _, n in calls) <= limit * 1.5**dims
+    assert sum(n for n, _ in calls) <= most * x.numel()
+
+
+def test_outputs_in_the_padding_alone() -> None:
+    """Zeros of the right dtype, of which every parameter has a gradient, zero too."""
+    layer = KANConv1d(1, 2, 1, stride=3, padding=1)
+    x = torch.randn(1, 1, 1, requires_grad=True)
+    y = layer(x)
+    assert y.shape == (1, 2, 1) and not y.any()
+    gradients = torch.autograd.grad(y.sum(), [x, *layer.parameters()])
+    assert not any(g.any() for g in gradients)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
 
 
 BAD: tuple[tuple[str, dict[str, Any], type[Exception]], ...] = (
@@ -305,6 +331,9 @@ def test_bad_tensors() -> None:
         convolution.kan_conv(
             x, layer.spline_weight, layer.grid, spline_order=3, base_weight=x.new_zeros(4, 3, 3, 7)
         )
+    for grid, error in ((layer.grid.repeat(2, 1), ValueError), (None, TypeError)):
+        with pytest.raises(error, match=r"^grid: got"):
+            convolution.kan_conv(x, layer.spline_weight, grid, **options)
     with pytest.raises(ValueError, match=r"^bias: got shape"):
         convolution.kan_conv(x, layer.spline_weight, layer.grid, bias=x.new_zeros(4), **options)
 
