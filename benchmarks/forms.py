@@ -1,7 +1,8 @@
 """How other KAN codebases compute their layers, in plain torch: the rivals of `benchmarks.integrations`.
 
 Where a peer is on PyPI the peer itself is measured; these stand for those that are not, with the names and
-shapes of their parameters. They share no code with kan_kernels.
+shapes of their parameters: convolution here, FastKAN's and ChebyKAN's layers in `basis_forms`,
+efficient-kan's in `efficient_kan_form`. They share no code with kan_kernels.
 """
 
 from __future__ import annotations

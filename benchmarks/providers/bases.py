@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 import importlib
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
+from ..basis_forms import ChebyKANLayer, FastKANLayer
 from ..workloads import SECOND, Problem, Workload
 from .base import Model, Provider
 from .ours import Ours
@@ -24,42 +25,9 @@ TOLERANCE = 1e-4  # of ours in float32 to the form in float64, relative to the l
 _CHECKED_ROWS = 64
 
 
-class FastKANForm(nn.Module):
-    """A layer as fast-kan computes it: every Gaussian of the normalised x, one product, a base branch."""
-
-    def __init__(self, fan_in: int, fan_out: int, functions: int) -> None:
-        super().__init__()
-        self.layernorm = nn.LayerNorm(fan_in)
-        self.centres = nn.Parameter(torch.linspace(-2.0, 2.0, functions), requires_grad=False)
-        self.width = 4.0 / (functions - 1)
-        self.spline = nn.Linear(fan_in * functions, fan_out, bias=False)
-        nn.init.trunc_normal_(self.spline.weight, mean=0.0, std=0.1)
-        self.base = nn.Linear(fan_in, fan_out)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        t = (self.layernorm(x)[..., None] - self.centres) / self.width
-        gaussians = torch.exp(-(t**2))
-        return self.spline(gaussians.flatten(-2)) + self.base(F.silu(x))
-
-
-class ChebyKANForm(nn.Module):
-    """A layer as ChebyKAN computes it: cos(r acos(tanh x)) for every r, then one contraction."""
-
-    def __init__(self, fan_in: int, fan_out: int, functions: int) -> None:
-        super().__init__()
-        std = 1.0 / (fan_in * functions)
-        self.coefficients = nn.Parameter(torch.randn(fan_in, fan_out, functions) * std)
-        self.register_buffer("orders", torch.arange(functions))
-        self.orders: torch.Tensor
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        angle = torch.acos(torch.tanh(x)).unsqueeze(-1).expand(-1, -1, len(self.orders))
-        return torch.einsum("bir,ior->bo", torch.cos(angle * self.orders), self.coefficients)
-
-
-FORMS: dict[str, tuple[str, type[nn.Module]]] = {
-    "fastkan": ("FastKAN form", FastKANForm),
-    "chebykan": ("ChebyKAN form", ChebyKANForm),
+FORMS: dict[str, tuple[str, Callable[[int, int, int], nn.Module]]] = {
+    "fastkan": ("FastKAN form", lambda i, o, functions: FastKANLayer(i, o, num_grids=functions)),
+    "chebykan": ("ChebyKAN form", lambda i, o, functions: ChebyKANLayer(i, o, functions - 1)),
 }
 
 
@@ -119,22 +87,18 @@ class OursForm(Ours):
 
 
 def _fast_kan(form: Any) -> nn.Module:
-    fan_out, fan_in = form.base.weight.shape
     module: Any = importlib.import_module("kan_kernels.compat.fast_kan")
-    layer = module.FastKANLayer(fan_in, fan_out, num_grids=len(form.centres), backend="native")
-    state = form.state_dict()
-    names = {"centres": "rbf.grid", "spline.weight": "spline_linear.weight"}
-    names |= {f"base.{part}": f"base_linear.{part}" for part in ("weight", "bias")}
-    layer.load_state_dict({names.get(key, key): value for key, value in state.items()})
-    return layer  # type: ignore[no-any-return]
+    sizes = form.input_dim, form.output_dim
+    layer: nn.Module = module.FastKANLayer(*sizes, num_grids=form.rbf.num_grids, backend="native")
+    layer.load_state_dict(form.state_dict())
+    return layer
 
 
 def _cheby_kan(form: Any) -> nn.Module:
-    fan_in, fan_out, functions = form.coefficients.shape
     module: Any = importlib.import_module("kan_kernels.compat.cheby_kan")
-    layer = module.ChebyKANLayer(fan_in, fan_out, functions - 1, backend="native")
-    layer.load_state_dict({"cheby_coeffs": form.coefficients})
-    return layer  # type: ignore[no-any-return]
+    layer: nn.Module = module.ChebyKANLayer(form.inputdim, form.outdim, form.degree, backend="native")
+    layer.load_state_dict(form.state_dict())
+    return layer
 
 
 def _compare(network: nn.Module, form: nn.Module, x: torch.Tensor) -> None:

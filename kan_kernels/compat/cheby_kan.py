@@ -12,6 +12,12 @@ from ..contract import MAX_FUNCTIONS
 from ..functional import basis_linear
 
 
+def evaluate(x: Tensor, coefficients: Tensor, backend: str | None = None) -> Tensor:
+    """What a ChebyKANLayer with coefficients (in, out, degree + 1) computes: (..., in) -> (rows, out)."""
+    rows = torch.tanh(x.reshape(-1, coefficients.shape[0]))
+    return basis_linear(rows, coefficients.transpose(1, 2), basis="chebyshev", backend=backend)
+
+
 class ChebyKANLayer(nn.Module):
     """y[b,o] = sum_{i,r} cheby_coeffs[i,o,r] T_r(tanh(x[b,i])), r = 0 .. degree.
 
@@ -45,9 +51,7 @@ class ChebyKANLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., input_dim) -> (rows, output_dim): leading dimensions become one, as in the original."""
         checks.rows(x, self.inputdim)
-        weight = self.cheby_coeffs.transpose(1, 2)
-        rows = torch.tanh(x.reshape(-1, self.inputdim))
-        return basis_linear(rows, weight, basis="chebyshev", backend=self.backend)
+        return evaluate(x, self.cheby_coeffs, self.backend)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         state_dict.setdefault(prefix + "arange", self.arange)

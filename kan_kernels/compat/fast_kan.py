@@ -7,15 +7,69 @@ size batch x in x num_grids exists.
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 
 from .. import checks, dispatch
 from ..functional import basis_linear
+from ..integrations.efficient_kan_core import kernel_base
 
 _Activation = Callable[[Tensor], Tensor]
+
+Rows = tuple[tuple, Tensor]
+"""The kernels' grid, behind the state of centres and width that it was made of."""
+
+
+def kernel_rows(rbf: Any, features: int, kept: Rows | None) -> Rows | None:
+    """The grid (features, num_grids + 1) of centres and width: `kept`, or anew if something changed.
+
+    None where it must not be kept, since the tensor's state cannot be told; `made_rows` is it then.
+    """
+    grid = rbf.grid
+    if torch.compiler.is_compiling() or grid.is_inference() or isinstance(grid, FakeTensor):
+        return None
+    if torch._C._are_functorch_transforms_active():
+        return None
+    state = (features, rbf.denominator, grid.data_ptr(), grid._version, grid.dtype, grid.device)
+    return kept if kept is not None and kept[0] == state else (state, made_rows(rbf, features))
+
+
+def made_rows(rbf: Any, features: int) -> Tensor:
+    """As `kernel_rows`, made anew. Beside 16-bit centres in float32, so that the width is not rounded."""
+    centres = rbf.grid.detach()
+    if centres.dtype in checks.HALF_DTYPES:
+        centres = centres.float()
+    row = torch.cat([centres, centres.new_full((1,), rbf.denominator)])
+    return row.repeat(features, 1)
+
+
+def evaluate(layer: Any, x: Tensor, rows: Tensor, normalise: bool, backend: str | None = None) -> Tensor:
+    """What a FastKANLayer computes, (..., in) -> (..., out), from its children's tensors.
+
+    rows: the kernels' grid. normalise: whether the Gaussians see layernorm(x); layernorm and base_activation
+    run their own code.
+    """
+    z = layer.layernorm(x) if normalise else x
+    base_weight = base = bias = None
+    if layer.use_base_update:
+        bias = layer.base_linear.bias
+        name = None if normalise else kernel_base(layer.base_activation)
+        if name is not None:  # a row more of the same kernel
+            base_weight, base = layer.base_linear.weight.t(), name
+    features, functions = rows.shape[0], rows.shape[1] - 1
+    weight = layer.spline_linear.weight
+    weight = weight.reshape(weight.shape[0], features, functions).permute(1, 2, 0)
+    y = basis_linear(
+        z, weight, rows, basis="rbf", base_weight=base_weight, base=base, bias=bias, backend=backend
+    )
+    if not layer.use_base_update or base is not None:
+        return y
+    flat = layer.base_activation(x).reshape(-1, features)
+    return torch.addmm(y.reshape(-1, y.shape[-1]), flat, layer.base_linear.weight.t()).view(y.shape)
 
 
 class SplineLinear(nn.Linear):
@@ -50,7 +104,7 @@ class RadialBasisFunction(nn.Module):
         self.num_grids = num_grids
         self.grid = nn.Parameter(torch.linspace(grid_min, grid_max, num_grids), requires_grad=False)
         self.denominator = denominator or (grid_max - grid_min) / (num_grids - 1)
-        self._rows: tuple[tuple, Tensor] | None = None
+        self._rows: Rows | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(...) -> (..., num_grids), dense, in plain torch."""
@@ -58,20 +112,13 @@ class RadialBasisFunction(nn.Module):
 
     def rows(self, features: int) -> Tensor:
         """The kernels' grid (features, num_grids + 1), made anew only when centres or width changed."""
-        grid = self.grid
-        if torch.compiler.is_compiling() or grid.is_inference():
-            return self._make_rows(features)
-        state = (features, self.denominator, grid.data_ptr(), grid._version, grid.dtype, grid.device)
-        if self._rows is None or self._rows[0] != state:
-            self._rows = state, self._make_rows(features)
-        return self._rows[1]
-
-    def _make_rows(self, features: int) -> Tensor:
         if self.grid.requires_grad:
             raise ValueError("rbf.grid: requires grad, but there is no gradient for centres")
-        centres = self.grid.detach()
-        row = torch.cat([centres, centres.new_full((1,), self.denominator)])
-        return row.repeat(features, 1)
+        rows = kernel_rows(self, features, self._rows)
+        if rows is None:
+            return made_rows(self, features)
+        self._rows = rows
+        return rows[1]
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_rows": None}
@@ -131,28 +178,7 @@ class FastKANLayer(nn.Module):
         """(..., input_dim) -> (..., output_dim); use_layernorm=False leaves the layernorm out."""
         checks.rows(x, self.input_dim)
         normalise = self.layernorm is not None and use_layernorm
-        z = self.layernorm(x) if normalise else x  # type: ignore[misc]
-        base_weight = base = bias = None
-        if self.use_base_update:
-            bias = self.base_linear.bias
-            if not normalise and _is_silu(self.base_activation):  # a row more of the same kernel
-                base_weight, base = self.base_linear.weight.t(), "silu"
-        features, functions = self.input_dim, self.rbf.num_grids
-        weight = self.spline_linear.weight.view(self.output_dim, features, functions).permute(1, 2, 0)
-        y = basis_linear(
-            z,
-            weight,
-            self.rbf.rows(features),
-            basis="rbf",
-            base_weight=base_weight,
-            base=base,
-            bias=bias,
-            backend=self.backend,
-        )
-        if not self.use_base_update or base is not None:
-            return y
-        rows = self.base_activation(x).reshape(-1, features)
-        return torch.addmm(y.reshape(-1, self.output_dim), rows, self.base_linear.weight.t()).view(y.shape)
+        return evaluate(self, x, self.rbf.rows(self.input_dim), normalise, self.backend)
 
     def plot_curve(
         self, input_index: int, output_index: int, num_pts: int = 1000, num_extrapolate_bins: int = 2
@@ -178,10 +204,6 @@ class FastKANLayer(nn.Module):
 
 def _made(activation: _Activation | type[nn.Module]) -> _Activation:
     return activation() if isinstance(activation, type) else activation
-
-
-def _is_silu(activation: object) -> bool:
-    return activation is functional.silu or type(activation) is nn.SiLU
 
 
 class FastKAN(nn.Module):

@@ -27,7 +27,7 @@ from ..nn import KANLinear
 
 __all__ = ["Accelerated", "Entry", "Report", "accelerate", "explain", "restore"]
 
-ADAPTERS = ("efficient_kan", "pykan")
+ADAPTERS = ("efficient_kan", "pykan", "fast_kan", "cheby_kan")
 """Modules of this package, asked in this order."""
 
 
@@ -155,34 +155,34 @@ def accelerate(model: nn.Module) -> Report:
 
     Returns:
         What was taken, and what was left and why. Among the modules of unknown classes those that have
-        parameters of their own are listed, torch's own classes left out.
+        parameters of their own are listed, torch's own classes and parts of a peer's layer left out.
 
     Raises:
         TypeError: `model` is no module.
     """
     _check(model)
     report, changes = Report("accelerate"), list[tuple[nn.Module, type[Accelerated], Entry]]()
-    inside_taken: set[int] = set()
+    inside_known: set[int] = set()
     known = adapters()
     for name, module in model.named_modules():
         class_name = _class_name(module)
         if is_accelerated(module):
             report.left.append(Entry(name, class_name, "is accelerated already"))
-            inside_taken.update(map(id, module.modules()))
+            inside_known.update(map(id, module.modules()))
             continue
         adapter = next((adapter for adapter in known if adapter.claims(module)), None)
         if adapter is None:
-            if id(module) not in inside_taken:
+            if id(module) not in inside_known:
                 why = _why_unknown(module, known)
                 if why is not None:
                     report.left.append(Entry(name, class_name, why))
             continue
+        inside_known.update(map(id, module.modules()))
         why = adapter.reason(module)
         if why is not None:
             report.left.append(Entry(name, class_name, f"{adapter.NAME}: {why}"))
             continue
         changes.append((module, adapter.mixin(module), Entry(name, class_name, adapter.NAME)))
-        inside_taken.update(map(id, module.modules()))
     for module, mixin, entry in changes:
         module.__class__ = accelerated_class(mixin, type(module))
         assert isinstance(module, Accelerated)

@@ -5,8 +5,6 @@ have been edited, a layer is only taken if its own code gives the kernels' numbe
 clone with few features, random weights and knots like the layer's.
 """
 
-import copy
-import functools
 from typing import Any
 
 import torch
@@ -14,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..compat.efficient_kan import KANLinear as DropIn
-from . import Accelerated, efficient_kan_core, mro_class, overrides
+from . import Accelerated, efficient_kan_core, mro_class, overrides, probe
 
 NAME = "efficient-kan"
 
@@ -103,116 +101,59 @@ def _why_other(module: Any) -> str | None:
     }
     if scaled:
         shapes["spline_scaler"] = (fan_out, fan_in)
-    for name, shape in shapes.items():
-        value = getattr(module, name, None)
-        if not isinstance(value, Tensor) or tuple(value.shape) != shape:
-            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            return f"{name} is {got}, expected {shape}"
+    why = probe.wrong_shape(module, shapes)
+    if why is not None:
+        return why
     if "parametrizations" in module._modules:
         return "is parametrized; accelerate first, then parametrize"
     if not callable(module.base_activation):
         return f"base_activation is {module.base_activation!r}, expected a callable"
-    extra = {*module._parameters, *module._buffers, *module._modules} - {*shapes, "base_activation"}
-    if extra:
-        return f"has more than the peer's tensors: {', '.join(sorted(extra))}"
-    return None
+    return probe.more_than(module, {*shapes, "base_activation"})
 
 
 def _name(activation: object) -> str:
     return getattr(activation, "__name__", None) or type(activation).__name__
 
 
-# The probe. A clone has the peer's code and the layer's attributes, but few features and cells, and tensors
-# of its own: float64 on the CPU, random weights, a window of the layer's knots.
-
-_IN, _OUT, _CELLS, _ROWS = 3, 2, 6, 128
-_TOLERANCE = 1e-9  # of the largest entry: float64 rounding of both, far below any edited formula
+_IN, _OUT, _CELLS = 3, 2, 6  # at most, of a probe
 
 
 def _clone(module: Any, generator: torch.Generator) -> Any:
-    clone = object.__new__(type(module))
-    clone.__dict__.update(module.__dict__)
-    clone.in_features, clone.out_features = min(_IN, module.in_features), min(_OUT, module.out_features)
-    clone.grid_size = min(_CELLS, module.grid_size)
-    shape = clone.out_features, clone.in_features, clone.grid_size + clone.spline_order
-    shapes = {"base_weight": shape[:2], "spline_weight": shape}
+    """With few features and cells, on a window of the layer's knots."""
+    fan_in, fan_out = min(_IN, module.in_features), min(_OUT, module.out_features)
+    cells = min(_CELLS, module.grid_size)
+    shape = fan_out, fan_in, cells + module.spline_order
+    shapes: dict[str, tuple[int, ...]] = {"base_weight": shape[:2], "spline_weight": shape}
     if module.enable_standalone_scale_spline:
         shapes["spline_scaler"] = shape[:2]
-    clone._parameters = {
-        name: nn.Parameter(torch.randn(size, generator=generator, dtype=torch.float64, device="cpu"))
-        for name, size in shapes.items()
-    }
-    knots = shape[2] + clone.spline_order + 1
-    grid = torch.arange(knots, dtype=torch.float64, device="cpu").expand(shape[1], -1) / knots
-    own = module.grid.detach()[: shape[1], :knots]
+    knots = shape[2] + module.spline_order + 1
+    grid = torch.arange(knots, dtype=torch.float64, device="cpu").expand(fan_in, -1) / knots
+    own = module.grid.detach()[:fan_in, :knots]
     if not own.is_meta:
         own = own.double().cpu()
         if bool((own.diff(dim=1) > 0).all()):  # others run the peer's code, whatever the probe says
             grid = own
-    clone._buffers = {"grid": grid.clone()}
-    clone._modules = {name: copy.deepcopy(child).double().cpu() for name, child in module._modules.items()}
-    for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
-        setattr(clone, hooks, {})
+    clone = probe.clone(module, shapes, generator, {"grid": grid.clone()})
+    clone.in_features, clone.out_features, clone.grid_size = fan_in, fan_out, cells
     return clone
 
 
 def _inputs(grid: Tensor, generator: torch.Generator) -> Tensor:
     """Inside the knots, in the extension cells, outside, and on a knot."""
-    low, high = grid[:, 0], grid[:, -1]
-    x = torch.rand(_ROWS, len(grid), generator=generator, dtype=torch.float64, device="cpu")
-    x = low + (high - low) * (1.2 * x - 0.1)
+    x = probe.inputs(grid[:, 0], grid[:, -1], generator)
     x[0] = grid[:, grid.shape[1] // 2]
     return x
 
 
-def _isolated(probe: Any) -> Any:
-    """Run a probe whatever the caller's modes are, and leave the random state as it is."""
-
-    @functools.wraps(probe)
-    def run(module: nn.Module) -> Any:
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            torch.autocast("cpu", enabled=False),
-            torch.random.fork_rng(devices=[]),
-        ):
-            return probe(module)
-
-    return run
-
-
-def _same(got: Any, want: Any) -> bool:
-    return got.shape == want.shape and bool(
-        ((got - want).abs() <= _TOLERANCE * want.abs().max().clamp_min(1.0)).all()
-    )
-
-
-@_isolated
 def _differs(module: Any) -> str | None:
-    """Whether the layer's own code computes anything but the kernels' numbers: y and its gradients."""
-    try:
-        for training in (True, False):
-            generator = torch.Generator().manual_seed(7)
-            clone = _clone(module, generator)
-            clone.training = training
-            x = _inputs(clone.grid, generator).requires_grad_()
-            arguments = [x, *clone._parameters.values()]
-            # each gets a copy of x: an activation may work in place
-            own, ours = type(module).forward(clone, x.clone()), efficient_kan_core.forward(clone, x.clone())
-            if not _same(ours, own):
-                return "its forward computes something else than efficient-kan's (compared on a probe)"
-            g = torch.randn(own.shape, generator=generator, dtype=torch.float64, device="cpu")
-            gradients = zip(
-                torch.autograd.grad(ours, arguments, g), torch.autograd.grad(own, arguments, g), strict=True
-            )
-            if not all(_same(*pair) for pair in gradients):
-                return "its gradients are others than efficient-kan's (compared on a probe)"
-    except Exception as error:  # whatever code the copy has
-        return f"its forward could not be compared on a probe: {type(error).__name__}: {error}"
-    return None
+    def make(generator: torch.Generator) -> tuple[Any, Tensor]:
+        clone = _clone(module, generator)
+        return clone, _inputs(clone.grid, generator)
+
+    return probe.differs(NAME, make, type(module).forward, efficient_kan_core.forward)
 
 
-@_isolated
+@probe.isolated
 def _same_update(module: Any) -> bool:
     """Whether the layer's own update_grid gives our numbers where the least squares have one solution."""
     generator = torch.Generator().manual_seed(11)
@@ -223,6 +164,6 @@ def _same_update(module: Any) -> bool:
         if new is None:
             return False
         type(module).update_grid(clone, x, margin)
-        return _same(new[0], clone.grid) and _same(new[1], clone.spline_weight.detach())
+        return probe.same(new[0], clone.grid) and probe.same(new[1], clone.spline_weight.detach())
     except Exception:  # whatever code the copy has: it keeps its own method
         return False

@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from .. import checks
 from .. import functional as F
 from ..spline_refit import solve_banded
-from . import layout
+from . import eligible, layout
 
 _BASES: dict[Any, str] = {nn.SiLU: "silu", nn.Identity: "identity"}
 
@@ -36,9 +36,7 @@ def kernel_base(activation: object) -> str | None:
     if name is None or getattr(activation, "inplace", False):
         return None
     assert isinstance(activation, nn.Module)
-    hooks = activation._forward_hooks or activation._forward_pre_hooks
-    backward_hooks = activation._backward_hooks or activation._backward_pre_hooks
-    return None if hooks or backward_hooks or "forward" in activation.__dict__ else name
+    return None if eligible.watched(activation) else name
 
 
 def scaled_weight(layer: Any) -> Tensor:
@@ -79,23 +77,7 @@ def forward(layer: Any, x: Tensor) -> Tensor:
 def why_not(layer: Any, x: object) -> str | None:
     """Why the kernels cannot compute the layer's numbers for this input, or None."""
     weight = layer.spline_weight
-    if not isinstance(x, Tensor):
-        return f"x is no tensor but {type(x).__name__}"
-    if x.dim() == 0 or x.shape[-1] != weight.shape[1]:
-        return f"x has shape {tuple(x.shape)}, expected (..., {weight.shape[1]})"
-    if x.device != weight.device:
-        return f"x is on {x.device}, the weights are on {weight.device}"
-    if x.dtype != weight.dtype:
-        makes_fit = (
-            torch.is_autocast_enabled(x.device.type) and x.dtype in _AUTOCAST and weight.dtype in _AUTOCAST
-        )
-        if not makes_fit:
-            return f"x is {x.dtype}, the weights are {weight.dtype}"
-    return why_not_now(layer)
-
-
-_AUTOCAST = (torch.float32, *checks.HALF_DTYPES)  # what F.linear casts under autocast
-_PLAIN = (Tensor, nn.Parameter)
+    return eligible.why_not_rows(x, weight, weight.shape[1]) or why_not_now(layer)
 
 
 def why_not_now(layer: Any) -> str | None:
@@ -104,20 +86,15 @@ def why_not_now(layer: Any) -> str | None:
     tensors = [weight, layer.base_weight, grid]
     if layer.enable_standalone_scale_spline:
         tensors.append(layer.spline_scaler)
-    dtype, device, compiling = weight.dtype, weight.device, torch.compiler.is_compiling()
-    if dtype not in checks.DTYPES:
-        return f"the weights are {dtype}, the kernels have float32, float64, bfloat16 and float16"
-    for tensor in tensors:
-        if tensor.dtype != dtype or tensor.device != device:
-            return f"its tensors are {dtype} on {device} and {tensor.dtype} on {tensor.device}"
-        if not compiling and type(tensor) not in _PLAIN and not isinstance(tensor, FakeTensor):
-            return f"its tensors are of the class {type(tensor).__name__}"
+    why = eligible.why_not_tensors(weight, tensors)
+    if why is not None:
+        return why
     if grid.requires_grad:
         return "the grid asks for a gradient, which the kernels do not compute"
     expected = (weight.shape[1], weight.shape[2] + layer.spline_order + 1)
     if tuple(grid.shape) != expected:
         return f"the grid has shape {tuple(grid.shape)}, expected {expected}"
-    if not compiling and not _increasing(grid):
+    if not torch.compiler.is_compiling() and not _increasing(grid):
         return "knots coincide, decrease or are not finite: the peer divides by zero there"
     return None
 

@@ -1,0 +1,74 @@
+"""FastKAN's and ChebyKAN's layers, which are not on PyPI: their structure, with our own plain torch.
+
+Rivals of the benchmarks, and the stand-ins of the tests, which hold them to the real ones' golden numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class GaussianBasis(nn.Module):
+    """fast-kan's basis: (...) -> (..., num_grids) Gaussians, as wide as their centres are apart."""
+
+    def __init__(self, grid_min: float, grid_max: float, num_grids: int) -> None:
+        super().__init__()
+        self.num_grids = num_grids
+        self.grid = nn.Parameter(torch.linspace(grid_min, grid_max, num_grids), requires_grad=False)
+        self.denominator = (grid_max - grid_min) / (num_grids - 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        t = (x[..., None] - self.grid) / self.denominator
+        return torch.exp(-(t**2))
+
+
+class FastKANLayer(nn.Module):
+    """A layer as fast-kan computes it: every Gaussian of the normalised x, one product, a base branch."""
+
+    def __init__(
+        self,
+        input_dim: int,
+        output_dim: int,
+        grid_min: float = -2.0,
+        grid_max: float = 2.0,
+        num_grids: int = 8,
+        use_base_update: bool = True,
+        use_layernorm: bool = True,
+        base_activation: Callable[[torch.Tensor], torch.Tensor] = F.silu,
+    ) -> None:
+        nn.Module.__init__(self)  # and not super(): tests make copies of this class, as forks do
+        self.input_dim, self.output_dim = input_dim, output_dim
+        self.layernorm = nn.LayerNorm(input_dim) if use_layernorm else None
+        self.rbf = GaussianBasis(grid_min, grid_max, num_grids)
+        self.spline_linear = nn.Linear(input_dim * num_grids, output_dim, bias=False)
+        nn.init.trunc_normal_(self.spline_linear.weight, mean=0.0, std=0.1)
+        self.use_base_update = use_base_update
+        if use_base_update:
+            self.base_activation = base_activation
+            self.base_linear = nn.Linear(input_dim, output_dim)
+
+    def forward(self, x: torch.Tensor, use_layernorm: bool = True) -> torch.Tensor:
+        z = self.layernorm(x) if use_layernorm and self.layernorm is not None else x
+        y: torch.Tensor = self.spline_linear(self.rbf(z).flatten(-2))
+        return y + self.base_linear(self.base_activation(x)) if self.use_base_update else y
+
+
+class ChebyKANLayer(nn.Module):
+    """A layer as ChebyKAN computes it: cos(r acos(tanh x)) for every r, then one contraction."""
+
+    def __init__(self, input_dim: int, output_dim: int, degree: int) -> None:
+        nn.Module.__init__(self)
+        self.inputdim, self.outdim, self.degree = input_dim, output_dim, degree
+        std = 1.0 / (input_dim * (degree + 1))
+        self.cheby_coeffs = nn.Parameter(torch.randn(input_dim, output_dim, degree + 1) * std)
+        self.register_buffer("arange", torch.arange(degree + 1))
+        self.arange: torch.Tensor
+
+    def forward(self, x: torch.Tensor) -> Any:
+        angle = torch.acos(torch.tanh(x).view(-1, self.inputdim, 1).expand(-1, -1, self.degree + 1))
+        return torch.einsum("bir,ior->bo", torch.cos(angle * self.arange), self.cheby_coeffs)

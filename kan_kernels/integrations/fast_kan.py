@@ -1,0 +1,231 @@
+"""FastKAN's FastKANLayer (arXiv 2405.06721, github.com/ZiyaoLi/fast-kan), recognised by its structure.
+
+A layer has the children rbf, whose grid holds the centres, spline_linear and perhaps base_linear, and a
+forward that names the first two. Copies may have been edited, so its own code must give the kernels' numbers
+on a probe. Older revisions have an argument `time_benchmark` in place of `use_layernorm`.
+"""
+
+import inspect
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import checks
+from ..compat import fast_kan
+from ..contract import MAX_FUNCTIONS
+from . import Accelerated, eligible, overrides, probe
+
+NAME = "FastKAN"
+
+_CODE = ("rbf", "spline_linear")
+
+
+class FastKANLayer(Accelerated):
+    """forward(x) on the kernels; with any other argument, the peer's own code."""
+
+    def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        rows = "another argument than x" if args or kwargs else _prepared(self, x)
+        if isinstance(rows, str):
+            return super().forward(x, *args, **kwargs)  # type: ignore[misc]
+        return _evaluate(self, x, rows, True)
+
+    def _kan_kernels_fallback(self) -> str | None:
+        rows = _prepared(self)
+        return rows if isinstance(rows, str) else None
+
+    def _kan_kernels_note(self) -> str:
+        fallback = self._kan_kernels_fallback()
+        return "" if fallback is None else f"for now its own code runs, since {fallback}"
+
+
+class FastKANLayerWithSwitch(FastKANLayer):
+    """forward(x, use_layernorm) on the kernels."""
+
+    def forward(self: Any, x: Tensor, use_layernorm: bool = True) -> Tensor:
+        rows = _prepared(self, x)
+        if isinstance(rows, str):
+            return super(FastKANLayer, self).forward(x, use_layernorm)  # type: ignore[misc]
+        return _evaluate(self, x, rows, use_layernorm)
+
+
+def claims(module: nn.Module) -> bool:
+    """Whether the children and the switch of the base branch are there."""
+    return all(name in module._modules for name in _CODE) and hasattr(module, "use_base_update")
+
+
+def reason(module: nn.Module) -> str | None:
+    """Why this layer is left alone, or None."""
+    if isinstance(module, fast_kan.FastKANLayer):
+        return "is the drop-in of kan_kernels and runs the kernels already"
+    owner = probe.owner_by_code(module, _CODE)
+    if owner is None:
+        return "no class of it has a forward that names rbf and spline_linear"
+    return overrides(module, owner, ("forward",)) or _why_other(module) or _differs(module)
+
+
+def mixin(module: nn.Module) -> type[Accelerated]:
+    return FastKANLayerWithSwitch if _has_switch(module) else FastKANLayer
+
+
+def _has_switch(module: nn.Module) -> bool:
+    names = list(inspect.signature(type(module).forward).parameters)
+    return names[1:] == ["x", "use_layernorm"]
+
+
+def _evaluate(layer: Any, x: Tensor, rows: Tensor, use_layernorm: bool) -> Tensor:
+    normalise = bool(use_layernorm) and getattr(layer, "layernorm", None) is not None
+    return fast_kan.evaluate(layer, x, rows, normalise)
+
+
+_NOTHING = object()
+
+
+def _prepared(layer: Any, x: object = _NOTHING) -> Tensor | str:
+    """The kernels' grid, kept on the layer; or why they cannot run it as it is now, or for this x."""
+    rbf, spline, with_base = layer.rbf, layer.spline_linear, layer.use_base_update
+    weight, grid = spline.weight, rbf.grid
+    tensors, linear = [weight, grid], [spline]
+    if with_base:
+        base = layer.base_linear
+        linear.append(base)
+        tensors.append(base.weight)
+        if base.bias is not None:
+            tensors.append(base.bias)
+    if eligible.watched(rbf):
+        return "rbf has hooks or another forward"
+    for child in linear:
+        if eligible.watched(child) or type(child).forward is not nn.Linear.forward:
+            name = "spline_linear" if child is spline else "base_linear"
+            return f"{name} has hooks or another forward than Linear's"
+    why = eligible.why_not_tensors(weight, tensors)
+    if why is not None:
+        return why
+    if grid.requires_grad:
+        return "the centres ask for a gradient, which the kernels do not compute"
+    features, rest = divmod(weight.shape[1], len(grid))
+    if rest or spline.bias is not None:
+        return "spline_linear has a bias, or no whole number of weights for each centre"
+    why = _why_attributes(layer)
+    if why is None and x is not _NOTHING:
+        why = eligible.why_not_rows(x, weight, features)
+    if why is not None:
+        return why
+    kept = layer.__dict__.get("_kan_kernels_rows")
+    made = fast_kan.kernel_rows(rbf, features, kept)
+    if made is None:
+        return fast_kan.made_rows(rbf, features)
+    if made is not kept:
+        try:
+            checks.centres(made[1])
+        except ValueError:
+            return "centres are not finite"
+        layer.__dict__["_kan_kernels_rows"] = made
+    return made[1]
+
+
+def _why_attributes(layer: Any) -> str | None:
+    """What the kernels do not have of what is no tensor."""
+    width = getattr(layer.rbf, "denominator", None)
+    if not isinstance(width, (int, float)) or not 0 < width < math.inf:
+        return f"the Gaussians' width is {width!r}, the kernels have finite positive numbers"
+    if layer.use_base_update and getattr(layer.base_activation, "inplace", False):
+        return "its base activation works in place"
+    return None
+
+
+def _why_other(module: Any) -> str | None:
+    """What does not fit the peer's tensors and children."""
+    rbf, spline, norm = module.rbf, module.spline_linear, getattr(module, "layernorm", None)
+    known = {"layernorm", "rbf", "spline_linear", "base_linear", "base_activation"}
+    children: list[tuple[str, Any]] = [("", module), ("rbf.", rbf), ("spline_linear.", spline)]
+    if module.use_base_update:
+        children.append(("base_linear.", getattr(module, "base_linear", None)))
+    for name, child in children:
+        if not isinstance(child, nn.Module):
+            return f"{name[:-1]} is {type(child).__name__}, expected a module"
+        if "parametrizations" in child._modules:
+            return f"{name[:-1] or 'it'} is parametrized; accelerate first, then parametrize"
+    grid = getattr(rbf, "grid", None)
+    if not isinstance(grid, Tensor) or grid.dim() != 1 or not 1 <= len(grid) <= MAX_FUNCTIONS:
+        got = tuple(grid.shape) if isinstance(grid, Tensor) else type(grid).__name__
+        return f"rbf.grid is {got}, expected (num_grids,) with at most {MAX_FUNCTIONS}"
+    weight = getattr(spline, "weight", None)
+    if not isinstance(weight, Tensor) or weight.dim() != 2 or weight.shape[1] % len(grid):
+        return f"spline_linear.weight is no matrix with a multiple of {len(grid)} columns"
+    fan_out, fan_in = weight.shape[0], weight.shape[1] // len(grid)
+    why = probe.more_than(module, known) or probe.more_than(rbf, {"grid"})
+    why = why or probe.more_than(spline, {"weight", "bias"})
+    normal = norm is None or (type(norm) is nn.LayerNorm and norm.normalized_shape == (fan_in,))
+    if why is None and not normal:
+        return f"layernorm is {norm}, expected None or LayerNorm(({fan_in},))"
+    if why is None and module.use_base_update:
+        why = probe.wrong_shape(module.base_linear, {"weight": (fan_out, fan_in)}, "base_linear.")
+        if why is None and not callable(getattr(module, "base_activation", None)):
+            why = "base_activation is missing or cannot be called"
+    return why or _why_attributes(module)
+
+
+_IN, _OUT = 3, 2  # at most, of a probe
+
+
+def _clone(module: Any, generator: torch.Generator) -> tuple[Any, Tensor]:
+    """With few features, on the layer's centres; and inputs around these."""
+    rbf, spline, norm = module.rbf, module.spline_linear, getattr(module, "layernorm", None)
+    centres = rbf.grid.detach()
+    fan_out, fan_in = spline.weight.shape
+    fan_out, fan_in = min(_OUT, fan_out), min(_IN, fan_in // len(centres))
+    if centres.is_meta or not bool(centres.isfinite().all()):
+        centres = torch.linspace(-1.0, 1.0, len(centres), device="cpu")
+    centres = centres.double().cpu()
+    children = {
+        "rbf": probe.clone(rbf, {}, generator, {"grid": centres}),
+        "spline_linear": _linear(spline, fan_in * len(centres), fan_out, generator),
+    }
+    if norm is not None:
+        affine = dict.fromkeys(norm._parameters, (fan_in,)) if norm.elementwise_affine else {}
+        affine = {name: shape for name, shape in affine.items() if norm._parameters[name] is not None}
+        children["layernorm"] = probe.clone(norm, affine, generator, {})
+        children["layernorm"]._parameters |= {n: None for n in norm._parameters if n not in affine}
+        children["layernorm"].normalized_shape = (fan_in,)
+    if module.use_base_update:
+        children["base_linear"] = _linear(module.base_linear, fan_in, fan_out, generator)
+    others = {name: child for name, child in module._modules.items() if name not in children}
+    children |= probe.copied(others)
+    clone = probe.clone(module, {}, generator, {}, children)
+    clone.input_dim, clone.output_dim = fan_in, fan_out
+    low, high = centres.min().expand(fan_in), centres.max().expand(fan_in)
+    return clone, probe.inputs(low - 0.5, high + 0.5, generator)
+
+
+def _linear(module: Any, fan_in: int, fan_out: int, generator: torch.Generator) -> Any:
+    shapes: dict[str, tuple[int, ...]] = {"weight": (fan_out, fan_in)}
+    if module.bias is not None:
+        shapes["bias"] = (fan_out,)
+    made = probe.clone(module, shapes, generator, {})
+    made._parameters.setdefault("bias", None)
+    made.in_features, made.out_features = fan_in, fan_out
+    return made
+
+
+def _differs(module: Any) -> str | None:
+    """By the probe, with and without the layernorm where the layer can be asked for both."""
+    own = type(module).forward
+
+    def make(generator: torch.Generator) -> tuple[Any, Tensor]:
+        return _clone(module, generator)
+
+    def ours(clone: Any, x: Tensor, use_layernorm: bool = True) -> Tensor:
+        rows = fast_kan.made_rows(clone.rbf, x.shape[-1])
+        return _evaluate(clone, x, rows, use_layernorm)
+
+    why = probe.differs(NAME, make, own, ours)
+    if why is None and _has_switch(module) and getattr(module, "layernorm", None) is not None:
+        why = probe.differs(
+            NAME,
+            make,
+            lambda clone, x: own(clone, x, use_layernorm=False),
+            lambda clone, x: ours(clone, x, False),
+        )
+    return why
