@@ -15,18 +15,22 @@ struct MatrixView {
   int64_t row_stride = 0, col_stride = 0;
 };
 
-// What every kernel shares. Compute type: double if weight_dtype is f64, else float; the grid has that type.
-//
-// A feature has grid_size + spline_order basis functions. B-splines: grid_size cells, order k. Gaussians: grid_size
-// centres, order 0, and a row of the grid is the centres and their common width. Chebyshev polynomials: grid_size 1,
-// order = degree, and the grid has no columns.
-struct Layer {
+// What every kernel of B-splines shares. Compute type: double if weight_dtype is f64, else float; the grid has that
+// type.
+struct SplineLayer {
   int64_t batch = 0, in_features = 0, out_features = 0;
-  int grid_size = 1, spline_order = 3, base = 0, basis = 0;
+  int grid_size = 1, spline_order = 3, base = 0;
   DType weight_dtype = DType::f32;
-  const void* grid = nullptr;           // (in, grid_size + 2 k + 1 or as above), contiguous
+  const void* grid = nullptr;           // (in, grid_size + 2 k + 1), contiguous
   const void* spline_weight = nullptr;  // (in, grid_size + k, out), contiguous
   const void* base_weight = nullptr;    // (in, out), contiguous, or null
+};
+
+// The same of any basis. A feature has grid_size + spline_order functions. B-splines: grid_size cells, order k.
+// Gaussians: grid_size centres, order 0, and a row of the grid is the centres and their common width. Chebyshev
+// polynomials: grid_size 1, order = degree, and the grid has no columns.
+struct Layer : SplineLayer {
+  int basis = 0;
   // Elements between neighbouring features and outputs where instead the functions of an edge lie together, as other
   // codebases store them; 0 for the above. Not for B-splines and not in 16 bits. d_spline has the layout of
   // spline_weight.

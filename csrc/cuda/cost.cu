@@ -10,7 +10,7 @@ namespace {
 
 // Multiply-adds of mma.sync in one cycle of one multiprocessor. From compute capability 9 on it reaches 0.62 of the
 // rate of the warp group's instructions, which this path does not use; 10 is taken to be like 9.
-double matrix_rate(const cpu::Layer& l, const Options& options) {
+double matrix_rate(const cpu::SplineLayer& l, const Options& options) {
   const double half = options.capability_major == 9 || options.capability_major == 10 ? 0.62 * 2048.0 : 1024.0;
   if (l.weight_dtype != DType::f32) return half;
   return options.tf32 ? half / 2.0 : half / 6.0;  // strict float32 is three products
@@ -22,7 +22,7 @@ constexpr double kIssue = 4.0 * 32.0;  // lanes that start an instruction in a c
 struct Work {
   double make, block;
 };
-Work dense_work(const cpu::Layer& l, bool tf32) {
+Work dense_work(const cpu::SplineLayer& l, bool tf32) {
   if (l.weight_dtype != DType::f32) return {35.0, 25.0};
   return tf32 ? Work{35.0, 165.0} : Work{110.0, 720.0};
 }
@@ -33,7 +33,7 @@ constexpr double kDenseFactor = 1.0, kGatherFactor = 1.0;
 
 }  // namespace
 
-Cost cost(const cpu::Layer& l, const Options& options) {
+Cost cost(const cpu::SplineLayer& l, const Options& options) {
   const double out = double(l.out_features > 0 ? l.out_features : 1);
   const double blocks = double(ceil_div(l.grid_size + l.spline_order, 8)), base = l.base != kNoBase ? 1.0 : 0.0;
   const bool strict = l.weight_dtype == DType::f32 && !options.tf32;
@@ -49,14 +49,14 @@ Cost cost(const cpu::Layer& l, const Options& options) {
   return c;
 }
 
-const char* too_small(const cpu::Layer& l) {
+const char* too_small(const cpu::SplineLayer& l) {
   if (l.batch < 32) return "fewer than 32 rows";            // of a tile's 64 or 128
   if (l.in_features < 8) return "fewer than 8 inputs";      // of a backward tile's 16
   if (l.out_features < 16) return "fewer than 16 outputs";  // of a tile's 64
   return nullptr;
 }
 
-Path choose(const cpu::Layer& l, int derivative, const Options& options) {
+Path choose(const cpu::SplineLayer& l, int derivative, const Options& options) {
   if (dense_reason(l, derivative) || too_small(l)) return Path::gather;
   const Cost c = cost(l, options);
   return c.dense < c.gather ? Path::dense : Path::gather;

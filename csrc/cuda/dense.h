@@ -11,7 +11,7 @@ constexpr int kDenseKnots = 96;  // knots of one input, at most: the table of fo
 constexpr int kGroups = 4, kGroupRows = 8, kChunk = kGroups * kGroupRows;
 
 struct DenseArgs {
-  cpu::Layer layer;
+  cpu::SplineLayer layer;
   MatrixView x, side, g;
   const void* bias = nullptr;
   int derivative = 0, input_derivative = 1;

@@ -38,7 +38,7 @@ struct GatherShape {
 };
 
 struct GatherArgs {
-  cpu::Layer layer;
+  cpu::SplineLayer layer;
   MatrixView x, side, g;
   const void* bias = nullptr;
   int derivative = 0;  // of the forward values, or of the weight's

@@ -9,10 +9,10 @@ namespace kan {
 namespace cuda {
 namespace {
 
-bool wide(const cpu::Layer& l) { return l.weight_dtype == DType::f64; }
-DType compute_type(const cpu::Layer& l) { return wide(l) ? DType::f64 : DType::f32; }
+bool wide(const cpu::SplineLayer& l) { return l.weight_dtype == DType::f64; }
+DType compute_type(const cpu::SplineLayer& l) { return wide(l) ? DType::f64 : DType::f32; }
 
-int64_t gradient_size(const cpu::Layer& l) {
+int64_t gradient_size(const cpu::SplineLayer& l) {
   return l.in_features * (l.grid_size + l.spline_order + (l.base != kNoBase)) * l.out_features;
 }
 
@@ -29,7 +29,7 @@ GatherArgs gather_args(const cpu::BackwardArgs& args) {
 }
 
 DenseArgs dense_args(const cpu::BackwardArgs& args, const Options& options, bool input, bool weight) {
-  const cpu::Layer& l = args.layer;
+  const cpu::SplineLayer& l = args.layer;
   DenseArgs a;
   a.layer = l;
   a.x = args.x, a.side = args.side, a.g = args.g;
@@ -65,7 +65,7 @@ struct DensePasses {
 };
 
 void reduce_gradient(const cpu::BackwardArgs& args, const void* parts, int64_t splits, void* stream) {
-  const cpu::Layer& l = args.layer;
+  const cpu::SplineLayer& l = args.layer;
   ReduceArgs r;
   r.from = parts, r.parts = splits, r.count = gradient_size(l), r.columns = l.out_features;
   r.main_rows = l.grid_size + l.spline_order, r.rows = r.main_rows + (l.base != kNoBase);
@@ -74,7 +74,7 @@ void reduce_gradient(const cpu::BackwardArgs& args, const void* parts, int64_t s
 }
 
 void backward_dense(const cpu::BackwardArgs& args, const Options& options, void* workspace, void* stream) {
-  const cpu::Layer& l = args.layer;
+  const cpu::SplineLayer& l = args.layer;
   DensePasses passes(args, options);
   void* const input_parts = static_cast<unsigned char*>(workspace) + passes.weight_bytes;
   DenseArgs& slopes = passes.one_pass ? passes.weight : passes.input;
@@ -118,7 +118,7 @@ GatherArgs gather_args(const cpu::ForwardArgs& args) {
 }
 
 DenseArgs dense_args(const cpu::ForwardArgs& args, const Options& options) {
-  const cpu::Layer& l = args.layer;
+  const cpu::SplineLayer& l = args.layer;
   DenseArgs a;
   a.layer = l;
   a.x = args.x, a.side = args.side;
@@ -135,7 +135,7 @@ int derivative_of(const cpu::BackwardArgs& args) {
   return m > n ? m : n;
 }
 
-Path path_of(const cpu::Layer& layer, int derivative, const Options& options) {
+Path path_of(const cpu::SplineLayer& layer, int derivative, const Options& options) {
   if (options.path == Path::automatic) return choose(layer, derivative, options);
   const char* const reason = options.path == Path::dense ? dense_reason(layer, derivative) : nullptr;
   if (reason) throw std::runtime_error(std::string("kan_kernels: the dense path cannot run this: ") + reason);
@@ -146,7 +146,7 @@ Path path_of(const cpu::Layer& layer, int derivative, const Options& options) {
 template <class Args>
 void run_forward(void (*kernel)(const Args&, void*), Args a, int64_t splits, const cpu::ForwardArgs& args,
                  void* workspace, void* stream) {
-  const cpu::Layer& l = args.layer;
+  const cpu::SplineLayer& l = args.layer;
   const bool split = splits > 1;
   a.bias = split ? nullptr : args.bias;
   a.y = split ? workspace : args.y;
@@ -161,7 +161,7 @@ void run_forward(void (*kernel)(const Args&, void*), Args a, int64_t splits, con
 
 }  // namespace
 
-const char* dense_reason(const cpu::Layer& l, int derivative) {
+const char* dense_reason(const cpu::SplineLayer& l, int derivative) {
   if (l.out_features == 0) return "there are no outputs";
   if (l.weight_dtype == DType::f64) return "there is no matrix instruction for float64 here";
   if (l.spline_order < 1 || l.spline_order > kDenseOrder) return "spline_order is not in 1..3";
@@ -179,7 +179,7 @@ int64_t forward_workspace(const cpu::ForwardArgs& args, const Options& options) 
 }
 
 void forward(const cpu::ForwardArgs& args, const Options& options, void* workspace, void* stream) {
-  const cpu::Layer& l = args.layer;
+  const cpu::SplineLayer& l = args.layer;
   if (l.batch == 0 || l.out_features == 0) return;
   if (path_of(l, args.derivative, options) == Path::dense) {
     const DenseArgs a = dense_args(args, options);
@@ -206,7 +206,7 @@ int64_t backward_workspace(const cpu::BackwardArgs& given, const Options& option
 
 void backward(const cpu::BackwardArgs& given, const Options& options, void* workspace, void* stream) {
   const cpu::BackwardArgs args = without_empty(given);
-  const cpu::Layer& l = args.layer;
+  const cpu::SplineLayer& l = args.layer;
   if (l.in_features == 0) return;
   if (path_of(l, derivative_of(args), options) == Path::dense) {
     return backward_dense(args, options, workspace, stream);

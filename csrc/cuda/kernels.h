@@ -19,16 +19,16 @@ struct Options {
 };
 
 // Why the dense path cannot run an operation with derivatives up to `derivative`, or null.
-const char* dense_reason(const cpu::Layer& layer, int derivative);
+const char* dense_reason(const cpu::SplineLayer& layer, int derivative);
 // What an edge costs on either path, in cycles of one multiprocessor: see cost.cu.
 struct Cost {
   double dense, gather;
 };
-Cost cost(const cpu::Layer& layer, const Options& options);
+Cost cost(const cpu::SplineLayer& layer, const Options& options);
 // Why tiles would be mostly padding, or null.
-const char* too_small(const cpu::Layer& layer);
+const char* too_small(const cpu::SplineLayer& layer);
 // The path that `automatic` means.
-Path choose(const cpu::Layer& layer, int derivative, const Options& options);
+Path choose(const cpu::SplineLayer& layer, int derivative, const Options& options);
 
 int64_t forward_workspace(const cpu::ForwardArgs& args, const Options& options);
 void forward(const cpu::ForwardArgs& args, const Options& options, void* workspace, void* stream);

@@ -11,20 +11,20 @@ constexpr int64_t kOnePassRows = 2048;  // up to here the rows are not split: on
 constexpr int64_t kSplitRows = 1024;    // of one part, at least
 constexpr int64_t kSplitFeatures = 16;
 
-int size_of_compute(const cpu::Layer& l) { return l.weight_dtype == DType::f64 ? 8 : 4; }
-int rows_of(const cpu::Layer& l) { return l.grid_size + l.spline_order + (l.base != kNoBase); }
+int size_of_compute(const cpu::SplineLayer& l) { return l.weight_dtype == DType::f64 ? 8 : 4; }
+int rows_of(const cpu::SplineLayer& l) { return l.grid_size + l.spline_order + (l.base != kNoBase); }
 
 // The widest layout for the outputs; each step of narrow() asks for less shared memory.
-void lay_out(GatherShape& s, const cpu::Layer& l, int lanes) {
+void lay_out(GatherShape& s, const cpu::SplineLayer& l, int lanes) {
   s.lanes = lanes;
   const int most = outputs_per_lane(lanes, l.weight_dtype == DType::f64, l.spline_order);
   s.per_lane = int(std::max<int64_t>(1, std::min<int64_t>(ceil_div(l.out_features, lanes), most)));
 }
-void widest(GatherShape& s, const cpu::Layer& l) {
+void widest(GatherShape& s, const cpu::SplineLayer& l) {
   const int of_8_lanes = 8 * outputs_per_lane(8, l.weight_dtype == DType::f64, l.spline_order);
   lay_out(s, l, l.out_features <= 8 ? 1 : l.out_features <= of_8_lanes ? 8 : 32);
 }
-bool narrow(GatherShape& s, const cpu::Layer& l) {
+bool narrow(GatherShape& s, const cpu::SplineLayer& l) {
   if (s.lanes == 32 && s.per_lane == 1) return false;
   if (s.lanes == 32) return --s.per_lane, true;
   lay_out(s, l, s.lanes == 1 ? 8 : 32);
@@ -42,7 +42,7 @@ void split(Shape& s, int64_t n, int64_t blocks, int64_t least, int64_t most, int
 
 }  // namespace
 
-GatherShape plan_gather_forward(const cpu::Layer& l) {
+GatherShape plan_gather_forward(const cpu::SplineLayer& l) {
   const int size = size_of_compute(l);
   const auto bytes = [&](const GatherShape& s) {
     const int64_t pairs = int64_t(s.features) * s.rows;
@@ -75,7 +75,7 @@ GatherShape plan_gather_forward(const cpu::Layer& l) {
   return s;
 }
 
-GatherShape plan_gather_backward(const cpu::Layer& l, bool input, bool weight) {
+GatherShape plan_gather_backward(const cpu::SplineLayer& l, bool input, bool weight) {
   const int size = size_of_compute(l);
   const auto bytes = [&](const GatherShape& s) {
     const int64_t line = int64_t(s.per_lane) * 32 * size, all = int64_t(s.features) * s.warps;
@@ -123,14 +123,14 @@ GatherShape plan_gather_backward(const cpu::Layer& l, bool input, bool weight) {
 }
 
 void plan_dense_forward(DenseArgs& a) {
-  const cpu::Layer& l = a.layer;
+  const cpu::SplineLayer& l = a.layer;
   const int64_t blocks = ceil_div(l.batch, dense_forward_rows(a)) * ceil_div(l.out_features, dense_forward_columns(a));
   const int64_t memory = (l.in_features + l.out_features) / std::max<int64_t>(1, l.out_features);
   split(a, l.in_features, blocks, 64, blocks >= kBlocks / 2 ? 1 : memory, kChunk);
 }
 
 void plan_dense_backward(DenseArgs& a) {
-  const cpu::Layer& l = a.layer;
+  const cpu::SplineLayer& l = a.layer;
   const int64_t row_blocks = ceil_div(a.n_splines(), kGroupRows);
   a.row_blocks = row_blocks > 2 ? 4 : int(row_blocks);
   const int64_t blocks = ceil_div(l.in_features, dense_backward_inputs(a)) * dense_backward_parts(a) *
