@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from harness import child
 from torch import Tensor, nn
 
 from kan_kernels import KAN, KANLinear, symbolic
+from kan_kernels.integrations import accelerate
 from kan_kernels.integrations.convert import (
     from_efficient_kan,
     from_pykan,
@@ -76,11 +78,33 @@ def test_from_pykan(base: str) -> None:
     same(made(x), model(x))
     assert made.layers[0].base == {"zero": None}.get(base, base)
     layer = model.act_fun[1]
-    if base != "zero":  # a lambda, in the layer
-        alone = from_pykan(layer)
-        assert isinstance(alone, KANLinear)
-        hidden = torch.randn(9, 4)
-        same(alone(hidden), layer(hidden)[0])
+    alone = from_pykan(layer)
+    assert isinstance(alone, KANLinear)
+    hidden = torch.randn(9, 4)
+    same(alone(hidden), layer(hidden)[0])
+    accelerate(model)
+    same(from_pykan(model)(x), made(x))
+
+
+def test_base_of_each_layer() -> None:
+    """pykan's model has one base, its layers call their own."""
+    model = network()
+    model.act_fun[0].base_fun = nn.Identity()
+    x = points()
+    made = from_pykan(model)
+    same(made(x), model(x))
+    assert [layer.base for layer in made.layers] == ["identity", "silu"]
+
+
+def test_constant_input() -> None:
+    """update_grid lets all knots of a constant input coincide: pykan's splines are zero there."""
+    model = network()
+    x = points(200)
+    x[:, 1] = 0.25
+    model.update_grid_from_samples(x)
+    assert not model.act_fun[0].grid[1].diff().any()
+    for rows in (x, points()):
+        same(from_pykan(model)(rows), model(rows))
 
 
 def test_everything_at_once() -> None:
@@ -154,11 +178,73 @@ def selected() -> Any:
     return model.prune_input(active_inputs=[0, 2])
 
 
+class Doubled(kan.MultKAN):
+    def forward(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
+        return 2 * super().forward(x, *args, **options)
+
+
+class DoubledLayer(kan.KANLayer):
+    def forward(self, x: Tensor) -> Any:
+        y, *rest = super().forward(x)
+        return 2 * y, *rest
+
+
+def changed(change: Callable[[Any], object]) -> Any:
+    model = network()
+    change(model)
+    return model
+
+
+def coincident(model: Any, by: float = 0.0) -> None:
+    grid = model.act_fun[1].grid.data
+    grid[2, 7] = grid[2, 6] + by
+
+
+def rounded(model: Any) -> None:
+    """Knots that coincide in the dtype of the coefficients, and not in their own."""
+    coincident(model, 1e-12)
+    layer = model.act_fun[1]
+    for name in ("coef", "scale_base", "scale_sp", "mask"):
+        getattr(layer, name).data = getattr(layer, name).data.float()
+    for parameters in (model.node_scale, model.node_bias, model.subnode_scale, model.subnode_bias):
+        parameters[1].data = parameters[1].data.float()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (
+            lambda: Doubled([3, 2], grid=4, k=3, auto_save=False),
+            "model: Doubled has a forward of its own, expected that of pykan's MultKAN",
+        ),
+        (
+            lambda: DoubledLayer(2, 3),
+            "model: DoubledLayer has a forward of its own, expected that of pykan's KANLayer",
+        ),
+        (
+            lambda: changed(lambda m: setattr(m, "forward", lambda x: x)),
+            "model: MultKAN has a forward of its own",
+        ),
+        (
+            lambda: changed(lambda m: setattr(m.act_fun[1], "__class__", DoubledLayer)),
+            "model: layer 1: DoubledLayer has a forward of its own",
+        ),
+        (
+            lambda: changed(lambda m: (accelerate(m), setattr(m.symbolic_fun[1], "forward", lambda x: x))),
+            "model: layer 1: Symbolic_KANLayer has a forward of its own",
+        ),
+        (
+            lambda: changed(lambda m: setattr(m.act_fun[0], "base_fun", nn.Tanh())),
+            "model: layer 0: base_fun is Tanh()",
+        ),
+        (lambda: kan.KANLayer(2, 3, base_fun=nn.SiLU(inplace=True)), "model: base_fun is SiLU(inplace=True)"),
+        (lambda: changed(coincident), "model: layer 1: grid: knots of feature 2 do not increase in"),
+        (
+            lambda: changed(rounded),
+            "model: layer 1: grid: knots of feature 2 do not increase in torch.float32",
+        ),
         (lambda: network([3, [2, 2], 1]), "layer 1 of nodes has 2 multiplication nodes"),
-        (lambda: network(base_fun=torch.tanh), "model: base_fun is <built-in method tanh"),
+        (lambda: network(base_fun=torch.tanh), "model: layer 0: base_fun is <built-in method tanh"),
         (unknown_formula, "model: layer 0: edge 1 -> 2 has the formula 'anonymous'"),
         (selected, "input_id selects some of the inputs"),
     ],

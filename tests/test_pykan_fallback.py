@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 from pykan_cases import (
+    STATISTICS,
     data,
+    give_functions,
     kan,
     room,  # noqa: F401
     same,
@@ -20,7 +22,7 @@ from pykan_cases import (
 from torch import Tensor
 
 from kan_kernels.integrations import accelerate, explain
-from kan_kernels.integrations.pykan.lazy import LazyTensor
+from kan_kernels.integrations.pykan.model import _identity
 
 
 def reasons(model: torch.nn.Module) -> str:
@@ -114,6 +116,17 @@ def test_hooks() -> None:
     same_statistics(got, want)
 
 
+def test_hooks_of_the_base() -> None:
+    """A hook on the base function runs, and what it changes counts."""
+    want, got = twins()
+    seen = []
+    for model in (want, got):
+        model.act_fun[0].base_fun.register_forward_hook(lambda m, a, out: (seen.append(1), 2 * out)[1])
+    x = data(want)
+    same(got(x), want(x), "y")
+    assert len(seen) == 4 and "act_fun 0 (base_fun is SiLU" in explain(got)  # one SiLU for both layers
+
+
 @pytest.mark.parametrize(
     ("option", "why"),
     [
@@ -188,37 +201,33 @@ def test_func_and_compile() -> None:
 
 
 @pytest.mark.slow
-def test_compiled() -> None:
-    for save_act in (True, False):
-        want, got = twins(symbolic_enabled=False)
-        want.save_act = got.save_act = save_act
-        x = data(want)
-        fast = torch.compile(got, backend="aot_eager")
-        for _ in range(2):
-            y = fast(x)
-            same(y, want(x), "y")
-        y.sum().backward()
-        want(x).sum().backward()
-        same_parameters(got, want, gradients=True)
+@pytest.mark.parametrize("symbolic", [False, True])
+@pytest.mark.parametrize("save_act", [False, True])
+def test_compiled(save_act: bool, symbolic: bool) -> None:
+    """In one graph, as pykan's own."""
+    want, got = twins(symbolic_enabled=symbolic)
+    want.save_act = got.save_act = save_act
+    x = data(want)
+    fast = torch.compile(got, backend="aot_eager", fullgraph=True)
+    for _ in range(2):
+        y = fast(x)
+        same(y, want(x), "y")
+    y.sum().backward()
+    want(x).sum().backward()
+    same_parameters(got, want, gradients=True)
 
 
-def test_lazy_tensor() -> None:
-    """It is built once, in the grad mode it was made in, and any function of torch sees the values."""
-    calls = []
-    a = torch.arange(6.0).view(2, 3).requires_grad_()
-
-    def build() -> Tensor:
-        calls.append(1)
-        return a * 2
-
-    lazy: Any = LazyTensor((2, 3), a, build)
-    assert lazy.shape == (2, 3) and lazy.dim() == 2 and lazy.dtype == a.dtype and not calls
-    with torch.no_grad():
-        assert lazy.tolist() == [[0, 2, 4], [6, 8, 10]]
-    (lazy + lazy[0]).sum().backward()
-    assert calls == [1] and type(lazy * 1) is Tensor and a.grad is not None
-    assert torch.cat([lazy, lazy]).shape == (4, 3) and lazy.requires_grad and "2." in repr(lazy)
-    assert type(torch.stack((lazy, a))) is Tensor and (lazy.detach().numpy() == 2 * a.detach().numpy()).all()
+def test_compiled_layer() -> None:
+    """In one graph, with the dense results and their gradients."""
+    want, got = (model.act_fun[0] for model in twins())
+    fast = torch.compile(got, backend="aot_eager", fullgraph=True)
+    x = torch.randn(20, 2)
+    for call in (want, fast):
+        y, preacts, postacts, postspline = call(x)
+        (y.sum() + (preacts * postacts * postspline).square().sum()).backward()
+    for one, other in zip(fast(x), want(x), strict=True):
+        same(one, other, "result")
+    same_parameters(got, want, gradients=True)
 
 
 def test_distributed(tmp_path: Path) -> None:
@@ -232,3 +241,50 @@ def test_distributed(tmp_path: Path) -> None:
         same_parameters(got, want, gradients=True)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_training_after_inference_mode() -> None:
+    """What is kept from a pass, or first read, in inference_mode does not stand in the way of training."""
+    want, got = twins()
+    give_functions(want, got)
+    x = data(want)
+    for model in (want, got):
+        with torch.inference_mode():
+            y = model(x)
+        same(model(x).detach(), y, "y")
+    with torch.inference_mode():
+        same(got.acts_scale[0], want.acts_scale[0], "acts_scale")
+        assert all(len(getattr(got, name)) >= 2 for name in STATISTICS)
+    for model in (want, got):
+        penalty = model.get_reg("edge_forward_spline_n", 1.0, 2.0, 0.1, 0.1)
+        (model.acts_scale_spline[0].square().sum() + model.edge_actscale[1].sum() + penalty).backward()
+        (model(x).square().mean() + model.act_fun[0](x)[2].sum()).backward()
+    same_parameters(got, want, gradients=True)
+    same_statistics(got, want)
+    with torch.inference_mode():
+        got(x)
+    with torch.no_grad():
+        want(x)
+    same_statistics(got, want)
+
+
+@pytest.mark.parametrize("avoid", [False, True])
+def test_default_device(avoid: bool) -> None:
+    """A model on the CPU runs whatever the default device is."""
+    want, got = twins()
+    for model in (want, got):
+        model.fix_symbolic(0, 0, 3, "1/x", fit_params_bool=False, log_history=False)
+    x = data(want)
+    y = want(x, singularity_avoiding=avoid)
+    penalty = want.get_reg("edge_forward_spline_n", 1.0, 2.0, 0.1, 0.1)
+    _identity.cache_clear()
+    torch.set_default_device("meta")
+    try:
+        same(got(x, singularity_avoiding=avoid), y, "y")
+        same(got.get_reg("edge_forward_spline_n", 1.0, 2.0, 0.1, 0.1), penalty, "penalty")
+        got.update_grid_from_samples(x)
+        got(x).sum().backward()
+        statistics = [getattr(got, name) for name in STATISTICS]
+    finally:
+        torch.set_default_device(None)
+    assert all(t.device.type == "cpu" for values in statistics for t in values)

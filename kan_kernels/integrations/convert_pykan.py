@@ -24,7 +24,9 @@ from torch import Tensor, nn
 
 from ..activations import layers_of
 from ..nn import KAN, KANLinear
+from . import Accelerated
 from .layers import filled, require, stacked
+from .pykan.layer import base_of
 
 _BASES: dict[str, str | None] = {"silu": "silu", "identity": "identity", "zero": None}
 _TO_PYKAN = {"1/sqrt": "1/sqrt(x)"}  # names of functions that differ; kan_kernels knows pykan's as aliases
@@ -58,19 +60,21 @@ def from_pykan(model: nn.Module) -> KAN | KANLinear:
     Raises:
         TypeError: `model` is something else.
         ValueError: naming the part that cannot be held: multiplication nodes, a base function that is no
-            silu, identity or zero, selected inputs (prune_input), an unknown formula.
+            silu, identity or zero, selected inputs (prune_input), an unknown formula, knots of an input of
+            which some coincide, a forward of its own.
     """
     kind = {cls.__name__ for cls in type(model).__mro__ if cls.__module__.partition(".")[0] == "kan"}
     any_model: Any = model
     if "MultKAN" in kind:
         return _from_network(any_model)
     if "KANLayer" in kind:
-        base = _base_of(any_model.base_fun, None, "model")
-        return _made(_numbers(any_model), base, "model")
+        _check_forward(model, "KANLayer", "model")
+        return _made(_numbers(any_model), _base_of(any_model.base_fun, "model"), "model")
     raise TypeError(f"model: got {type(model).__name__}, expected pykan's MultKAN or KANLayer")
 
 
 def _from_network(model: Any) -> KAN:
+    _check_forward(model, "MultKAN", "model")
     _check_nodes(model.width)
     selected = getattr(model, "input_id", None)
     count = model.width[0][0]
@@ -79,20 +83,22 @@ def _from_network(model: Any) -> KAN:
         "model: input_id selects some of the inputs, which kan_kernels cannot hold; set model.input_id = "
         f"torch.arange({count}) and select them before the model",
     )
-    base = _base_of(model.base_fun, model.base_fun_name, "model")
     layers = []
     for n, layer in enumerate(model.act_fun):
+        where = f"model: layer {n}"
+        _check_forward(layer, "KANLayer", where)
         facts = _numbers(layer)
         facts.scale = model.node_scale[n] * model.subnode_scale[n]
         facts.shift = model.node_scale[n] * model.subnode_bias[n] + model.node_bias[n]
         if model.symbolic_enabled:
             symbolic = model.symbolic_fun[n]
+            _check_forward(symbolic, "Symbolic_KANLayer", where)
             facts.symbolic_mask, facts.affine, facts.names = (
                 symbolic.mask,
                 symbolic.affine,
                 symbolic.funs_name,
             )
-        layers.append(_made(facts, base, f"model: layer {n}"))
+        layers.append(_made(facts, _base_of(layer.base_fun, where), where))
     return stacked(layers)
 
 
@@ -126,7 +132,9 @@ def load_checkpoint(path: str | os.PathLike[str], *, device: torch.device | str 
     width = setting("width")
     _check_nodes(width)
     name = setting("base_fun_name")
-    base = _base_of(name, name if isinstance(name, str) else None, "path")
+    known = isinstance(name, str) and name in _BASES
+    require(known, f"path: base_fun is {name!r}, expected silu, identity or zero")
+    base = _BASES[name]
     layers = []
     for n in range(len(width) - 1):
         at, order = f"act_fun.{n}.", setting("k")
@@ -183,18 +191,25 @@ def _check_nodes(width: Any) -> None:
         )
 
 
-def _base_of(function: object, name: str | None, where: str) -> str | None:
-    """kan_kernels' name of pykan's base function, which it keeps as a name, a module or a lambda."""
-    if isinstance(function, nn.SiLU):
-        return "silu"
-    if isinstance(function, nn.Identity):
-        return "identity"
-    named = name if isinstance(name, str) else None
+def _check_forward(module: Any, name: str, where: str) -> None:
+    """That calling this module of pykan's runs pykan's forward, or the one of `accelerate` in its place."""
+    cls: Any = module._kan_kernels_original if isinstance(module, Accelerated) else type(module)
+    forward = cls.forward
+    peers = (forward.__module__, forward.__qualname__) == (f"kan.{name}", f"{name}.forward")
     require(
-        named in _BASES,
-        f"{where}: base_fun is {function!r}, expected silu, identity or zero",
+        peers and "forward" not in module.__dict__,
+        f"{where}: {cls.__qualname__} has a forward of its own, expected that of pykan's {name}",
     )
-    return _BASES[named]  # type: ignore[index]
+
+
+def _base_of(function: object, where: str) -> str | None:
+    """kan_kernels' name of a base function that pykan gave a layer."""
+    base = base_of(function)
+    require(
+        base is not None, f"{where}: base_fun is {function!r}, expected silu, identity or zero without hooks"
+    )
+    name, factor = base  # type: ignore[misc]
+    return name if factor else None
 
 
 def _numbers(layer: Any) -> _Layer:
@@ -213,15 +228,19 @@ def _made(p: _Layer, base: str | None, where: str) -> KANLinear:
         weight, base_weight = weight * p.mask.unsqueeze(-1), base_weight * p.mask
     if p.scale is not None and bool((p.scale != 1).any()):
         weight, base_weight = weight * p.scale[:, None], base_weight * p.scale
-    layer = filled(
-        weight.transpose(1, 2),
-        p.grid,
-        p.order,
-        base=base,
-        base_weight=base_weight if base else None,
-        bias=p.shift,
-        edge_mask=p.mask if switch and bool((p.mask == 0).any()) else None,
-    )
+    try:
+        layer = filled(
+            weight.transpose(1, 2),
+            p.grid,
+            p.order,
+            base=base,
+            base_weight=base_weight if base else None,
+            bias=p.shift,
+            edge_mask=p.mask if switch and bool((p.mask == 0).any()) else None,
+            flat_inputs=True,
+        )
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     if p.symbolic_mask is not None and bool(p.symbolic_mask.any()):
         layer.set_symbolic(_edges(p, layer, where))
     return layer

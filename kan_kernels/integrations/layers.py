@@ -13,6 +13,15 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def regular_inputs(grid: Tensor, *, flat: bool) -> Tensor:
+    """(in,): whether the knots of a feature are finite and increase or, if `flat`, all coincide."""
+    steps = grid.diff()
+    good = (steps > 0).all(1)
+    if flat:
+        good = good | (steps == 0).all(1)
+    return good & grid.isfinite().all(1)
+
+
 @torch.no_grad()
 def filled(
     spline_weight: Tensor,
@@ -23,11 +32,15 @@ def filled(
     base_weight: Tensor | None,
     bias: Tensor | None = None,
     edge_mask: Tensor | None = None,
+    flat_inputs: bool = False,
 ) -> KANLinear:
     """A KANLinear with copies of these tensors, in the kernels' layout; a bias of zeros only is left out.
 
+    Args:
+        flat_inputs: whether all knots of a feature may coincide, which makes its splines zero.
+
     Raises:
-        ValueError: the knots are not finite and non-decreasing.
+        ValueError: the knots are not finite and increasing. Where some coincide the peers divide by zero.
     """
     checks.knots(grid)
     fan_in, rows, fan_out = spline_weight.shape
@@ -46,6 +59,12 @@ def filled(
     ).to_empty(device=spline_weight.device)
     layer.spline_weight.copy_(spline_weight)
     layer.grid.copy_(grid)
+    good = regular_inputs(layer.grid, flat=flat_inputs)  # after the rounding to the layer's dtype
+    if not good.all():
+        raise ValueError(
+            f"grid: knots of feature {int((~good).nonzero()[0])} do not increase in "
+            f"{layer.grid.dtype}: other codebases divide by zero where knots coincide, kan_kernels does not"
+        )
     if layer.base_weight is not None:
         assert base_weight is not None
         layer.base_weight.copy_(base_weight)

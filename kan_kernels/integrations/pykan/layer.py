@@ -7,15 +7,19 @@ A layer of `kan_linear` with spline_weight[i,r,o] = mask scale_sp coef and base_
 
 import contextlib
 import importlib
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules import module as nn_module
 
 from ... import checks
 from ... import functional as F
 from .. import Accelerated, accelerate
+from ..efficient_kan_core import _well_determined, kernel_base
+from ..layers import regular_inputs
 from .lazy import LazyTensor
 
 _DTYPES = (torch.float32, torch.float64)
@@ -48,16 +52,36 @@ class Weights(NamedTuple):
 
     def splines(self, x: Tensor) -> Tensor:
         """sum_r coef[i,o,r] B_r(x[b,i]), dense, (B, out, in): by pykan's own function."""
-        return _pykan_spline().coef2curve(x, self.grid, self.coef.transpose(1, 2), self.order).transpose(1, 2)
+        return _splines(self.grid, self.order, x, self.coef)
 
     def activations(self, x: Tensor) -> Tensor:
         """What every edge adds to its output, dense, (B, out, in)."""
-        spline = _pykan_spline().coef2curve(x, self.grid, self.spline.transpose(1, 2), self.order)
-        return (spline + self.base_values(x).unsqueeze(2) * self.base).transpose(1, 2)
+        return _activations(self.grid, self.order, self.base_name, x, self.spline, self.base)
+
+    def deferred(self, x: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        """`activations` and `splines`, of this shape, each computed when something reads it."""
+        activations = partial(_activations, self.grid, self.order, self.base_name)
+        splines = partial(_splines, self.grid, self.order)
+        return LazyTensor(shape, activations, x, self.spline, self.base), LazyTensor(
+            shape, splines, x, self.coef
+        )
 
     def base_values(self, x: Tensor) -> Tensor:
         """The base activation, like x."""
-        return nn.functional.silu(x) if self.base_name == "silu" else x
+        return _base_values(self.base_name, x)
+
+
+def _base_values(name: str, x: Tensor) -> Tensor:
+    return nn.functional.silu(x) if name == "silu" else x
+
+
+def _splines(grid: Tensor, order: int, x: Tensor, coef: Tensor) -> Tensor:
+    return _pykan_spline().coef2curve(x, grid, coef.transpose(1, 2), order).transpose(1, 2)
+
+
+def _activations(grid: Tensor, order: int, base_name: str, x: Tensor, spline: Tensor, base: Tensor) -> Tensor:
+    base_values = _base_values(base_name, x).unsqueeze(1) * base.T
+    return _splines(grid, order, x, spline) + base_values
 
 
 def unsupported(layer: Any) -> str | None:
@@ -66,9 +90,9 @@ def unsupported(layer: Any) -> str | None:
         return f"k is {layer.k!r}, expected an int"
     if not 1 <= layer.k <= checks.MAX_SPLINE_ORDER:
         return f"k={layer.k}, the kernels take pykan's layers with k from 1 to {checks.MAX_SPLINE_ORDER}"
-    if _base_of(layer.base_fun) is None:
+    if base_of(layer.base_fun) is None:
         name = getattr(layer.base_fun, "__qualname__", type(layer.base_fun).__qualname__)
-        return f"base_fun is {name}, the kernels have pykan's 'silu', 'identity' and 'zero'"
+        return f"base_fun is {name}, the kernels have pykan's 'silu', 'identity' and 'zero' without hooks"
     grid, coef = layer.grid, layer.coef
     for name in ("grid", "coef", "scale_base", "scale_sp", "mask"):
         tensor = getattr(layer, name)
@@ -132,25 +156,25 @@ class AcceleratedLayer(Accelerated):
         own = x.unsqueeze(1).clone()
         preacts = own.expand(-1, y.shape[1], -1)
         kept = own.squeeze(1).to(weights.spline.dtype)
-        if torch.compiler.is_compiling() or _transforming() or torch.jit.is_tracing():
+        part_of_a_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if part_of_a_graph or _transforming() or forward_ad._current_level >= 0:
             return y, preacts, weights.activations(kept), weights.splines(kept)
-        return (
-            y,
-            preacts,
-            LazyTensor(preacts.shape, y, lambda: weights.activations(kept)),
-            LazyTensor(preacts.shape, y, lambda: weights.splines(kept)),
-        )
+        return y, preacts, *weights.deferred(kept, preacts.shape)
 
     def update_grid_from_samples(self, x: Tensor, mode: str = "sample") -> None:
         """pykan's method: knots from the samples' quantiles, blended with uniform ones by grid_eps, and the
         coefficients refitted to them by least squares.
 
         Least squares is linear in what is fitted, so the old basis is fitted, once for each input and not for
-        each edge: A^+ (B c) = (A^+ B) c.
+        each edge: A^+ (B c) = (A^+ B) c. Where there are many solutions, or rounding decides (few samples,
+        tight clusters, constant inputs), pykan's own code chooses.
         """
         own = is_peers_own(self, "kan.KANLayer", "KANLayer.update_grid_from_samples")
-        if not own or _unusable(self, x) is not None:
-            return super().update_grid_from_samples(x, mode)  # type: ignore[misc]
+        if not own or _unusable(self, x) is not None or not self._kan_kernels_refit(x, mode):
+            super().update_grid_from_samples(x, mode)  # type: ignore[misc]
+
+    def _kan_kernels_refit(self, x: Tensor, mode: str) -> bool:
+        """`update_grid_from_samples`, unless the least squares are not well determined."""
         with torch.no_grad():
             old = self.grid.detach()
             cells = old.shape[1] - 1 - 2 * self.k
@@ -159,10 +183,16 @@ class AcceleratedLayer(Accelerated):
             points = self._kan_kernels_knots(samples, 2 * cells).T if mode == "grid" else samples
             spline = _pykan_spline()
             new = spline.extend_grid(knots, k_extend=self.k)
+            if not regular_inputs(new, flat=False).all():
+                return False
+            band = F.basis_gram(points.double(), new.double(), self.k)
+            if not _well_determined(band, len(points), points.dtype):
+                return False
             target = spline.B_batch(points, old, self.k).transpose(0, 1)
             fitted = torch.linalg.lstsq(spline.B_batch(points, new, self.k).transpose(0, 1), target).solution
             coef = torch.einsum("inm,iom->ion", fitted, self.coef)
             self.grid.data, self.coef.data = new, coef
+        return True
 
     def get_subset(self, in_id: Any, out_id: Any) -> Any:
         """pykan's method; the smaller layer is accelerated too."""
@@ -183,7 +213,7 @@ class AcceleratedLayer(Accelerated):
         """What the kernels run on, or None where pykan's own code has to run."""
         if _unusable(self, x) is not None:
             return None
-        base = _base_of(self.base_fun)
+        base = base_of(self.base_fun)
         assert base is not None
         grid = _knots(self)
         if grid is None:
@@ -196,6 +226,9 @@ class AcceleratedLayer(Accelerated):
         if factor != 1.0:
             base_weight = base_weight * factor
         return Weights(coef, spline, base_weight, grid, self.k, name)
+
+    def _kan_kernels_attach(self) -> None:
+        _pykan_spline()
 
     def _kan_kernels_fallback(self) -> str | None:
         why = unsupported(self)
@@ -218,15 +251,11 @@ def _unusable(layer: Any, x: object) -> str | None:
     return None
 
 
-def _base_of(base_fun: Any) -> tuple[str, float] | None:
+def base_of(base_fun: Any) -> tuple[str, float] | None:
     """The kernels' base and a factor of its weight for one of pykan's base functions; None for others."""
-    kind = type(base_fun)
-    if kind is nn.SiLU:
-        return None if base_fun.inplace else ("silu", 1.0)
-    if kind is nn.Identity:
-        return "identity", 1.0
-    if base_fun is nn.functional.silu:
-        return "silu", 1.0
+    name = kernel_base(base_fun)
+    if name is not None:
+        return name, 1.0
     # pykan's 'zero' is x*0: NaN where x is not finite, and scale_base gets a gradient of zeros
     zero = ("kan.MultKAN", "MultKAN.__init__.<locals>.<lambda>")
     if (getattr(base_fun, "__module__", ""), getattr(base_fun, "__qualname__", "")) == zero:
@@ -250,10 +279,9 @@ def _knots(layer: Any) -> Tensor | None:
         and torch.equal(kept, grid)
     ):
         return kept
-    kept = grid.clone()
-    steps = kept.diff()
-    regular = (steps > 0).all(1) | (steps == 0).all(1)
-    if not (regular.all() and kept.isfinite().all()):
+    with torch.inference_mode(False):  # a later training step saves them for its backward pass
+        kept = grid.clone()
+    if not regular_inputs(kept, flat=True).all():
         return None  # where some knots coincide pykan drops whole bases: NaN to 0 after summing
     layer.__dict__["_kan_kernels_grid"] = kept
     return kept
@@ -266,5 +294,12 @@ def _without_autocast(x: Tensor) -> Any:
     return torch.autocast(x.device.type, enabled=False)
 
 
+_spline: Any = None
+
+
 def _pykan_spline() -> Any:
-    return importlib.import_module("kan.spline")
+    """kan.spline, imported by the first `accelerate`: torch.compile does not trace an import."""
+    global _spline
+    if _spline is None:
+        _spline = importlib.import_module("kan.spline")
+    return _spline

@@ -235,10 +235,10 @@ def _affine(x: Tensor, scale: Tensor, bias: Tensor, always: bool = False) -> Ten
 
 
 @functools.lru_cache(maxsize=256)
-def _identity(size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    return torch.ones(size, dtype=dtype), torch.zeros(size, dtype=dtype)
+def _identity(size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.ones(size, dtype=dtype, device=device), torch.zeros(size, dtype=dtype, device=device)
 
 
 def _is_identity(scale: Tensor, bias: Tensor) -> bool:
-    one, zero = _identity(scale.shape[0], scale.dtype)
+    one, zero = _identity(scale.shape[0], scale.dtype, scale.device)
     return torch.equal(scale, one) and torch.equal(bias, zero)

@@ -157,7 +157,8 @@ class Pass:
 
     def compute(self, name: str) -> list[Tensor]:
         """The list that pykan's attribute of this name holds after such a pass."""
-        with torch.set_grad_enabled(self.recording):
+        # kept for later readers, who may train: no inference tensors, whatever the mode of the first
+        with torch.inference_mode(False), torch.set_grad_enabled(self.recording):
             return [STATISTICS[name](layer) for layer in self.layers]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def evaluate(layer: Any, x: Tensor, singularity_avoiding: bool, y_th: float) -> 
     outputs, inputs = torch.tensor(active, device=x.device).T
     a, b, c, d = affine[outputs, inputs].unbind(1)
     arguments = x[:, inputs] * a + b
-    threshold = torch.tensor(y_th)
+    threshold = torch.tensor(y_th, device="cpu")
     columns = []
     for n, (j, i) in enumerate(active):
         argument = arguments[:, n : n + 1]
