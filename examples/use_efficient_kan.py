@@ -1,20 +1,18 @@
 """efficient-kan code, faster by one line.
 
-    python -m examples.use_efficient_kan
+    python -m examples.use_efficient_kan [MODULE]
 
-Runs on the peer's own package if it is on the path, else on the drop-in, which has the same constructor.
+MODULE has the `KAN`: efficient_kan, the peer's own package, which is not on PyPI
+(github.com/Blealtan/efficient-kan, its folder src on the path), or any copy of it.
 """
 
+import importlib
+import sys
 import time
 
 import torch
 
 from kan_kernels.integrations import accelerate, restore
-
-try:
-    from efficient_kan import KAN
-except ImportError:
-    from kan_kernels.compat.efficient_kan import KAN
 
 
 def train(model: torch.nn.Module, steps: int) -> tuple[float, float]:
@@ -28,17 +26,25 @@ def train(model: torch.nn.Module, steps: int) -> tuple[float, float]:
     for _ in range(steps):
         optimizer.zero_grad()
         loss = torch.nn.functional.mse_loss(model(x), target)
-        (loss + 1e-6 * model.regularization_loss()).backward()
+        penalty = sum(layer.regularization_loss() for layer in model.layers)
+        (loss + 1e-6 * penalty).backward()
         optimizer.step()
     return float(loss.detach()), 1e3 * (time.perf_counter() - start) / steps
 
 
-def main(steps: int = 200) -> None:
+def main(module: str = "efficient_kan", steps: int = 200) -> None:
+    try:
+        peer = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"{error}: put efficient-kan's folder src on the path, or name a copy") from None
     for fast in (False, True):
         torch.manual_seed(0)
-        model = KAN([2, 32, 32, 1])
+        model = peer.KAN([2, 32, 32, 1])
         if fast:
-            print(accelerate(model))  # the one line
+            report = accelerate(model)  # the one line
+            print(report)
+            if len(report.taken) != len(model.layers):
+                raise SystemExit(f"{module} is not taken for efficient-kan, so there is nothing to compare")
         loss, milliseconds = train(model, steps)
         print(f"{'accelerated' if fast else 'as it is'}: loss {loss:.2e}, {milliseconds:.2f} ms a step")
     restore(model)  # its own class again; parameters, optimizer and state dict never changed
@@ -46,4 +52,4 @@ def main(steps: int = 200) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:2])

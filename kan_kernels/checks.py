@@ -1,20 +1,18 @@
 """Checks of arguments. Each raises TypeError or ValueError: the argument, what came and what was expected."""
 
 import math
-import weakref
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from .contract import BASE_CODES, BASIS_CODES, MAX_DERIVATIVE, MAX_FUNCTIONS, MAX_SPLINE_ORDER
+from .remembered import Remembered, readable
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 DTYPES = (torch.float32, torch.float64, *HALF_DTYPES)
 
-# Knots already checked: id -> (the tensor, its version then). Entries die with their tensor.
-_checked_knots: dict[int, tuple[weakref.ref, int]] = {}
+_checked: Remembered[bool] = Remembered()  # grids that are good
 
 
 def integer(name: str, value: object, low: int, high: int | None = None) -> None:
@@ -232,16 +230,7 @@ def _seen(grid: Tensor) -> bool:
     """Whether this state of a grid was looked at before, or cannot be without waiting for a device."""
     if torch.compiler.is_compiling() or not grid.is_cpu or torch._C._are_functorch_transforms_active():
         return True
-    entry = _checked_knots.get(id(grid))
-    return (entry is not None and entry[0]() is grid and entry[1] == grid._version) or isinstance(
-        grid, FakeTensor
-    )
-
-
-def _remember(grid: Tensor) -> None:
-    if not grid.is_inference():  # an inference tensor does not count its writes, so it is checked every time
-        key = id(grid)
-        _checked_knots[key] = (weakref.ref(grid, lambda _: _checked_knots.pop(key, None)), grid._version)
+    return _checked.get(grid) is not None or not readable(grid)
 
 
 def centres(grid: Tensor) -> None:
@@ -258,7 +247,7 @@ def centres(grid: Tensor) -> None:
                 f"grid: the {what} of feature {feature} is {grid[feature, column].item()}, "
                 "expected finite centres and a finite width > 0"
             )
-    _remember(grid)
+    _checked.put(grid, True)
 
 
 def knots(grid: Tensor) -> None:
@@ -278,7 +267,7 @@ def knots(grid: Tensor) -> None:
                 f"grid: knot {knot} of feature {feature} is {grid[feature, knot].item()}{after}, "
                 "expected finite, non-decreasing knots"
             )
-    _remember(grid)
+    _checked.put(grid, True)
 
 
 def grid_like(grid: Tensor, operand: Tensor) -> None:

@@ -1,6 +1,5 @@
 """The stateless API: validate, apply the precision policy, pick a backend, call autograd."""
 
-import weakref
 from types import ModuleType
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 from . import autograd, checks, dispatch
 from .backends import reference
 from .contract import BASE_CODES, BASIS_CODES
+from .remembered import Remembered, readable
 from .statistics import basis_gram, edge_l1, edge_moments
 
 __all__ = ["basis_gram", "basis_linear", "bspline_basis", "edge_l1", "edge_moments", "kan_linear"]
@@ -160,21 +160,31 @@ def run(x, spline_weight, base_weight, bias, grid, order, base, derivative, ops,
     return y if rank == 2 else y.reshape(*x.shape[:-1], y.shape[1])
 
 
-# Knots in the kernels' dtype: id -> (the tensor, its version then, the copy). Entries die with their tensor.
-_copies: dict[tuple[int, torch.dtype], tuple[weakref.ref, int, Tensor]] = {}
-
-
 def _widened(grid: Tensor, dtype: torch.dtype) -> Tensor:
-    """The knots in another dtype, one copy for each state of the tensor: kernels know what they saw."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or grid.is_inference():
+    """The knots in another dtype."""
+    if not grid.is_cuda or not readable(grid) or torch.cuda.is_current_stream_capturing():
         return grid.to(dtype)
-    key = (id(grid), dtype)
-    entry = _copies.get(key)
-    if entry is not None and entry[0]() is grid and entry[1] == grid._version:
-        return entry[2]
-    copy = grid.detach().to(dtype)
-    if type(copy) is Tensor:
-        _copies[key] = (weakref.ref(grid, lambda _: _copies.pop(key, None)), grid._version, copy)
+    return _kept_copy(grid, dtype)
+
+
+_copies: dict[torch.dtype, Remembered[Tensor]] = {}
+
+
+def _kept_copy(grid: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same copy for as long as torch counts no write, with the values that the knots have now.
+
+    A GPU backend looks at values once for each tensor and version (backends/triton/knots.py), so a new copy
+    at every call would be a synchronisation at every call; filling it past its version is none.
+    """
+    copies = _copies.setdefault(dtype, Remembered())
+    copy = copies.get(grid)
+    if copy is None or copy.shape != grid.shape or copy.device != grid.device:
+        with torch.inference_mode(False), torch.no_grad():  # autograd saves it
+            copy = torch.empty_like(grid, dtype=dtype).copy_(grid)
+        copies.put(grid, copy)
+    else:
+        with torch.no_grad():
+            copy.data.copy_(grid)
     return copy
 
 

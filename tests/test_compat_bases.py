@@ -158,10 +158,82 @@ def test_centres_are_followed() -> None:
     other = FastKANLayer(3, 2, -1.0, 1.0).double()
     layer.load_state_dict(other.state_dict())
     torch.testing.assert_close(layer(x.double()), plain(layer, x.double()))
-    layer.rbf.grid.requires_grad_()
-    layer.rbf.denominator = 1.5
-    with pytest.raises(ValueError, match=r"rbf\.grid: requires grad"):
-        layer(x.double())
+
+
+def trained(layer: nn.Module, y: Tensor) -> dict[str, Tensor]:
+    """The gradient of y's squares for all parameters that want one, 0 where y does not depend on it."""
+    wanted = {name: p for name, p in layer.named_parameters() if p.requires_grad}
+    loss = y.square().sum()
+    grads = torch.autograd.grad(loss, [*wanted.values()], allow_unused=True, materialize_grads=True)
+    return dict(zip(wanted, grads, strict=True))
+
+
+def test_centres_that_learn() -> None:
+    """Freezing and unfreezing makes parameters of the centres: plain torch then, with their gradient."""
+    layer = FastKANLayer(3, 2).double()
+    x = torch.randn(6, 3, dtype=F64)
+    frozen = layer(x)
+    layer.requires_grad_(False)
+    layer.requires_grad_(True)
+    y = layer(x)
+    torch.testing.assert_close(y, frozen)
+    got, want = trained(layer, y), trained(layer, plain(layer, x))
+    assert set(got) >= {"rbf.grid", "spline_linear.weight", "base_linear.bias"}
+    assert float(got["rbf.grid"].abs().max()) > 0
+    torch.testing.assert_close(got, want)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), frozen)
+
+
+def test_functional_transforms() -> None:
+    """grad over all parameters, the centres included, and an ensemble by vmap, as torch.func has them."""
+    layer = FastKANLayer(3, 2).double()
+    x = torch.randn(6, 3, dtype=F64)
+    layer(x)
+
+    def loss(parameters: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(layer, parameters, (x,)).square().sum()
+
+    got = torch.func.grad(loss)(dict(layer.named_parameters()))
+    layer.requires_grad_(True)
+    torch.testing.assert_close(got, trained(layer, plain(layer, x)))
+    layers = [FastKANLayer(3, 2, grid_max=2.0 + n).double() for n in range(3)]
+    for each in layers:
+        each.rbf.denominator = 0.5
+    state = torch.func.stack_module_state(layers)
+    base = copy.deepcopy(layers[0]).to("meta")
+    many = torch.vmap(lambda p, b: torch.func.functional_call(base, (p, b), (x,)))(*state)
+    torch.testing.assert_close(many, torch.stack([plain(each, x) for each in layers]))
+
+
+@pytest.mark.parametrize("name", ("base_linear", "spline_linear", "rbf", "base_activation", "layernorm"))
+@pytest.mark.parametrize("norm", (True, False))
+def test_children_that_are_watched(name: str, norm: bool) -> None:
+    """Hooks of a child run, once, and what they return counts; so does a child put in its place."""
+    layer = FastKANLayer(3, 2, base_activation=nn.SiLU).double()
+    x = torch.randn(2, 6, 3, dtype=F64)
+    assert layer._fused()
+    calls: list[str] = []
+    child = getattr(layer, name)
+    handle = child.register_forward_hook(lambda module, args, y: calls.append(name) or 2 * y)
+    got = layer(x, norm)
+    assert calls == [name] * (name != "layernorm" or norm)
+    want = plain(layer, x, norm)
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(trained(layer, got), trained(layer, want))
+    handle.remove()
+    if name.endswith("linear"):
+        setattr(layer, name, nn.Sequential(child, nn.Tanh()))
+        torch.testing.assert_close(layer(x, norm), plain(layer, x, norm))
+
+
+def test_activation_in_place() -> None:
+    """It changes what comes after it, as in the peer."""
+    layer = FastKANLayer(3, 2, use_layernorm=False, base_activation=nn.SiLU(inplace=True))
+    x = torch.randn(6, 3)
+    a, b = x.clone(), x.clone()
+    torch.testing.assert_close(layer(a), plain(layer, b))
+    assert torch.equal(a, b) and not torch.equal(a, x)
 
 
 @pytest.mark.parametrize(

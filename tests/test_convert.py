@@ -229,3 +229,111 @@ def test_bad_jaxkan_stack() -> None:
         from_jaxkan([layer], 11)
     with pytest.raises(TypeError, match="expected a mapping"):
         from_jaxkan([3], 2)  # type: ignore[list-item]
+
+
+class Residual(nn.Module):
+    """Layers that go into each other, and something else around them."""
+
+    def __init__(self, package: Any = peer) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([package.KANLinear(3, 3), package.KANLinear(3, 3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = x + layer(x)
+        return x
+
+
+class Normed(Residual):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(3)
+
+
+class Dropped(peer.KAN):
+    """Another function in training only."""
+
+    def forward(self, x: Tensor, update_grid: bool = False) -> Tensor:
+        return nn.functional.dropout(super().forward(x, update_grid), 0.5, self.training)
+
+
+class Heads(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([peer.KANLinear(4, width), peer.KANLinear(4, width)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(layer(x) for layer in self.layers)  # type: ignore[return-value]
+
+
+class Broken(peer.KAN):
+    def forward(self, x: Tensor, update_grid: bool = False) -> Tensor:
+        raise RuntimeError("not today")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Residual, "model: Residual computes something else than its layers one after the other"),
+        (lambda: Residual(drop_in), "model: Residual computes something else"),
+        (Normed, "model: Normed has norm beside its layers"),
+        (lambda: Dropped([3, 4, 2]).eval(), "model: Dropped computes something else"),
+        (lambda: Heads(4), "model: Heads computes something else"),
+        (lambda: Heads(3), "model: layer 1: has 4 inputs, expected 3 like"),
+        (lambda: Broken([3, 2]), "model: Broken could not be run on a probe: RuntimeError: not today"),
+    ],
+)
+@pytest.mark.parametrize("fast", [False, True])
+def test_only_plain_stacks_of_efficient_kan(make: Any, message: str, fast: bool) -> None:
+    """Whatever the network does beside its layers is no part of a KAN, so it is refused; modes stay."""
+    model = make()
+    if fast:
+        accelerate(model)
+    training, state = model.training, torch.get_rng_state()
+    with pytest.raises(ValueError, match=re.escape(message)):
+        from_efficient_kan(model)
+    assert model.training == training and torch.equal(torch.get_rng_state(), state)
+
+
+def test_hooks_are_not_run_by_a_conversion() -> None:
+    model, calls = peer.KAN([3, 4, 2]), []
+    for module in (model, *model.layers):
+        module.register_forward_hook(lambda *args: calls.append(1))
+        module.register_forward_pre_hook(lambda *args: calls.append(1))
+    made = from_efficient_kan(model)
+    assert not calls
+    x = torch.randn(5, 3)
+    torch.testing.assert_close(made(x), model(x))
+    assert len(calls) == 6
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_coincident_knots_of_efficient_kan(fast: bool) -> None:
+    """The peer divides by zero there, the kernels do not; the drop-in is the kernels."""
+    model = peer.KAN([3, 2])
+    if fast:
+        accelerate(model)
+    model.layers[0].grid[1, 5] = model.layers[0].grid[1, 4]
+    assert model(torch.rand(9, 3)).isnan().any()
+    with pytest.raises(ValueError, match="model: layer 0: knots coincide"):
+        from_efficient_kan(model)
+    ours = drop_in.KAN([3, 2])
+    ours.layers[0].grid[1, 5] = ours.layers[0].grid[1, 4]
+    x = torch.rand(9, 3)
+    torch.testing.assert_close(from_efficient_kan(ours)(x), ours(x))
+
+
+def test_from_jaxkan_has_one_dtype() -> None:
+    """A stack of two dtypes cannot run; float64 knots that float32 cannot tell apart are not rounded."""
+    generator = np.random.default_rng(5)
+    wide, narrow = jax_layer(3, 4, 5, 2, generator), jax_layer(4, 2, 5, 2, generator)
+    narrow = {key: value.astype(np.float32) for key, value in narrow.items()}
+    with pytest.raises(ValueError, match=re.escape("layers[1]: is torch.float32, expected torch.float64")):
+        from_jaxkan([wide, narrow], 2)
+    mixed = narrow | {"grid": narrow["grid"].astype(np.float64)}
+    assert from_jaxkan([mixed], 2).layers[0].grid.dtype == torch.float32
+    mixed["grid"][1, 5:] = mixed["grid"][1, 4] + 1e-9 * np.arange(1, 6)
+    with pytest.raises(ValueError, match=re.escape("layers[0]['grid']: knots that are apart")):
+        from_jaxkan([mixed], 2)
+    mixed["grid"][1, 5:] = mixed["grid"][1, 4]  # they coincide as they are
+    from_jaxkan([mixed], 2)

@@ -276,10 +276,95 @@ def test_fallbacks_at_run_time(peer: ModuleType) -> None:
     assert "asks for a gradient" in explain(fast)
 
 
-def test_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    """Both trainings end with the same loss."""
+@pytest.mark.parametrize("place", ["instance", "class", "getattr", "helper"])
+def test_attributes_that_the_peer_has_not(place: str) -> None:
+    """A probe sees one moment: a forward that reads more can change later. What is only carried may stay."""
+
+    class Copy(peer_efficient_kan.KANLinear):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.read() * peer_efficient_kan.KANLinear.forward(self, x)
+
+        def read(self) -> float:
+            if place == "getattr":
+                return getattr(self, "gain", 1.0)
+            return self.twice() / 2
+
+        def twice(self) -> float:
+            return 2 * self.gain  # type: ignore[operator]
+
+    for name in ("b_splines", "curve2coeff", "update_grid"):
+        setattr(Copy, name, getattr(peer_efficient_kan.KANLinear, name))
+    if place == "class":
+        Copy.gain = 1.0  # type: ignore[assignment]
+    layer = Copy(3, 4).double()
+    layer.note = "a name"  # type: ignore[assignment]
+    if place != "class" and place != "getattr":
+        layer.gain = 1.0  # type: ignore[assignment]
+    report = accelerate(layer)
+    if place != "getattr":
+        assert "its forward reads gain, which efficient-kan's does not" in report.left[0].why
+        return
+    assert report.taken
+    x = torch.randn(5, 3, dtype=F64)
+    y = layer(x)
+    assert "runs the kernels" in explain(layer)
+    layer.gain = 3.0  # type: ignore[assignment]
+    same(layer(x), 3 * y)
+    assert "its forward reads gain" in explain(layer)
+    del layer.gain
+    same(layer(x), y)
+    assert "runs the kernels" in explain(layer)
+
+
+def test_methods_replaced_later(peer: ModuleType) -> None:
+    """b_splines put on the instance after `accelerate` is what forward and update_grid of the peer use."""
+    own, fast = pair(peer, 3, 4)
+    x = torch.randn(100, 3, dtype=F64)
+    for layer in (own, fast):
+        layer.b_splines = lambda x, layer=layer: type(layer).b_splines(layer, x).flip(-1)
+    y = own(x)
+    same(fast(x), y, 0)
+    assert "b_splines was replaced on this instance" in explain(fast)
+    del own.b_splines, fast.b_splines
+    assert (own(x) - y).abs().max() > 1e-3
+    same(fast(x), own(x))
+
+
+def test_knots_written_past_the_count(peer: ModuleType) -> None:
+    """A write through .data is no new version, but other values."""
+    own, fast = pair(peer, 3, 4)
+    x = torch.randn(20, 3, dtype=F64)
+    fast(x)
+    for layer in (own, fast):
+        layer.grid.data[:, 5] = layer.grid.data[:, 4]
+    got, want = fast(x), own(x)
+    assert want.isnan().any() and torch.equal(got.isnan(), want.isnan())
+    for layer in (own, fast):
+        layer.grid.data.copy_(torch.linspace(-2, 2, layer.grid.shape[1]))
+    same(fast(x), own(x))
+    assert "runs the kernels" in explain(fast)
+
+
+def test_example_runs(
+    peer: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both trainings end with the same loss, and only the second one runs the kernels."""
     example = importlib.import_module("examples.use_efficient_kan")
-    example.main(steps=5)
-    lines = [line for line in capsys.readouterr().out.splitlines() if "loss" in line]
-    losses = [line.split("loss ")[1].split(",")[0] for line in lines]
+    dense: list[int] = []
+    forward = peer.KANLinear.forward
+    monkeypatch.setattr(peer.KANLinear, "forward", lambda self, x: dense.append(1) or forward(self, x))
+    example.main(peer.__name__, steps=5)
+    out = capsys.readouterr().out
+    assert "accelerate: 3 taken, 0 left" in out
+    assert len(dense) == 3 * (5 + 1) + 3 * 2  # steps and grid update of the first training; two probes
+    losses = [line.split("loss ")[1].split(",")[0] for line in out.splitlines() if "loss" in line]
     assert len(losses) == 2 and losses[0] == losses[1]
+
+
+def test_example_needs_the_peer() -> None:
+    """The drop-in runs the kernels by itself, so there would be nothing to compare."""
+    example = importlib.import_module("examples.use_efficient_kan")
+    with pytest.raises(SystemExit, match="is not taken for efficient-kan"):
+        example.main("kan_kernels.compat.efficient_kan", steps=1)
+    with pytest.raises(SystemExit, match="No module named 'no_such_peer': put"):
+        example.main("no_such_peer")

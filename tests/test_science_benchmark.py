@@ -85,6 +85,27 @@ def test_a_mismatch_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
         run._row(Contest("a", 8.0, job, other, lambda a, b: ({}, None)), run.QUICK)
 
 
+@pytest.mark.parametrize("failed", [False, True])
+def test_check_sees_failed_rows(
+    failed: bool, monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
+) -> None:
+    """A committed result with a row that failed does not pass, though its table is up to date."""
+    from benchmarks.science import run, table
+
+    document = json.loads(RESULT.read_text())
+    if failed:
+        document["results"][0] |= {"status": "failed", "reason": "the losses differ"}
+    result, page = tmp_path / "science.json", tmp_path / "training.md"
+    result.write_text(json.dumps(document))
+    page.write_text(table.PAGE.read_text())
+    monkeypatch.setattr(run, "COMMITTED", result)
+    monkeypatch.setattr(table, "PAGE", page)
+    run.put(page, table.markdown(document), False, table.BEGIN, table.END)
+    assert run.main(result, quick=False, check=True) == int(failed)
+    out = capsys.readouterr()
+    assert "training.md is up to date" in out.out and ("the losses differ" in out.err) == failed
+
+
 def test_rows_are_replaced() -> None:
     """A run of some contests goes into the result of the same machine and versions, in the old order."""
     from benchmarks.science.run import merged

@@ -55,7 +55,7 @@ def main(path: Path, quick: bool, check: bool, keys: list[str] | None = None) ->
         if check:
             stale = "OUT OF DATE: run python -m benchmarks science"
             print(f"{table.PAGE.name} is {'up to date' if fresh else stale}")
-            return 0 if fresh else 1
+            return 0 if fresh and not failed else 1
     return 1 if failed else 0
 
 

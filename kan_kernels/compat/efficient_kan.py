@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .. import checks
 from .. import functional as F
 from ..activations import check_data
-from ..integrations import efficient_kan_core as core
+from . import efficient_kan_core as core
 
 
 class KANLinear(nn.Module):

@@ -11,65 +11,80 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 
 from .. import checks, dispatch
 from ..functional import basis_linear
-from ..integrations.efficient_kan_core import kernel_base
+from ..remembered import Remembered, readable
+from .efficient_kan_core import kernel_base
+from .eligible import watched
 
 _Activation = Callable[[Tensor], Tensor]
 
-Rows = tuple[tuple, Tensor]
-"""The kernels' grid, behind the state of centres and width that it was made of."""
+# grids made of centres: the number of features and the width that they are for
+_rows: Remembered[tuple[int, float, Tensor]] = Remembered(by_value=True)
 
 
-def kernel_rows(rbf: Any, features: int, kept: Rows | None) -> Rows | None:
-    """The grid (features, num_grids + 1) of centres and width: `kept`, or anew if something changed.
-
-    None where it must not be kept, since the tensor's state cannot be told; `made_rows` is it then.
-    """
+def kernel_rows(rbf: Any, features: int) -> Tensor:
+    """The kernels' grid (features, num_grids + 1) of centres and width; no gradient; kept on the CPU."""
     grid = rbf.grid
-    if torch.compiler.is_compiling() or grid.is_inference() or isinstance(grid, FakeTensor):
-        return None
-    if torch._C._are_functorch_transforms_active():
-        return None
-    state = (features, rbf.denominator, grid.data_ptr(), grid._version, grid.dtype, grid.device)
-    return kept if kept is not None and kept[0] == state else (state, made_rows(rbf, features))
+    if not grid.is_cpu or not readable(grid):
+        return _made_rows(rbf, features)
+    kept = _rows.get(grid)
+    if kept is None or kept[:2] != (features, rbf.denominator):
+        with torch.inference_mode(False):  # autograd saves it
+            kept = features, rbf.denominator, _made_rows(rbf, features)
+        _rows.put(grid, kept)
+    return kept[2]
 
 
-def made_rows(rbf: Any, features: int) -> Tensor:
-    """As `kernel_rows`, made anew. Beside 16-bit centres in float32, so that the width is not rounded."""
-    centres = rbf.grid.detach()
+@torch.no_grad()
+def _made_rows(rbf: Any, features: int) -> Tensor:
+    """Beside 16-bit centres in float32, so that the width is not rounded."""
+    centres = rbf.grid
     if centres.dtype in checks.HALF_DTYPES:
         centres = centres.float()
     row = torch.cat([centres, centres.new_full((1,), rbf.denominator)])
     return row.repeat(features, 1)
 
 
-def evaluate(layer: Any, x: Tensor, rows: Tensor, normalise: bool, backend: str | None = None) -> Tensor:
-    """What a FastKANLayer computes, (..., in) -> (..., out), from its children's tensors.
+def evaluate(
+    layer: Any, x: Tensor, rows: Tensor | None, normalise: bool, backend: str | None = None
+) -> Tensor:
+    """What a FastKANLayer computes, (..., in) -> (..., out).
 
-    rows: the kernels' grid. normalise: whether the Gaussians see layernorm(x); layernorm and base_activation
-    run their own code.
+    rows: the kernels' grid; None runs rbf and spline_linear themselves, in plain torch. normalise: whether
+    the Gaussians see layernorm(x). layernorm and base_activation run their own code, base_linear too where it
+    is more than a product.
     """
     z = layer.layernorm(x) if normalise else x
-    base_weight = base = bias = None
-    if layer.use_base_update:
-        bias = layer.base_linear.bias
-        name = None if normalise else kernel_base(layer.base_activation)
-        if name is not None:  # a row more of the same kernel
-            base_weight, base = layer.base_linear.weight.t(), name
-    features, functions = rows.shape[0], rows.shape[1] - 1
-    weight = layer.spline_linear.weight
-    weight = weight.reshape(weight.shape[0], features, functions).permute(1, 2, 0)
-    y = basis_linear(
-        z, weight, rows, basis="rbf", base_weight=base_weight, base=base, bias=bias, backend=backend
-    )
+    linear = layer.base_linear if layer.use_base_update and is_linear(layer.base_linear) else None
+    bias = None if linear is None else linear.bias
+    base = None
+    if rows is None:
+        y = layer.spline_linear(layer.rbf(z).flatten(-2))
+        y = y if bias is None else y + bias
+    else:
+        if linear is not None and not normalise:  # a row more of the same kernel
+            base = kernel_base(layer.base_activation)
+        features, functions = rows.shape[0], rows.shape[1] - 1
+        weight = layer.spline_linear.weight
+        weight = weight.reshape(weight.shape[0], features, functions).permute(1, 2, 0)
+        base_weight = None if base is None else linear.weight.t()  # type: ignore[union-attr]
+        y = basis_linear(
+            z, weight, rows, basis="rbf", base_weight=base_weight, base=base, bias=bias, backend=backend
+        )
     if not layer.use_base_update or base is not None:
         return y
-    flat = layer.base_activation(x).reshape(-1, features)
-    return torch.addmm(y.reshape(-1, y.shape[-1]), flat, layer.base_linear.weight.t()).view(y.shape)
+    if linear is None:
+        return y + layer.base_linear(layer.base_activation(x))
+    flat = layer.base_activation(x).reshape(-1, x.shape[-1])
+    return torch.addmm(y.reshape(-1, y.shape[-1]), flat, linear.weight.t()).view(y.shape)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a product with its weight is all that a call of it would do."""
+    return type(module).forward is nn.Linear.forward and not watched(module)
 
 
 class SplineLinear(nn.Linear):
@@ -104,24 +119,10 @@ class RadialBasisFunction(nn.Module):
         self.num_grids = num_grids
         self.grid = nn.Parameter(torch.linspace(grid_min, grid_max, num_grids), requires_grad=False)
         self.denominator = denominator or (grid_max - grid_min) / (num_grids - 1)
-        self._rows: Rows | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(...) -> (..., num_grids), dense, in plain torch."""
         return torch.exp(-((x.unsqueeze(-1) - self.grid) / self.denominator).square())
-
-    def rows(self, features: int) -> Tensor:
-        """The kernels' grid (features, num_grids + 1), made anew only when centres or width changed."""
-        if self.grid.requires_grad:
-            raise ValueError("rbf.grid: requires grad, but there is no gradient for centres")
-        rows = kernel_rows(self, features, self._rows)
-        if rows is None:
-            return made_rows(self, features)
-        self._rows = rows
-        return rows[1]
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_rows": None}
 
 
 class FastKANLayer(nn.Module):
@@ -178,7 +179,13 @@ class FastKANLayer(nn.Module):
         """(..., input_dim) -> (..., output_dim); use_layernorm=False leaves the layernorm out."""
         checks.rows(x, self.input_dim)
         normalise = self.layernorm is not None and use_layernorm
-        return evaluate(self, x, self.rbf.rows(self.input_dim), normalise, self.backend)
+        rows = kernel_rows(self.rbf, self.input_dim) if self._fused() else None
+        return evaluate(self, x, rows, normalise, self.backend)
+
+    def _fused(self) -> bool:
+        """Whether the kernels compute all that is asked for: no gradient of centres, nobody watches."""
+        learns = self.rbf.grid.requires_grad and torch.is_grad_enabled()
+        return not learns and not watched(self.rbf) and is_linear(self.spline_linear)
 
     def plot_curve(
         self, input_index: int, output_index: int, num_pts: int = 1000, num_extrapolate_bins: int = 2

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..compat import cheby_kan
+from ..compat import cheby_kan, eligible
 from ..contract import MAX_FUNCTIONS
-from . import Accelerated, eligible, overrides, probe
+from . import Accelerated, overrides, probe
 
 NAME = "ChebyKAN"
 

@@ -8,6 +8,7 @@ A conversion copies: the models share no tensor. From pykan to efficient-kan is 
 writes as a product, such as a spline's scale, is multiplied out in the model's own dtype.
 """
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -19,9 +20,10 @@ from torch import Tensor, nn
 from .. import checks
 from ..activations import layers_of
 from ..compat import efficient_kan as drop_in
+from ..compat import efficient_kan_core
 from ..contract import MAX_SPLINE_ORDER
 from ..nn import KAN, KANLinear
-from . import efficient_kan, efficient_kan_core
+from . import efficient_kan
 from .convert_pykan import from_pykan, load_checkpoint, to_pykan
 from .layers import filled, require, stacked
 
@@ -39,11 +41,15 @@ def from_efficient_kan(model: nn.Module) -> KAN | KANLinear:
     """efficient-kan's KAN as a kan_kernels.KAN, its KANLinear as a KANLinear.
 
     Args:
-        model: the peer's own classes or copies of them, accelerated or not, or kan_kernels.compat's.
+        model: the peer's own classes or copies of them, accelerated or not, or kan_kernels.compat's. A
+            network runs once on a float64 copy of itself, in training and in evaluation mode; hooks are not
+            run, and not carried over.
 
     Raises:
         TypeError: `model` is something else.
-        ValueError: its base activation is neither SiLU nor Identity, or a layer has more than the peer's.
+        ValueError: its base activation is neither SiLU nor Identity, knots coincide where the peer divides by
+            zero, a layer or the network has more than the peer's, or the network is no plain stack of its
+            `layers`.
     """
     if _is_layer(model):
         return _from_layer(model, "model")
@@ -53,7 +59,51 @@ def from_efficient_kan(model: nn.Module) -> KAN | KANLinear:
             f"model: got {type(model).__name__}, expected efficient-kan's KANLinear, or its KAN with "
             "them in `layers`"
         )
-    return stacked([_from_layer(layer, f"model: layer {n}") for n, layer in enumerate(layers)])
+    more = {*model._modules, *model._parameters, *model._buffers} - {"layers"}
+    require(not more, f"model: {type(model).__name__} has {', '.join(sorted(more))} beside its layers")
+    made = [_from_layer(layer, f"model: layer {n}") for n, layer in enumerate(layers)]
+    _chain(made, "model: layer {}")
+    _check_stack(model)
+    return stacked(made)
+
+
+def _check_stack(model: Any) -> None:
+    """Raise ValueError unless the model's forward is that of its layers one after the other, on a probe."""
+    clone = copy.deepcopy(model).double().cpu()
+    ours = stacked([_held(layer) for layer in clone.layers])
+    for module in clone.modules():
+        for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+            getattr(module, hooks).clear()
+    knots: Any = ours.layers[0].grid
+    low, high = knots[:, :1], knots[:, -1:]
+    generator = torch.Generator().manual_seed(7)
+    x = torch.rand(len(knots), 64, generator=generator, dtype=torch.float64, device="cpu")
+    x = (low + (high - low) * (1.2 * x - 0.1)).t()  # a little beyond the knots too
+    name = type(model).__name__
+    with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        want = ours(x)
+        for training in (True, False):
+            try:
+                got = clone.train(training)(x.clone())
+            except Exception as error:  # whatever code the model has
+                what = f"{type(error).__name__}: {error}"
+                raise ValueError(f"model: {name} could not be run on a probe: {what}") from error
+            tolerance = 1e-9 * float(want.nan_to_num(0.0, 0.0, 0.0).abs().max().clamp_min(1.0))
+            same = isinstance(got, Tensor) and got.shape == want.shape and got.dtype == want.dtype
+            require(
+                same and torch.allclose(got, want, rtol=0.0, atol=tolerance, equal_nan=True),
+                f"model: {name} computes something else than its layers one after the other",
+            )
+
+
+def _chain(layers: Sequence[KANLinear], name: str) -> None:
+    """Raise ValueError unless each layer has as many inputs as the one before has outputs."""
+    for n, (before, after) in enumerate(pairwise(layers)):
+        require(
+            before.out_features == after.in_features,
+            f"{name.format(n + 1)}: has {after.in_features} inputs, expected {before.out_features} like "
+            "the outputs before it",
+        )
 
 
 def _is_layer(module: object) -> bool:
@@ -63,18 +113,28 @@ def _is_layer(module: object) -> bool:
 @torch.no_grad()
 def _from_layer(layer: Any, name: str) -> KANLinear:
     if not isinstance(layer, drop_in.KANLinear):
-        why = efficient_kan.reason(layer) if not hasattr(type(layer), "_kan_kernels_original") else None
+        taken = hasattr(type(layer), "_kan_kernels_original")
+        why = efficient_kan_core.why_not_its_code(layer) if taken else efficient_kan.reason(layer)
         require(why is None, f"{name}: {why}")
+        require(
+            efficient_kan_core.increasing(layer.grid),
+            f"{name}: knots coincide, decrease or are not finite, where efficient-kan divides by zero",
+        )
     base = efficient_kan_core.kernel_base(layer.base_activation)
     require(
         base is not None,
         f"{name}: base_activation {layer.base_activation!r} cannot be held, expected SiLU or Identity",
     )
+    return _held(layer)
+
+
+@torch.no_grad()
+def _held(layer: Any) -> KANLinear:
     return filled(
         efficient_kan_core.kernel_weight(layer),
         layer.grid,
         layer.spline_order,
-        base=base,
+        base=efficient_kan_core.kernel_base(layer.base_activation),
         base_weight=layer.base_weight.t(),
     )
 
@@ -144,22 +204,22 @@ def from_jaxkan(layers: Iterable[Mapping[str, Any]], spline_order: int, *, base:
         base: what the residual is: "silu", "identity", or None without one.
 
     Returns:
-        A KAN, float64 if the arrays are and else float32.
+        A KAN, float64 if c_basis or c_spl is and else float32: the same for every layer.
 
     Raises:
         TypeError, ValueError: naming the layer and the array. A BaseLayer whose outputs have different knots
-            for one input cannot be held.
+            for one input cannot be held, nor can layers of different dtypes, nor knots that are only apart in
+            a wider dtype than their layer's.
     """
     checks.integer("spline_order", spline_order, 0, MAX_SPLINE_ORDER)
     checks.base(base)
     made = [_from_jax(arrays, spline_order, base, f"layers[{n}]") for n, arrays in enumerate(layers)]
     require(bool(made), "layers: got none, expected at least one")
-    for n, (before, after) in enumerate(pairwise(made)):
-        require(
-            before.out_features == after.in_features,
-            f"layers[{n + 1}]: has {after.in_features} inputs, expected {before.out_features} like "
-            "the outputs before it",
-        )
+    _chain(made, "layers[{}]")
+    first = made[0].spline_weight.dtype
+    for n, layer in enumerate(made):
+        got = layer.spline_weight.dtype
+        require(got == first, f"layers[{n}]: is {got}, expected {first} like layers[0]")
     return stacked(made)
 
 
@@ -201,6 +261,11 @@ def _from_jax(arrays: Mapping[str, Any], order: int, base: str | None, name: str
             _expect(f"{name}[{key!r}]", t[key], shape)
     if "c_spl" in t:
         basis = basis * t["c_spl"].unsqueeze(-1)
+    apart, still = grid.diff(dim=1) > 0, grid.to(basis.dtype).diff(dim=1) > 0
+    require(
+        bool((still | ~apart).all()),
+        f"{name}['grid']: knots that are apart in {grid.dtype} coincide in {basis.dtype}, the layer's dtype",
+    )
     base_weight = t["c_res"].t() if base else None
     return filled(basis.permute(1, 2, 0), grid, order, base=base, base_weight=base_weight, bias=t.get("bias"))
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
+from ..compat import efficient_kan_core
 from ..compat.efficient_kan import KANLinear as DropIn
-from . import Accelerated, efficient_kan_core, mro_class, overrides, probe
+from . import Accelerated, mro_class, overrides, probe
 
 NAME = "efficient-kan"
 
@@ -76,7 +77,8 @@ def reason(module: nn.Module) -> str | None:
     owner = _owner(module)
     assert owner is not None
     why = overrides(module, owner, ("forward", "b_splines", "scaled_spline_weight"))
-    return why or _why_other(module) or _differs(module)
+    why = why or _why_other(module) or efficient_kan_core.why_not_its_code(module)
+    return why or _differs(module)
 
 
 def mixin(module: nn.Module) -> type[Accelerated]:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..compat import fast_kan
+from ..compat import eligible, fast_kan
 from ..contract import MAX_FUNCTIONS
-from . import Accelerated, eligible, overrides, probe
+from . import Accelerated, overrides, probe
 
 NAME = "FastKAN"
 
@@ -83,7 +83,7 @@ _NOTHING = object()
 
 
 def _prepared(layer: Any, x: object = _NOTHING) -> Tensor | str:
-    """The kernels' grid, kept on the layer; or why they cannot run it as it is now, or for this x."""
+    """The kernels' grid; or why they cannot run it as it is now, or for this x."""
     rbf, spline, with_base = layer.rbf, layer.spline_linear, layer.use_base_update
     weight, grid = spline.weight, rbf.grid
     tensors, linear = [weight, grid], [spline]
@@ -96,7 +96,7 @@ def _prepared(layer: Any, x: object = _NOTHING) -> Tensor | str:
     if eligible.watched(rbf):
         return "rbf has hooks or another forward"
     for child in linear:
-        if eligible.watched(child) or type(child).forward is not nn.Linear.forward:
+        if not fast_kan.is_linear(child):
             name = "spline_linear" if child is spline else "base_linear"
             return f"{name} has hooks or another forward than Linear's"
     why = eligible.why_not_tensors(weight, tensors)
@@ -112,17 +112,12 @@ def _prepared(layer: Any, x: object = _NOTHING) -> Tensor | str:
         why = eligible.why_not_rows(x, weight, features)
     if why is not None:
         return why
-    kept = layer.__dict__.get("_kan_kernels_rows")
-    made = fast_kan.kernel_rows(rbf, features, kept)
-    if made is None:
-        return fast_kan.made_rows(rbf, features)
-    if made is not kept:
-        try:
-            checks.centres(made[1])
-        except ValueError:
-            return "centres are not finite"
-        layer.__dict__["_kan_kernels_rows"] = made
-    return made[1]
+    rows = fast_kan.kernel_rows(rbf, features)
+    try:
+        checks.centres(rows)
+    except ValueError:
+        return "centres are not finite"
+    return rows
 
 
 def _why_attributes(layer: Any) -> str | None:
@@ -217,8 +212,7 @@ def _differs(module: Any) -> str | None:
         return _clone(module, generator)
 
     def ours(clone: Any, x: Tensor, use_layernorm: bool = True) -> Tensor:
-        rows = fast_kan.made_rows(clone.rbf, x.shape[-1])
-        return _evaluate(clone, x, rows, use_layernorm)
+        return _evaluate(clone, x, fast_kan.kernel_rows(clone.rbf, x.shape[-1]), use_layernorm)
 
     why = probe.differs(NAME, make, own, ours)
     if why is None and _has_switch(module) and getattr(module, "layernorm", None) is not None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kan_kernels.integrations import layout
+from kan_kernels.compat import layout
 
 
 def leaves() -> tuple[Tensor, Tensor]:
@@ -64,3 +64,21 @@ def test_transforms() -> None:
     torch.testing.assert_close(many[1], 2 * many[0])
     value, tangent = torch.func.jvp(lambda s: function(weight, s), (scale,), (scale,))
     torch.testing.assert_close(value, tangent)
+
+
+@pytest.mark.usefixtures("_threshold")
+def test_batches_of_cotangents() -> None:
+    """One backward for many cotangents, by each way torch has: the rows of the Jacobian."""
+    weight, scale = leaves()
+
+    def function(weight: Tensor, scale: Tensor) -> Tensor:
+        return layout.scaled(weight.permute(1, 2, 0), scale.t()).flatten()[:7]
+
+    want = torch.autograd.functional.jacobian(function, (weight, scale))
+    many = torch.autograd.functional.jacobian(function, (weight, scale), vectorize=True)
+    y, eye = function(weight, scale), torch.eye(7, dtype=torch.float64)
+    batched = torch.autograd.grad(y, (weight, scale), eye, is_grads_batched=True, retain_graph=True)
+    mapped = torch.vmap(lambda g: torch.autograd.grad(y, (weight, scale), g, retain_graph=True))(eye)
+    for got in (many, batched, mapped):
+        for a, b in zip(got, want, strict=True):
+            torch.testing.assert_close(a, b)

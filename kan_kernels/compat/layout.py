@@ -49,10 +49,16 @@ class _Scaled(Function):
         need_weight, need_scale = ctx.needs_input_grad
         d_weight = d_scale = None
         if need_weight:
-            if torch.is_grad_enabled():
+            if torch.is_grad_enabled() or _is_batch(g):
                 d_weight = g * scale.unsqueeze(1)
             else:  # with the strides of the weight, so that it becomes .grad as it is
                 d_weight = torch.mul(g, scale.unsqueeze(1), out=torch.empty_like(weight))
         if need_scale:
             d_scale = (g * weight).sum(1)
         return d_weight, d_scale
+
+
+def _is_batch(g: Tensor) -> bool:
+    """Whether g stands for many cotangents, by `is_grads_batched` or by torch.vmap: there is no out= then."""
+    functorch = torch._C._functorch
+    return functorch.is_legacy_batchedtensor(g) or functorch.is_functorch_wrapped_tensor(g)
