@@ -181,7 +181,7 @@ def moved(layer: Any, x: Tensor, margin: float) -> tuple[Tensor, Tensor] | None:
     old, new = layer.grid.double(), knots.double()
     rows = x.double()
     band = F.basis_gram(rows, new, order)
-    if not _well_determined(band, len(x), x.dtype):
+    if not well_determined(band, len(x), x.dtype):
         return None
     across = F.basis_gram(rows, new, order, other_grid=old)
     coefficients = kernel_weight(layer).double()
@@ -192,7 +192,7 @@ def moved(layer: Any, x: Tensor, margin: float) -> tuple[Tensor, Tensor] | None:
 _GRAM_CONDITION = 1e4  # of the design matrix: the Gram matrix has its square, and float64 keeps eight digits
 
 
-def _well_determined(band: Tensor, samples: int, dtype: torch.dtype) -> bool:
+def well_determined(band: Tensor, samples: int, dtype: torch.dtype) -> bool:
     """Whether every feature's design matrix is of full rank, far from what gelsy would cut off."""
     features, n, width = band.shape
     full = band.new_zeros(features, n, n)

@@ -17,8 +17,8 @@ from torch.nn.modules import module as nn_module
 
 from ... import checks
 from ... import functional as F
+from ...compat.efficient_kan_core import kernel_base, well_determined
 from .. import Accelerated, accelerate
-from ..efficient_kan_core import _well_determined, kernel_base
 from ..layers import regular_inputs
 from .lazy import LazyTensor
 
@@ -186,7 +186,7 @@ class AcceleratedLayer(Accelerated):
             if not regular_inputs(new, flat=False).all():
                 return False
             band = F.basis_gram(points.double(), new.double(), self.k)
-            if not _well_determined(band, len(points), points.dtype):
+            if not well_determined(band, len(points), points.dtype):
                 return False
             target = spline.B_batch(points, old, self.k).transpose(0, 1)
             fitted = torch.linalg.lstsq(spline.B_batch(points, new, self.k).transpose(0, 1), target).solution
