@@ -15,7 +15,7 @@ from harness import DEVICE
 from torch import Tensor, nn
 
 from kan_kernels.compat.cheby_kan import ChebyKANLayer
-from kan_kernels.compat.fast_kan import FastKAN, FastKANLayer
+from kan_kernels.compat.fast_kan import FastKAN, FastKANLayer, RadialBasisFunction
 
 FIXTURES = Path(__file__).parent / "fixtures"
 BACKENDS = ("reference", "native")
@@ -306,3 +306,22 @@ def test_chebyshev_flattens_as_the_peer_does() -> None:
     layer = ChebyKANLayer(4, 5, 3)
     x = torch.randn(2, 3, 4)
     assert torch.equal(layer(x), layer(x.reshape(6, 4)))
+
+
+def test_follows_the_default_device() -> None:
+    """Every tensor of a layer is made where the caller's default is."""
+    with torch.device("meta"):
+        layer = FastKANLayer(3, 2)
+    assert all(p.is_meta for p in layer.parameters())
+
+
+def test_refuses_what_is_no_width() -> None:
+    """Bad numbers are named when the layer is made, not in forward."""
+    with pytest.raises(ValueError, match=r"^denominator: got 0"):
+        RadialBasisFunction(denominator=0.0)
+    with pytest.raises(TypeError, match=r"^denominator"):
+        RadialBasisFunction(denominator="wide")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^num_grids: got 300"):
+        FastKANLayer(3, 2, num_grids=300)
+    with pytest.raises(ValueError, match=r"^spline_weight_init_scale"):
+        FastKANLayer(3, 2, spline_weight_init_scale=-1.0)

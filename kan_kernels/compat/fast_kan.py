@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .. import checks, dispatch
+from ..contract import MAX_FUNCTIONS
 from ..functional import basis_linear
 from ..remembered import Remembered, readable
 from .efficient_kan_core import kernel_base
@@ -87,15 +88,13 @@ def is_linear(module: nn.Module) -> bool:
     return type(module).forward is nn.Linear.forward and not watched(module)
 
 
-class SplineLinear(nn.Linear):
-    """The weights (out, in * num_grids), without bias, from a truncated normal of deviation `init_scale`."""
-
-    def __init__(self, in_features: int, out_features: int, init_scale: float = 0.1, **kw) -> None:
-        self.init_scale = init_scale
-        super().__init__(in_features, out_features, bias=False, **kw)
-
-    def reset_parameters(self) -> None:
-        nn.init.trunc_normal_(self.weight, mean=0, std=self.init_scale)
+def _spline_linear(inputs: int, outputs: int, deviation: float) -> nn.Linear:
+    """The splines' weights (out, in * num_grids): from a truncated normal, the only random numbers drawn."""
+    layer: nn.Linear = nn.utils.skip_init(
+        nn.Linear, inputs, outputs, bias=False, device=torch.get_default_device()
+    )
+    nn.init.trunc_normal_(layer.weight, std=deviation)
+    return layer
 
 
 class RadialBasisFunction(nn.Module):
@@ -113,12 +112,17 @@ class RadialBasisFunction(nn.Module):
     ) -> None:
         super().__init__()
         checks.grid_range((grid_min, grid_max))
-        checks.integer("num_grids", num_grids, 1 if denominator else 2)
+        checks.integer("num_grids", num_grids, 2 if denominator is None else 1, MAX_FUNCTIONS)
         self.grid_min = grid_min
         self.grid_max = grid_max
         self.num_grids = num_grids
         self.grid = nn.Parameter(torch.linspace(grid_min, grid_max, num_grids), requires_grad=False)
-        self.denominator = denominator or (grid_max - grid_min) / (num_grids - 1)
+        if denominator is None:
+            denominator = (grid_max - grid_min) / (num_grids - 1)
+        checks.nonnegative("denominator", denominator)
+        if denominator == 0:
+            raise ValueError("denominator: got 0, expected a positive width or None")
+        self.denominator = denominator
 
     def forward(self, x: Tensor) -> Tensor:
         """(...) -> (..., num_grids), dense, in plain torch."""
@@ -169,7 +173,8 @@ class FastKANLayer(nn.Module):
         self.backend = backend
         self.layernorm = nn.LayerNorm(input_dim) if use_layernorm else None
         self.rbf = RadialBasisFunction(grid_min, grid_max, num_grids)
-        self.spline_linear = SplineLinear(input_dim * num_grids, output_dim, spline_weight_init_scale)
+        checks.nonnegative("spline_weight_init_scale", spline_weight_init_scale)
+        self.spline_linear = _spline_linear(input_dim * num_grids, output_dim, spline_weight_init_scale)
         self.use_base_update = use_base_update
         if use_base_update:
             self.base_activation = _made(base_activation)
