@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,8 +75,10 @@ class KANLinear(SplineModule):
 
     A state dict holds the mask and the symbolic edges too, and a layer that loads one becomes what it holds:
     it takes over mask, symbolic edges and grid size, where features and spline order agree. A state dict that
-    does not fit leaves the module as it was. Whatever changes the grid size replaces the parameter
-    `spline_weight`, so optimizers have to be built anew.
+    does not fit leaves the module as it was when the module itself loads it, as KAN does for all its layers;
+    in nn.Sequential and other containers, whose load_state_dict is torch's, what fits has been loaded by
+    then. Whatever changes the grid size replaces the parameter `spline_weight`, so optimizers have to be
+    built anew.
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -235,7 +237,7 @@ class KANLinear(SplineModule):
         return y if symbolic is None else y + symbolic(x).to(y.dtype)
 
     def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
-        with _unchanged_by_errors(self):
+        with _unchanged_by_errors(self, state_dict):
             return super().load_state_dict(state_dict, strict, assign)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
@@ -289,11 +291,15 @@ def _masked(spline_weight: Tensor, base_weight: Tensor | None, mask: Tensor) -> 
 
 
 @contextlib.contextmanager
-def _unchanged_by_errors(module: nn.Module) -> Iterator[None]:
-    """After an error every module in it has its attributes, parameters, buffers and their values back."""
+def _unchanged_by_errors(module: nn.Module, state_dict: Any) -> Iterator[None]:
+    """After an error every module in it has its attributes, parameters, buffers and their values back.
+
+    Values are copied beforehand only where loading can fail: a state of the module's own keys and shapes
+    needs no second copy of the model.
+    """
     tables = ("_parameters", "_buffers", "_modules")
     kept = [(vars(m), dict(vars(m)), [dict(vars(m)[name]) for name in tables]) for m in module.modules()]
-    tensors = [*module.parameters(), *module.buffers()]
+    tensors = [] if _surely_loads(module, state_dict) else [*module.parameters(), *module.buffers()]
     values = [(t, t.detach().clone()) for t in tensors if not nn.parameter.is_lazy(t)]
     try:
         yield
@@ -308,6 +314,25 @@ def _unchanged_by_errors(module: nn.Module) -> Iterator[None]:
             for tensor, value in values:
                 tensor.copy_(value)
         raise
+
+
+def _surely_loads(module: nn.Module, state_dict: Any) -> bool:
+    """Whether nothing but copies of tensors to others of the same shapes lies ahead."""
+    if any(m._load_state_dict_pre_hooks or m._load_state_dict_post_hooks for m in module.modules()):
+        return False
+    own = module.state_dict()
+    if not isinstance(state_dict, Mapping) or own.keys() != state_dict.keys():
+        return False
+    return all(
+        isinstance(new := state_dict[key], Tensor)
+        and isinstance(value, Tensor)
+        and not key.endswith("_extra_state")  # read, and refused, by the module it belongs to
+        and not new.is_meta
+        and not nn.parameter.is_lazy(value)
+        and not nn.parameter.is_lazy(new)
+        and new.shape == value.shape
+        for key, value in own.items()
+    )
 
 
 class KAN(nn.Module):
@@ -334,7 +359,7 @@ class KAN(nn.Module):
         )
 
     def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
-        with _unchanged_by_errors(self):
+        with _unchanged_by_errors(self, state_dict):
             return super().load_state_dict(state_dict, strict, assign)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from . import checks, dispatch, ops
+from . import statistics_arguments as arguments
 from . import statistics_reference as reference
 from .contract import BASE_CODES
 
@@ -50,16 +51,16 @@ def basis_gram(
     """
     checks.spline_order(spline_order)
     checks.tensor("x", x)
-    grid = _double_knots("grid", grid, spline_order, x)
+    grid = arguments.double_knots("grid", grid, spline_order, x)
     rows = x.reshape(-1, x.shape[-1])
-    w = None if row_weight is None else _row_weight(row_weight, x)
+    w = None if row_weight is None else arguments.row_weight(row_weight, x)
     if other_grid is None:
         if other_order is not None:
             raise ValueError(f"other_order: got {other_order!r} without other_grid, expected both or neither")
-        return apply(Gram, rows, w, grid, spline_order, 0)[0]
+        return _gram(rows, w, grid, spline_order, 0)[0]
     other_order = spline_order if other_order is None else other_order
     checks.integer("other_order", other_order, 0, checks.MAX_SPLINE_ORDER)
-    other_grid = _double_knots("other_grid", other_grid, other_order, x)
+    other_grid = arguments.double_knots("other_grid", other_grid, other_order, x)
     with torch.no_grad():
         cross_gram = torch.ops.kan_kernels.cross_gram if _compiled(x) else reference.cross_gram
         return cross_gram(rows, w, grid, spline_order, other_grid, other_order)
@@ -90,10 +91,9 @@ def edge_moments(
         TypeError, ValueError: as for `kan_linear`; or x has no more than `correction` rows.
     """
     checks.integer("correction", correction, 0)
-    rows = _layer_rows(x, spline_weight, grid, base_weight, spline_order, base, correction + 1)
-    mean, std, *_ = apply(
-        Moments, rows, spline_weight, base_weight, grid.double(), spline_order, BASE_CODES[base], correction
-    )
+    rows = arguments.layer_rows(x, spline_weight, grid, base_weight, spline_order, base, correction + 1)
+    given = (rows, spline_weight, base_weight, grid.double(), spline_order, BASE_CODES[base], correction)
+    mean, std, *_ = _moments(*given) if _transforming() else apply(Moments, *given)
     dtype = compute_dtype(spline_weight)
     return mean.to(dtype), std.to(dtype)
 
@@ -120,19 +120,14 @@ def edge_l1(
     Raises:
         TypeError, ValueError: as for `kan_linear`; or x has no rows.
     """
-    rows = _layer_rows(x, spline_weight, grid, base_weight, spline_order, base, 1)
+    rows = arguments.layer_rows(x, spline_weight, grid, base_weight, spline_order, base, 1)
     dtype = compute_dtype(spline_weight)
     if base_weight is not None:
         base_weight = base_weight.to(dtype)
-    return apply(
-        EdgeL1,
-        rows.to(dtype),
-        spline_weight.to(dtype),
-        base_weight,
-        grid.to(dtype),
-        spline_order,
-        BASE_CODES[base],
-    )
+    given = (rows.to(dtype), spline_weight.to(dtype), base_weight, grid.to(dtype), spline_order)
+    if _transforming():
+        return reference.edge_l1(*given, BASE_CODES[base])
+    return apply(EdgeL1, *given, BASE_CODES[base])
 
 
 def apply(function: type[Function], *args: Any) -> Any:
@@ -145,6 +140,24 @@ def apply(function: type[Function], *args: Any) -> Any:
     return super(Function, function).apply(*args)  # type: ignore[misc]
 
 
+def _transforming() -> bool:
+    """Whether torch.func or forward mode is at work: the Functions here know plain backward only."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def _gram(x, w, grid, order, base) -> tuple[Tensor, Tensor]:
+    """`Gram`; in plain torch where a transform reaches its arguments, and else by the kernel there too."""
+    if not _transforming():
+        return apply(Gram, x, w, grid, order, base)
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    constant = not any(t is not None and (wrapped(t) or t.requires_grad) for t in (x, w, grid))
+    if constant and forward_ad.unpack_dual(x).tangent is None:
+        return Gram.forward(x, w, grid, order, base)
+    return reference.gram(x, w, grid, order, base)
+
+
 def _compiled(x: Tensor) -> bool:
     """Whether the compiled library has kernels for x and may be used."""
     return ops.LOAD_ERROR is None and x.device.type == "cpu" and dispatch.forced_backend() != "reference"
@@ -153,48 +166,6 @@ def _compiled(x: Tensor) -> bool:
 def compute_dtype(weight: Tensor) -> torch.dtype:
     """What sums of weights of this dtype are computed in."""
     return torch.float64 if weight.dtype == torch.float64 else torch.float32
-
-
-def _layer_rows(x, spline_weight, grid, base_weight, spline_order, base, least: int) -> Tensor:
-    """x as (B, in) with at least `least` rows, once all arguments are known to be good."""
-    checks.layer(x, spline_weight, grid, base_weight, None, spline_order, base)
-    checks.knots(grid)
-    rows = x.reshape(-1, x.shape[-1])
-    if rows.shape[0] < least:
-        raise ValueError(f"x: got {rows.shape[0]} rows, shape {tuple(x.shape)}, expected at least {least}")
-    return rows
-
-
-def _double_knots(name: str, grid: Tensor, order: int, x: Tensor) -> Tensor:
-    try:
-        checks.grid_shape(grid, order)
-        checks.knots(grid)
-        checks.rows(x, grid.shape[0])
-    except (TypeError, ValueError) as error:
-        raise type(error)(str(error).replace("grid:", f"{name}:", 1)) from None
-    if grid.device != x.device:
-        raise ValueError(f"{name}: is on {grid.device}, expected {x.device} like x")
-    if grid.dtype not in (torch.float32, torch.float64, x.dtype):
-        raise TypeError(f"{name}: got {grid.dtype}, expected float32, float64 or {x.dtype} like x")
-    return grid.double()
-
-
-def _row_weight(w: Tensor, x: Tensor) -> Tensor:
-    """The weights as (B, in)."""
-    checks.tensor("row_weight", w)
-    if w.requires_grad:
-        raise ValueError(
-            "row_weight: requires grad, but there is no gradient for it; pass row_weight.detach()"
-        )
-    if w.device != x.device:
-        raise ValueError(f"row_weight: is on {w.device}, expected {x.device} like x")
-    if w.shape == x.shape:
-        return w.reshape(-1, x.shape[-1])
-    if w.shape != x.shape[:-1]:
-        raise ValueError(
-            f"row_weight: got shape {tuple(w.shape)}, expected {tuple(x.shape[:-1])} or {tuple(x.shape)}"
-        )
-    return w.reshape(-1, 1).expand(-1, x.shape[-1])
 
 
 class Gram(Function):
@@ -242,7 +213,7 @@ class Moments(Function):
         band, border = kernel(x, None, grid, order, base)
         size = n + bool(base)
         flat = torch.cat((band.flatten(1), border.flatten(1), band.new_zeros(features, 1)), 1)
-        sums = flat[:, _places(n, order, bool(base), flat.device)].view(features, size + 1, size) / count
+        sums = flat[:, _places(n, order, bool(base), flat)].view(features, size + 1, size) / count
         square, m = sums[:, :size], sums[:, size:]
         c = _coefficients(spline_weight, base_weight)
         mean = torch.bmm(m, c).squeeze(1)
@@ -286,8 +257,8 @@ class Moments(Function):
         if needs[0]:
             d_square = torch.bmm(c * d_variance, c.mT)
             d_m = torch.baddbmm(torch.bmm(d_mean, c.mT), m, d_square, alpha=-2)
-            d_sums = torch.cat((d_square, d_m), 1).flatten(1) / count
-            places = _places(n, order, bool(base), x.device)
+            d_sums = torch.cat((d_square, d_m), 1).reshape(c.shape[0], -1) / count
+            places = _places(n, order, bool(base), d_sums)
             rows = 1 + bool(base)
             d_flat = d_sums.new_zeros(c.shape[0], n * (order + 1) + rows * (n + rows) + 1)
             d_flat.index_add_(1, places, d_sums)
@@ -308,12 +279,13 @@ def _coefficients(spline_weight: Tensor, base_weight: Tensor | None) -> Tensor:
 _known_places: dict[tuple, Tensor] = {}
 
 
-def _places(n: int, order: int, base: bool, device: torch.device) -> Tensor:
+def _places(n: int, order: int, base: bool, row: Tensor) -> Tensor:
     """Where the matrix of all products of (splines, base), then the sums of each, are in the row
     (band, border, 0) that `Gram` computes for a feature. `border` is described in `_moments`.
     """
-    key = (n, order, base, device)
-    if not torch.compiler.is_compiling() and key in _known_places:
+    key = (n, order, base, row.device)
+    real = not torch.compiler.is_compiling() and type(row) is Tensor  # not a fake one, of no use later
+    if real and key in _known_places:
         return _known_places[key]
     border = n * (order + 1)
     zero = border + (1 + base) * (n + 1 + base)
@@ -327,8 +299,11 @@ def _places(n: int, order: int, base: bool, device: torch.device) -> Tensor:
     if base:
         places += [border + n + 2 + at for at in bases]
     places += [border + at for at in bases]
-    result = torch.tensor(places, device=device)
-    if not torch.compiler.is_compiling() and len(_known_places) < 256:
+    if not real:
+        return torch.tensor(places, device=row.device)
+    with torch.inference_mode(False):  # a tensor that training can use as well
+        result = torch.tensor(places, device=row.device)
+    if type(result) is Tensor and len(_known_places) < 256:
         _known_places[key] = result
     return result
 
@@ -336,14 +311,15 @@ def _places(n: int, order: int, base: bool, device: torch.device) -> Tensor:
 def _moments(rows, spline_weight, base_weight, grid, order, base, correction) -> tuple[Tensor, Tensor]:
     """What `Moments` computes, by plain autograd: differentiable to any order."""
     count, n = rows.shape[0], spline_weight.shape[1]
-    band, border = apply(Gram, rows, None, grid, order, base)
+    band, border = _gram(rows, None, grid, order, base)
     c = spline_weight.double()
     # border[:, 0]: sums of the splines, of 1 and of the base; border[:, 1]: the same, times the base
     mean = torch.einsum("ir,iro->io", border[:, 0, :n], c)
-    twice = band.new_full((order + 1,), 2.0)  # each product off the diagonal occurs twice
-    twice[0] = 1.0
-    ahead = torch.nn.functional.pad(c, (0, 0, 0, order)).unfold(1, order + 1, 1)
-    square = (torch.einsum("ird,irod->iro", band * twice, ahead) * c).sum(1)
+    ahead = torch.nn.functional.pad(c, (0, 0, 0, order))
+    products = band[:, :, :1] * c
+    for d in range(1, order + 1):  # each product off the diagonal occurs twice
+        products = products + 2 * band[:, :, d, None] * ahead[:, d : d + n]
+    square = (products * c).sum(1)
     size = torch.einsum("ir,iro->io", border[:, 0, :n].detach(), c.detach().abs()).square() / count
     if base_weight is not None:
         b = base_weight.double()

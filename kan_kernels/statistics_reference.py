@@ -95,8 +95,8 @@ def edge_l1_backward(x, spline_weight, base_weight, g, grid, spline_order, base,
         grads = list(torch.autograd.grad(mean, wanted, g * (part.shape[0] / x.shape[0])))
         if need_x:
             dx.append(grads.pop(0))
-        for total, grad in zip(sums, grads, strict=False):
-            total += grad
+        if need_weight:  # not in place: gradients may be batched
+            sums = [total + grad for total, grad in zip(sums, grads, strict=True)]
     empty = x.new_empty(0)
     return (
         torch.cat(dx) if need_x else empty,

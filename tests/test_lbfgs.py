@@ -61,6 +61,64 @@ def test_same_steps_as_torch() -> None:
         assert got[-1] < 0.05 * got[0]
 
 
+@pytest.mark.parametrize(
+    "options", ({}, {"max_eval": 4}, {"max_eval": 1}, {**OPTIONS, "max_eval": 60, "lr": 0.3}), ids=str
+)
+def test_same_evaluations_from_random_starts(options: dict[str, Any]) -> None:
+    """Functions with many minima and steep valleys: as many evaluations and iterations, the same points."""
+    gen = torch.Generator().manual_seed(4)
+    matrix = torch.randn(5, 5, dtype=F64, generator=gen).to(DEVICE)
+    functions = (
+        lambda p: (100 * (p[1:] - p[:-1].square()).square() + (1 - p[:-1]).square()).sum(),
+        lambda p: 3 * (matrix @ p).sin().sum() + 0.1 * p.square().sum(),
+        lambda p: (p**4 - 8 * p**2 + p).sum() + (matrix @ p).cos().sum(),
+    )
+    for _ in range(20):
+        start = 2 * torch.randn(5, dtype=F64, generator=gen).to(DEVICE)
+        for function in functions:
+            results = []
+            for kind in (torch.optim.LBFGS, LBFGS):
+                p = start.clone().requires_grad_()
+                optimizer = kind([p], line_search_fn="strong_wolfe", **options)
+                _, calls = run(optimizer, lambda p=p, f=function: f(p), 2)
+                state = optimizer.state[p]
+                results.append((calls, state["func_evals"], state["n_iter"], p.detach()))
+            assert results[0][:3] == results[1][:3]
+            torch.testing.assert_close(results[0][3], results[1][3], rtol=1e-6, atol=1e-6)
+
+
+def test_no_more_evaluations_than_allowed() -> None:
+    """A line search without an end stops at max_eval, where torch's does."""
+    counts = []
+    for kind in (torch.optim.LBFGS, LBFGS):
+        p = torch.ones(3, dtype=F64, device=DEVICE, requires_grad=True)
+        optimizer = kind([p], lr=0.1, max_eval=4, line_search_fn="strong_wolfe")
+        counts.append(run(optimizer, lambda p=p: p.sum(), 1)[1])
+    assert counts[0] == counts[1] <= 5
+
+
+def test_parameters_cast_after_construction() -> None:
+    """net.double() gives the optimizer float64 parameters: steps are not rounded to float32."""
+    p = nn.Linear(3, 1, bias=False, device=DEVICE)
+    optimizer = LBFGS(p.parameters(), **OPTIONS)
+    p.double()
+    target = torch.tensor([[1 / 3, 1 / 7, 1 / 11]], dtype=F64, device=DEVICE)
+    run(optimizer, lambda: (p.weight - target).square().sum(), 2)
+    assert p.weight.dtype == F64
+    torch.testing.assert_close(p.weight.detach(), target, rtol=0, atol=1e-14)
+
+
+def test_arguments() -> None:
+    """torch's, in torch's order; another line search and complex parameters are refused."""
+    p = torch.ones(2, requires_grad=True, device=DEVICE)
+    group = LBFGS([p], 0.5, 7, 9, 1e-3, 1e-4, 6, "strong_wolfe").param_groups[0]
+    assert group == torch.optim.LBFGS([p], 0.5, 7, 9, 1e-3, 1e-4, 6, "strong_wolfe").param_groups[0]
+    with pytest.raises(ValueError, match="line_search_fn: got None, expected 'strong_wolfe'"):
+        LBFGS([p], line_search_fn=None)
+    with pytest.raises(TypeError, match=r"params: parameter 1 is torch\.complex64"):
+        LBFGS([p, torch.ones(2, dtype=torch.complex64, requires_grad=True)])
+
+
 @pytest.mark.parametrize("scale", (1e-6, 1e-2, 1.0, 30.0))
 @pytest.mark.parametrize("name", ("quartic", "wavy", "cliff"))
 def test_line_search_keeps_the_wolfe_conditions(name: str, scale: float) -> None:
@@ -85,11 +143,11 @@ def test_line_search_keeps_the_wolfe_conditions(name: str, scale: float) -> None
     d = torch.full_like(gradient, -math.copysign(1.0, float(gradient)))
     start = lbfgs.Point(0.0, value, gradient, float(gradient * d))
     with torch.no_grad():
-        found, calls = optimizer._search(closure, d, 1.0, start, scale)
+        found, calls = optimizer._search(closure, d, 1.0, start, scale, 25)
     assert point.parts[0].item() == pytest.approx(float(found.t * d), rel=1e-15)
     assert found.value <= value + ARMIJO * found.t * start.slope
     assert abs(found.slope) <= CURVATURE * abs(start.slope)
-    assert calls <= lbfgs.SEARCH
+    assert calls <= 26
 
 
 def test_a_start_that_is_not_finite_stays() -> None:
@@ -131,7 +189,7 @@ def test_state_goes_to_torch_and_back() -> None:
 
 
 def test_evaluations_of_a_step() -> None:
-    """25 at most, and what the line search in progress still takes; the model ends with the best of them."""
+    """26 at most, one more than max_eval as in torch; the model ends with the best of them."""
     x, y = data()
     net, seen = make(), []
 
@@ -142,7 +200,7 @@ def test_evaluations_of_a_step() -> None:
         return value
 
     history = fit(net, (x, y), steps=5, loss=loss)
-    assert 5 * 20 <= len(seen) <= 5 * (25 + lbfgs.SEARCH)
+    assert 5 * 20 <= len(seen) <= 5 * 26
     assert history.train_loss[-1] == pytest.approx(min(seen), rel=1e-12)
 
 

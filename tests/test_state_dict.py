@@ -10,6 +10,7 @@ import pytest
 import torch
 from harness import DEVICE
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kan_kernels import KAN, KANLinear, symbolic
 from kan_kernels.grids import refine
@@ -98,3 +99,41 @@ def test_lazy_modules_of_a_subclass() -> None:
         net.load_state_dict({**other.state_dict(), "more": torch.ones(1)})
     assert not torch.equal(net.layers[0].spline_weight, other.layers[0].spline_weight)
     assert net.load_state_dict(other.state_dict()) == ([], [])
+
+
+def test_what_fits_is_not_copied_first() -> None:
+    """Loading a state of the same shapes clones nothing; one that may fail is loaded beside a copy."""
+
+    class Clones(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.count += func is torch.ops.aten.clone.default
+            return func(*args, **(kwargs or {}))
+
+    net, state = make(), make().state_dict()
+    with Clones() as seen:
+        net.load_state_dict(state)
+    assert seen.count == 0
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+    state["layers.1.grid"] = state["layers.1.grid"].to("meta")  # torch's own copy refuses it
+    before = copy.deepcopy(net.state_dict())
+    state["layers.0.base_weight"] = state["layers.0.base_weight"] + 1
+    with Clones() as seen, pytest.raises(RuntimeError):
+        net.load_state_dict(state)
+    assert seen.count > 0
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_names_of_formulas_are_read_before_anything_changes() -> None:
+    """Keys and shapes agree, but a name of the last layer is none: the first keeps its values."""
+    net = make()
+    for layer in net.layers:
+        symbolic.fix(layer, 1, 1, "sin", params=AFFINE)
+    before = copy.deepcopy(net.state_dict())
+    state = {key: value + 1 if value.is_floating_point() else value for key, value in before.items()}
+    state["layers.1.symbolic._extra_state"] = torch.tensor(list(b'["sun"]'), dtype=torch.uint8)
+    assert state["layers.1.symbolic._extra_state"].shape == before["layers.1.symbolic._extra_state"].shape
+    with pytest.raises(ValueError):
+        net.load_state_dict(state)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())

@@ -19,7 +19,7 @@ template <class V, class T>
 KAN_HD V silu_derivative(V x, Logistic<V> f, int derivative) {
   if (derivative == 0) return x * f.s;
   if (derivative == 1) return f.s + x * (f.s * f.c);
-  V sigma[kMaxDerivative + 1];
+  V sigma[kMaxDerivative + 2];  // orders 0 to kMaxDerivative + 1, which backward asks for
   sigma[0] = f.s;
   sigma[1] = f.s * f.c;
   for (int n = 1; n < derivative; ++n) {

@@ -150,9 +150,8 @@ struct LayerTensors {
   }
 };
 
-inline int checked_derivative(int64_t derivative) {
-  check(derivative >= 0 && derivative <= kMaxDerivative, "derivative must be in 0..", kMaxDerivative, ", got ",
-        derivative);
+inline int checked_derivative(int64_t derivative, int largest = kMaxDerivative) {
+  check(derivative >= 0 && derivative <= largest, "derivative must be in 0..", largest, ", got ", derivative);
   return int(derivative);
 }
 

@@ -102,8 +102,9 @@ struct Family {
       tensors.follow_layout(weight);
       args.layer = tensors.layer;
     }
+    // One order more than the public limit: the gradient with respect to x of an output of that order.
     void ask_input(int64_t derivative) {
-      args.input_derivative = checked_derivative(derivative);
+      args.input_derivative = checked_derivative(derivative, kMaxDerivative + 1);
       d_input = empty(x, {x.size(0), x.size(1)});
       args.input = d_input.mutable_data_ptr();
     }

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 ARMIJO, CURVATURE = 1e-4, 0.9  # c1 and c2 of Nocedal & Wright, eq. 3.7
-SEARCH = 25  # evaluations of one line search, at most
 NARROW = 1e-9  # a bracket that moves no parameter by more is not searched any further
 
 
@@ -22,19 +21,50 @@ class Point(NamedTuple):
 
 
 class LBFGS(torch.optim.LBFGS):
-    """torch's LBFGS with strong Wolfe: same arguments, same state, same steps up to rounding.
+    """torch's LBFGS with strong Wolfe: same arguments, same state, same steps and evaluations up to rounding.
 
     What differs is the work around the evaluations, which takes longer than those of a small model: the
     parameters are written from one vector, once an evaluation; the scalars of the two loops (Nocedal &
-    Wright, algorithm 7.4) and of the line search are Python's.
+    Wright, algorithm 7.4) and of the line search are Python's, so in float32 they are not rounded to it. And
+    the line search steps back from NaN, where torch's goes on.
+
+    Raises:
+        TypeError: a parameter is complex, or `params` are none of torch's.
+        ValueError: an option that torch refuses; line_search_fn is not "strong_wolfe".
     """
 
-    def __init__(self, params, **options) -> None:
-        super().__init__(params, line_search_fn="strong_wolfe", **options)
+    def __init__(
+        self,
+        params,
+        lr: float | Tensor = 1,
+        max_iter: int = 20,
+        max_eval: int | None = None,
+        tolerance_grad: float = 1e-7,
+        tolerance_change: float = 1e-9,
+        history_size: int = 100,
+        line_search_fn: str = "strong_wolfe",
+    ) -> None:
+        if line_search_fn != "strong_wolfe":
+            raise ValueError(f"line_search_fn: got {line_search_fn!r}, expected 'strong_wolfe'")
+        options = (lr, max_iter, max_eval, tolerance_grad, tolerance_change, history_size, line_search_fn)
+        super().__init__(params, *options)
+        self._layout: list[tuple] = []
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """The one vector and its parts, made anew where parameters were cast, moved or reshaped."""
+        layout = [(p.dtype, p.device, p.shape) for p in self._params]
+        if layout == self._layout:
+            return
+        for n, p in enumerate(self._params):
+            if p.is_complex():
+                raise TypeError(
+                    f"params: parameter {n} is {p.dtype}, expected real ones; see torch.optim.LBFGS"
+                )
         self._flat = torch.cat([p.detach().reshape(-1) for p in self._params])
-        sizes = [p.numel() for p in self._params]
-        parts = zip(self._flat.split(sizes), self._params, strict=True)
+        parts = zip(self._flat.split([p.numel() for p in self._params]), self._params, strict=True)
         self._parts = [part.view(p.shape) for part, p in parts]
+        self._layout = layout
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         if not set_to_none:
@@ -44,9 +74,11 @@ class LBFGS(torch.optim.LBFGS):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
-        """Up to `max_iter` iterations and about `max_eval` evaluations. Returns the loss before them."""
+        """Up to `max_iter` iterations and `max_eval` + 1 evaluations. Returns the loss before them."""
+        self._prepare()
         closure = torch.enable_grad()(closure)
         group = self.param_groups[0]
+        lr = float(group["lr"])
         state = self.state[self._params[0]]
         state.setdefault("n_iter", 0)
         state.setdefault("func_evals", 0)
@@ -59,16 +91,17 @@ class LBFGS(torch.optim.LBFGS):
             state["n_iter"] += 1
             if state["n_iter"] == 1:
                 state.update(old_dirs=[], old_stps=[], ro=[], H_diag=1.0)
-                d, t = gradient.neg(), min(1.0, 1.0 / float(gradient.abs().sum())) * group["lr"]
+                d, t = gradient.neg(), min(1.0, 1.0 / float(gradient.abs().sum())) * lr
             else:
                 self._remember(state, gradient, group["history_size"])
-                d, t = _direction(state, gradient), group["lr"]
+                d, t = _direction(state, gradient), lr
             state.update(d=d, t=t, prev_flat_grad=gradient, prev_loss=value)
             slope = float(gradient.dot(d))
             if slope > -group["tolerance_change"]:
                 break
             before, largest = value, _largest(d)
-            point, calls = self._search(closure, d, largest, Point(0.0, value, gradient, slope), t)
+            start, left = Point(0.0, value, gradient, slope), group["max_eval"] - evaluations
+            point, calls = self._search(closure, d, largest, start, t, left)
             value, gradient = point.value, point.gradient
             state["t"] = point.t
             evaluations += calls
@@ -109,19 +142,21 @@ class LBFGS(torch.optim.LBFGS):
                     del state[name][0]
             state["H_diag"] = curvature / float(y.dot(y))
 
-    def _search(self, closure, d: Tensor, width: float, start: Point, t: float) -> tuple[Point, int]:
+    def _search(
+        self, closure, d: Tensor, width: float, start: Point, t: float, most: int
+    ) -> tuple[Point, int]:
         """A step that satisfies the strong Wolfe conditions, or the best one seen, with the parameters there.
 
         Nocedal & Wright, algorithms 3.5 (a bracket) and 3.6 (zoom), with cubic interpolation. width: the
-        largest entry of d.
+        largest entry of d. most: evaluations after the first one. Returns the step and their number.
         """
         origin = torch.cat([p.reshape(-1) for p in self._params])
-        calls, at = 0, 0.0
+        more, at = -1, 0.0
 
         def evaluate(t: float) -> Point:
-            nonlocal calls, at
+            nonlocal more, at
             self._move(origin, t, d)
-            calls, at = calls + 1, t
+            more, at = more + 1, t
             value, gradient = float(closure()), self._gradient()
             return Point(t, value, gradient, float(gradient.dot(d)))
 
@@ -132,25 +167,23 @@ class LBFGS(torch.optim.LBFGS):
             return abs(point.slope) <= -CURVATURE * start.slope
 
         last, point = start, evaluate(t)
-        low = high = point
-        while True:
-            if too_high(point) or (calls > 1 and point.value >= last.value):
-                low, high = last, point
-            elif flat(point):
-                low = high = point
-            elif point.slope >= 0:
-                low, high = point, last
-            elif calls < SEARCH:
-                t = _cubic(last, point, point.t + 0.01 * (point.t - last.t), 10 * point.t)
-                last, point = point, evaluate(t)
-                continue
-            else:
-                low = high = point
-            break
-        stuck = False
-        while calls < SEARCH and low is not high and abs(high.t - low.t) * width >= NARROW:
-            left, right = sorted((low.t, high.t))
-            t, margin = _cubic(low, high, left, right), 0.1 * (right - left)
+        found = None
+        while more < most:
+            if too_high(point) or (more > 1 and point.value >= last.value):
+                break
+            if flat(point):
+                found = point
+                break
+            if point.slope >= 0:
+                break
+            t = _cubic(last, point, point.t + 0.01 * (point.t - last.t), 10 * point.t)
+            last, point = point, evaluate(t)
+        else:
+            last = start  # the last point was not looked at
+        bracket, low, stuck = [last, point], _lower(last, point), False
+        while found is None and more < most and abs(bracket[1].t - bracket[0].t) * width >= NARROW:
+            left, right = sorted((bracket[0].t, bracket[1].t))
+            t, margin = _cubic(bracket[0], bracket[1], left, right), 0.1 * (right - left)
             if min(right - t, t - left) < margin:  # twice in a row or at an end: away from it
                 if stuck or t >= right or t <= left:
                     t = right - margin if right - t < t - left else left + margin
@@ -160,18 +193,25 @@ class LBFGS(torch.optim.LBFGS):
             else:
                 stuck = False
             point = evaluate(t)
-            if too_high(point) or point.value >= low.value:
-                high = point
+            if too_high(point) or point.value >= bracket[low].value:
+                bracket[1 - low] = point
+                low = _lower(*bracket)  # not the same one where a lower value is still too high
                 continue
             if flat(point):
-                low = high = point
+                found = point
                 break
-            if point.slope * (high.t - low.t) >= 0:
-                high = low
-            low = point
-        if at != low.t:
-            self._move(origin, low.t, d)
-        return low, calls
+            if point.slope * (bracket[1 - low].t - bracket[low].t) >= 0:
+                bracket[1 - low] = bracket[low]
+            bracket[low] = point
+        best = bracket[low] if found is None else found
+        if at != best.t:
+            self._move(origin, best.t, d)
+        return best, more + 1
+
+
+def _lower(a: Point, b: Point) -> int:
+    """Which of two has the lower value, 0 or 1: the first of equal ones, and never NaN beside a number."""
+    return 0 if a.value <= b.value or math.isnan(b.value) else 1
 
 
 def _largest(vector: Tensor) -> float:
@@ -205,6 +245,6 @@ def _cubic(a: Point, b: Point, low: float, high: float) -> float:
             d2 = math.sqrt(square)
             below = b.slope - a.slope + 2 * d2
             if below != 0:
-                t = b.t - (b.t - a.t) * (b.slope + d2 - d1) / below
+                t = b.t - (b.t - a.t) * ((b.slope + d2 - d1) / below)
                 return min(max(t, low), high)
     return (low + high) / 2
