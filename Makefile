@@ -70,7 +70,8 @@ test: check sanitize wheel
 # The Triton kernels on the CPU, in Triton's interpreter, which a process has for all kernels or for none.
 interpret: build
 	TRITON_INTERPRET=1 KAN_TEST_BACKENDS=reference,triton $(BIN)/python -W ignore -m pytest -k triton \
-	  tests/test_triton_interpreted.py tests/test_triton_knots.py tests/test_golden.py tests/test_kernels.py::test_op
+	  tests/test_triton_interpreted.py tests/test_triton_knots.py tests/test_triton_bases.py tests/test_golden.py \
+	  tests/test_kernels.py::test_op
 
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .

@@ -138,7 +138,7 @@ def _weight(x, s, g, grid, spline_order, base, derivative, basis=0, like=None) -
     rows = basis_rows(basis, grid.shape[1], spline_order)
     base_shape = (x.shape[1], g.shape[1]) if base else (0,)
     spline_shape = x.shape[1], rows, g.shape[1]
-    if basis and like is not None and _functions_together(like):
+    if basis and like is not None and functions_together(like):
         return g.new_empty_strided(spline_shape, like.stride()), g.new_empty(base_shape)
     return g.new_empty(spline_shape), g.new_empty(base_shape)
 
@@ -150,7 +150,7 @@ def _backward(x, spline_weight, base_weight, g, grid, spline_order, base, deriva
     )
 
 
-def _functions_together(weight: Tensor) -> bool:
+def functions_together(weight: Tensor) -> bool:
     """As csrc/ops/checks.h has it: weights (in, R, out) that lie as (out, in, R) or (in, out, R)."""
     features, functions, out = weight.shape
     if weight.dtype not in (torch.float32, torch.float64) or weight.is_contiguous():

@@ -167,8 +167,12 @@ def position_slack(backend: str, op: str, case: Case, wide: Inputs) -> tuple[Ten
     rounded them.
 
     That moves x by 2^-24 of the knots' range or so, and a basis by less than 2^-18 of its largest value.
+    Of a Gaussian's tail float16 keeps multiples of 2^-24.
     """
-    if backend not in MATRIX_UNITS or case.knots not in ("uniform", "ranges") or not reduced(case):
+    if backend in MATRIX_UNITS and case.basis == "rbf" and case.dtype == torch.float16:
+        return tuple(2.0**-25 * scale for scale in oracle.magnitude(op, wide, anywhere=True))
+    local = case.basis == "bspline" and case.knots in ("uniform", "ranges")
+    if backend not in MATRIX_UNITS or not local or not reduced(case):
         return (None,) * {"forward": 1, "input": 1, "weight": 2, "backward": 3}[op]
     return tuple(2.0**-18 * scale for scale in oracle.magnitude(op, wide, anywhere=True))
 

@@ -147,12 +147,14 @@ def magnitude(op: str, inputs: Inputs, anywhere: bool = False) -> tuple[Tensor, 
     row that must be exactly zero has no slack. The base row counts as |base^(m)(x)| plus the size of the
     terms whose sum it is.
     anywhere: every row counts, with the largest |B^(m)| that the feature's basis has: what errors of x scale
-    with.
+    with; of a basis that is not local, with 1.
     """
     f = inputs.to(torch.float64)
     a_s = torch.ones_like(f.x) if f.s is None else f.s.abs()
 
     def phi(m: int) -> Tensor:
+        if f.basis and anywhere:
+            return f.x.new_ones(*f.x.shape, f.spline_weight.shape[1])
         if f.basis:
             return bases.magnitude(f.basis, f.x, f.grid, f.order, m)
         if anywhere:

@@ -356,7 +356,7 @@ def test_ops_refuse_what_they_do_not_know() -> None:
 
 
 def test_who_runs_a_basis() -> None:
-    """GPU backends say that they know B-splines only; on the CPU every basis runs, up to 256 functions."""
+    """The CUDA kernels say that they know B-splines only; on the CPU every basis runs, to 256 functions."""
     from kan_kernels.backends import limits, native
 
     gaussians = dispatch.Case("cuda", F32, F32, 8, 8, 9, 0, basis="rbf")

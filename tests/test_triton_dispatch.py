@@ -56,6 +56,8 @@ def test_a_gpu_without_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None
         ({"grid_size": 200}, "gathered: 64 outputs, 203 basis rows"),
         ({"out_features": 5}, "gathered: 5 outputs"),
         ({"dtype": torch.float64}, "float64 has no matrix kernel"),
+        ({"basis": "rbf", "grid_size": 200, "spline_order": 0}, "tf32x3 operands on matrix units"),
+        ({"basis": "chebyshev", "grid_size": 1, "spline_order": 40}, "tf32x3 operands on matrix units"),
     ):
         choice = dispatch.choose(situation(**changes))
         assert choice.backend.NAME == "triton" and words in choice.why, choice.why
@@ -67,6 +69,7 @@ def test_a_gpu_without_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None
         ({"dtype": torch.float8_e4m3fn}, "float8"),
         ({"spline_order": 11}, "11"),
         ({"derivative": 40}, "40"),
+        ({"basis": "rbf", "grid_size": 257, "spline_order": 0}, "257 functions"),
     ):
         assert words in BACKENDS["triton"].can_run(situation(**changes))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))

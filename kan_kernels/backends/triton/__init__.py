@@ -1,6 +1,6 @@
 """Fused kernels in Triton, for the GPUs that it compiles for. Triton is imported when the first kernel runs.
 
-basis.py place.py tiles.py      device functions
+basis.py global_bases.py place.py tiles.py    device functions
 forward_kernels.py gradient_kernels.py gather_kernels.py    kernels
 plan.py tiling.py tuning.py     which kernel, tile and split
 knots.py                        uniform knots
@@ -14,6 +14,7 @@ import os
 import torch
 
 from ... import ops
+from ...contract import BASIS_CODES
 from .. import limits
 
 NAME = "triton"
@@ -46,7 +47,7 @@ def can_run(case) -> str | None:
             return f"compute capability {have} is below 8.0"
         if torch.version.hip is not None and case.dtype == torch.float64:
             return "no float64 kernels on ROCm"
-    return limits.only_splines(case) or limits.beyond(case)
+    return limits.beyond(case)
 
 
 def why(case) -> str:
@@ -55,7 +56,14 @@ def why(case) -> str:
 
     rows = case.grid_size + case.spline_order
     shape = tiling.Case(
-        case.device, case.dtype, 1, case.in_features, case.out_features, rows, case.spline_order
+        case.device,
+        case.dtype,
+        1,
+        case.in_features,
+        case.out_features,
+        rows,
+        case.spline_order if case.basis == "bspline" else 0,
+        basis=BASIS_CODES[case.basis],
     )
     number = launch.precision(case.dtype)
     if case.dtype == torch.float64:

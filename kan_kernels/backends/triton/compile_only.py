@@ -15,6 +15,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from ...contract import BASIS_CODES
 from . import launch, tiling
 
 ARCHS = (80, 90, 100)
@@ -61,14 +62,18 @@ class Compiled:
 
 def record(op: str, dtype: torch.dtype, shape: tuple[int, int, int], *, grid_size: int = 5, order: int = 3,
            derivative: int = 0, base: int = 1, side: bool = False, bias: bool = False, uniform: bool = True,
-           tf32: bool = False, arch: int = 90) -> list[tuple]:  # fmt: skip
+           tf32: bool = False, basis: str = "bspline", arch: int = 90) -> list[tuple]:  # fmt: skip
     """The launches of one contraction: (kernel, arguments, constants, tile) each, on meta tensors.
 
     shape: (batch, in_features, out_features). uniform: as if every feature's knots were.
+    basis: one that is not local has grid_size functions, and no order.
     arch: the compute capability for which tiles are chosen.
     """
     rows, features, width = shape
-    basis_rows = grid_size + order
+    basis_rows, columns = grid_size + order, grid_size + 2 * order + 1
+    if basis != "bspline":
+        basis_rows = grid_size
+        order, columns = (0, grid_size + 1) if basis == "rbf" else (grid_size - 1, 0)
 
     def empty(*size: int, as_dtype: torch.dtype = dtype) -> torch.Tensor:
         return torch.empty(size, dtype=as_dtype, device="meta")
@@ -77,8 +82,8 @@ def record(op: str, dtype: torch.dtype, shape: tuple[int, int, int], *, grid_siz
     x = empty(rows, features, as_dtype=wide)
     s = empty(rows, features, as_dtype=wide) if side else None
     spline, base_weight = empty(features, basis_rows, width), empty(features, width) if base else None
-    g, grid = empty(rows, width), empty(features, basis_rows + order + 1, as_dtype=wide)
-    tail = (grid, order, base, derivative)
+    g, grid = empty(rows, width), empty(features, columns, as_dtype=wide)
+    tail = (grid, order, base, derivative, BASIS_CODES[basis])
     arguments = {
         "forward": (x, s, spline, base_weight, empty(width) if bias else None, *tail),
         "input": (x, spline, base_weight, g, *tail),
@@ -137,6 +142,47 @@ def specializations() -> Iterator[Spec]:
         "backward", torch.bfloat16, medium, "[128,128] G=5, one pass, any knots", uniform=False, **once
     )
     yield from _specs("weight", torch.float64, (1000, 64, 64), "[64,64] G=5", **once)
+    for basis in ("rbf", "chebyshev"):
+        yield from _global_basis(basis)
+
+
+def _global_basis(basis: str) -> Iterator[Spec]:
+    """The kernels of a basis that is not local, each in what strains it."""
+    wide, both = (8192, 512, 512), (80, 90)
+    facts: dict[str, Any] = {"basis": basis, "grid_size": 8, "base": 0}
+    for dtype, tf32 in ((torch.bfloat16, False), (torch.float32, True), (torch.float32, False)):
+        yield from _specs("forward", dtype, wide, f"[512,512] {basis} R=8", both, tf32=tf32, **facts)
+    for dtype in (torch.bfloat16, torch.float32):
+        yield from _specs("weight", dtype, wide, f"[512,512] {basis} R=8", both, **facts)
+        yield from _specs("input", dtype, wide, f"[512,512] {basis} R=8, m=1", (90,), derivative=1, **facts)
+    yield from _specs(
+        "backward", torch.bfloat16, (4096, 128, 128), f"[128,128] {basis} R=8, one pass", (90,), **facts
+    )
+    facts["grid_size"] = 40
+    yield from _specs(
+        "forward",
+        torch.bfloat16,
+        wide,
+        f"[512,512] {basis} R=40, side, m=2",
+        (90,),
+        side=True,
+        derivative=2,
+        **facts,
+    )
+    yield from _specs(
+        "weight", torch.float32, wide, f"[512,512] {basis} R=40, side", (90,), side=True, **facts
+    )
+    for op, m in (("forward", 0), ("input", 1), ("backward", 0)):
+        yield from _specs(
+            op,
+            torch.float64,
+            (1000, 2, 5),
+            f"[2,5] {basis} R=8",
+            (90,),
+            derivative=m,
+            basis=basis,
+            grid_size=8,
+        )
 
 
 def _specs(

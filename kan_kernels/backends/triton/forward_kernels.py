@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from .basis import base_activation, window
+from .global_bases import first_state, next_rows
 from .place import place, tile_pairs
 from .table_kernel import verdict
 from .tiles import load_coefficients, load_rows, lost_rows, narrow, poison, product, scale_all
@@ -17,7 +18,7 @@ def dense_forward(
     x, side, spline, base_weight, bias, grid, table, y,
     B, I, O, x_row, x_column, side_row, side_column,
     R: tl.constexpr, K: tl.constexpr, M: tl.constexpr, STEPS: tl.constexpr,
-    POLY: tl.constexpr, FACTOR: tl.constexpr,
+    POLY: tl.constexpr, FACTOR: tl.constexpr, BASIS: tl.constexpr,
     BASE: tl.constexpr, PRECISION: tl.constexpr, RG: tl.constexpr, EVEN_I: tl.constexpr, EVEN_O: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BI: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
@@ -37,7 +38,7 @@ def dense_forward(
     acc = tl.zeros((BM, BN), tl.float32)
     if table is not None:
         acc += verdict(table, I, 256)
-    if M <= K:
+    if M <= K or BASIS != 0:
         lost = tl.zeros((BM, BI), tl.float32)
         tile_i, tile_r = tile_pairs(BI, RG, PAIRS)
         coefficients = spline + (tile_i * R + tile_r).to(tl.int64)[:, None] * O + n[None, :]
@@ -46,22 +47,37 @@ def dense_forward(
             i = i0 + tl.arange(0, BI)
             xs = load_rows(x, m, i, x_row, x_column, I, EVEN_I)
             at = i if EVEN_I else tl.minimum(i, I - 1)
-            quad, two, odd, values = window(xs, at, grid, table, I, K, M, POLY, R + K, STEPS)
+            if BASIS == 0:
+                quad, two, odd, values = window(xs, at, grid, table, I, K, M, POLY, R + K, STEPS)
+            else:
+                last, before = first_state(xs, at, grid, R, BASIS)
+            sides = None
             if side is not None:
                 sides = load_rows(side, m, i, side_row, side_column, I, EVEN_I)
-                values = scale_all(values, sides)
+                if BASIS == 0:
+                    values = scale_all(values, sides)
                 lost += poison(xs, sides)
             elif BASE == 0:
                 lost += poison(xs, None)
             step = coefficients + wide * i0
             if NG <= 4:  # unrolled: one loop to pipeline
                 for group in tl.static_range(NG):
-                    a = place(quad, two, odd, values, group, dtype, BM, BI, RG, PAIRS)
+                    if BASIS == 0:
+                        a = place(quad, two, odd, values, group, dtype, BM, BI, RG, PAIRS)
+                    else:
+                        a, last, before = next_rows(
+                            xs, sides, at, group, last, before, grid, dtype, R, M, BASIS, BM, BI, RG, PAIRS
+                        )
                     b = load_coefficients(step, group, tile_i + i0, tile_r, n, I, O, R, RG, EVEN_I, EVEN_O)
                     acc = product(a, b, acc, PRECISION)
             else:
                 for group in range(NG):
-                    a = place(quad, two, odd, values, group, dtype, BM, BI, RG, PAIRS)
+                    if BASIS == 0:
+                        a = place(quad, two, odd, values, group, dtype, BM, BI, RG, PAIRS)
+                    else:
+                        a, last, before = next_rows(
+                            xs, sides, at, group, last, before, grid, dtype, R, M, BASIS, BM, BI, RG, PAIRS
+                        )
                     b = load_coefficients(step, group, tile_i + i0, tile_r, n, I, O, R, RG, EVEN_I, EVEN_O)
                     acc = product(a, b, acc, PRECISION)
         acc = acc * FACTOR

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from .basis import base_activation, exact_cell
+from .global_bases import first_state, next_row, rows_at
 from .tiles import load_part, load_rows, narrow, poison, scale_all
 
 
@@ -17,7 +18,8 @@ from .tiles import load_part, load_rows, narrow, poison, scale_all
 def gather_forward(
     x, side, spline, base_weight, bias, grid, y,
     B, I, O, x_row, x_column, side_row, side_column,
-    R: tl.constexpr, K: tl.constexpr, M: tl.constexpr, STEPS: tl.constexpr, BASE: tl.constexpr,
+    R: tl.constexpr, K: tl.constexpr, M: tl.constexpr, STEPS: tl.constexpr, BASIS: tl.constexpr,
+    BASE: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
     """One tile [BM rows, BN outputs], BI inputs a step; float64 if the coefficients are, else float32."""
@@ -38,7 +40,16 @@ def gather_forward(
             sides = load_rows(side, m, i, side_row, side_column, I, False).to(compute)
         if BASE == 0 or side is not None:
             acc += tl.sum(poison(xs, sides), 1)[:, None]
-        if M <= K:
+        if BASIS != 0:
+            last, before = first_state(xs, at, grid, R, BASIS)
+            mask = (i < I)[:, None] & (n < O)[None, :]
+            for r in range(R):
+                value, last, before = next_row(xs, at, r, last, before, grid, R, M, BASIS)
+                if side is not None:
+                    value *= sides
+                c = tl.load(spline + ((at * R + r) * O)[:, None] + n[None, :], mask=mask, other=0.0)
+                acc += tl.sum(value[:, :, None] * c.to(compute)[None, :, :], 1)
+        elif M <= K:
             knots = grid + (at * (R + K + 1))[None, :] + tl.zeros((BM, BI), tl.int64)
             first, values = exact_cell(xs, knots, K, M, R + K, STEPS)
             if side is not None:
@@ -70,7 +81,8 @@ def gather_forward(
 def gather_input(
     x, spline, base_weight, g, grid, t,
     B, I, O, x_row, x_column, g_row, g_column,
-    R: tl.constexpr, K: tl.constexpr, M: tl.constexpr, STEPS: tl.constexpr, BASE: tl.constexpr,
+    R: tl.constexpr, K: tl.constexpr, M: tl.constexpr, STEPS: tl.constexpr, BASIS: tl.constexpr,
+    BASE: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
     """X_M of BM rows and BI inputs, BN outputs a step; float64 if the coefficients are, else float32."""
@@ -83,7 +95,7 @@ def gather_input(
     at = tl.minimum(i, I - 1).to(tl.int64)
     xs = load_rows(x, tl.minimum(row, B - 1), i, x_row, x_column, I, False).to(compute)
     slope = poison(xs, None)
-    if M <= K:
+    if M <= K and BASIS == 0:
         knots = grid + (at * (R + K + 1))[None, :] + tl.zeros((BM, BI), tl.int64)
         first, values = exact_cell(xs, knots, K, M, R + K, STEPS)
     if BASE != 0:
@@ -91,7 +103,14 @@ def gather_input(
     for o0 in range(0, O, BN):
         n = o0 + tl.arange(0, BN)
         gs = load_part(g, row, n, g_row, g_column, B, O, False).to(compute)[:, None, :]
-        if M <= K:
+        if BASIS != 0:
+            last, before = first_state(xs, at, grid, R, BASIS)
+            mask = (i < I)[:, None] & (n < O)[None, :]
+            for r in range(R):
+                value, last, before = next_row(xs, at, r, last, before, grid, R, M, BASIS)
+                c = tl.load(spline + ((at * R + r) * O)[:, None] + n[None, :], mask=mask, other=0.0)
+                slope += value * tl.sum(gs * c.to(compute)[None, :, :], 2)
+        elif M <= K:
             for j in tl.static_range(K + 1):
                 r = first + j
                 found = here & (r >= 0) & (r < R)
@@ -120,7 +139,8 @@ def rows_of(first, values, r, BM: tl.constexpr, BR: tl.constexpr):
 def gather_backward(
     x, side, spline, base_weight, g, grid, t, d_spline, d_base,
     B, I, O, ROWS, x_row, x_column, side_row, side_column, g_row, g_column,
-    R: tl.constexpr, K: tl.constexpr, M: tl.constexpr, STEPS: tl.constexpr, BASE: tl.constexpr,
+    R: tl.constexpr, K: tl.constexpr, M: tl.constexpr, STEPS: tl.constexpr, BASIS: tl.constexpr,
+    BASE: tl.constexpr,
     ONE_PASS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr,
 ):  # fmt: skip
     """W_M of one input, BR rows and BN outputs, over the ROWS rows of one part; ONE_PASS: X_{M+1} as well.
@@ -159,17 +179,24 @@ def gather_backward(
             lost += poison(xs, factor)
         else:
             lost += poison(xs, None)
-        if M <= K:
-            first, values = exact_cell(xs, knots, K, M, R + K, STEPS)
-            rows = rows_of(first, values, r, BM, BR) * factor[:, None]
+        if M <= K or BASIS != 0:
+            if BASIS == 0:
+                first, values = exact_cell(xs, knots, K, M, R + K, STEPS)
+                rows = rows_of(first, values, r, BM, BR)
+            else:
+                rows = rows_at(xs, r, i, grid, block * BR + BR, R, M, BASIS)
+            rows = rows * factor[:, None]
             acc += rows[:, :, None] * gs[:, None, :]
         if BASE != 0:
             base_acc += (base_activation(xs, BASE, M, False) * factor)[:, None] * gs
         if ONE_PASS:
             slope = poison(xs, None)
-            if M + 1 <= K:
-                first, values = exact_cell(xs, knots, K, M + 1, R + K, STEPS)
-                rows = rows_of(first, values, r, BM, BR)
+            if M + 1 <= K or BASIS != 0:
+                if BASIS == 0:
+                    first, values = exact_cell(xs, knots, K, M + 1, R + K, STEPS)
+                    rows = rows_of(first, values, r, BM, BR)
+                else:
+                    rows = rows_at(xs, r, i, grid, R, R, M + 1, BASIS)
                 slope += tl.sum(rows * tl.sum(coefficients * gs[:, None, :], 2), 1)
             if BASE != 0:
                 slope += base_activation(xs, BASE, M + 1, False) * tl.sum(gs * base_row, 1)

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from .basis import base_activation, window
+from .global_bases import first_state, next_rows, rows_of_group
 from .place import place, place_rows, spread, sum_rows, tile_pairs
 from .table_kernel import verdict
 from .tiles import INTERPRETED, load_coefficients, load_part, load_rows, narrow, poison, product, scale_all
@@ -20,7 +21,7 @@ def dense_backward(
     x, side, spline, base_weight, g, grid, table, t, d_spline,
     B, I, O, ROWS, x_row, x_column, side_row, side_column, g_row, g_column,
     R: tl.constexpr, K: tl.constexpr, M: tl.constexpr, STEPS: tl.constexpr,
-    POLY: tl.constexpr, POLY_X: tl.constexpr, FACTOR: tl.constexpr,
+    POLY: tl.constexpr, POLY_X: tl.constexpr, FACTOR: tl.constexpr, BASIS: tl.constexpr,
     BASE: tl.constexpr, PRECISION: tl.constexpr, ONE_PASS: tl.constexpr, RG: tl.constexpr,
     EVEN_I: tl.constexpr, EVEN_O: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
@@ -62,17 +63,21 @@ def dense_backward(
         m = m0 + tl.arange(0, BM)
         xs = load_part(x, m, i, x_row, x_column, end, I, EVEN_I).to(tl.float32)
         gs = load_part(g, m, n, g_row, g_column, end, O, EVEN_O)
-        if M <= K:
+        if M <= K and BASIS == 0:
             quad, two, odd, values = window(xs, at, grid, table, I, K, M, POLY, R + K, STEPS)
+        sides = None
         if side is not None:
             sides = load_part(side, m, i, side_row, side_column, end, I, EVEN_I).to(tl.float32)
-            if M <= K:
+            if M <= K and BASIS == 0:
                 values = scale_all(values, sides)
             lost += poison(xs, sides)
         else:
             lost += poison(xs, None)
-        if M <= K:
-            a = place(quad, two, odd, values, group, dtype, BM, BI, RG, True)
+        if M <= K or BASIS != 0:
+            if BASIS == 0:
+                a = place(quad, two, odd, values, group, dtype, BM, BI, RG, True)
+            else:
+                a = rows_of_group(xs, sides, at, group, grid, dtype, R, M, BASIS, BM, BI, RG, True)
             if not INTERPRETED and (dtype == tl.float32 or BN < 128 or RG < 8):
                 a += 0.0  # Triton fails for sm_100 on small or 32-bit tiles that it reshapes and transposes
             acc = product(tl.trans(a), gs, acc, PRECISION)
@@ -80,13 +85,15 @@ def dense_backward(
             slope = poison(xs, None)
             if table is not None:
                 slope += wrong
-            if M + 1 <= K:
-                quad, two, odd, values = window(xs, at, grid, table, I, K, M + 1, POLY_X, R + K, STEPS)
+            if M + 1 <= K or BASIS != 0:
+                if BASIS == 0:
+                    quad, two, odd, values = window(xs, at, grid, table, I, K, M + 1, POLY_X, R + K, STEPS)
                 products = product(gs, tl.trans(coefficients), tl.zeros((BM, BI * RG), tl.float32), PRECISION)
-                slope += (
-                    sum_rows(products * place_rows(quad, two, odd, values, 0, BM, BI, RG, True), BM, BI, RG)
-                    * FACTOR
-                )
+                if BASIS == 0:
+                    rows = place_rows(quad, two, odd, values, 0, BM, BI, RG, True)
+                else:
+                    rows = rows_of_group(xs, None, at, 0, grid, tl.float32, R, M + 1, BASIS, BM, BI, RG, True)
+                slope += sum_rows(products * rows, BM, BI, RG) * FACTOR
             if BASE != 0:
                 products = product(gs, tl.trans(base_rows), tl.zeros((BM, BI), tl.float32), PRECISION)
                 slope += products * base_activation(xs, BASE, M + 1, SHORT)
@@ -133,7 +140,7 @@ def dense_input(
     x, spline, base_weight, g, grid, table, t,
     B, I, O, x_row, x_column, g_row, g_column,
     R: tl.constexpr, K: tl.constexpr, M: tl.constexpr, STEPS: tl.constexpr,
-    POLY: tl.constexpr, FACTOR: tl.constexpr,
+    POLY: tl.constexpr, FACTOR: tl.constexpr, BASIS: tl.constexpr,
     BASE: tl.constexpr, PRECISION: tl.constexpr, RG: tl.constexpr, EVEN_I: tl.constexpr, EVEN_O: tl.constexpr,
     BM: tl.constexpr, BK: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
@@ -149,8 +156,12 @@ def dense_input(
     tile_i += pid % blocks * BI
     xs = load_rows(x, tl.minimum(row, B - 1), i, x_row, x_column, I, EVEN_I)
     slope = poison(xs, None)
-    if M <= K:
-        quad, two, odd, values = window(xs, tl.minimum(i, I - 1), grid, table, I, K, M, POLY, R + K, STEPS)
+    at = tl.minimum(i, I - 1)
+    if M <= K or BASIS != 0:
+        if BASIS == 0:
+            quad, two, odd, values = window(xs, at, grid, table, I, K, M, POLY, R + K, STEPS)
+        else:
+            last, before = first_state(xs, at, grid, R, BASIS)
         tile = spline + (tile_i.to(tl.int64) * R + tile_r)[:, None] * O + k[None, :]
         for group in range((R + RG - 1) // RG):
             products = tl.zeros((BM, BI * RG), tl.float32)
@@ -158,7 +169,12 @@ def dense_input(
                 gs = load_part(g, row, o0 + k, g_row, g_column, B, O, EVEN_O)
                 c = load_coefficients(tile + o0, group, tile_i, tile_r, o0 + k, I, O, R, RG, EVEN_I, EVEN_O)
                 products = product(gs, tl.trans(c), products, PRECISION)
-            rows = place_rows(quad, two, odd, values, group, BM, BI, RG, True)
+            if BASIS == 0:
+                rows = place_rows(quad, two, odd, values, group, BM, BI, RG, True)
+            else:
+                rows, last, before = next_rows(
+                    xs, None, at, group, last, before, grid, tl.float32, R, M, BASIS, BM, BI, RG, True
+                )
             slope += sum_rows(products * rows, BM, BI, RG) * FACTOR
     if table is not None:
         slope += verdict(table, I, 256)

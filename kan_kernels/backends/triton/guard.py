@@ -3,7 +3,14 @@
 import torch
 
 from ...checks import DTYPES, HALF_DTYPES
-from ...contract import BASE_CODES, MAX_DERIVATIVE, MAX_SPLINE_ORDER
+from ...contract import (
+    BASE_CODES,
+    BASIS_CODES,
+    MAX_DERIVATIVE,
+    MAX_FUNCTIONS,
+    MAX_SPLINE_ORDER,
+    basis_rows,
+)
 
 _NAMES = {
     "forward": ("x", "s", "spline_weight", "base_weight", "bias"),
@@ -17,17 +24,17 @@ def check(op: str, args: tuple) -> None:
     """Raise ValueError or TypeError, naming the argument, unless shapes, dtypes, devices, numbers agree."""
     *tensors, grid, order, base, derivative, basis = (*args, 0)[: len(_NAMES[op]) + 5]  # basis may be absent
     given = dict(zip(_NAMES[op], tensors, strict=True))
-    _number("basis", basis, 0, 0)
-    _number("spline_order", order, 0, MAX_SPLINE_ORDER)
+    like = args[len(_NAMES[op]) + 5] if len(args) > len(_NAMES[op]) + 5 else None
+    _number("basis", basis, 0, max(BASIS_CODES.values()))
+    _number("spline_order", order, 0, (MAX_SPLINE_ORDER, 0, MAX_FUNCTIONS - 1)[basis])
     _number("base", base, 0, max(BASE_CODES.values()))
     _number("derivative", derivative, 0, MAX_DERIVATIVE + (op == "input"))
     x = given["x"]
     _shape("x", x, (None, None))
     rows, features = x.shape
     _shape("grid", grid, (features, None))
-    basis_rows = grid.shape[1] - order - 1
-    if basis_rows < order + 1:
-        raise ValueError(f"grid: got {grid.shape[1]} knots a row, expected {2 * order + 2} or more")
+    _columns(grid.shape[1], order, basis)
+    functions = basis_rows(basis, grid.shape[1], order)
     wide = given["g"] if "g" in given else given["spline_weight"]
     width = wide.shape[-1] if wide.dim() else -1
     dtype = wide.dtype
@@ -37,15 +44,16 @@ def check(op: str, args: tuple) -> None:
     wanted = {
         "x": ((rows, features), x_dtypes),
         "s": ((rows, features), x_dtypes),
-        "spline_weight": ((features, basis_rows, width), (dtype,)),
+        "spline_weight": ((features, functions, width), (dtype,)),
         "base_weight": ((features, width), (dtype,)),
         "bias": ((width,), (dtype,)),
         "g": ((rows, width), (dtype,)),
+        "like": ((features, functions, width), (dtype,)),
         "grid": ((features, grid.shape[1]), (torch.float64 if dtype == torch.float64 else torch.float32,)),
     }
     if "base_weight" in given and (given["base_weight"] is None) != (base == 0):
         raise ValueError(f"base_weight: got {'None' if base else 'a tensor'} with base={base}")
-    for name, tensor in (*given.items(), ("grid", grid)):
+    for name, tensor in (*given.items(), ("like", like), ("grid", grid)):
         if tensor is None:
             continue
         shape, dtypes = wanted[name]
@@ -54,6 +62,16 @@ def check(op: str, args: tuple) -> None:
             raise TypeError(f"{name}: got {tensor.dtype}, expected {' or '.join(map(str, dtypes))}")
         if tensor.device != x.device:
             raise ValueError(f"{name}: is on {tensor.device}, expected {x.device} like x")
+
+
+def _columns(columns: int, order: int, basis: int) -> None:
+    """The grid has as many columns as its basis takes: knots, centres and their width, or none."""
+    if basis == BASIS_CODES["bspline"] and columns < 2 * order + 2:
+        raise ValueError(f"grid: got {columns} knots a row, expected {2 * order + 2} or more")
+    if basis == BASIS_CODES["rbf"]:
+        _number("grid.shape[1]", columns, 2, MAX_FUNCTIONS + 1)
+    if basis == BASIS_CODES["chebyshev"]:
+        _number("grid.shape[1]", columns, 0, 0)
 
 
 def _shape(name: str, tensor: torch.Tensor, shape: tuple[int | None, ...]) -> None:

@@ -1,8 +1,7 @@
 """The four contractions on Triton kernels: allocate, choose a kernel and its tile, launch.
 
-Every function has the signature of its namesake in `reference`; `basis` is 0, B-splines. Kernels run on the
-current stream of x's device; no call waits for the device, but for the first look at a grid's knots
-(knots.py).
+Every function has the signature of its namesake in `reference`. Kernels run on the current stream of x's
+device; no call waits for the device, but for the first look at a grid's knots (knots.py).
 """
 
 from math import factorial
@@ -10,6 +9,8 @@ from math import factorial
 import torch
 from torch import Tensor
 
+from ...contract import basis_rows
+from ...ops import functions_together
 from . import forward_kernels, gather_kernels, gradient_kernels, table_kernel, tiling
 from .knots import TOLERANCE, are_uniform
 from .plan import UNIFORM_ORDERS, ceil_div, polynomials, steps
@@ -27,14 +28,13 @@ def precision(dtype: torch.dtype) -> str:
     return "tf32" if tf32_allowed() else "tf32x3"
 
 
-def _uniform(
-    grid: Tensor, dtype: torch.dtype, order: int, derivative: int, placed: int | None = None
-) -> bool:
+def _uniform(case: tiling.Case, grid: Tensor, derivative: int, placed: int | None = None) -> bool:
     """Whether fixed polynomials of uniform knots are as good as the operand's rounding.
 
     placed: the order of the derivative whose values become 16-bit operands, if any do.
     """
-    if order not in UNIFORM_ORDERS or derivative >= order or dtype == torch.float64:
+    order, dtype = case.order, case.dtype
+    if case.basis or order not in UNIFORM_ORDERS or derivative >= order or dtype == torch.float64:
         return False
     if dtype == torch.float32 and precision(dtype) != "tf32":
         return False
@@ -56,30 +56,35 @@ def _table(grid: Tensor, order: int, uniform: bool) -> Tensor | None:
     return table
 
 
-def _spline(grid: Tensor, order: int, derivative: int, base: int) -> dict:
+def _constants(case: tiling.Case, derivative: int, base: int) -> dict:
     """The compile-time constants of every kernel."""
     return {
-        "R": grid.shape[1] - order - 1,
-        "K": order,
+        "R": case.basis_rows,
+        "K": case.order,
         "M": derivative,
-        "STEPS": steps(grid.shape[1]),
+        "STEPS": steps(case.basis_rows + case.order + 1),
+        "BASIS": case.basis,
         "BASE": base,
     }
 
 
-def _dense_spline(
-    grid: Tensor, dtype: torch.dtype, order: int, derivative: int, base: int, uniform: bool
-) -> dict:
+def _dense_constants(case: tiling.Case, derivative: int, base: int, uniform: bool) -> dict:
     """Those of the dense kernels: fixed polynomials on uniform knots, and what the matrix units multiply."""
-    return _spline(grid, order, derivative, base) | {
-        "POLY": polynomials(order, derivative) if uniform else None,
-        "FACTOR": 1.0 / factorial(order) if uniform else 1.0,
-        "PRECISION": precision(dtype),
+    return _constants(case, derivative, base) | {
+        "POLY": polynomials(case.order, derivative) if uniform else None,
+        "FACTOR": 1.0 / factorial(case.order) if uniform else 1.0,
+        "PRECISION": precision(case.dtype),
     }
 
 
-def _case(x: Tensor, dtype: torch.dtype, width: int, grid: Tensor, order: int) -> tiling.Case:
-    return tiling.Case.of(x, dtype, width, grid.shape[1] - order - 1, order)
+def _case(
+    x: Tensor, dtype: torch.dtype, width: int, grid: Tensor, order: int, basis: int, placed: int = 0
+) -> tiling.Case:
+    """placed: the order of the derivative whose values become matrix operands, if any do."""
+    rows = basis_rows(basis, grid.shape[1], order)
+    # T_r'' = r^2 (r^2 - 1) / 3 at 1, and 2 / h^2, may leave the range of float16
+    fits = not (basis and placed and dtype == torch.float16)
+    return tiling.Case.of(x, dtype, width, rows, 0 if basis else order, basis, fits)
 
 
 def _strides(tensor: Tensor | None) -> tuple[int, int]:
@@ -96,13 +101,13 @@ def forward(x, s, spline_weight, base_weight, bias, grid, spline_order, base, de
     y = spline_weight.new_empty(rows, width)
     if y.numel() == 0:
         return y
-    case = _case(x, spline_weight.dtype, width, grid, spline_order)
+    case = _case(x, spline_weight.dtype, width, grid, spline_order, basis, derivative)
     gathers = tiling.gathers(case, precision(case.dtype))
-    uniform = not gathers and _uniform(grid, case.dtype, spline_order, derivative, derivative)
+    uniform = not gathers and _uniform(case, grid, derivative, derivative)
     spline_weight, base_weight, bias, grid = map(_dense, (spline_weight, base_weight, bias, grid))
     sizes = (rows, features, width, *_strides(x), *_strides(s))
     if gathers:
-        constants = _spline(grid, spline_order, derivative, base)
+        constants = _constants(case, derivative, base)
         tile = tiling.gather(case)
         blocks = ceil_div(rows, tile["BM"]) * ceil_div(width, tile["BN"])
         tiling.launch(
@@ -111,7 +116,7 @@ def forward(x, s, spline_weight, base_weight, bias, grid, spline_order, base, de
         )  # fmt: skip
         return y
     table = _table(grid, spline_order, uniform)
-    constants = _dense_spline(grid, case.dtype, spline_order, derivative, base, uniform)
+    constants = _dense_constants(case, derivative, base, uniform)
     tiling.launch_tuned(
         forward_kernels.dense_forward, x.device, case,
         lambda tile: ceil_div(rows, tile["BM"]) * ceil_div(width, tile["BN"]),
@@ -126,13 +131,13 @@ def input(x, spline_weight, base_weight, g, grid, spline_order, base, derivative
     t = x.new_empty(rows, features)
     if t.numel() == 0:
         return t
-    case = _case(x, spline_weight.dtype, width, grid, spline_order)
+    case = _case(x, spline_weight.dtype, width, grid, spline_order, basis)
     gathers = tiling.gathers(case, precision(case.dtype))
-    uniform = not gathers and _uniform(grid, case.dtype, spline_order, derivative)
+    uniform = not gathers and _uniform(case, grid, derivative)
     spline_weight, base_weight, grid = map(_dense, (spline_weight, base_weight, grid))
     sizes = (rows, features, width, *_strides(x), *_strides(g))
     if gathers:
-        constants = _spline(grid, spline_order, derivative, base)
+        constants = _constants(case, derivative, base)
         tile = tiling.gather(case)
         blocks = ceil_div(rows, tile["BM"]) * ceil_div(features, tile["BI"])
         tiling.launch(
@@ -141,7 +146,7 @@ def input(x, spline_weight, base_weight, g, grid, spline_order, base, derivative
         )  # fmt: skip
         return t
     table = _table(grid, spline_order, uniform)
-    constants = _dense_spline(grid, case.dtype, spline_order, derivative, base, uniform)
+    constants = _dense_constants(case, derivative, base, uniform)
     tiling.launch_tuned(
         gradient_kernels.dense_input, x.device, case,
         lambda tile: ceil_div(rows, tile["BM"]) * ceil_div(features, tile["BI"]),
@@ -151,33 +156,44 @@ def input(x, spline_weight, base_weight, g, grid, spline_order, base, derivative
 
 
 def weight(x, s, g, grid, spline_order, base, derivative, basis=0, like=None) -> tuple[Tensor, Tensor]:
-    """W_m. Returns (in, G+k, out) and (in, out), or an empty (0,) tensor when base is 0, in g's dtype."""
-    return _weights(x, s, None, None, g, grid, spline_order, base, derivative, None)
+    """W_m. Returns (in, R, out) and (in, out), or an empty (0,) tensor when base is 0, in g's dtype."""
+    case = _case(x, g.dtype, g.shape[1], grid, spline_order, basis, derivative)
+    d_spline, d_base = _weights(case, x, s, None, None, g, grid, base, derivative, None)
+    return _laid_out(d_spline, like if basis else None), d_base
 
 
 def backward(x, spline_weight, base_weight, g, grid, spline_order, base, derivative, basis=0):
     """X_{m+1} and W_m: in one pass over x and g where one tile holds all outputs, else by a kernel each."""
-    case = _case(x, g.dtype, g.shape[1], grid, spline_order)
+    case = _case(x, g.dtype, g.shape[1], grid, spline_order, basis, derivative)
     if tiling.one_pass(case) and case.width:
         t = x.new_empty(x.shape)
-        return t, *_weights(x, None, spline_weight, base_weight, g, grid, spline_order, base, derivative, t)
+        d_spline, d_base = _weights(case, x, None, spline_weight, base_weight, g, grid, base, derivative, t)
+        return t, _laid_out(d_spline, spline_weight if basis else None), d_base
     return (
-        input(x, spline_weight, base_weight, g, grid, spline_order, base, derivative + 1),
-        *weight(x, None, g, grid, spline_order, base, derivative),
+        input(x, spline_weight, base_weight, g, grid, spline_order, base, derivative + 1, basis),
+        *weight(x, None, g, grid, spline_order, base, derivative, basis, spline_weight),
     )
 
 
-def _weights(x, s, spline_weight, base_weight, g, grid, order, base, derivative, t) -> tuple[Tensor, Tensor]:
+def _laid_out(d_spline: Tensor, like: Tensor | None) -> Tensor:
+    """The gradient in the layout of weights that keep an edge's functions together, as the ops promise it."""
+    if like is None or not functions_together(like):
+        return d_spline
+    return d_spline.new_empty_strided(d_spline.shape, like.stride()).copy_(d_spline)
+
+
+def _weights(
+    case: tiling.Case, x, s, spline_weight, base_weight, g, grid, base, derivative, t
+) -> tuple[Tensor, Tensor]:
     """W_m and, in the same pass unless t is None, X_{m+1} into t, for which the weights are needed."""
-    (rows, features), width = x.shape, g.shape[1]
+    rows, features, width = case.rows, case.features, case.width
     new = g.new_zeros if rows == 0 else g.new_empty
-    d_spline = new(features, grid.shape[1] - order - 1, width)
+    d_spline = new(features, case.basis_rows, width)
     d_base = new(features, width) if base else new(0)
     if rows == 0 or d_spline.numel() == 0:
         return d_spline, d_base
-    case = _case(x, g.dtype, width, grid, order)
     gathers = tiling.sums_rows(case)
-    uniform = not gathers and _uniform(grid, g.dtype, order, derivative + (t is not None), derivative)
+    uniform = not gathers and _uniform(case, grid, derivative + (t is not None), derivative)
     spline_weight, base_weight, grid = map(_dense, (spline_weight, base_weight, grid))
     part_rows, parts = tiling.parts(case, x.device)
     sums = (d_spline, d_base)
@@ -187,9 +203,9 @@ def _weights(x, s, spline_weight, base_weight, g, grid, order, base, derivative,
     sizes = (rows, features, width, part_rows, *_strides(x), *_strides(s), *_strides(g))
     operands = (x, s, spline_weight, base_weight, g, grid, t)
     if gathers:
-        _gathered_weights(case, operands, sums, sizes, parts, order, base, derivative)
+        _gathered_weights(case, operands, sums, sizes, parts, base, derivative)
     else:
-        _dense_weights(case, operands, sums, sizes, parts, order, base, derivative, uniform)
+        _dense_weights(case, operands, sums, sizes, parts, base, derivative, uniform)
     if parts > 1:
         for part, total in zip(sums, (d_spline, d_base), strict=True):
             if total.numel():
@@ -197,22 +213,22 @@ def _weights(x, s, spline_weight, base_weight, g, grid, order, base, derivative,
     return d_spline, d_base
 
 
-def _gathered_weights(case, operands, sums, sizes, parts, order, base, m) -> None:
+def _gathered_weights(case, operands, sums, sizes, parts, base, m) -> None:
     *_, grid, t = operands
-    constants = _spline(grid, order, m, base) | {"ONE_PASS": t is not None}
+    constants = _constants(case, m, base) | {"ONE_PASS": t is not None}
     tile = tiling.row_sums(case)
     blocks = ceil_div(case.basis_rows, tile["BR"]) * ceil_div(case.width, tile["BN"]) * case.features * parts
     arguments = (*operands, *sums, *sizes)
     tiling.launch(gather_kernels.gather_backward, grid.device, blocks, arguments, constants, tile)
 
 
-def _dense_weights(case, operands, sums, sizes, parts, order, base, m, uniform) -> None:
+def _dense_weights(case, operands, sums, sizes, parts, base, m, uniform) -> None:
     x, s, spline, base_weight, g, grid, t = operands
     one_pass = t is not None
-    table = _table(grid, order, uniform)
-    constants = _dense_spline(grid, case.dtype, order, m, base, uniform) | {
+    table = _table(grid, case.order, uniform)
+    constants = _dense_constants(case, m, base, uniform) | {
         "ONE_PASS": one_pass,
-        "POLY_X": polynomials(order, m + 1) if one_pass and uniform else None,
+        "POLY_X": polynomials(case.order, m + 1) if one_pass and uniform else None,
     }
 
     def blocks(tile: dict) -> int:

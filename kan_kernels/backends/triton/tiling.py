@@ -33,6 +33,8 @@ class Case:
     basis_rows: int
     order: int
     arch: int = 90  # compute capability, 90 where there is none
+    basis: int = 0  # its code; the order is that of B-splines, 0 for others
+    fits: bool = True  # whether the basis keeps to the range of a 16-bit operand
 
     @property
     def half(self) -> bool:
@@ -44,21 +46,33 @@ class Case:
         return self.arch // 10 in (9, 10, 11)
 
     @staticmethod
-    def of(x: torch.Tensor, dtype: torch.dtype, width: int, basis_rows: int, order: int) -> "Case":
+    def of(
+        x: torch.Tensor,
+        dtype: torch.dtype,
+        width: int,
+        basis_rows: int,
+        order: int,
+        basis: int = 0,
+        fits: bool = True,
+    ) -> "Case":
         rows, features = x.shape
-        return Case(x.device.type, dtype, rows, features, width, basis_rows, order, architecture(x.device))
+        arch = architecture(x.device)
+        return Case(x.device.type, dtype, rows, features, width, basis_rows, order, arch, basis, fits)
 
 
 def gathers(case: Case, precision: str) -> bool:
-    """Whether forward and input fetch coefficient rows rather than multiply matrices."""
-    if case.dtype == torch.float64 or case.width <= GATHER_WIDTH:
+    """Whether forward and input fetch coefficient rows rather than multiply matrices.
+
+    Of a basis that is not local all rows are needed, however many there are.
+    """
+    if sums_rows(case):
         return True
-    return case.basis_rows >= GATHER_ROWS["half" if case.half else precision]
+    return not case.basis and case.basis_rows >= GATHER_ROWS["half" if case.half else precision]
 
 
 def sums_rows(case: Case) -> bool:
     """Whether gradients of the weights are summed row by row rather than by products of matrices."""
-    return case.dtype == torch.float64 or case.width <= GATHER_WIDTH
+    return case.dtype == torch.float64 or case.width <= GATHER_WIDTH or not case.fits
 
 
 def one_pass(case: Case) -> bool:

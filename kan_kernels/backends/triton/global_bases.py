@@ -1,0 +1,179 @@
+"""Device functions of the bases that are not local: Gaussians and Chebyshev polynomials, every function at
+every x.
+
+Rows come in groups of RG, in order, as tiles of x's shape; `join_rows` makes them the columns of the matrix
+operand, in the order of `place.py`, without moving anything between threads. What one row needs of those
+before it is a pair of tiles (last, before): T_{n-1}^(M) and T_{n-2}^(M), or, for Gaussians, 1/h twice.
+
+BASIS is the code in contract.py: 1 Gaussians, 2 Chebyshev polynomials. The plain versions are `reference_rbf`
+and `reference_chebyshev`.
+"""
+
+import triton
+import triton.language as tl
+
+from .tiles import narrow, scale_all
+
+
+@triton.jit
+def gaussian(x, centre, inverse, M: tl.constexpr):
+    """The M-th derivative of exp(-t^2), t = (x - centre) * inverse; 0 at +-inf.
+
+    By the recurrence of the Hermite polynomials, B^(n+1) = -2/h (t B^(n) + n/h B^(n-1)).
+    """
+    t = (x - centre) * inverse
+    if x.dtype == tl.float64:
+        value = tl.exp(-t * t)
+    else:
+        value = tl.exp2(t * t * -1.44269504)
+    if M > 0:
+        t = tl.where(value == 0.0, 0.0, t)  # an infinite t must not meet a bell that is 0
+        before = tl.zeros(value.shape, value.dtype)
+        for n in tl.static_range(M):
+            following = (t * value + (n * inverse) * before) * (-2.0 * inverse)
+            before = value
+            value = following
+    return value
+
+
+@triton.jit
+def polynomial(x, n, last, before, M: tl.constexpr):
+    """T_n^(M)(x) from last = T_{n-1}^(M) and before = T_{n-2}^(M); NaN where x is not finite.
+
+    By (n - M) T_n^(M) = 2 n x T_{n-1}^(M) - n (n + M - 2) / (n - 2) T_{n-2}^(M), see csrc/basis/chebyshev.h.
+    """
+    n += tl.zeros((), tl.int32)  # in the interpreter it may be a Python number
+    nothing = x - x
+    start = tl.full((), 1.0, x.dtype)
+    for j in tl.static_range(2, M + 1):
+        start = start * (2.0 * j)
+    if M == 0:
+        value = tl.where(n == 1, 1.0, 2.0).to(x.dtype) * x * last - before
+        value = tl.where(n == 0, start + nothing, value)
+    else:
+        behind = tl.maximum(n - M, 1)  # where n <= M the recurrence is not used, where n = 2 before is 0
+        slope = (2 * n).to(x.dtype) / behind.to(x.dtype)
+        drop = (n * (n + M - 2)).to(x.dtype) / (tl.maximum(n - 2, 1) * behind).to(x.dtype)
+        value = slope * x * last - drop * before
+        value = tl.where(n <= M, tl.where(n == M, start, 0.0).to(x.dtype) + nothing, value)
+    return value
+
+
+@triton.jit
+def inverse_width(grid, i, R: tl.constexpr):
+    """1/h of the features i, to the rounding of its dtype."""
+    width = tl.load(grid + i.to(tl.int64) * (R + 1) + R)
+    inverse = 1.0 / width
+    if width.dtype != tl.float64:  # a float32 division is 2 ulp off: a step of Newton's
+        inverse = tl.fma(inverse, tl.fma(-width, inverse, 1.0), inverse)
+    return inverse
+
+
+@triton.jit
+def first_state(x, i, grid, R: tl.constexpr, BASIS: tl.constexpr):
+    """(last, before) for row 0 of x[.., i]."""
+    if BASIS == 1:
+        last = inverse_width(grid, i, R)[None, :]
+    else:
+        last = tl.zeros(x.shape, x.dtype)
+    return last, last
+
+
+@triton.jit
+def next_row(x, i, n, last, before, grid, R: tl.constexpr, M: tl.constexpr, BASIS: tl.constexpr):
+    """(row n of x[.., i], last, before); rows from R on are not of the basis, but can be multiplied by 0."""
+    if BASIS == 1:
+        centre = tl.load(grid + i.to(tl.int64) * (R + 1) + tl.minimum(n, R - 1))
+        row = gaussian(x, centre[None, :], last, M)
+    else:
+        row = tl.where(n < R, polynomial(x, n, last, before, M), 0.0)
+        before = last
+        last = row
+    return row, last, before
+
+
+@triton.jit
+def skip_rows(x, count, last, before, M: tl.constexpr, BASIS: tl.constexpr):
+    """(last, before) for row `count`, from those for row 0."""
+    if BASIS == 2:
+        for n in range(count):
+            row = polynomial(x, n, last, before, M)
+            before = last
+            last = row
+    return last, before
+
+
+@triton.jit
+def next_rows(
+    x, side, i, group, last, before, grid, dtype: tl.constexpr,
+    R: tl.constexpr, M: tl.constexpr, BASIS: tl.constexpr,
+    BM: tl.constexpr, BI: tl.constexpr, RG: tl.constexpr, PAIRS: tl.constexpr,
+):  # fmt: skip
+    """([BM, BI * RG] in dtype: rows RG * group onwards of x[.., i], times side or 1; last, before)."""
+    values = ()
+    for j in tl.static_range(RG):
+        row, last, before = next_row(x, i, group * RG + j, last, before, grid, R, M, BASIS)
+        values = values + (row,)
+    if side is not None:
+        values = scale_all(values, side)
+    return join_rows(values, dtype, BM, BI, RG, PAIRS), last, before
+
+
+@triton.jit
+def rows_of_group(
+    x, side, i, group, grid, dtype: tl.constexpr,
+    R: tl.constexpr, M: tl.constexpr, BASIS: tl.constexpr,
+    BM: tl.constexpr, BI: tl.constexpr, RG: tl.constexpr, PAIRS: tl.constexpr,
+):  # fmt: skip
+    """The operand of `next_rows` for any group, without those before it."""
+    last, before = first_state(x, i, grid, R, BASIS)
+    if R > RG:
+        last, before = skip_rows(x, group * RG, last, before, M, BASIS)
+    rows, last, before = next_rows(
+        x, side, i, group, last, before, grid, dtype, R, M, BASIS, BM, BI, RG, PAIRS
+    )
+    return rows
+
+
+@triton.jit
+def join_halves(tiles):
+    """A tuple half as long: tile j joined with tile j + half, in a new last dimension."""
+    HALF: tl.constexpr = len(tiles) // 2
+    joined = ()
+    for j in tl.static_range(HALF):
+        joined = joined + (tl.join(tiles[j], tiles[j + HALF]),)
+    return joined
+
+
+@triton.jit
+def join_rows(values, dtype: tl.constexpr, BM: tl.constexpr, BI: tl.constexpr, RG: tl.constexpr,
+              PAIRS: tl.constexpr):  # fmt: skip
+    """[BM, BI * RG] in dtype from RG tiles [BM, BI], in the order of `place.tile_pairs`."""
+    tiles = ()
+    for j in tl.static_range(RG):
+        tiles = tiles + (tl.reshape(narrow(values[j], dtype), (BM, BI // 4, 4)),)
+    for _ in tl.static_range(RG.bit_length() - 1):  # the highest digit first, so that the lowest is last
+        tiles = join_halves(tiles)
+    if PAIRS:
+        rows = tl.permute(tl.reshape(tiles[0], (BM, BI // 4, 4, RG // 2, 2)), (0, 1, 3, 2, 4))
+    else:
+        rows = tl.permute(tl.reshape(tiles[0], (BM, BI // 4, 4, RG)), (0, 1, 3, 2))
+    return tl.reshape(rows, (BM, BI * RG))
+
+
+@triton.jit
+def rows_at(x, r, i, grid, upto, R: tl.constexpr, M: tl.constexpr, BASIS: tl.constexpr):
+    """[BM, BR]: the rows r, all below `upto`, of BM numbers x of feature i, for a scalar i."""
+    if BASIS == 1:
+        centres = tl.load(grid + i * (R + 1) + tl.minimum(r, R - 1))
+        rows = gaussian(x[:, None], centres[None, :], inverse_width(grid, i, R), M)
+    else:
+        rows = tl.zeros((x.shape[0], r.shape[0]), x.dtype)
+        last = tl.zeros(x.shape, x.dtype)
+        before = last
+        for n in range(tl.minimum(upto, R)):
+            value = polynomial(x, n, last, before, M)
+            rows = tl.where((r == n)[None, :], value[:, None], rows)
+            before = last
+            last = value
+    return rows
