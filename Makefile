@@ -54,6 +54,7 @@ check: build
 	$(BIN)/mypy
 	$(BIN)/python -m benchmarks readme --check
 	$(BIN)/python -m benchmarks science --check
+	$(BIN)/python -m benchmarks.integrations --check
 
 sanitize: $(VENV)/.ready
 	$(BIN)/python tests/sanitize/run.py
