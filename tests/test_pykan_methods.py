@@ -96,17 +96,25 @@ def test_every_point_of_a_fit(metric: str) -> None:
 def test_curve_of_a_fit(options: dict[str, Any]) -> None:
     """20 regularised LBFGS steps with grid updates: the curve agrees to 1e-6 as long as pykan's own does.
 
-    How far that is a third model says, pykan's with one coefficient of its start changed by 1e-14. Rounding
-    differs in more places than one: 30 times that is allowed.
+    How far that is three more models say, pykan's with starts changed by 1e-12 of themselves, for rounding
+    differs in every evaluation. 30 times what they differ is allowed, and once that is more than 1e-3 the curve
+    is compared no further: by then it is chaos.
     """
     want, got = twins(**options)
-    other, _ = twins(**options)
-    other.load_state_dict(want.state_dict())
-    other.act_fun[0].coef.data[0, 0, 0] *= 1 + 1e-14
-    curves = [result["train_loss"] for result in fit((want, got, other), opt="LBFGS", steps=20, lamb=1e-3)]
-    truth, curve, changed = map(np.array, curves)
-    allowed = np.maximum(1e-6, 30 * np.maximum.accumulate(abs(changed / truth - 1)))
-    assert (abs(curve / truth - 1) <= allowed).all(), (curve / truth - 1, allowed)
+    others = [twins(**options)[0] for _ in range(3)]
+    generator = torch.Generator().manual_seed(1)
+    for other in others:
+        other.load_state_dict(want.state_dict())
+        for layer in other.act_fun:
+            noise = torch.randn(layer.coef.shape, generator=generator, dtype=layer.coef.dtype)
+            layer.coef.data *= 1 + 1e-12 * noise
+    models = (want, got, *others)
+    curves = [result["train_loss"] for result in fit(models, opt="LBFGS", steps=20, lamb=1e-3)]
+    truth, curve, *changed = map(np.array, curves)
+    spread = np.max([abs(one / truth - 1) for one in changed], axis=0)
+    allowed = np.maximum(1e-6, 30 * np.maximum.accumulate(spread))
+    compared = allowed <= 1e-3
+    assert (abs(curve / truth - 1) <= allowed)[compared].all(), (curve / truth - 1, allowed)
     assert (allowed[:2] == 1e-6).all() and curve[-1] < curve[0]
 
 
