@@ -97,8 +97,8 @@ def test_curve_of_a_fit(options: dict[str, Any]) -> None:
     """20 regularised LBFGS steps with grid updates: the curve agrees to 1e-6 as long as pykan's own does.
 
     How far that is three more models say, pykan's with starts changed by 1e-12 of themselves, for rounding
-    differs in every evaluation. 30 times what they differ is allowed, and once that is more than 1e-3 the curve
-    is compared no further: by then it is chaos.
+    differs in every evaluation. 30 times what they differ is allowed, and once that is more than 1e-3 the
+    curve is compared no further: by then it is chaos.
     """
     want, got = twins(**options)
     others = [twins(**options)[0] for _ in range(3)]
