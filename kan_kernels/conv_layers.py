@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from . import checks, dispatch
+from . import checks
 from .convolution import kan_conv
 from .nn import SplineModule
 
@@ -45,26 +45,14 @@ class KANConv(SplineModule):
         for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
             if channels % groups:
                 raise ValueError(f"groups: got {groups}, expected a divisor of {name}={channels}")
-        checks.integer("grid_size", grid_size, 1)
-        checks.spline_order(spline_order)
-        checks.grid_range(grid_range)
-        checks.base(base)
-        dispatch.check_name("backend", backend)
-        dtype = torch.get_default_dtype() if dtype is None else dtype
-        checks.dtype(dtype)
+        options = (grid_size, spline_order, grid_range, base, backend)
+        parameter, dtype = self.set_options(*options, device, dtype)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = checks.each("kernel_size", kernel_size, self.DIMS, 1)
         self.stride = checks.each("stride", stride, self.DIMS, 1)
         self.dilation = checks.each("dilation", dilation, self.DIMS, 1)
         checks.padding(padding, self.DIMS, self.stride)
         self.padding = padding if isinstance(padding, str) else checks.each("padding", padding, self.DIMS, 0)
-        self.grid_size, self.spline_order = grid_size, spline_order
-        self.grid_range = (float(grid_range[0]), float(grid_range[1]))
-        self.base, self.backend = base, backend
-
-        def parameter(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-
         edges = (*self.kernel_size, out_channels // groups)
         self.spline_weight = parameter(in_channels, grid_size + spline_order, *edges)
         self.register_parameter("base_weight", parameter(in_channels, *edges) if base else None)

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,13 +18,42 @@ if TYPE_CHECKING:
 class SplineModule(nn.Module):
     """What modules with knots share: the buffer `grid` (in, G+2k+1), uniform at first, never in 16 bits.
 
-    A subclass sets grid_size, spline_order and grid_range before `make_grid`.
+    A subclass calls `set_options`, makes its parameters, and calls `make_grid`.
     """
 
     grid: Tensor
     grid_size: int
     spline_order: int
     grid_range: tuple[float, float]
+
+    def set_options(
+        self,
+        grid_size: int,
+        spline_order: int,
+        grid_range: tuple[float, float],
+        base: str | None,
+        backend: str | None,
+        device: Any,
+        dtype: torch.dtype | None,
+    ) -> tuple[Callable[..., nn.Parameter], torch.dtype]:
+        """Check and keep the options: (what makes a parameter of a shape, its dtype)."""
+        checks.integer("grid_size", grid_size, 1)
+        checks.spline_order(spline_order)
+        checks.grid_range(grid_range)
+        checks.base(base)
+        dispatch.check_name("backend", backend)
+        made = torch.get_default_dtype() if dtype is None else dtype
+        checks.dtype(made)
+        self.grid_size = grid_size
+        self.spline_order = spline_order
+        self.grid_range = (float(grid_range[0]), float(grid_range[1]))
+        self.base = base
+        self.backend = backend
+
+        def parameter(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape, device=device, dtype=made))
+
+        return parameter, made
 
     def make_grid(self, in_features: int, device: Any, dtype: torch.dtype) -> None:
         """Register the buffer, its values still to be set. 16 bits tell no neighbouring knots apart."""
@@ -107,24 +136,10 @@ class KANLinear(SplineModule):
         super().__init__()
         checks.integer("in_features", in_features, 1)
         checks.integer("out_features", out_features, 1)
-        checks.integer("grid_size", grid_size, 1)
-        checks.spline_order(spline_order)
-        checks.grid_range(grid_range)
-        checks.base(base)
-        dispatch.check_name("backend", backend)
-        dtype = torch.get_default_dtype() if dtype is None else dtype
-        checks.dtype(dtype)
+        options = (grid_size, spline_order, grid_range, base, backend)
+        parameter, dtype = self.set_options(*options, device, dtype)
         self.in_features = in_features
         self.out_features = out_features
-        self.grid_size = grid_size
-        self.spline_order = spline_order
-        self.grid_range = (float(grid_range[0]), float(grid_range[1]))
-        self.base = base
-        self.backend = backend
-
-        def parameter(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-
         self.spline_weight = parameter(in_features, grid_size + spline_order, out_features)
         self.register_parameter("base_weight", parameter(in_features, out_features) if base else None)
         self.register_parameter("bias", parameter(out_features) if bias else None)

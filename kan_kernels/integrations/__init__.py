@@ -88,6 +88,11 @@ class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
         """What the report says behind the adapter's name."""
         return ""
 
+    def _kan_kernels_for_now(self) -> str:
+        """A note for a layer that was taken and yet runs the peer's own code as it is; else nothing."""
+        fallback = self._kan_kernels_fallback()
+        return "" if fallback is None else f"for now its own code runs, since {fallback}"
+
     def _kan_kernels_fallback(self) -> str | None:
         """Why forward runs the peer's own code as the module is now; None if it runs the kernels."""
         return None

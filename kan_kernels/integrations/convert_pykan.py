@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ..activations import layers_of
 from ..nn import KAN, KANLinear
 from . import Accelerated
-from .layers import filled, require, stacked
+from .layers import filled, regular_inputs, require, stacked
 from .pykan.layer import base_of
 
 _BASES: dict[str, str | None] = {"silu": "silu", "identity": "identity", "zero": None}
@@ -237,10 +237,15 @@ def _made(p: _Layer, base: str | None, where: str) -> KANLinear:
             base_weight=base_weight if base else None,
             bias=p.shift,
             edge_mask=p.mask if switch and bool((p.mask == 0).any()) else None,
-            flat_inputs=True,
         )
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+    good = regular_inputs(layer.grid, flat=True)  # as rounded to the layer's dtype
+    require(
+        bool(good.all()),
+        f"{where}: grid: knots of feature {int((~good).int().argmax())} do not increase in "
+        f"{layer.grid.dtype}: other codebases divide by zero where knots coincide, kan_kernels does not",
+    )
     if p.symbolic_mask is not None and bool(p.symbolic_mask.any()):
         layer.set_symbolic(_edges(p, layer, where))
     return layer

@@ -35,15 +35,12 @@ class EfficientKANLinear(Accelerated):
         return efficient_kan_core.why_not_now(self)
 
     def _kan_kernels_note(self: Any) -> str:
-        notes = []
-        fallback = self._kan_kernels_fallback()
-        if fallback is not None:
-            notes.append(f"for now its own code runs, since {fallback}")
+        notes = [self._kan_kernels_for_now()]
         if efficient_kan_core.kernel_base(self.base_activation) is None:
             notes.append(f"the base activation {_name(self.base_activation)} is computed by its own code")
         if not isinstance(self, EfficientKANLinearWithGrid):
             notes.append("update_grid is its own")
-        return "; ".join(notes)
+        return "; ".join(filter(None, notes))
 
 
 class EfficientKANLinearWithGrid(EfficientKANLinear):

@@ -35,9 +35,7 @@ class FastKANLayer(Accelerated):
         rows = _prepared(self)
         return rows if isinstance(rows, str) else None
 
-    def _kan_kernels_note(self) -> str:
-        fallback = self._kan_kernels_fallback()
-        return "" if fallback is None else f"for now its own code runs, since {fallback}"
+    _kan_kernels_note = Accelerated._kan_kernels_for_now
 
 
 class FastKANLayerWithSwitch(FastKANLayer):

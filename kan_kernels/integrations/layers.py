@@ -32,16 +32,11 @@ def filled(
     base_weight: Tensor | None,
     bias: Tensor | None = None,
     edge_mask: Tensor | None = None,
-    flat_inputs: bool | None = None,
 ) -> KANLinear:
     """A KANLinear with copies of these tensors, in the kernels' layout; a bias of zeros only is left out.
 
-    Args:
-        flat_inputs: whether all knots of a feature may coincide, which makes its splines zero. Otherwise they
-            have to increase. None: the caller has looked at them.
-
     Raises:
-        ValueError: the knots are not finite and increasing, where the peer divides by zero.
+        ValueError: the knots decrease or are not finite. Whether they may coincide is for the converter.
     """
     checks.knots(grid)
     fan_in, rows, fan_out = spline_weight.shape
@@ -60,12 +55,6 @@ def filled(
     ).to_empty(device=spline_weight.device)
     layer.spline_weight.copy_(spline_weight)
     layer.grid.copy_(grid)
-    good = None if flat_inputs is None else regular_inputs(layer.grid, flat=flat_inputs)  # rounded by now
-    if good is not None and not good.all():
-        raise ValueError(
-            f"grid: knots of feature {int((~good).nonzero()[0])} do not increase in "
-            f"{layer.grid.dtype}: other codebases divide by zero where knots coincide, kan_kernels does not"
-        )
     if layer.base_weight is not None:
         assert base_weight is not None
         layer.base_weight.copy_(base_weight)
