@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -235,6 +236,20 @@ def child(code: str, env: dict[str, str] | None = None, root: Path | None = None
     )
     assert (done.returncode == 0) is ok, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
+
+
+def run_example(name: str) -> dict[str, Any]:
+    """The result of examples/<name>.py in its fast mode: one thread, and a RuntimeWarning is an error."""
+    child(f"""
+import runpy, sys, warnings
+warnings.simplefilter("error", RuntimeWarning)
+import torch
+torch.set_num_threads(1)
+sys.argv = ["{name}", "--fast"]
+runpy.run_module("examples.{name}", run_name="__main__")
+""")
+    result: dict[str, Any] = json.loads((ROOT / "examples" / "results" / f"{name}.fast.json").read_text())
+    return result
 
 
 def available_memory() -> int:

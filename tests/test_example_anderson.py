@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import json
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from harness import ROOT, child
+from harness import run_example
 
 pytest.importorskip("scipy")
 models: Any = importlib.import_module("examples.anderson_models")
@@ -64,15 +63,7 @@ def test_edges_are_found() -> None:
     """(lambda E)^2 = 1 up to what 178 sites resolve, alpha E / 2 + lambda = 1, and nothing of phi."""
     pytest.importorskip("sympy")
     pytest.importorskip("sklearn")
-    child("""
-import runpy, sys, warnings
-warnings.simplefilter("error", RuntimeWarning)
-import torch
-torch.set_num_threads(1)
-sys.argv = ["anderson", "--fast"]
-runpy.run_module("examples.anderson", run_name="__main__")
-""")
-    results = json.loads((ROOT / "examples" / "results" / "anderson.fast.json").read_text())["models"]
+    results = run_example("anderson")["models"]
     found = {result["model"]: result for result in results}
     weight = float(found["MM"]["found"].split("*")[0])
     assert found["MM"]["found"] == f"{weight}*E**2*lambda**2 - 1" and 0.8 < weight < 1.1

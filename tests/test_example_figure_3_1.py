@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import ROOT, child
+from harness import ROOT, run_example
 
 from examples.scaling import exponent, front
 
@@ -33,16 +33,7 @@ def test_exponent_is_that_of_the_front() -> None:
 @pytest.mark.slow
 def test_fast_run_scales() -> None:
     """Three grid sizes of the two-dimensional toys already fall with at least the theorem's fourth power."""
-    child("""
-import sys, warnings
-warnings.simplefilter("error", RuntimeWarning)
-import torch
-torch.set_num_threads(1)
-sys.argv = ["figure_3_1", "--fast"]
-import runpy
-runpy.run_module("examples.figure_3_1", run_name="__main__")
-""")
-    toys = json.loads((RESULTS / "figure_3_1.fast.json").read_text())["toys"]
+    toys = run_example("figure_3_1")["toys"]
     assert [toy["formula"] for toy in toys] == list(TARGETS[1:])
     for toy in toys:
         (kan,), best = toy["kans"], toy["best_mlps"]

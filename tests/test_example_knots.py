@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import importlib
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,22 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from harness import ROOT, child
+from harness import run_example
 
 knots_data: Any = importlib.import_module("examples.knots_data")
 knots_table: Any = importlib.import_module("examples.knots_table")
-
-
-def result(name: str) -> dict[str, Any]:
-    child(f"""
-import runpy, sys, warnings
-warnings.simplefilter("error", RuntimeWarning)
-import torch
-torch.set_num_threads(1)
-sys.argv = ["{name}", "--fast"]
-runpy.run_module("examples.{name}", run_name="__main__")
-""")
-    return json.loads((ROOT / "examples" / "results" / f"{name}.fast.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +132,7 @@ def test_simplest_ratio_within_one_standard_error() -> None:
 @pytest.mark.slow
 def test_three_inputs_stand_out() -> None:
     """The largest scores are those of l, r and m, where the cusp's volume l m / 2 may stand for m."""
-    found = result("knots")
+    found = run_example("knots")
     best = list(found["input_scores"])[:3]
     assert set(knots_table.TRANSLATIONS[:2]) < set(best)
     assert set(best) - set(knots_table.TRANSLATIONS[:2]) <= {"cusp_volume", knots_table.TRANSLATIONS[2]}
@@ -158,7 +145,7 @@ def test_three_inputs_stand_out() -> None:
 @pytest.mark.slow
 def test_formulas_come_near_the_slope() -> None:
     pytest.importorskip("sympy")
-    formulas = result("knots_formula")["formulas"]
+    formulas = run_example("knots_formula")["formulas"]
     assert formulas["slope / 2"]["r2_slope"] == pytest.approx(1)
     for name in ("[3,1]", "[3,1,1]"):
         assert formulas[name]["r2_slope"] > 0.85 and formulas[name]["accuracy"] > 0.6
@@ -168,6 +155,6 @@ def test_formulas_come_near_the_slope() -> None:
 def test_slope_is_found_again() -> None:
     """Among the fast run's denominators that of the slope wins; u^2 and v^2 have nearly the same weight."""
     pytest.importorskip("sympy")
-    found = result("knots_ratio")
+    found = run_example("knots_ratio")
     assert found["search"][0]["edges"] == ["x", "0", "x^2", "x^2"]
     assert min(f["r2_slope"] for f in found["formulas"].values()) > 0.99

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import json
 import math
 from typing import Any
 
 import pytest
 import torch
-from harness import ROOT, child
+from harness import run_example
 
 pytest.importorskip("scipy")
 
@@ -100,15 +99,7 @@ def test_frontier() -> None:
 @pytest.mark.slow
 def test_kans_beat_the_bound() -> None:
     """Both functions of the fast run are found below 1e-2; the best KAN is chosen by validation only."""
-    child("""
-import sys, torch
-torch.set_num_threads(1)
-sys.argv = ["special_functions", "--fast"]
-import runpy
-runpy.run_module("examples.special_functions", run_name="__main__")
-""")
-    path = ROOT / "examples" / "results" / "special_functions.fast.json"
-    found = json.loads(path.read_text())["functions"]
+    found = run_example("special_functions")["functions"]
     assert [f["function"] for f in found] == ["ellipkinc(x, y)", "sph_harm(0, 1, x, y)"]
     for f in found:
         assert f["smallest"]["validation"] <= 1e-2 and f["smallest"]["test"] <= 2e-2

@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from harness import ROOT, child
+from harness import ROOT, run_example
 
 # what runs and writes a result; the other files are their common parts and the report
 SCRIPTS = (ROOT / "examples").glob("*.py")
 EXAMPLES = sorted(path.stem for path in SCRIPTS if f'main("{path.stem}"' in path.read_text())
 
 
-def result(name: str) -> dict[str, Any]:
-    child(f"""
-import pathlib, sys, warnings
-warnings.simplefilter("error", RuntimeWarning)
-import torch
-torch.set_num_threads(1)
-import examples.common as common
-sys.argv = ["{name}", "--fast"]
-import runpy
-runpy.run_module("examples.{name}", run_name="__main__")
-""")
-    return json.loads((ROOT / "examples" / "results" / f"{name}.fast.json").read_text())
-
-
 @pytest.mark.slow
 def test_formula_is_found() -> None:
     """Figure 2.4: both seeds of the fast run end with the exact formula."""
     pytest.importorskip("sympy")
-    runs = result("figure_2_4")["runs"]
+    runs = run_example("figure_2_4")["runs"]
     assert [run["exact"] for run in runs] == [True, True]
     assert {run["formula"] for run in runs} == {"exp(y**2 + sin(3.141593*x))"}
     assert all(run["widths"] == [2, 1, 1] for run in runs)
@@ -43,7 +28,7 @@ def test_formula_is_found() -> None:
 @pytest.mark.slow
 def test_staircase_goes_down() -> None:
     """Figure 2.3: up to G = 20 every refinement pays, steeply for the shape of the formula."""
-    wide, exact = result("figure_2_3")["networks"]
+    wide, exact = run_example("figure_2_3")["networks"]
     for network in (wide, exact):
         errors = network["median_test_rmse"]
         assert errors == sorted(errors, reverse=True)
@@ -53,7 +38,7 @@ def test_staircase_goes_down() -> None:
 @pytest.mark.slow
 def test_poisson_is_solved() -> None:
     """Figure 3.3: twenty steps on a coarse grid come near the solution."""
-    networks = result("figure_3_3")["networks"]
+    networks = run_example("figure_3_3")["networks"]
     assert networks["KAN [2,10,1]"]["l2"] < 5e-3 and networks["KAN [2,10,1]"]["parameters"] == 270
 
 
