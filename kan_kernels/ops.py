@@ -85,13 +85,15 @@ def _register(namespace: str = "kan_kernels") -> None:
 
 
 def _register_statistics() -> None:
-    """Shapes of the sums over rows, which only the library has as ops."""
+    """Shapes of the sums over rows and of scaled edges, which only the library has as ops."""
     for op, fake in (
         ("gram", _gram),
         ("gram_input", _gram_input),
         ("cross_gram", _cross_gram),
         ("edge_l1", _edge_l1),
         ("edge_l1_backward", _edge_l1_backward),
+        ("edge_scale", _edge_scale),
+        ("edge_scale_backward", _edge_scale_backward),
     ):
         torch.library.register_fake(f"kan_kernels::{op}", fake)
 
@@ -182,6 +184,17 @@ def _edge_l1_backward(x, spline_weight, base_weight, g, grid, spline_order, base
         x.new_empty(x.shape if need_x else (0,)),
         g.new_empty(spline_weight.shape if need_weight else (0,)),
         g.new_empty(g.shape if need_weight and base else (0,)),
+    )
+
+
+def _edge_scale(weight, scale) -> Tensor:
+    return weight.new_empty(*weight.shape[1:], weight.shape[0])
+
+
+def _edge_scale_backward(weight, scale, g, need_weight, need_scale):
+    return (
+        weight.new_empty(weight.shape if need_weight else (0,)),
+        weight.new_empty(scale.shape if need_scale else (0,)),
     )
 
 

@@ -281,10 +281,12 @@ def _table() -> list[Case]:
             )
         )
     cases += [Case(1000, 1, 1), Case(777, 2, 5), Case(3, 300, 1), Case(130, 17, 300)]
-    cases.append(Case(257, 64, 64, side=True))
-    # more rows than one block, rows that are split for the weights' sums, outputs in more than one group,
-    # many inputs
+    # sorted in strips: the last one short, more features than go together, uneven panels
+    cases += [Case(257, 64, 64, side=True), Case(1090, 19, 85, 4, 3, side=True)]
+    # more rows than one block, split for the weights' sums, outputs in more than one group, many inputs
     cases += [
+        Case(700, 18, 64, 3, 2, 1, "adaptive", dtype=f64),
+        Case(600, 9, 70, points="nan", dtype=HALF[0]),
         Case(2100, 3, 20),
         Case(4500, 2, 3, side=True),
         Case(1100, 2, 9, 4, 5, 1, dtype=f64),

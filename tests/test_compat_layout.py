@@ -52,6 +52,55 @@ def test_gradient_has_the_strides_of_the_weight(monkeypatch: pytest.MonkeyPatch)
     torch.testing.assert_close(grad, torch.autograd.grad(composed.sin().sum(), weight)[0])
 
 
+SIZES = ((256, 40, 8), (17, 300, 8), (16, 3000, 1), (1, 4096, 9), (33, 65, 600), (130, 7, 37))
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_kernel(sizes: tuple[int, int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiled library's pass is torch's to the bit, but for the order of a scale's sum."""
+    monkeypatch.setattr(layout, "_SMALL", 0)
+    weight, scale = torch.randn(sizes, dtype=dtype), torch.randn(sizes[:2], dtype=dtype)
+    weight[-1, -1, -1], scale[0, 0] = float("nan"), float("inf")
+    weight.requires_grad_(), scale.requires_grad_()
+    assert layout._by_kernel(weight.permute(1, 2, 0))
+    out = layout.scaled(weight.permute(1, 2, 0), scale.t())
+    composed = (weight * scale[..., None]).permute(1, 2, 0)
+    torch.testing.assert_close(out, composed, rtol=0, atol=0, equal_nan=True)
+    g = torch.randn(out.shape, dtype=dtype)
+    d_weight, d_scale = torch.autograd.grad(out, (weight, scale), g)
+    wanted = torch.autograd.grad(composed, (weight, scale), g)
+    torch.testing.assert_close(d_weight, wanted[0], rtol=0, atol=0, equal_nan=True)
+    size = (weight * g.permute(2, 0, 1)).detach().abs().sum(2).nan_to_num()
+    bound = size * sizes[2] * torch.finfo(dtype).eps
+    assert ((d_scale - wanted[1]).abs() <= bound)[~wanted[1].isnan()].all()
+    assert torch.equal(d_scale.isnan(), wanted[1].isnan())
+
+
+def test_kernel_takes_only_its_own() -> None:
+    """Other layouts and dtypes are torch's; the op itself says what it wants."""
+    assert not layout._by_kernel(torch.randn(3, 5, 4))
+    assert not layout._by_kernel(torch.randn(4, 3, 5, dtype=torch.bfloat16).permute(1, 2, 0))
+    op = torch.ops.kan_kernels
+    weight, scale = torch.randn(4, 3, 5), torch.randn(4, 3)
+    with pytest.raises(RuntimeError, match="scale"):
+        op.edge_scale(weight, scale.t())
+    with pytest.raises(RuntimeError, match="g"):
+        op.edge_scale_backward(weight, scale, weight, True, True)
+    with pytest.raises(RuntimeError, match="float32 or float64"):
+        op.edge_scale(weight.half(), scale.half())
+
+
+@pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
+def test_kernel_registration(wanted: tuple[bool, bool]) -> None:
+    """Shapes and strides of the ops under torch.compile's fake tensors."""
+    weight, scale, g = torch.randn(4, 3, 5), torch.randn(4, 3), torch.randn(3, 5, 4)
+    tests = ("test_schema", "test_faketensor")
+    torch.library.opcheck(torch.ops.kan_kernels.edge_scale.default, (weight, scale), test_utils=tests)
+    arguments = (weight, scale, g, *wanted)
+    torch.library.opcheck(torch.ops.kan_kernels.edge_scale_backward.default, arguments, test_utils=tests)
+
+
 @pytest.mark.usefixtures("_threshold")
 def test_transforms() -> None:
     """vmap over the rows of a loss, and forward mode."""

@@ -12,14 +12,17 @@ namespace KAN_ISA {
 template <class T>
 class Backward {
  public:
-  explicit Backward(const cpu::BackwardArgs& args)
+  Backward(const cpu::BackwardArgs& args, const cpu::Executor& executor)
       : a_(args), s_(args.layer), value_blocks_(s_.n_values, s_.local()), panels_(s_.out, value_blocks_.widest()) {
     rows_ = rows_per_block<T>(s_, panels_.padded);
     coefficient_size_ = s_.coefficient_rows() * s_.out;
     const int64_t tile_bytes = s_.coefficient_rows() * panels_.padded * int64_t(sizeof(T));
-    block_ = a_.d_spline ? max64(1, min64(kWidestBlock, (int64_t(2) << 20) / tile_bytes)) : kWidestBlock;
+    block_ = a_.d_spline ? max64(1, min64(kBlock, (int64_t(2) << 20) / tile_bytes)) : kBlock;
+    splits_ =
+        row_splits<T>(s_, ceil_div(kTasks, ceil_div(s_.in, block_)), 512, a_.d_spline ? s_.in * coefficient_size_ : 0);
+    // No sum depends on the blocks: wider ones pack g less often, while there are enough for the threads.
+    if (block_ == kBlock && s_.in * splits_ >= kWidestBlock * 4 * executor.threads) block_ = kWidestBlock;
     blocks_ = ceil_div(s_.in, block_);
-    splits_ = row_splits<T>(s_, ceil_div(kTasks, blocks_), 512, a_.d_spline ? s_.in * coefficient_size_ : 0);
     rows_per_split_ = ceil_div(ceil_div(s_.batch, splits_), 16) * 16;
   }
 
@@ -44,8 +47,8 @@ class Backward {
   }
 
  private:
-  static constexpr int64_t kWidestBlock = 16;  // features that share one packed block of g
-  static constexpr int64_t kTasks = 16;        // features alone make so many tasks, or the rows are split too
+  static constexpr int64_t kBlock = 16, kWidestBlock = 32;  // features that share one packed block of g
+  static constexpr int64_t kTasks = 16;  // features alone make so many tasks, or the rows are split too
 
   void task(int64_t t) const {
     const int64_t i0 = t / splits_ * block_, features = min64(block_, s_.in - i0);
@@ -96,7 +99,7 @@ class Backward {
         const T* grid = static_cast<const T*>(a_.layer.grid) + (i0 + f) * s_.grid_columns;
         sort_feature(sorted, s_, x + f * kRowStride, sided ? side + f * kRowStride : nullptr, rows, grid);
         args.n_runs = sorted.n_runs;
-        evaluate_orders(values + !weight, orders + !weight, weight + input, sorted, s_, grid);
+        evaluate_orders(values + !weight, orders + !weight, weight + input, sorted, s_, grid, sums_up());
         if (weight && sided) scale_rows(weight_values, s_.n_values, sorted);
         if (input) take_out_base(input_values, result_scale, sorted);
         for (int64_t c = 0; c < panels_.padded;) {
@@ -116,7 +119,7 @@ class Backward {
             value_blocks_.each(input_values, whole, [&](const auto& micro, const T* v, const auto& panel) {
               args.values = v;
               args.panel = panel;
-              micro.input[Panels<T>::index(vectors)](args);
+              dot_runs(args, micro, Panels<T>::index(vectors), sorted);
               args.start = false;
             });
           }
@@ -134,6 +137,22 @@ class Backward {
     if (weight && splits_ == 1 && s_.base == kNoBase && adjoin()) return turn_round(sums, panels_.padded, i0, features);
     for (int64_t f = 0; weight && f < features; ++f) {
       write_sums(sums + f * s_.coefficient_rows() * panels_.padded, i0 + f, split);
+    }
+  }
+
+  // Whether the input's gradient is made of sums of derivatives where all splines of a cell exist.
+  bool sums_up() const {
+    return a_.input && s_.local() && s_.order > 0 && a_.input_derivative > 0 && a_.input_derivative <= s_.order;
+  }
+
+  // The rows' sums over the outputs of a panel: runs in the middle of the knots the shorter way.
+  void dot_runs(MicroArgs<T> args, const MicroKernels<T>& micro, int panel, const SortedRows<T>& sorted) const {
+    if (!sums_up()) return micro.input[panel](args);
+    for (int begin = 0, end = 0; begin < sorted.n_runs; begin = end) {
+      const bool whole = is_whole(sorted.runs[begin], s_.order, s_.n_knots);
+      for (end = begin; end < sorted.n_runs && is_whole(sorted.runs[end], s_.order, s_.n_knots) == whole;) ++end;
+      args.runs = sorted.runs + begin, args.n_runs = end - begin;
+      (whole ? micro.slopes : micro.input)[panel](args);
     }
   }
 

@@ -22,6 +22,8 @@ class Forward {
     groups_ = ceil_div(panels_.padded, columns_);
     rows_ = rows_per_block<T>(s_, columns_);
     if (groups_ < threads) rows_ = min64(rows_, max64(64, ceil_div(ceil_div(s_.batch, threads), 16) * 16));
+    strip_ = max64(1, strip_rows<T>(s_, min64(rows_, s_.batch), panels_.width));
+    together_ = strip_ < rows_ ? min64(kInputBlock, kMaxRows / strip_) : 1;
   }
 
   void run(const cpu::Executor& executor) {
@@ -55,33 +57,43 @@ class Forward {
     Coefficients<T> coefficients{a_.layer.spline_weight,   a_.layer.base_weight,
                                  a_.layer.weight_dtype,    &s_,
                                  arena.take<T>(copy_size), packs ? arena.take<T>(packed_size) : nullptr};
-    MicroArgs<T> args;
-    args.row = sorted.row;
-    args.runs = sorted.runs;
     start_tile(tile, rows, column0, column1);
-    for (int64_t i = 0; i < s_.in; ++i) {
-      const int64_t in_block = i % kInputBlock;
-      if (in_block == 0) {
-        const int64_t n = min64(kInputBlock, s_.in - i);
-        read_transposed(x, kRowStride, a_.x, row0, rows, i, n);
-        if (sided) read_transposed(side, kRowStride, a_.side, row0, rows, i, n);
-      }
-      if (packs && i % pack_block == 0) {
-        coefficients.pack(a_.layer, i, min64(pack_block, s_.in - i), column0, column1);
-      }
-      const T* grid = static_cast<const T*>(a_.layer.grid) + i * s_.grid_columns;
-      sort_feature(sorted, s_, x + in_block * kRowStride, sided ? side + in_block * kRowStride : nullptr, rows, grid);
-      evaluate_rows(values, sorted, s_, grid, a_.derivative, sided);
-      args.n_runs = sorted.n_runs;
-      for (int64_t c = column0; c < column1;) {
-        const int vectors = panels_.vectors_at(c);
-        args.tile = tile + rows * (c - column0);
-        blocks_.each(values, coefficients.panel(i, c, vectors), [&](const auto& micro, const T* v, const auto& panel) {
-          args.values = v;
-          args.panel = panel;
-          micro.forward[Panels<T>::index(vectors)](args);
-        });
-        c += int64_t(vectors) * Simd<T>::lanes;
+    for (int64_t i0 = 0; i0 < s_.in; i0 += kInputBlock) {
+      const int64_t features = min64(kInputBlock, s_.in - i0);
+      read_transposed(x, kRowStride, a_.x, row0, rows, i0, features);
+      if (sided) read_transposed(side, kRowStride, a_.side, row0, rows, i0, features);
+      for (int64_t strip = 0; strip < rows; strip += strip_) {
+        const int64_t n = min64(strip_, rows - strip);
+        for (int64_t f0 = 0; f0 < features; f0 += together_) {
+          const int64_t f1 = min64(features, f0 + together_);
+          if (packs && (i0 + f0) % pack_block == 0) {
+            coefficients.pack(a_.layer, i0 + f0, min64(pack_block, s_.in - i0 - f0), column0, column1);
+          }
+          SortedRows<T> of[kInputBlock];
+          for (int64_t f = f0; f < f1; ++f) {
+            const int64_t first = f * kRowStride + strip;
+            of[f - f0] = sorted.from((f - f0) * strip_);
+            const T* grid = static_cast<const T*>(a_.layer.grid) + (i0 + f) * s_.grid_columns;
+            sort_feature(of[f - f0], s_, x + first, sided ? side + first : nullptr, n, grid);
+            evaluate_rows(values + (f - f0) * strip_, of[f - f0], s_, grid, a_.derivative, sided);
+          }
+          for (int64_t c = column0; c < column1;) {
+            const int vectors = panels_.vectors_at(c);
+            const int64_t width = int64_t(vectors) * Simd<T>::lanes;
+            MicroArgs<T> args;
+            args.tile = tile + rows * (c - column0) + strip * width;
+            for (int64_t f = f0; f < f1; ++f) {
+              args.row = of[f - f0].row, args.runs = of[f - f0].runs, args.n_runs = of[f - f0].n_runs;
+              blocks_.each(values + (f - f0) * strip_, coefficients.panel(i0 + f, c, vectors),
+                           [&](const auto& micro, const T* v, const auto& panel) {
+                             args.values = v;
+                             args.panel = panel;
+                             micro.forward[Panels<T>::index(vectors)](args);
+                           });
+            }
+            c += width;
+          }
+        }
       }
     }
     finish_tile(tile, row0, rows, column0, column1);
@@ -118,7 +130,7 @@ class Forward {
   const ValueBlocks<T> blocks_;
   const Panels<T> panels_;
   bool parallel_;
-  int64_t columns_, groups_, rows_;
+  int64_t columns_, groups_, rows_, strip_, together_;
 };
 
 }  // namespace KAN_ISA

@@ -150,10 +150,10 @@ class Gram {
     }
     SortedRows<double> view = sorted;
     view.runs = own_runs;
-    spline_rows_of<double>(s_.order)(left, view, knots, s_.n_knots, 0);
+    spline_rows_of<double>(s_.order)(left, view, knots, s_.n_knots, 0, false);
     if (a_.w.data) scale_rows(left, s_.order + 1, sorted);
     view.runs = other_runs;
-    spline_rows_of<double>(a_.other_order)(right, view, other, other_knots_, 0);
+    spline_rows_of<double>(a_.other_order)(right, view, other, other_knots_, 0, false);
     double dots[kMaxValues + 3];
     for (int u = 0; u < sorted.n_runs; ++u) {
       const Run own = own_runs[u], beside = other_runs[u];

@@ -30,7 +30,7 @@ void backward_as(const cpu::BackwardArgs& args, const cpu::Executor& executor) {
   if constexpr (Lookup<T>::entries > 0) {
     if (is_small<T>(shape)) return small_backward<T>(args, shape, executor);
   }
-  Backward<T>(args).run(executor);
+  Backward<T>(args, executor).run(executor);
 }
 
 void forward(const cpu::ForwardArgs& args, const cpu::Executor& executor) {
@@ -79,7 +79,7 @@ double fma_peak(double seconds) {
 namespace cpu {
 extern const KernelTable KAN_CONCAT(kTable_, KAN_ISA);
 const KernelTable KAN_CONCAT(kTable_, KAN_ISA) = {
-    KAN_STRING(KAN_ISA), KAN_VECTOR_BYTES, KAN_ISA::forward,          KAN_ISA::backward, KAN_ISA::gram,
-    KAN_ISA::gram_input, KAN_ISA::edge_l1, KAN_ISA::edge_l1_backward, KAN_ISA::fma_peak};
+    KAN_STRING(KAN_ISA), KAN_VECTOR_BYTES, KAN_ISA::forward,          KAN_ISA::backward,   KAN_ISA::gram,
+    KAN_ISA::gram_input, KAN_ISA::edge_l1, KAN_ISA::edge_l1_backward, KAN_ISA::edge_scale, KAN_ISA::fma_peak};
 }  // namespace cpu
 }  // namespace kan

@@ -102,6 +102,17 @@ struct EdgeL1BackwardArgs {
   void* d_base = nullptr;    // (in, out); beside d_spline where there is a base
 };
 
+// Edges' weights times a scale of each edge, between the layouts [out][in][functions] and [in][functions][out]. All
+// contiguous, of one dtype, f32 or f64. Either
+//   product[i,r,o] = weight[o,i,r] scale[o,i]
+// or, of its gradient g [in][functions][out], either or both of d_weight [out][in][functions] and d_scale [out][in].
+struct EdgeScaleArgs {
+  int64_t in_features = 0, out_features = 0, functions = 0;
+  DType dtype = DType::f32;
+  const void *weight = nullptr, *scale = nullptr, *g = nullptr;
+  void *product = nullptr, *d_weight = nullptr, *d_scale = nullptr;
+};
+
 // How tasks are spread: run(n, body, context) calls body(begin, end, context) over a partition of [0, n).
 struct Executor {
   void (*run)(int64_t tasks, void (*body)(int64_t begin, int64_t end, void* context), void* context) = nullptr;
@@ -117,6 +128,7 @@ struct KernelTable {
   void (*gram_input)(const GramInputArgs&, const Executor&);
   void (*edge_l1)(const EdgeL1Args&, const Executor&);
   void (*edge_l1_backward)(const EdgeL1BackwardArgs&, const Executor&);
+  void (*edge_scale)(const EdgeScaleArgs&, const Executor&);
   double (*fma_peak)(double seconds);  // measured multiply-add rate of one thread, float32, in FLOP/s
 };
 

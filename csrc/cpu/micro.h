@@ -99,6 +99,30 @@ void micro_weight(const MicroArgs<T>& args) {
   }
 }
 
+// partial[q] += g . sum_j value_j coef_j, lane by lane, for the rows of a run.
+template <class T, int N, int P>
+KAN_HD void dot_rows(const MicroArgs<T>& a, const Run& run, const Vec<T> (&coef)[N][P]) {
+  constexpr int L = Simd<T>::lanes;
+  for (int q = run.begin; q < run.end; ++q) {
+    const T* g = a.tile + int64_t(a.row[q]) * (P * L);
+    Vec<T> slope[P];  // sum_j value_j coef_j: the edge functions' values for this row
+    const Vec<T> base = broadcast(a.values[q]);
+    KAN_UNROLL
+    for (int p = 0; p < P; ++p) slope[p] = base * coef[0][p];
+    KAN_UNROLL
+    for (int j = 1; j < N; ++j) {
+      const Vec<T> value = broadcast(a.values[j * kRowStride + q]);
+      KAN_UNROLL
+      for (int p = 0; p < P; ++p) slope[p] += value * coef[j][p];
+    }
+    T* partial = a.partial + int64_t(q) * L;
+    Vec<T> sum = a.start ? Vec<T>{} : load(partial);
+    KAN_UNROLL
+    for (int p = 0; p < P; ++p) sum += slope[p] * load(g + p * L);
+    store(partial, sum);
+  }
+}
+
 template <class T, int N, int P>
 void micro_input(const MicroArgs<T>& args) {
   constexpr int L = Simd<T>::lanes;
@@ -111,24 +135,30 @@ void micro_input(const MicroArgs<T>& args) {
       KAN_UNROLL
       for (int p = 0; p < P; ++p) coef[j][p] = load(a.panel.row(run.window, j) + p * L);
     }
-    for (int q = run.begin; q < run.end; ++q) {
-      const T* g = a.tile + int64_t(a.row[q]) * (P * L);
-      Vec<T> slope[P];  // sum_j value_j coef_j: the edge functions' values for this row
-      const Vec<T> base = broadcast(a.values[q]);
+    dot_rows<T, N, P>(a, run, coef);
+  }
+}
+
+// The same on sums of derivatives, for runs in the middle of the knots. There the splines add up to one, hence their
+// m-th derivatives B_0 .. B_K to zero, and sum_j B_j c_j = sum_{j>0} (B_j + .. + B_K) (c_j - c_{j-1}): a value less.
+// N - 1 values, the sums in their order behind that of the base, meet the differences of N coefficient rows.
+template <class T, int N, int P>
+void micro_slopes(const MicroArgs<T>& args) {
+  constexpr int L = Simd<T>::lanes;
+  const MicroArgs<T> a = args;
+  const bool based = a.panel.first_ld == 0;
+  for (int u = 0; u < a.n_runs; ++u) {
+    const Run run = a.runs[u];
+    Vec<T> coef[N - 1][P];
+    KAN_UNROLL
+    for (int j = 0; j < N - 1; ++j) {
+      const T *row = a.panel.row(run.window, j), *next = a.panel.row(run.window, j + 1);
       KAN_UNROLL
-      for (int p = 0; p < P; ++p) slope[p] = base * coef[0][p];
-      KAN_UNROLL
-      for (int j = 1; j < N; ++j) {
-        const Vec<T> value = broadcast(a.values[j * kRowStride + q]);
-        KAN_UNROLL
-        for (int p = 0; p < P; ++p) slope[p] += value * coef[j][p];
+      for (int p = 0; p < P; ++p) {
+        coef[j][p] = j == 0 && based ? load(row + p * L) : load(next + p * L) - load(row + p * L);
       }
-      Vec<T> sum = slope[0] * load(g);
-      KAN_UNROLL
-      for (int p = 1; p < P; ++p) sum += slope[p] * load(g + p * L);
-      T* partial = a.partial + int64_t(q) * L;
-      store(partial, a.start ? sum : sum + load(partial));
     }
+    dot_rows<T, N - 1, P>(a, run, coef);
   }
 }
 
@@ -140,17 +170,24 @@ constexpr int kWidestSplit = 5;  // N up to which panels of four vectors are com
 
 template <class T>
 struct MicroKernels {
-  Micro<T> forward[3], input[3], weight[3];  // by log2 P
-  int widest;                                // vectors of the widest panel
+  Micro<T> forward[3], input[3], weight[3], slopes[3];  // by log2 P
+  int widest;                                           // vectors of the widest panel
 };
 
 template <class T, int N>
 constexpr MicroKernels<T> micro_kernels() {
   constexpr int W = N <= kWidestSplit ? 4 : 2;
-  return {{micro_forward<T, N, 1>, micro_forward<T, N, 2>, micro_forward<T, N, W>},
-          {micro_input<T, N, 1>, micro_input<T, N, 2>, micro_input<T, N, W>},
-          {micro_weight<T, N, 1>, micro_weight<T, N, 2>, micro_weight<T, N, W>},
-          W};
+  MicroKernels<T> kernels = {{micro_forward<T, N, 1>, micro_forward<T, N, 2>, micro_forward<T, N, W>},
+                             {micro_input<T, N, 1>, micro_input<T, N, 2>, micro_input<T, N, W>},
+                             {micro_weight<T, N, 1>, micro_weight<T, N, 2>, micro_weight<T, N, W>},
+                             {},
+                             W};
+  if constexpr (N > 1) {
+    kernels.slopes[0] = micro_slopes<T, N, 1>;
+    kernels.slopes[1] = micro_slopes<T, N, 2>;
+    kernels.slopes[2] = micro_slopes<T, N, W>;
+  }
+  return kernels;
 }
 
 template <class T>

@@ -9,6 +9,8 @@ namespace KAN_ISA {
 
 constexpr int kInputBlock = 16;                     // features whose columns of x are transposed together
 constexpr int64_t kTileBytes = int64_t(512) << 10;  // a y or g tile: stays in the second-level cache
+constexpr int64_t kStripBytes = int64_t(32) << 10;  // the part of a y panel that stays in the first-level cache
+constexpr int64_t kStripCellRows = 16;              // rows of a strip for each cell
 constexpr int64_t kSerialCycles = 60000;            // below this a second thread costs more than it saves
 
 constexpr int64_t kOneCellRows = 512;  // rows of one block that all lie in one cell
@@ -50,6 +52,14 @@ int64_t rows_per_block(const Shape& s, int64_t columns) {
   const int64_t wanted = s.local() ? min64(kMaxRows, max64(256, 128 * int64_t(s.grid_size))) : kOneCellRows;
   const int64_t fitting = kTileBytes / (max64(1, columns) * int64_t(sizeof(T))) / 16 * 16;
   return max64(64, min64(wanted, fitting));
+}
+
+// Rows of a block that are sorted together: so few that their part of a panel stays in the first-level cache, since of
+// a row a panel is read and written for a handful of multiply-adds. All, where that would leave a cell with few.
+template <class T>
+int64_t strip_rows(const Shape& s, int64_t rows, int64_t width) {
+  const int64_t strip = max64(64, kStripBytes / (width * int64_t(sizeof(T))) / 16 * 16);
+  return s.local() && strip >= kStripCellRows * s.grid_size && strip < rows ? strip : rows;
 }
 
 // Into how many parts the rows of a weight gradient of `size` elements are cut: from the shape alone, so that the
@@ -139,10 +149,11 @@ void sort_feature(SortedRows<T>& sorted, const Shape& s, const T* x, const T* si
   keep_rows(sorted, x, side, int(rows));
 }
 
-// values[n] <- the base activation's and all basis functions' values at derivative order orders[n].
+// values[n] <- the base activation's and all basis functions' values at derivative order orders[n]; of the last as
+// micro_slopes takes them, if `sums`.
 template <class T>
 void evaluate_orders(T* const* values, const int* orders, int n, const SortedRows<T>& sorted, const Shape& s,
-                     const T* grid) {
+                     const T* grid, bool sums = false) {
   T* functions[2];
   for (int v = 0; v < n; ++v) {
     functions[v] = values[v];
@@ -154,7 +165,9 @@ void evaluate_orders(T* const* values, const int* orders, int n, const SortedRow
     case kRbf: return rbf_rows(functions, orders, n, sorted, grid, s.n_splines);
     case kChebyshev: return chebyshev_rows(functions, orders, n, sorted, s.n_splines);
     default:
-      for (int v = 0; v < n; ++v) spline_rows_of<T>(s.order)(functions[v], sorted, grid, s.n_knots, orders[v]);
+      for (int v = 0; v < n; ++v) {
+        spline_rows_of<T>(s.order)(functions[v], sorted, grid, s.n_knots, orders[v], sums && v == n - 1);
+      }
   }
 }
 

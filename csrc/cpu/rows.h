@@ -46,6 +46,13 @@ struct SortedRows {
     return nullptr;
   }
 
+  // Buffers for other rows behind the first n of these.
+  SortedRows from(int64_t n) const {
+    SortedRows other = *this;
+    other.x += n, other.side += n, other.row += n, other.runs += n;
+    return other;
+  }
+
   static size_t bytes(int n_knots) {
     return 2 * Arena::bytes_for<T>(kRowStride) + 2 * Arena::bytes_for<int32_t>(kRowStride) +
            Arena::bytes_for<int32_t>((n_knots + 1) * kStreams) + Arena::bytes_for<Run>(kMaxRows);
@@ -186,9 +193,15 @@ inline void sort_rows(SortedRows<T>& out, const T* x, const T* side, int rows, c
   }
 }
 
-// values[(first + j) * kRowStride + q] = B_{window+j}^{(m)}(x[q]), j = 0..K.
+// Whether the k+1 splines on the cell of a run all exist, and so add up to one.
+KAN_HD bool is_whole(const Run& run, int order, int n_knots) {
+  return run.cell < n_knots - 1 && run.window == run.cell - order;
+}
+
+// values[j * kRowStride + q] = B_{window+j}^{(m)}(x[q]), j = 0..K; or, if `sums`, in whole cells for j = 0..K-1 the sum
+// of those behind the j-th.
 template <class T, int K>
-void spline_rows(T* values, const SortedRows<T>& in, const T* knots, int n_knots, int derivative) {
+void spline_rows(T* values, const SortedRows<T>& in, const T* knots, int n_knots, int derivative, bool sums) {
   constexpr int L = Simd<T>::lanes;
   for (int u = 0; u < in.n_runs; ++u) {
     const Run run = in.runs[u];
@@ -206,7 +219,13 @@ void spline_rows(T* values, const SortedRows<T>& in, const T* knots, int n_knots
     for (int q = run.begin; q < run.end; q += L) {  // surplus lanes are overwritten by the next run
       Vec<T> out[K + 1];
       bspline_values<K, Vec<T>, T>(cell, load(in.x + q), broadcast(T(1)), derivative, out);
-      if (shift == 0) {
+      if (sums && shift == 0) {
+        KAN_UNROLL
+        for (int j = K - 1; j >= 0; --j) {
+          store(values + j * kRowStride + q, out[j + 1]);
+          out[j] += out[j + 1];
+        }
+      } else if (shift == 0) {
         KAN_UNROLL
         for (int j = 0; j <= K; ++j) store(values + j * kRowStride + q, out[j]);
       } else {
@@ -241,7 +260,7 @@ void scale_rows(T* values, int n_values, const SortedRows<T>& in) {
 }
 
 template <class T>
-using SplineRows = void (*)(T*, const SortedRows<T>&, const T*, int, int);
+using SplineRows = void (*)(T*, const SortedRows<T>&, const T*, int, int, bool);
 
 template <class T>
 SplineRows<T> spline_rows_of(int order) {

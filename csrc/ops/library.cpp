@@ -25,5 +25,9 @@ STABLE_TORCH_LIBRARY(kan_kernels, m) {
   m.def(
       "edge_l1_backward(Tensor x, Tensor spline_weight, Tensor? base_weight, Tensor g, Tensor grid, int spline_order, "
       "int base, bool need_x, bool need_weight) -> (Tensor, Tensor, Tensor)");
+  m.def("edge_scale(Tensor weight, Tensor scale) -> Tensor");
+  m.def(
+      "edge_scale_backward(Tensor weight, Tensor scale, Tensor g, bool need_weight, bool need_scale) -> "
+      "(Tensor, Tensor)");
   m.def("cpu_isa() -> str");
 }

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
+from .. import dispatch, ops
+
 _SMALL = 2**15  # elements: below it, a Function of Python costs more than temporaries do
 
 
@@ -30,7 +32,7 @@ def scaled(weight: Tensor, scale: Tensor) -> Tensor:
 
 
 class _Scaled(Function):
-    """One pass over the weight in each direction, without a temporary."""
+    """One pass over the weight in each direction, without a temporary: by a kernel or by torch."""
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
@@ -40,6 +42,8 @@ class _Scaled(Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, scale: Tensor) -> Tensor:
         ctx.save_for_backward(weight, scale)
+        if _by_kernel(weight):
+            return torch.ops.kan_kernels.edge_scale(weight.permute(2, 0, 1), scale.t())
         out = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
         return torch.mul(weight, scale.unsqueeze(1), out=out)
 
@@ -48,6 +52,11 @@ class _Scaled(Function):
         weight, scale = ctx.saved_tensors
         need_weight, need_scale = ctx.needs_input_grad
         d_weight = d_scale = None
+        if _by_kernel(weight) and not torch.is_grad_enabled() and not _is_batch(g):
+            d_weight, d_scale = torch.ops.kan_kernels.edge_scale_backward(
+                weight.permute(2, 0, 1), scale.t(), g, need_weight, need_scale
+            )
+            return d_weight.permute(1, 2, 0) if need_weight else None, d_scale.t() if need_scale else None
         if need_weight:
             if torch.is_grad_enabled() or _is_batch(g):
                 d_weight = g * scale.unsqueeze(1)
@@ -56,6 +65,17 @@ class _Scaled(Function):
         if need_scale:
             d_scale = (g * weight).sum(1)
         return d_weight, d_scale
+
+
+def _by_kernel(weight: Tensor) -> bool:
+    """Whether the compiled library scales it: on the CPU, where the functions of an edge lie together."""
+    return (
+        ops.LOAD_ERROR is None
+        and weight.device.type == "cpu"
+        and weight.dtype in (torch.float32, torch.float64)
+        and weight.permute(2, 0, 1).is_contiguous()
+        and dispatch.forced_backend() != "reference"
+    )
 
 
 def _is_batch(g: Tensor) -> bool:
