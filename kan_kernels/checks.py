@@ -12,7 +12,11 @@ from .remembered import Remembered, readable
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 DTYPES = (torch.float32, torch.float64, *HALF_DTYPES)
 
-_checked: Remembered[bool] = Remembered()  # grids that are good
+_checked: Remembered[bool] = Remembered(by_value=True)  # grids that are good
+
+
+class GridError(ValueError):
+    """The knots, centres or widths of a layer have values that no kernel may see."""
 
 
 def integer(name: str, value: object, low: int, high: int | None = None) -> None:
@@ -176,6 +180,15 @@ def _base_and_bias(base_weight, bias, base_name, in_features, out_features, dtyp
         operand("bias", bias, (out_features,), dtype, device)
 
 
+def basis(value: object) -> None:
+    """`value` is the name of a basis."""
+    expected = f"one of {', '.join(map(repr, BASIS_CODES))}"
+    if not isinstance(value, str):
+        raise TypeError(f"basis: got {value!r}, expected {expected}")
+    if value not in BASIS_CODES:
+        raise ValueError(f"basis: got {value!r}, expected {expected}")
+
+
 def global_basis(value: object) -> None:
     """`value` is the name of a basis that is not local."""
     expected = "'rbf' or 'chebyshev' (B-splines: kan_linear)"
@@ -243,7 +256,7 @@ def centres(grid: Tensor) -> None:
         if not good.all():
             feature, column = (~good).nonzero()[0].tolist()
             what = "width" if column == grid.shape[1] - 1 else f"centre {column}"
-            raise ValueError(
+            raise GridError(
                 f"grid: the {what} of feature {feature} is {grid[feature, column].item()}, "
                 "expected finite centres and a finite width > 0"
             )
@@ -263,7 +276,7 @@ def knots(grid: Tensor) -> None:
         if not good.all():
             feature, knot = (~good).nonzero()[0].tolist()
             after = f" after {grid[feature, knot - 1].item()}" if knot else ""
-            raise ValueError(
+            raise GridError(
                 f"grid: knot {knot} of feature {feature} is {grid[feature, knot].item()}{after}, "
                 "expected finite, non-decreasing knots"
             )

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -193,37 +194,40 @@ def explain(
     dtype: torch.dtype = torch.float32,
     x_dtype: torch.dtype | None = None,
     backend: str | None = None,
+    basis: str = "bspline",
+    functions: int = 8,
 ) -> str:
     """The backend that would run, and why: one paragraph a layer.
 
     Args:
-        layer_or_widths: a KANLinear, a KAN, or the widths of one, such as (64, 64).
+        layer_or_widths: a KANLinear, a KAN, a layer or network of `kan_kernels.compat`, or the widths of one,
+            such as (64, 64).
         x_dtype: of the input; None means `dtype`.
+        basis: "bspline", or that of `functional.basis_linear`: "rbf" or "chebyshev".
+        functions: R, of these two: the number of centres, or the degree + 1. `grid_size` and `spline_order`
+            are for B-splines.
         the others: describe the layers when widths are given. A module answers for itself.
 
     Raises:
+        TypeError, ValueError: naming the argument.
         RuntimeError: the backend asked for cannot run.
     """
-    if hasattr(layer_or_widths, "layers"):
-        return "\n".join(
-            explain(layer, derivative=derivative, x_dtype=x_dtype) for layer in layer_or_widths.layers
-        )
-    if hasattr(layer_or_widths, "spline_weight"):
-        layer = layer_or_widths
-        return explain(
-            (layer.in_features, layer.out_features),
-            grid_size=layer.grid_size,
-            spline_order=layer.spline_order,
-            base=layer.base,
-            derivative=derivative,
-            device=layer.spline_weight.device,
-            dtype=layer.spline_weight.dtype,
-            x_dtype=x_dtype,
-            backend=layer.backend,
-        )
+    module = layer_or_widths
+    if hasattr(module, "layers"):
+        return "\n".join(explain(layer, derivative=derivative, x_dtype=x_dtype) for layer in module.layers)
+    if isinstance(module, torch.nn.Module):
+        options = _options_of(module)
+        if isinstance(options, str):
+            return options
+        return explain(**options, derivative=derivative, x_dtype=x_dtype)
     checks.widths(layer_or_widths)
     checks.base(base)
+    checks.basis(basis)
     check_name("backend", backend)
+    if basis != "bspline":
+        checks.integer("functions", functions, 1)
+        spline_order = functions - 1 if basis == "chebyshev" else 0
+        grid_size = functions - spline_order
     lines = []
     for fan_in, fan_out in itertools.pairwise(layer_or_widths):
         case = Case(
@@ -236,6 +240,28 @@ def explain(
             spline_order,
             base,
             derivative,
+            basis,
         )
-        lines.append(f"{fan_in} -> {fan_out} on {case.device}, {dtype}: {choose(case, backend)}")
+        of = "" if basis == "bspline" else f", {functions} functions of {basis!r}"
+        lines.append(f"{fan_in} -> {fan_out} on {case.device}, {dtype}{of}: {choose(case, backend)}")
     return "\n".join(lines)
+
+
+def _options_of(module: Any) -> dict[str, Any] | str:
+    """What `explain` is told for a layer, or the answer where no backend is asked."""
+    if hasattr(module, "_dispatch_options"):
+        return module._dispatch_options()
+    if not all(hasattr(module, name) for name in ("in_features", "spline_weight", "base", "backend")):
+        raise TypeError(
+            f"layer_or_widths: got {type(module).__name__}, expected a KANLinear, a KAN, a layer of "
+            "kan_kernels.compat, or widths (an accelerated model: kan_kernels.integrations.explain)"
+        )
+    return {
+        "layer_or_widths": (module.in_features, module.out_features),
+        "grid_size": module.grid_size,
+        "spline_order": module.spline_order,
+        "base": module.base,
+        "device": module.spline_weight.device,
+        "dtype": module.spline_weight.dtype,
+        "backend": module.backend,
+    }

@@ -238,16 +238,19 @@ class KANLinear(SplineModule):
             )
         if edge_mask is not None:
             spline_weight, base_weight = _masked(spline_weight, base_weight, edge_mask)
-        y = F.kan_linear(
-            x,
-            spline_weight,
-            grid,
-            spline_order=self.spline_order,
-            base_weight=base_weight,
-            base=self.base,
-            bias=bias,
-            backend=self.backend,
-        )
+        try:
+            y = F.kan_linear(
+                x,
+                spline_weight,
+                grid,
+                spline_order=self.spline_order,
+                base_weight=base_weight,
+                base=self.base,
+                bias=bias,
+                backend=self.backend,
+            )
+        except checks.GridError as error:  # written into after it was made or loaded
+            raise checks.GridError(f"{self._get_name()}({self.extra_repr()}): {error}") from None
         symbolic = self._modules.get("symbolic")
         return y if symbolic is None else y + symbolic(x).to(y.dtype)
 
@@ -379,6 +382,9 @@ class KAN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., widths[0]) -> (..., widths[-1])."""
-        for layer in self.layers:
-            x = layer(x)
+        for n, layer in enumerate(self.layers):
+            try:
+                x = layer(x)
+            except checks.GridError as error:
+                raise checks.GridError(f"layers[{n}], {error}") from None
         return x

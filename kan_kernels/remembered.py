@@ -1,6 +1,8 @@
 """What was worked out from a tensor's values, kept for as long as the tensor has them."""
 
+import ctypes
 import weakref
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import torch
@@ -8,6 +10,20 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 _Answer = TypeVar("_Answer")
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _c_memcmp() -> Callable[[int, int, int], int] | None:
+    try:
+        function = ctypes.PyDLL(None).memcmp
+    except (AttributeError, OSError, TypeError):  # no C library among the symbols of the process
+        return None
+    function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+    return function
+
+
+_memcmp = _c_memcmp()
 
 
 def readable(tensor: Tensor) -> bool:
@@ -18,6 +34,28 @@ def readable(tensor: Tensor) -> bool:
         or tensor.is_meta
         or isinstance(tensor, FakeTensor)
     )
+
+
+_FEW = 400  # numbers that torch.equal compares sooner than memcmp, which needs more questions first
+
+
+class _Copy:
+    """The values of a tensor on the CPU as they were."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        with torch.inference_mode(False), torch.no_grad():
+            self.values = tensor.detach().clone(memory_format=torch.contiguous_format)
+        self.dtype, self.shape, self.bytes = tensor.dtype, tensor.shape, self.values.nbytes
+        self.pointer = self.values.data_ptr()
+        self.by_bytes = tensor.numel() > _FEW
+
+    def equals(self, tensor: Tensor) -> bool:
+        """Whether a tensor has them now, and the shape, dtype and device."""
+        if tensor.dtype is not self.dtype or not tensor.is_cpu:
+            return False
+        if not self.by_bytes or _memcmp is None or type(tensor) not in _PLAIN or not tensor.is_contiguous():
+            return torch.equal(self.values, tensor)
+        return tensor.shape == self.shape and not _memcmp(tensor.data_ptr(), self.pointer, self.bytes)
 
 
 class Remembered(Generic[_Answer]):
@@ -34,7 +72,7 @@ class Remembered(Generic[_Answer]):
     def __init__(self, by_value: bool = False) -> None:
         self._by_value = by_value
         # id -> (the tensor, its version then, its values then or None, the answer)
-        self._entries: dict[int, tuple[weakref.ref, int, Tensor | None, _Answer]] = {}
+        self._entries: dict[int, tuple[weakref.ref, int, _Copy | None, _Answer]] = {}
 
     def get(self, tensor: Tensor) -> _Answer | None:
         entry = self._entries.get(id(tensor))
@@ -45,15 +83,13 @@ class Remembered(Generic[_Answer]):
             return None
         if values is None:
             return answer if version == tensor._version else None
-        like = values.dtype == tensor.dtype and values.device == tensor.device
-        return answer if like and torch.equal(values, tensor) else None
+        return answer if values.equals(tensor) else None
 
     def put(self, tensor: Tensor, answer: _Answer) -> None:
         """Keep the answer; under inference mode too, if it is itself no inference tensor."""
         values = None
         if self._by_value and tensor.is_cpu:
-            with torch.inference_mode(False), torch.no_grad():
-                values = tensor.detach().clone()
+            values = _Copy(tensor)
         elif tensor.is_inference():
             return
         version = -1 if tensor.is_inference() else tensor._version

@@ -9,7 +9,7 @@ from typing import Any
 import peer_efficient_kan as peer
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kan_kernels.compat.efficient_kan import KAN, KANLinear
 
@@ -119,6 +119,62 @@ def test_network() -> None:
     torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-9)
     want = sum(layer.regularization_loss(0.3, 0.7) for layer in theirs.layers)
     torch.testing.assert_close(ours.regularization_loss(0.3, 0.7), want)
+
+
+def overflow(model: KAN) -> None:
+    """Finite weights by which the second layer's inputs are not."""
+    model.layers[0].base_weight.data.fill_(3e38)
+
+
+def without_update(model: KAN) -> None:
+    def fail(x: Tensor) -> None:
+        raise KeyboardInterrupt("stopped by hand")
+
+    model.layers[2].update_grid = fail  # type: ignore[assignment]
+
+
+def failing_forward(model: KAN) -> None:
+    """After the last layer's knots have moved."""
+    model.layers[2].register_forward_pre_hook(lambda module, args: args[0][:, :1])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (overflow, ValueError, "x: sample 0 of feature"),
+        (without_update, KeyboardInterrupt, "stopped by hand"),
+        (failing_forward, ValueError, "x: got shape (50, 1)"),
+    ],
+)
+def test_network_after_an_error(change: Any, error: type[BaseException], message: str) -> None:
+    """An update that fails in a later layer leaves all of them as they were; the next one works."""
+    model = KAN([3, 4, 4, 2])
+    x = torch.rand(50, 3)
+    change(model)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(error, match=re.escape(message)):
+        model(x, update_grid=True)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, state[key]), key
+    fresh = KAN([3, 4, 4, 2])
+    fresh(x, update_grid=True)
+    assert all((layer.grid != model.layers[n].grid).any() for n, layer in enumerate(fresh.layers))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rows", [4, 200])
+def test_no_least_squares_in_16_bits(dtype: torch.dtype, rows: int) -> None:
+    """The peer's lstsq raises too, after it has moved the knots; ours before anything is changed."""
+    x = torch.randn(rows, 3).to(dtype)
+    for layer in (KANLinear(3, 2).to(dtype), peer.KANLinear(3, 2).to(dtype)):
+        grid = layer.grid.clone()
+        ours = isinstance(layer, KANLinear)
+        message = f"x: got {dtype}, expected float32 or float64" if ours else "types other than float"
+        with pytest.raises(TypeError if ours else RuntimeError, match=re.escape(message)):
+            layer.update_grid(x)
+        assert torch.equal(layer.grid, grid) == ours
+    with pytest.raises(TypeError, match=re.escape(f"x: got {dtype}, expected float32 or float64")):
+        KANLinear(3, 2).to(dtype).curve2coeff(x, torch.zeros(rows, 3, 2, dtype=dtype))
 
 
 def test_curve2coeff_inverts() -> None:

@@ -4,6 +4,7 @@ runs.
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -156,6 +157,33 @@ def test_knots_are_checked_after_a_change() -> None:
         decrease(a["grid"])
     with pytest.raises(ValueError, match=r"grid.*non-decreasing"):
         F.kan_linear(**a)
+
+
+@pytest.mark.parametrize("widths", [(2, 5, 1), (40, 50, 3)])
+@pytest.mark.parametrize("counted", [True, False])
+def test_knots_of_a_layer_that_are_written_into(widths: tuple[int, ...], counted: bool) -> None:
+    """Under no_grad or through .data, which torch does not count: the layer, the feature and the knots."""
+    net, x = KAN(widths), torch.rand(3, widths[0])
+    y = net(x)
+    grid = net.layers[1].grid
+    before = grid.clone()
+    for change, message in (
+        (lambda t: t[1, 4].fill_(7.0), r"knot 5 of feature 1 is -0\.2\d* after 7\.0, expected finite"),
+        (lambda t: t[3:].neg_(), r"knot 1 of feature 3 is 1\.\d+ after 2\.\d+, expected finite"),
+        (lambda t: t[-1, -1].fill_(math.nan), r"knot 11 of feature 4 is nan after 1\.\d+"),
+    ):
+        if len(before) == 50:
+            message = message.replace("feature 4", "feature 49")
+        with torch.no_grad():
+            change(grid if counted else grid.data)
+        name = rf"KANLinear\({widths[1]}, {widths[2]}, grid_size=5.*\): grid: "
+        with pytest.raises(ValueError, match=rf"^layers\[1\], {name}{message}"):
+            net(x)
+        with pytest.raises(ValueError, match=rf"^{name}{message}"):
+            net.layers[1](torch.rand(3, widths[1]))
+        with torch.no_grad():
+            (grid if counted else grid.data).copy_(before)
+        assert torch.equal(net(x), y)
 
 
 def test_float64_beside_float32_knots() -> None:

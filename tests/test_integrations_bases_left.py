@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
-from peer_bases import F64, FAST, pair, results, same_results
+from peer_bases import CHEBY, F64, FAST, pair, results, same_results
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -18,6 +19,11 @@ from kan_kernels.integrations import accelerate, explain
 @pytest.fixture(params=FAST)
 def fast_peer(request: pytest.FixtureRequest) -> type[Any]:
     return FAST[request.param]
+
+
+@pytest.fixture(params=CHEBY)
+def cheby_peer(request: pytest.FixtureRequest) -> type[Any]:
+    return CHEBY[request.param]
 
 
 def renamed(layer: type[Any], **methods: Any) -> type[Any]:
@@ -121,6 +127,101 @@ def test_older_revision() -> None:
     assert torch.equal(fast(x, time_benchmark=True), own(x, time_benchmark=True))
     with pytest.raises(TypeError, match="use_layernorm"):
         fast(x, use_layernorm=False)
+
+
+# what a copy's forward multiplies with; getattr's default gives the peer's numbers
+GAINS: dict[str, Any] = {"plain": lambda self: self.gain, "getattr": lambda self: getattr(self, "gain", 1.0)}
+
+
+def gained(parent: type[Any], read: str) -> type[Any]:
+    """A copy whose forward reads what the peer has not, by a helper."""
+
+    def forward(self: Any, x: Tensor) -> Any:
+        if x is None:  # the names by which the peer is recognised
+            return self.rbf, self.spline_linear, self.cheby_coeffs
+        return self.read() * parent.forward(self, x)
+
+    return type(parent.__name__, (parent,), {"forward": forward, "read": GAINS[read]})
+
+
+def gain_in_layer(parent: type[Any], read: str) -> tuple[Any, Any]:
+    return gained(parent, read)(3, 2), lambda layer: layer
+
+
+def gain_in_basis(parent: type[Any], read: str) -> tuple[Any, Any]:
+    layer = parent(3, 2)
+    layer.rbf = gained(forms.GaussianBasis, read)(-2.0, 2.0, 8)
+    return layer, lambda layer: layer.rbf
+
+
+class Cheby4(forms.ChebyKANLayer):
+    def __init__(self, *sizes: int) -> None:
+        forms.ChebyKANLayer.__init__(self, *sizes, 4)
+
+
+READERS = [
+    (gain_in_layer, forms.FastKANLayer, "its forward reads gain, which FastKAN's does not"),
+    (gain_in_basis, forms.FastKANLayer, "rbf's forward reads gain, which FastKAN's does not"),
+    (gain_in_layer, Cheby4, "its forward reads gain, which ChebyKAN's does not"),
+]
+
+
+@pytest.mark.parametrize("build, parent, why", READERS)
+def test_attributes_that_the_peer_has_not(build: Any, parent: type[Any], why: str) -> None:
+    """A probe sees one moment: a forward that reads more can change later. What is only carried may stay."""
+    for on_class in (False, True):
+        layer, part = build(parent, "plain")
+        (type(part(layer)) if on_class else part(layer)).gain = 1.0
+        assert why in accelerate(layer).left[0].why
+
+    layer, part = build(parent, "getattr")
+    layer.note = "a name"
+    own, fast = pair(layer)
+    x = torch.randn(6, 3, dtype=F64)
+    y = fast(x)
+    for changed in (own, fast):
+        part(changed).gain = 3.0
+    assert why in explain(fast) and torch.equal(fast(x), own(x)) and not torch.equal(fast(x), y)
+    for changed in (own, fast):
+        del part(changed).gain
+    assert "runs the kernels" in explain(fast) and torch.equal(fast(x), y)
+
+    for changed in (own, fast):  # a method that forward calls
+        part(changed).read = lambda: 0.5
+    assert "forward reads read" in explain(fast)
+    assert torch.equal(fast(x), own(x)) and not torch.equal(fast(x), y)
+
+
+def test_another_basis_later(fast_peer: type[Any]) -> None:
+    """An rbf put in place of the probed one is probed itself, in copies and pickles too."""
+    own, fast = pair(fast_peer(3, 2))
+    x = torch.randn(6, 3, dtype=F64)
+    own.rbf, fast.rbf = (OtherBasis(-2.0, 2.0, 8).double() for _ in range(2))
+    for layer in (fast, copy.deepcopy(fast)):
+        assert "rbf is OtherBasis: its forward computes something else" in explain(layer)
+        assert torch.equal(layer(x), own(x))
+    own.rbf, fast.rbf = (forms.GaussianBasis(-1.0, 2.0, 8).double() for _ in range(2))
+    assert "runs the kernels" in explain(fast)
+    same_results(results(fast, x), results(own, x))
+
+
+def test_cheby_kan_sizes_changed_later(cheby_peer: type[Any]) -> None:
+    """The peer's view, and its error, follow outdim, inputdim and degree."""
+    own, fast = pair(cheby_peer(4, 2, 3))
+    x = torch.randn(6, 4, dtype=F64)
+    for name in ("inputdim", "outdim", "degree"):
+        before = getattr(own, name)
+        setattr(own, name, 1), setattr(fast, name, 1)
+        assert "cheby_coeffs is (4, 2, 4)" in explain(fast)
+        outcomes = []
+        for layer in (own, fast):
+            try:
+                outcomes.append(layer(x))
+            except RuntimeError as error:
+                outcomes.append(str(error))
+        assert outcomes[0] is not None and str(outcomes[0]) == str(outcomes[1])
+        setattr(own, name, before), setattr(fast, name, before)
+    assert "runs the kernels" in explain(fast)
 
 
 def hook(layer: Any, child: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -202,6 +203,27 @@ def test_evaluations_of_a_step() -> None:
     history = fit(net, (x, y), steps=5, loss=loss)
     assert 5 * 20 <= len(seen) <= 5 * 26
     assert history.train_loss[-1] == pytest.approx(min(seen), rel=1e-12)
+
+
+@pytest.mark.parametrize("size", (1, 3, 10, 30))
+def test_history_size(size: int, tmp_path: Path) -> None:
+    """What fit's LBFGS remembers, and the steps that torch's takes with as much; 10 by default."""
+    x, y = data()
+    path = tmp_path / "run.pt"
+    net, other, loss = make(), make(), mse(make()(x), y).item()
+    history = fit(net, (x, y), steps=2, history_size=size, checkpoint=path)
+    optimizer = torch.load(path, weights_only=True)["snapshot"]["minimizer"]["optimizer"]
+    assert optimizer["param_groups"][0]["history_size"] == size
+    assert [len(optimizer["state"][0][name]) for name in ("ro", "old_dirs", "old_stps")] == [size] * 3
+    assert loss > 1  # or fit would scale it
+    torchs = torch.optim.LBFGS(
+        other.parameters(), line_search_fn="strong_wolfe", **{**OPTIONS, "history_size": size}
+    )
+    want, _ = run(torchs, lambda: mse(other(x), y), 1)
+    assert history.train_loss[0] == pytest.approx(want[0], rel=1e-12)
+    assert history.train_loss[1] == pytest.approx(mse(other(x), y).item(), rel=1e-6)
+    default = fit(make(), (x, y), steps=2).train_loss
+    assert (history.train_loss[2] == default[2]) == (size == 10)
 
 
 def test_complex_parameters() -> None:

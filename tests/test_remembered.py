@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kan_kernels import KANLinear, functional
+from kan_kernels import KANLinear, functional, remembered
 from kan_kernels.compat.efficient_kan import KANLinear as EfficientKANLinear
 from kan_kernels.compat.fast_kan import FastKANLayer
 from kan_kernels.remembered import Remembered, readable
@@ -33,6 +33,48 @@ def test_an_answer_is_for_one_state_of_one_tensor() -> None:
         compared.put(t, "c")
         t.data = change
         assert compared.get(t) is None
+
+
+@pytest.mark.parametrize("shape", [(2, 9), (50, 12)])
+@pytest.mark.parametrize("by_bytes", [True, False])
+def test_every_value_is_compared(shape: tuple[int, int], by_bytes: bool, monkeypatch: Any) -> None:
+    """Small ones and large ones, with memcmp and without: values, shape, dtype, NaN, another layout."""
+    if not by_bytes:
+        monkeypatch.setattr(remembered, "_memcmp", None)
+    elif remembered._memcmp is None:
+        pytest.skip("memcmp is not among the symbols of this process")
+    kept, t = Remembered[int](by_value=True), torch.rand(shape)
+    for place in (0, t.numel() // 2, t.numel() - 1):
+        kept.put(t, 1)
+        t.data.view(-1)[place] += 1
+        assert kept.get(t) is None
+        t.data.view(-1)[place] -= 1
+    values = t.clone()
+    for other in (
+        values.view(-1),
+        values[:1],
+        torch.cat([values, values]),
+        values.double(),
+        values.t().contiguous(),
+    ):
+        kept.put(t, 1)
+        t.data = other
+        assert kept.get(t) is None, other.shape
+        t.data = values
+    kept.put(t, 2)
+    t.data = values.t().contiguous().t()  # the same values in another order of memory
+    assert kept.get(t) == 2
+    kept.put(t, 3)
+    assert kept.get(t) == 3
+    t.data = values.t().contiguous().t() + 1
+    assert kept.get(t) is None
+    wide = torch.rand(shape[0], 2 * shape[1])
+    t.data = wide[:, ::2]
+    kept.put(t, 4)
+    wide[0, 1] += 1  # not one of its values
+    assert kept.get(t) == 4
+    wide[0, 2] += 1
+    assert kept.get(t) is None
 
 
 def test_an_answer_goes_with_its_tensor() -> None:

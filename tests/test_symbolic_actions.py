@@ -12,8 +12,9 @@ from harness import DEVICE
 from symbolic_cases import AFFINE, layer_with_formulas
 from torch import Tensor
 
-from kan_kernels import KAN, KANLinear, symbolic
+from kan_kernels import KAN, KANLinear, functional, symbolic
 from kan_kernels.symbolic import Edge, library
+from kan_kernels.symbolic.fit import FINE, samples
 from kan_kernels.training import fit
 
 
@@ -102,6 +103,59 @@ def test_auto_finds_the_exact_formula() -> None:
             symbolic.polish(refined, x, target(x))
         error = (refined(test) - target(test)).detach().square().mean().sqrt()
         assert float(error) < tolerance
+
+
+@pytest.fixture
+def holes() -> Any:
+    """sqrt((z - 1)^2 - 0.04), NaN within 0.2 of z = 1, registered without saying so."""
+    symbolic.register("holes", lambda z: ((z - 1).square() - 0.04).sqrt(), lambda z: z)
+    yield
+    del library._library["holes"]
+
+
+def drawn(layer: KANLinear, x: Tensor, y: Tensor) -> None:
+    """The only edge of a layer without a base through y (n,) at x (n, 1): least squares."""
+    basis = functional.bspline_basis(x, layer.grid, layer.spline_order)[:, 0]
+    with torch.no_grad():
+        layer.spline_weight[0, :, 0] = torch.linalg.lstsq(basis, y[:, None], driver="gelsd").solution[:, 0]
+
+
+def test_auto_looks_at_every_row(holes: None) -> None:
+    """A row that the fit's quantiles skip, where the best formula is NaN: the next one is taken."""
+    layer = KANLinear(1, 1, 20, base=None, dtype=torch.float64)
+    side = torch.linspace(0.3, 1, 3000, dtype=torch.float64)[:, None]
+    x = torch.cat([-side, side])
+    drawn(layer, x, (x[:, 0].square() - 0.04).sqrt())
+    with_hole = torch.cat([x, torch.zeros(1, 1, dtype=torch.float64)])
+    assert not (samples(with_hole, FINE) == 0).any(), "the fit would see the row"
+    names = ["holes", "x^2", "abs", "x"]
+    for data, best, order in ((x, "holes", 0), (with_hole, "abs", -1)):
+        fitted = copy.deepcopy(layer)
+        assert symbolic.suggest(fitted, 0, 0, data, library=names)[order].name == "holes"
+        report = symbolic.auto(fitted, data, library=names)
+        assert [edge.best.name for edge in report.fixed] == [best] and not report.left
+        assert fitted(data).isfinite().all()
+    with pytest.raises(ValueError, match="no fit of 'holes' is finite on x"):
+        symbolic.fix(layer, 0, 0, "holes", with_hole)
+    fitted = copy.deepcopy(layer)
+    report = symbolic.auto(fitted, with_hole, library=["holes"])
+    assert not report.fixed and [edge.best.name for edge in report.left] == ["holes"]
+    assert fitted.symbolic is None and torch.equal(fitted(with_hole), layer(with_hole))
+
+
+def test_auto_looks_at_what_the_formulas_below_send() -> None:
+    """The second layer's square root ends where its data did, and a formula below moves the data past it."""
+    net = KAN([1, 1, 1], 20, base=None, dtype=torch.float64)
+    x = torch.linspace(-1, 1, 400, dtype=torch.float64)[:, None]
+    drawn(net.layers[0], x, 0.9 * x[:, 0] - 0.05 * torch.sin(9 * x[:, 0]))
+    between = net.layers[0](x).detach()
+    drawn(net.layers[1], between, (between[:, 0] - between.min()).sqrt())
+    apart = copy.deepcopy(net.layers[1])
+    names = ["x", "sqrt", "x^2"]
+    assert symbolic.auto(apart, between, library=names).fixed[0].best.name == "sqrt"
+    report = symbolic.auto(net, x, library=names)
+    assert [edge.best.name for edge in report.fixed] == ["x", "x^2"]
+    assert net(x).isfinite().all()
 
 
 def test_polish() -> None:

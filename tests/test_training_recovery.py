@@ -151,6 +151,9 @@ def test_wrong_checkpoints(tmp_path: Path) -> None:
     assert same(other, before)
     with pytest.raises(ValueError, match="optimizer: got 'adam', but the checkpoint's training had 'lbfgs'"):
         fit(make(), (x, y), optimizer="adam", checkpoint=path, resume=True)
+    message = "history_size: got 20, but the checkpoint's training had 10"
+    with pytest.raises(ValueError, match=message):
+        fit(make(), (x, y), history_size=20, checkpoint=path, resume=True)
     with pytest.raises(ValueError, match="seed: got 1"):
         fit(make(), (x, y), seed=1, checkpoint=path, resume=True)
     torch.save({"a": 1}, path)

@@ -97,6 +97,16 @@ def test_a_jump_is_found_by_comparing(order: int) -> None:
         assert seen[0][1]["POLY"] is None
 
 
+def check_tiles_of_a_gpu(case: Case) -> None:
+    """The ops in the tiles that GPUs run; `input` and `weight` not where a wide `backward` is both."""
+    wide = not case.side and case.out_features > 64
+    for op in ("forward", "backward") if wide else OPS:
+        with mock.patch.object(tiling, "interpreted", lambda kernel: False), launches() as seen:
+            check_op("triton", op, case, build(case))
+    if wide:
+        assert [name for name, _, _ in seen] == ["dense_input", "dense_backward", "base_gradient"]
+
+
 def test_tiles_of_a_gpu() -> None:
     """The tiles that GPUs run, in place of the interpreter's small ones, give the same results."""
     for case in (
@@ -105,10 +115,7 @@ def test_tiles_of_a_gpu() -> None:
         Case(65, 17, 40, 6, 5, knots="adaptive", side=True),
         Case(65, 17, 5),
     ):
-        for op in OPS:
-            inputs = build(case)
-            with mock.patch.object(tiling, "interpreted", lambda kernel: False):
-                check_op("triton", op, case, inputs)
+        check_tiles_of_a_gpu(case)
 
 
 def test_every_tile_gives_the_same_bits() -> None:
@@ -131,8 +138,11 @@ def test_every_tile_gives_the_same_bits() -> None:
                 torch.testing.assert_close(a, b, rtol=0.01, atol=0.01)
 
 
-@pytest.mark.parametrize("grid_size", (12, 40, 130))
-@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "grid_size"),
+    [*((torch.float32, size) for size in (12, 40, 50)), *((torch.bfloat16, size) for size in (12, 40))],
+    ids=str,
+)
 def test_long_grids(grid_size: int, dtype: torch.dtype) -> None:
     """Groups of basis rows in one tile, groups in a loop, and gathered rows."""
     case = Case(40, 5, 40, grid_size, 3, 0, "adaptive", dtype=dtype)
@@ -160,9 +170,9 @@ def test_one_pass() -> None:
 
 def test_sums_in_parts() -> None:
     """A long batch is summed in parts, in order, and the parts are as many as the shapes say."""
-    case = Case(1500, 2, 40)
-    rows, parts = tiling.parts(tiling.Case("cpu", torch.float32, 1500, 2, 40, 8, 3), torch.device("cpu"))
-    assert parts > 1 and rows * (parts - 1) < 1500 <= rows * parts
+    case = Case(800, 2, 40)
+    rows, parts = tiling.parts(tiling.Case("cpu", torch.float32, 800, 2, 40, 8, 3), torch.device("cpu"))
+    assert parts == 3 and rows * (parts - 1) < 800 < rows * parts
     with launches() as seen:
         check_op("triton", "weight", case, build(case))
     assert [name for name, _, _ in seen].count("sum_parts") == 2
@@ -170,7 +180,7 @@ def test_sums_in_parts() -> None:
 
 def test_float16_derivatives_keep_their_range() -> None:
     """On short cells, where 6 B'' of a cubic would leave float16 although B'' does not."""
-    case = Case(40, 4, 40, 100, 3, 2, dtype=torch.float16, base=None, bias=False)
+    case = Case(20, 2, 20, 100, 3, 2, dtype=torch.float16, base=None, bias=False)
     for op in ("forward", "weight"):
         check_op("triton", op, case, build(case))
 

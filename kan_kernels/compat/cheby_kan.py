@@ -4,6 +4,8 @@ A layer of the same name, arguments, state dict, initialisation and numbers, on 
 polynomials come from a recurrence that is finite where tanh saturates: T_r'(1) = r^2 times tanh', never NaN.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -52,6 +54,17 @@ class ChebyKANLayer(nn.Module):
         """(..., input_dim) -> (rows, output_dim): leading dimensions become one, as in the original."""
         checks.rows(x, self.inputdim)
         return evaluate(x, self.cheby_coeffs, self.backend)
+
+    def _dispatch_options(self) -> dict[str, Any]:
+        return {
+            "layer_or_widths": (self.inputdim, self.outdim),
+            "basis": "chebyshev",
+            "functions": self.degree + 1,
+            "base": None,
+            "device": self.cheby_coeffs.device,
+            "dtype": self.cheby_coeffs.dtype,
+            "backend": self.backend,
+        }
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         state_dict.setdefault(prefix + "arange", self.arange)

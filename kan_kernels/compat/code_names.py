@@ -28,6 +28,24 @@ def foreign(module: nn.Module, methods: tuple[str, ...], known: frozenset[str]) 
     return on_class | names.intersection(module.__dict__)
 
 
+def why_not(
+    module: nn.Module, peer: str, methods: tuple[str, ...], known: frozenset[str], part: str = ""
+) -> str | None:
+    """Why the code that computes y is not, or not surely, the peer's: by what is on the instance, or None.
+
+    A probe sees the numbers of one moment. A copy whose forward reads an attribute that the peer does not
+    have can change them later.
+    """
+    read = foreign(module, methods, known)
+    if not read:
+        return None
+    replaced = next((name for name in methods if name in read), None)
+    if replaced is not None:
+        return f"{part + '.' if part else ''}{replaced} was replaced on this instance"
+    whose = f"{part}'s" if part else "its"
+    return f"{whose} forward reads {', '.join(sorted(read))}, which {peer}'s does not"
+
+
 @functools.lru_cache(maxsize=256)
 def _read(
     cls: type, methods: tuple[str, ...], known: frozenset[str]

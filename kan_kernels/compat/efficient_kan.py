@@ -9,6 +9,7 @@ methods, written from the behaviour of its revision 7b6ce1c:
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -119,10 +120,12 @@ class KANLinear(nn.Module):
     def curve2coeff(self, x: Tensor, y: Tensor) -> Tensor:
         """The coefficients (out, in, G+k) of the splines nearest to y (B, in, out) at the points x (B, in).
 
-        Least squares in the dtype of x; on the CPU, of several solutions the shortest. The peer's driver,
-        gelsy, misses it in torch's batches: a column order found for one feature is kept for the next.
+        Least squares in the dtype of x, float32 or float64; on the CPU, of several solutions the shortest.
+        The peer's driver, gelsy, misses it in torch's batches: a column order found for one feature is kept
+        for the next.
         """
         self._check_rows(x)
+        _check_solvable(x)
         expected = (len(x), self.in_features, self.out_features)
         if not isinstance(y, Tensor) or tuple(y.shape) != expected:
             got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
@@ -146,7 +149,8 @@ class KANLinear(nn.Module):
         converted model keeps the function.
 
         Args:
-            x: (B, in), B >= 1, finite, in the weights' dtype.
+            x: (B, in), B >= 1, finite, in the weights' dtype, float32 or float64: like the peer's, least
+                squares in 16 bits do not exist.
             margin: how far uniform knots reach beyond the data.
 
         Raises:
@@ -154,6 +158,7 @@ class KANLinear(nn.Module):
         """
         self._check_rows(x)
         check_data(x, self)
+        _check_solvable(x)
         checks.nonnegative("margin", margin)
         new = core.moved(self, x, margin)
         if (
@@ -186,10 +191,28 @@ class KANLinear(nn.Module):
         if x.dim() != 2 or x.shape[1] != self.in_features:
             raise ValueError(f"x: got shape {tuple(x.shape)}, expected (batch, {self.in_features})")
 
+    def _dispatch_options(self) -> dict[str, Any]:
+        return {
+            "layer_or_widths": (self.in_features, self.out_features),
+            "grid_size": self.grid_size,
+            "spline_order": self.spline_order,
+            "base": core.kernel_base(self.base_activation),
+            "device": self.spline_weight.device,
+            "dtype": self.spline_weight.dtype,
+        }
+
     def extra_repr(self) -> str:
         return (
             f"{self.in_features}, {self.out_features}, grid_size={self.grid_size}, "
             f"spline_order={self.spline_order}"
+        )
+
+
+def _check_solvable(x: Tensor) -> None:
+    if x.dtype in checks.HALF_DTYPES:
+        raise TypeError(
+            f"x: got {x.dtype}, expected float32 or float64, in which torch solves least squares; "
+            "move the knots before the layer is cast to 16 bits"
         )
 
 
@@ -237,11 +260,31 @@ class KAN(nn.Module):
         )
 
     def forward(self, x: Tensor, update_grid: bool = False) -> Tensor:
-        """(..., widths[0]) -> (..., widths[-1]). update_grid: each layer moves its knots first; x (B, in)."""
+        """(..., widths[0]) -> (..., widths[-1]).
+
+        Args:
+            update_grid: each layer moves its knots first; x is (B, in). After an error in any of them all
+                knots and coefficients are as they were, where the peer's layers before it have moved.
+        """
+        if update_grid:
+            return self._moving_forward(x)
         for layer in self.layers:
-            if update_grid:
-                layer.update_grid(x)  # type: ignore[operator]
             x = layer(x)
+        return x
+
+    def _moving_forward(self, x: Tensor) -> Tensor:
+        before: list[tuple[KANLinear, Tensor, Tensor]] = []
+        try:
+            for layer in cast(list[KANLinear], self.layers):
+                before.append((layer, layer.grid.clone(), layer.spline_weight.detach().clone()))
+                layer.update_grid(x)
+                x = layer(x)
+        except BaseException:
+            for layer, grid, weight in before:
+                with torch.no_grad():  # counted: what was worked out from the knots is no longer good
+                    layer.grid.copy_(grid)
+                layer.spline_weight.data.copy_(weight)
+            raise
         return x
 
     def regularization_loss(

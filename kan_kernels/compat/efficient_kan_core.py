@@ -110,18 +110,8 @@ _ATTRIBUTES = frozenset(  # beside the tensors
 
 
 def why_not_its_code(layer: Any) -> str | None:
-    """Why the code that computes y is not, or not surely, the peer's: by what is on the instance, or None.
-
-    A probe sees the numbers of one moment. A copy whose forward reads an attribute that the peer does not
-    have can change them later.
-    """
-    read = code_names.foreign(layer, _METHODS, _ATTRIBUTES)
-    if not read:
-        return None
-    replaced = next((name for name in _METHODS if name in read), None)
-    if replaced is not None:
-        return f"{replaced} was replaced on this instance"
-    return f"its forward reads {', '.join(sorted(read))}, which efficient-kan's does not"
+    """Why the code that computes y is not, or not surely, the peer's, or None."""
+    return code_names.why_not(layer, "efficient-kan", _METHODS, _ATTRIBUTES)
 
 
 _increasing_knots: Remembered[bool] = Remembered(by_value=True)

@@ -192,6 +192,24 @@ class FastKANLayer(nn.Module):
         learns = self.rbf.grid.requires_grad and torch.is_grad_enabled()
         return not learns and not watched(self.rbf) and is_linear(self.spline_linear)
 
+    def _dispatch_options(self) -> dict[str, Any] | str:
+        sizes, weight = (self.input_dim, self.output_dim), self.spline_linear.weight
+        if not self._fused():
+            return (
+                f"{sizes[0]} -> {sizes[1]} on {weight.device.type}, {weight.dtype}: plain torch, since the "
+                "centres ask for a gradient, or rbf or spline_linear has hooks or another forward"
+            )
+        in_kernel = self.use_base_update and self.layernorm is None and is_linear(self.base_linear)
+        return {
+            "layer_or_widths": sizes,
+            "basis": "rbf",
+            "functions": len(self.rbf.grid),
+            "base": kernel_base(self.base_activation) if in_kernel else None,
+            "device": weight.device,
+            "dtype": weight.dtype,
+            "backend": self.backend,
+        }
+
     def plot_curve(
         self, input_index: int, output_index: int, num_pts: int = 1000, num_extrapolate_bins: int = 2
     ) -> tuple[Tensor, Tensor]:

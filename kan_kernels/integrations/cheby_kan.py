@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..compat import cheby_kan, eligible
+from ..compat import cheby_kan, code_names, eligible
 from ..contract import MAX_FUNCTIONS
 from . import Accelerated, overrides, probe
 
@@ -19,6 +19,7 @@ NAME = "ChebyKAN"
 
 _SIZES = ("inputdim", "outdim", "degree")
 _CODE = ("cheby_coeffs",)
+_ATTRIBUTES = frozenset(_SIZES)  # beside the tensors
 
 
 class ChebyKANLayer(Accelerated):
@@ -47,7 +48,9 @@ def reason(module: nn.Module) -> str | None:
     owner = probe.owner_by_code(module, _CODE)
     if owner is None:
         return "no class of it has a forward that names cheby_coeffs"
-    return overrides(module, owner, ("forward",)) or _why_other(module) or _differs(module)
+    return (
+        overrides(module, owner, ("forward",)) or _why_other(module) or _why_code(module) or _differs(module)
+    )
 
 
 def mixin(module: nn.Module) -> type[Accelerated]:
@@ -67,11 +70,15 @@ def _why_not(layer: Any, x: object) -> str | None:
 def _why_not_now(layer: Any) -> str | None:
     """Why the kernels cannot run the layer as it is now, whatever the input, or None."""
     coefficients = layer.cheby_coeffs
-    if coefficients.dim() != 3 or coefficients.shape[0] != layer.inputdim:
-        return f"cheby_coeffs is {tuple(coefficients.shape)}, expected ({layer.inputdim}, out, degree + 1)"
-    if coefficients.shape[2] != layer.degree + 1:
-        return f"degree is {layer.degree}, cheby_coeffs has {coefficients.shape[2]} polynomials"
-    return eligible.why_not_tensors(coefficients, (coefficients,))
+    expected = (layer.inputdim, layer.outdim, layer.degree + 1)
+    if tuple(coefficients.shape) != expected:
+        return f"cheby_coeffs is {tuple(coefficients.shape)}, inputdim, outdim, degree + 1 are {expected}"
+    why = eligible.why_not_tensors(coefficients, (coefficients,))
+    return why if why is not None or torch.compiler.is_compiling() else _why_code(layer)
+
+
+def _why_code(layer: Any) -> str | None:
+    return code_names.why_not(layer, NAME, ("forward",), _ATTRIBUTES)
 
 
 def _why_other(module: Any) -> str | None:

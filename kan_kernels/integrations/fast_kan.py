@@ -8,13 +8,15 @@ on a probe. Older revisions have an argument `time_benchmark` in place of `use_l
 import inspect
 import math
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..compat import eligible, fast_kan
+from ..compat import code_names, eligible, fast_kan
 from ..contract import MAX_FUNCTIONS
+from ..remembered import readable
 from . import Accelerated, overrides, probe
 
 NAME = "FastKAN"
@@ -60,7 +62,9 @@ def reason(module: nn.Module) -> str | None:
     owner = probe.owner_by_code(module, _CODE)
     if owner is None:
         return "no class of it has a forward that names rbf and spline_linear"
-    return overrides(module, owner, ("forward",)) or _why_other(module) or _differs(module)
+    return (
+        overrides(module, owner, ("forward",)) or _why_other(module) or _why_code(module) or _differs(module)
+    )
 
 
 def mixin(module: nn.Module) -> type[Accelerated]:
@@ -106,6 +110,8 @@ def _prepared(layer: Any, x: object = _NOTHING) -> Tensor | str:
     if rest or spline.bias is not None:
         return "spline_linear has a bias, or no whole number of weights for each centre"
     why = _why_attributes(layer)
+    if why is None and not torch.compiler.is_compiling():
+        why = _why_code(layer) or _why_basis(rbf)
     if why is None and x is not _NOTHING:
         why = eligible.why_not_rows(x, weight, features)
     if why is not None:
@@ -116,6 +122,44 @@ def _prepared(layer: Any, x: object = _NOTHING) -> Tensor | str:
     except ValueError:
         return "centres are not finite"
     return rows
+
+
+_ATTRIBUTES = frozenset(  # beside the tensors and the children
+    {"input_dim", "output_dim", "use_base_update", "base_activation", "layernorm"}
+)
+_BASIS_ATTRIBUTES = frozenset({"grid_min", "grid_max", "num_grids", "denominator"})
+
+
+def _why_code(layer: Any) -> str | None:
+    """What the code of the layer and of its basis reads beyond the peer's."""
+    return code_names.why_not(layer, NAME, ("forward",), _ATTRIBUTES) or code_names.why_not(
+        layer.rbf, NAME, ("forward",), _BASIS_ATTRIBUTES, "rbf"
+    )
+
+
+_bases: WeakKeyDictionary[type, object] = WeakKeyDictionary()  # classes of rbf: what `_why_basis` found
+
+
+def _why_basis(rbf: Any) -> str | None:
+    """Why this rbf, which may have been put in place of the one that was probed, is no Gaussian, or None."""
+    cls = type(rbf)
+    why = _bases.get(cls, _NOTHING)
+    if why is not _NOTHING:
+        return why  # type: ignore[return-value]
+    if not readable(rbf.grid):
+        return "rbf is of a class that was not probed yet"
+
+    def make(generator: torch.Generator) -> tuple[Any, Tensor]:
+        centres = torch.linspace(-1.0, 1.0, len(rbf.grid), dtype=torch.float64, device="cpu")
+        clone = probe.clone(rbf, {}, generator, {"grid": centres})
+        return clone, probe.inputs(centres[:1] - 0.5, centres[-1:] + 0.5, generator)
+
+    def gaussians(clone: Any, x: Tensor) -> Tensor:
+        return torch.exp(-((x.unsqueeze(-1) - clone.grid) / clone.denominator).square())
+
+    differs = probe.differs(f"{NAME}'s rbf", make, cls.forward, gaussians)
+    _bases[cls] = why = None if differs is None else f"rbf is {cls.__qualname__}: {differs}"
+    return why
 
 
 def _why_attributes(layer: Any) -> str | None:

@@ -1,6 +1,7 @@
 """Suggest, fix, unfix, auto: what a user does with the edges of a layer or a model."""
 
-from collections.abc import Iterable, Sequence
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -52,7 +53,7 @@ class Report:
 
     @property
     def left(self) -> tuple[EdgeReport, ...]:
-        """The edges for which no candidate reached the threshold."""
+        """The edges for which no candidate reached the threshold, and was finite on all data."""
         return tuple(edge for edge in self.edges if not edge.fixed)
 
     def __str__(self) -> str:
@@ -79,7 +80,8 @@ def suggest(
     """The functions that come closest to what an edge computes now, the best score first.
 
     The score is pykan's, complexity_weight * complexity + (1 - complexity_weight) * log2(1 + 1e-5 - r2).
-    At 0.7 a point of complexity must leave 5 times less unexplained; at pykan's 0.8, 16 times.
+    At 0.7 a point of complexity must leave 5 times less unexplained; at pykan's 0.8, 16 times. Candidates
+    that are NaN or inf somewhere on x come last, whatever their score.
 
     Args:
         layer, i, o: the edge from input i to output o.
@@ -96,8 +98,10 @@ def suggest(
     checks.integer("top", top, 1)
     _check_share("complexity_weight", complexity_weight)
     candidates = functions.resolve(library)
-    ranked = _fit_edges(layer, [(i, o)], rows(layer, x), candidates, complexity_weight)[0]
-    return ranked[:top]
+    x = rows(layer, x)
+    ranked = _fit_edges(layer, [(i, o)], x, candidates, complexity_weight)[0]
+    column = x[:, i].to(x_dtype(layer))
+    return sorted(ranked, key=lambda candidate: not _finite(candidate, column))[:top]
 
 
 def fix(
@@ -133,9 +137,7 @@ def fix(
         return None
     x = rows(layer, x)
     best = _fit_edges(layer, [(i, o)], x, [function], 0.0)[0][0]
-    column = x[:, i].to(x_dtype(layer))
-    a, b, c, d = column.new_tensor(best.affine)
-    if not (c * function.torch(a * column + b) + d).isfinite().all():
+    if not _finite(best, x[:, i].to(x_dtype(layer))):
         raise ValueError(f"name: no fit of {function.name!r} is finite on x, expected another function")
     _set(layer, {(i, o): (function.name, best.affine)})
     return best
@@ -164,8 +166,10 @@ def auto(
 ) -> Report:
     """Fix every edge of a model that is switched on and has no formula yet.
 
-    An edge gets the best score among the candidates that explain enough; where none does it stays a spline.
-    All edges are fitted to the model as it was, on the data that reaches their layer; then all are fixed.
+    An edge gets the best score among the candidates that explain enough and are finite on every row, in the
+    layer's dtype; where none is it stays a spline. All edges are fitted to the model as it was, on the data
+    that reaches their layer; then all are fixed. The rows are those, and what the formulas of the layers
+    before make of them.
 
     Args:
         model: a KAN or a KANLinear.
@@ -183,25 +187,53 @@ def auto(
     _check_share("complexity_weight", complexity_weight)
     _check_share("r2_threshold", r2_threshold)
     reports: list[EdgeReport] = []
+    reached = rows(layers[0], x)
     for n, (layer, inputs) in enumerate(zip(layers, layer_inputs(layers, x), strict=True)):
         edges = [edge for edge in active_pairs(layer) if edge not in fixed_edges(layer)]
         for (i, o), ranked in zip(
             edges, _fit_edges(layer, edges, inputs, candidates, complexity_weight), strict=True
         ):
+            columns = [part[:, i].to(x_dtype(layer)) for part in (inputs, reached)[: 1 + (n > 0)]]
             enough = [candidate for candidate in ranked if candidate.r2 >= max(r2_threshold, R2_FLOOR)]
-            best = enough[0] if enough else max(ranked, key=lambda candidate: candidate.r2)
-            reports.append(EdgeReport(n, i, o, best, bool(enough)))
+            best = next((c for c in enough if all(_finite(c, column) for column in columns)), None)
+            closest = best or max(ranked, key=lambda candidate: candidate.r2)
+            reports.append(EdgeReport(n, i, o, closest, best is not None))
+        if layer is not layers[-1]:
+            reached = _output_when_fixed(layer, reached, _formulas(reports, n))
     for n, layer in enumerate(layers):
-        _set(
-            layer,
-            {(r.input, r.output): (r.best.name, r.best.affine) for r in reports if r.layer == n and r.fixed},
-        )
+        _set(layer, _formulas(reports, n))
     return Report(tuple(reports))
+
+
+_Formulas = dict[tuple[int, int], tuple[str, tuple[float, float, float, float]]]
+
+
+def _formulas(reports: list[EdgeReport], layer: int) -> _Formulas:
+    fixed = (report for report in reports if report.layer == layer and report.fixed)
+    return {(report.input, report.output): (report.best.name, report.best.affine) for report in fixed}
+
+
+@torch.no_grad()
+def _output_when_fixed(layer: KANLinear, x: Tensor, formulas: _Formulas) -> Tensor:
+    changed = copy.deepcopy(layer)
+    _set(changed, formulas)
+    return changed(x.to(x_dtype(layer)))
+
+
+@torch.no_grad()
+def _finite(candidate: Candidate, column: Tensor) -> bool:
+    """Whether a layer of the column's dtype gets finite values from the formula on all of it.
+
+    The fit has seen quantiles, in float64.
+    """
+    a, b, c, d = column.new_tensor(candidate.affine)
+    y = c * functions.get(candidate.name).torch(a * column + b) + d
+    return bool(y.isfinite().all())
 
 
 def _set(
     layer: KANLinear,
-    changes: dict[tuple[int, int], tuple[str, tuple[float, float, float, float]] | None],
+    changes: Mapping[tuple[int, int], tuple[str, tuple[float, float, float, float]] | None],
 ) -> None:
     """Formulas for some edges, None to take one away; edge mask and symbolic edges change together."""
     if not changes:

@@ -19,7 +19,7 @@ from ..activations import layers_of
 from ..regularization import regularization as penalty
 from .data import split
 from .history import History
-from .objective import Minimizer, Objective, builder
+from .objective import HISTORY_SIZE, Minimizer, Objective, builder
 from .run import Run
 
 
@@ -30,6 +30,7 @@ def fit(
     steps: int = 100,
     optimizer: str | Callable[[list[nn.Parameter]], Optimizer] = "lbfgs",
     lr: float | Callable[[int], float] | None = None,
+    history_size: int = HISTORY_SIZE,
     batch_size: int | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] | None = None,
     lamb: float = 0.0,
@@ -60,6 +61,8 @@ def fit(
         optimizer: "lbfgs", "adam", "adamw", or what makes an optimizer of a list of parameters. It is built
             anew whenever the grids change, as they change the parameters.
         lr: a number, or a function of the step; 1 for LBFGS and 0.01 for Adam(W) by default.
+        history_size: how many steps "lbfgs" remembers, which is what it knows of the curvature; 10 as in
+            pykan. Each holds two vectors of all parameters.
         batch_size: rows of a step, shuffled by the seed; None takes all.
         loss: of (prediction, y), a scalar; the mean squared error by default.
         lamb: weight of `kan_kernels.regularization.regularization`, whose options are `regularization`.
@@ -88,13 +91,14 @@ def fit(
     """
     for name, value, least in (
         ("steps", steps, 1),
+        ("history_size", history_size, 1),
         ("batch_size", batch_size, 1),
         ("evaluate_every", evaluate_every, 1),
         ("patience", patience, 1),
         ("checkpoint_every", checkpoint_every, 1),
         ("seed", seed, 0),
     ):
-        if value is not None or name in ("steps", "checkpoint_every", "seed"):
+        if value is not None or name in ("steps", "history_size", "checkpoint_every", "seed"):
             checks.integer(name, value, least)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
@@ -113,7 +117,7 @@ def fit(
         checks.nonnegative(f"update_grid: {name}", value, 1.0 if name == "grid_eps" else math.inf)
     _check_options("regularization", penalty_options, penalty)
     train, test = split(data, model, batch_size, seed)
-    minimizer = Minimizer(model, builder(optimizer), lr)
+    minimizer = Minimizer(model, builder(optimizer, history_size), lr)
     run = Run(
         minimizer=minimizer,
         objective=Objective(model, loss, lamb, penalty_options),
@@ -128,6 +132,7 @@ def fit(
         checkpoint_every=checkpoint_every,
         recipe={
             "optimizer": optimizer if isinstance(optimizer, str) else type(minimizer.optimizer).__name__,
+            "history_size": history_size if optimizer == "lbfgs" else None,
             "batch_size": batch_size,
             "seed": seed,
             "lamb > 0": lamb > 0,

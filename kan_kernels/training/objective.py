@@ -45,12 +45,23 @@ def mean_squared_error(prediction: Tensor, y: Tensor) -> Tensor:
     return nn.functional.mse_loss(prediction, y)
 
 
-def builder(optimizer: object) -> Callable[[list[nn.Parameter]], Optimizer]:
+HISTORY_SIZE = 10  # of LBFGS, in pykan too
+
+
+def builder(optimizer: object, history_size: int = HISTORY_SIZE) -> Callable[[list[nn.Parameter]], Optimizer]:
     """What makes the optimizer of a list of parameters."""
+    if optimizer != "lbfgs" and history_size != HISTORY_SIZE:
+        raise ValueError(
+            f"history_size: got {history_size} with optimizer={optimizer!r}, expected it with 'lbfgs' only"
+        )
     if callable(optimizer):
         return optimizer
     if optimizer == "lbfgs":
-        options: dict[str, Any] = {"history_size": 10, "tolerance_grad": 0.0, "tolerance_change": 0.0}
+        options: dict[str, Any] = {
+            "history_size": history_size,
+            "tolerance_grad": 0.0,
+            "tolerance_change": 0.0,
+        }
 
         def build_lbfgs(parameters: list[nn.Parameter]) -> Optimizer:
             if any(p.is_complex() for p in parameters):  # ours knows real numbers only

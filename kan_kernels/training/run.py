@@ -258,7 +258,7 @@ class Run:
         if not isinstance(content, dict) or content.get("format") != FORMAT or "snapshot" not in content:
             raise ValueError(foreign)
         for name, value in self.recipe.items():
-            had = content["recipe"].get(name)
+            had = content["recipe"].get(name, value)  # an older file need not know the name
             if had != value:
                 raise ValueError(f"{name}: got {value!r}, but the checkpoint's training had {had!r}")
         snapshot = content["snapshot"]

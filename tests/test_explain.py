@@ -1,0 +1,97 @@
+"""`explain` describes the very case that a call runs, for every basis and every layer that has one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from kan_kernels import KAN, KANConv2d, KANLinear, dispatch, explain, functional, use_backend
+from kan_kernels.compat import cheby_kan, efficient_kan, fast_kan
+
+HALF = torch.bfloat16
+
+MODULES: list[tuple[Callable[[], nn.Module], str]] = [
+    (lambda: KANLinear(3, 2, 6, 2, base="identity"), "3 -> 2 on cpu, torch.float32: "),
+    (lambda: KAN([3, 4, 2], dtype=torch.float64), "4 -> 2 on cpu, torch.float64: "),
+    (lambda: efficient_kan.KAN([3, 4, 2], 6, 2), "4 -> 2 on cpu, torch.float32: "),
+    (lambda: efficient_kan.KANLinear(3, 2, base_activation=nn.GELU), "3 -> 2 on cpu, torch.float32: "),
+    (lambda: fast_kan.FastKAN([3, 4, 2], num_grids=5).to(HALF),
+     "4 -> 2 on cpu, torch.bfloat16, 5 functions of 'rbf': "),
+    (lambda: fast_kan.FastKANLayer(3, 2, use_layernorm=False), "torch.float32, 8 functions of 'rbf': "),
+    (lambda: fast_kan.FastKANLayer(3, 2, use_base_update=False, backend="reference"),
+     "8 functions of 'rbf': reference: asked for by backend="),
+    (lambda: cheby_kan.ChebyKANLayer(3, 2, 4), "torch.float32, 5 functions of 'chebyshev': "),
+]  # fmt: skip
+
+
+def cases_of(monkeypatch: pytest.MonkeyPatch, call: Callable[[], Any]) -> list[tuple[Any, Any]]:
+    """The (case, backend) pairs that were chosen for."""
+    seen: list[tuple[Any, Any]] = []
+    choose = dispatch.choose
+
+    def spy(case: Any, backend: str | None = None) -> Any:
+        seen.append((case, backend))
+        return choose(case, backend)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dispatch, "choose", spy)
+        patch.setattr(functional, "_plans", {})
+        call()
+    return seen
+
+
+@pytest.mark.parametrize(("make", "text"), MODULES)
+def test_the_case_that_runs(make: Any, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = make()
+    said: list[str] = []
+    told = cases_of(monkeypatch, lambda: said.append(explain(module)))
+    x = torch.randn(5, 3, dtype=next(module.parameters()).dtype)
+    assert told == cases_of(monkeypatch, lambda: module(x))
+    assert text in said[0] and len(said[0].splitlines()) == len(told)
+
+
+@pytest.mark.parametrize(("basis", "functions"), [("rbf", 6), ("chebyshev", 6), ("chebyshev", 1)])
+def test_widths(basis: str, functions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The case of `basis_linear` with a weight of this shape."""
+    told = cases_of(
+        monkeypatch, lambda: explain((3, 2), basis=basis, functions=functions, base=None, derivative=1)
+    )
+    grid = torch.linspace(-1, 1, functions + 1).expand(3, -1) if basis == "rbf" else None
+    weight = torch.randn(3, functions, 2)
+    x = torch.rand(5, 3)
+    assert told == cases_of(
+        monkeypatch, lambda: functional.basis_linear(x, weight, grid, basis=basis, derivative=1)
+    )
+    with use_backend("reference"):
+        text = explain((3, 2), basis=basis, functions=functions)
+    assert f"3 -> 2 on cpu, torch.float32, {functions} functions of '{basis}': reference: asked for" in text
+
+
+def test_fast_kan_in_plain_torch() -> None:
+    """A layer that no kernel runs says so."""
+    layer = fast_kan.FastKANLayer(3, 2)
+    layer.rbf.grid.requires_grad_()
+    assert "3 -> 2 on cpu, torch.float32: plain torch, since the centres ask for a gradient" in explain(layer)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: explain((3, 2), basis="fourier"), ValueError, "basis: got 'fourier', expected one of"),
+        (lambda: explain((3, 2), basis=None), TypeError, "basis: got None, expected one of 'bspline'"),
+        (lambda: explain((3, 2), basis="rbf", functions=0), ValueError, "functions: got 0"),
+        (lambda: explain((3, 2), basis="rbf", functions=2.0), TypeError, "functions: got 2.0"),
+        (lambda: explain((3, 2), basis="rbf", functions=257, backend="native"), RuntimeError,
+         "257 functions of the basis 'rbf' are more than 256"),
+        (lambda: explain(nn.Linear(3, 2)), TypeError, "layer_or_widths: got Linear, expected a KANLinear"),
+        (lambda: explain(KANConv2d(3, 2, 3)), TypeError, "layer_or_widths: got KANConv2d"),
+    ],
+)  # fmt: skip
+def test_errors(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        call()
