@@ -6,6 +6,8 @@ has less to do, not how long it takes. Training does three times the forward eve
     dense    (padded / out) * (rows / R + make / 128 / tile)   rows: basis rows in blocks of 8, and the base's
     gather   fetched * each + make / 128 / min(out, 32)           fetched: k+1 coefficients, and the base's
 
+A basis that reaches everywhere takes all its functions on either path, and makes every one of them.
+
 R is the multiply-adds of the matrix unit in a cycle, 128 the lanes that start an instruction in it, `make`
 the instructions that evaluate a basis, shared by the `tile` outputs of a program. Triton's are here; the
 compiled kernels answer for themselves, csrc/cuda/cost.cu. `make gpu` on a card compares both with its clock.
@@ -17,7 +19,7 @@ import torch
 
 from . import ops
 from .checks import HALF_DTYPES
-from .contract import BASE_CODES
+from .contract import BASE_CODES, BASIS_CODES
 
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
@@ -26,14 +28,18 @@ _MATRIX_RATE = {8: 1024.0, 9: 2048.0, 10: 4096.0, 12: 1024.0}
 # Instructions, read from the machine code: one evaluation with fixed polynomials, or by comparing with the
 # knots; one block of 8 rows placed from it; one evaluation of the gather path.
 _UNIFORM, _EXACT, _PLACE, _GATHER = 38.0, 170.0, 25.0, 220.0
+# One function of a basis that reaches everywhere, and the base: read from the compiled kernels
+# (csrc/cuda/cost.cu) and taken for Triton's.
+_FUNCTIONS, _BASE = {"rbf": 38.0, "chebyshev": 25.0}, 60.0
 _POINTERS = 10.0 / 128.0  # cycles for a coefficient gathered through pointers and L1
 _FACTORS = {"dense": 1.0, "gather": 1.0}  # measured over counted, as `make gpu` prints it: not measured yet
+GLOBAL_PATHS = ("matrix units", "multiply-adds")  # of the compiled kernels, for bases that reach everywhere
 ROWS = 4096  # what a choice that knows no batch size assumes
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A path, "dense" or "gather", and its cycles an edge."""
+    """A path, "dense", "gather" or one of GLOBAL_PATHS, and its cycles an edge."""
 
     path: str
     cycles: float
@@ -59,12 +65,19 @@ def triton_paths(case, major: int, tf32: bool) -> dict[str, float]:
     half = case.dtype in HALF_DTYPES
     rate = _MATRIX_RATE.get(major, 2048.0) * (1.0 if half else 0.5 if tf32 else 0.5 / 3.0)
     base, out = float(case.base is not None), case.out_features
-    blocks = -(-(case.grid_size + case.spline_order) // 8)
-    fetched = (case.spline_order + 1.0 + base) * (2.0 if case.dtype == torch.float64 else 1.0)
-    paths = {"gather": _FACTORS["gather"] * (fetched * _POINTERS + _GATHER / 128.0 / min(out, 32))}
-    if case.dtype != torch.float64 and out > 16 and case.in_features >= 8:
+    rows, local = case.grid_size + case.spline_order, case.basis == "bspline"
+    blocks = -(-rows // 8)
+    fetched = (case.spline_order + 1.0 if local else rows) + base
+    fetched *= 2.0 if case.dtype == torch.float64 else 1.0
+    make = _GATHER if local else rows * _FUNCTIONS[case.basis] + base * _BASE
+    paths = {"gather": _FACTORS["gather"] * (fetched * _POINTERS + make / 128.0 / min(out, 32))}
+    if not local and case.dtype == torch.float16 and case.derivative > 1:
+        return paths  # operands could overflow
+    if case.dtype != torch.float64 and out > 16 and (case.in_features >= 8 or not local):
         uniform = (half or tf32) and 1 <= case.spline_order <= 3 and case.derivative < case.spline_order
-        made = ((_UNIFORM if uniform else _EXACT) + _PLACE * blocks) / 128.0 / 128.0
+        if local:
+            make = (_UNIFORM if uniform else _EXACT) + _PLACE * blocks
+        made = make / 128.0 / 128.0
         padded = -(-out // 64) * 64
         paths["dense"] = _FACTORS["dense"] * padded / out * ((8.0 * blocks + base) / rate + made)
     return paths
@@ -76,8 +89,9 @@ def native_paths(case, major: int, batch: int = ROWS) -> dict[str, float]:
     Raises:
         RuntimeError: the library was built without CUDA kernels.
     """
-    costs = _native_costs(*_shape(case, batch), major)
-    return {path: cost for path, cost in zip(("dense", "gather"), costs, strict=True) if cost < float("inf")}
+    names = ("dense", "gather") if case.basis == "bspline" else GLOBAL_PATHS
+    costs = _native_costs(*_shape(case, batch), major, BASIS_CODES[case.basis])
+    return {path: cost for path, cost in zip(names, costs, strict=True) if cost < float("inf")}
 
 
 def native_path(case, major: int, batch: int = ROWS) -> str:
@@ -89,18 +103,18 @@ def native_path(case, major: int, batch: int = ROWS) -> str:
     costs = native_paths(case, major, batch)
     path = min(costs, key=lambda name: costs[name])
     said = ", ".join(f"{cycles:.4f} {name}" for name, cycles in costs.items())
-    reason = _native_reason(*_shape(case, batch))
+    reason = _native_reason(*_shape(case, batch), BASIS_CODES[case.basis])
     return f"{path} path; cycles an edge: {said}{'; ' if reason else ''}{reason}"
 
 
-def _native_costs(*shape_and_major: int) -> tuple[float, float]:
+def _native_costs(*shape_major_and_basis: int) -> tuple[float, float]:
     if "cuda" not in ops.DEVICES:
         raise RuntimeError("this library was built without CUDA kernels: KAN_KERNELS_CUDA=1 builds them")
-    return torch.ops.kan_kernels.cuda_costs(*shape_and_major)
+    return torch.ops.kan_kernels.cuda_costs(*shape_major_and_basis)
 
 
-def _native_reason(*shape: int) -> str:
-    return torch.ops.kan_kernels.cuda_path_reason(*shape)
+def _native_reason(*shape_and_basis: int) -> str:
+    return torch.ops.kan_kernels.cuda_path_reason(*shape_and_basis)
 
 
 def _shape(case, batch: int) -> tuple[int, ...]:

@@ -29,7 +29,8 @@ FUSED = tuple(name for name in BACKENDS if name != "reference")
 DEVICE = os.environ.get("KAN_TEST_DEVICE", "cpu")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels run in its interpreter: slowly
 
-MATRIX_UNITS = ("triton",)  # backends that round the basis to the operand's dtype
+# backends that round the basis to the operand's dtype
+MATRIX_UNITS = ("triton", "native") if DEVICE == "cuda" else ("triton",)
 
 # Few-eps floor: rounding errors, in units of eps times the sum of absolute values, that any order of
 # summation and

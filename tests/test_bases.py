@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any
 
 import bases
+import harness
 import pytest
 import torch
 from cases import HALF, OPS, Case, build
@@ -80,13 +81,12 @@ TABLE = _table()
 LARGE = [case(b, r, 1500, 30, 70, points="nan", side=r > 8) for b, r in product(NAMES, (8, 20))]
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", dict.fromkeys((*BACKENDS, *harness.BACKENDS)))
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("c", [*TABLE, *LARGE], ids=lambda c: c.name)
 def test_op(name: str, op: str, c: Case) -> None:
     """Every op on every case, outputs poisoned before the run."""
-    device = "cpu" if name == "native" else DEVICE  # other devices have no kernels for these bases
-    check_op(name, op, c, build(c, device))
+    check_op(name, op, c, build(c, DEVICE if name in harness.BACKENDS else "cpu"))
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -356,16 +356,18 @@ def test_ops_refuse_what_they_do_not_know() -> None:
 
 
 def test_who_runs_a_basis() -> None:
-    """The CUDA kernels say that they know B-splines only; on the CPU every basis runs, to 256 functions."""
+    """Compiled kernels run every basis, to 256 functions; a basis that CUDA lacks is refused by name."""
     from kan_kernels.backends import limits, native
 
-    gaussians = dispatch.Case("cuda", F32, F32, 8, 8, 9, 0, basis="rbf")
-    assert limits.only_splines(gaussians) == "no kernels for the basis 'rbf', only for 'bspline'"
-    assert limits.only_splines(dispatch.Case("cuda", F32, F32, 8, 8, 5, 3)) is None
     polynomials = dispatch.Case("cpu", F32, F32, 8, 8, 1, 31, basis="chebyshev")
     assert native.can_run(polynomials) is None
     too_many = dispatch.Case("cpu", F32, F32, 8, 8, 1, 256, basis="chebyshev")
     assert "257 functions" in str(native.can_run(too_many))
+    for basis, reason in (("rbf", None), ("chebyshev", None), ("bspline", None), ("sine", "basis 'sine'")):
+        said = limits.without_basis(
+            dispatch.Case("cuda", F32, F32, 8, 8, 9, 0, basis=basis), native.CUDA_BASES
+        )
+        assert said is None if reason is None else reason in str(said)
 
 
 def test_use_backend_and_splines_are_as_before() -> None:

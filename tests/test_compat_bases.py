@@ -8,6 +8,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 import pytest
 import torch
@@ -38,7 +39,7 @@ def peer(name: str, backend: str) -> tuple[nn.Module, dict[str, Tensor]]:
     layer.backend = backend
     state = {k.split(":")[1]: v for k, v in data.items() if k.startswith(("param:", "buffer:"))}
     layer.double().load_state_dict(state)
-    device = "cpu" if backend == "native" else DEVICE  # other devices have no kernels for these bases
+    device = DEVICE if backend in harness.BACKENDS else "cpu"
     return layer.to(device), {k: v.to(device) for k, v in data.items()}
 
 

@@ -7,7 +7,6 @@ barrier shows as a wrong number. tests/cuda_host/sanitize.py runs them as real t
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterator
 from itertools import product
 
@@ -22,19 +21,14 @@ from harness import check_op, child, run_op, threads
 from mutations.run import load
 from mutations.run import run as run_faults
 
-import kan_kernels.backends
-
 pytestmark = pytest.mark.skipif(cuda_host.why_not() is not None, reason=str(cuda_host.why_not()))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _backend() -> Iterator[None]:
     """The emulated kernels as a backend of that name, while this module's tests run; torch on one thread."""
-    name = f"kan_kernels.backends.{cuda_host.NAME}"
-    sys.modules[name] = kan_kernels.backends.BACKENDS[cuda_host.NAME] = cuda_host
-    with threads(1):
+    with cuda_host.registered(), threads(1):
         yield
-    del sys.modules[name], kan_kernels.backends.BACKENDS[cuda_host.NAME]
 
 
 @pytest.mark.parametrize("mode", ("rising", "falling"))

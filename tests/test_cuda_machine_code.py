@@ -28,6 +28,13 @@ MATRICES = {
     "FloatMatrix<false>": "HMMA.1688.F32.TF32",
     "FloatMatrix<true>": "HMMA.1688.F32.TF32",
 }
+# of the kernels for bases that reach everywhere, and the instruction that each multiplies with
+PRODUCTS = {
+    "ScalarProduct<float": "FFMA",
+    "ScalarProduct<double": "DFMA",
+    "HalfProduct<true": "HMMA.16816.F32.BF16",
+    "HalfProduct<false": "HMMA.16816.F32",
+}
 SILU_TABLE = {"fp32": 34 * 4, "fp64": 34 * 8}  # bytes of the recursion's table in csrc/basis/activation.h
 pytestmark = [
     pytest.mark.slow,
@@ -73,12 +80,18 @@ def test_every_kernel(kernels: list[Measured]) -> None:
         dense = {(kernel, *options.split(",")[:2], sm) for kernel, options, _, sm in have}
         for op, matrix, order in product(("forward", "backward"), MATRICES, "123"):
             assert (f"dense_{op}_kernel", matrix, order, arch) in dense
+        for op, basis in product(("forward", "backward"), ("GaussianFunctions", "ChebyshevFunctions")):
+            for number, columns in product(PRODUCTS, (16, 64, 128)):
+                options = f"{number},{columns}>,{basis}"
+                wanted = columns <= 64 or number.startswith("Half")
+                assert ((f"global_{op}_kernel", options, "", arch) in have) is wanted, options
 
 
 def test_nothing_spills(kernels: list[Measured]) -> None:
     """Without the budget too: no stack, where spills would be, but for the table of silu's derivatives."""
     for k in kernels:
-        table = SILU_TABLE[k.source.dtype] if k.source.kernel.startswith("gather") else 0
+        dtype = k.source.dtype or ("fp64" if "double" in k.source.options else "fp32")
+        table = 0 if k.source.kernel.startswith(("dense", "reduce")) else SILU_TABLE[dtype]
         assert k.cost.stack == table, (k.key, k.cost.stack)
         assert (k.cost.spills == 0) is (table == 0), (k.key, k.cost.spills)
 
@@ -99,3 +112,22 @@ def test_meant_instructions(kernels: list[Measured]) -> None:
             assert any(opcode.startswith("LDSM") for opcode in opcodes), k.key
         seen.add(k.source.kernel)
     assert seen == {"dense_forward_kernel", "dense_backward_kernel"}
+
+
+def test_meant_products(kernels: list[Measured]) -> None:
+    """Bases that reach everywhere: the product's instruction, operands read and staged 16 bytes at a time."""
+    seen = set()
+    for k in kernels:
+        if not k.source.kernel.startswith("global"):
+            continue
+        number = k.source.options.split(",")[0]
+        (code,) = [f for f in sass.read(k.source.cubin) if f.name == k.source.function]
+        opcodes = {instruction.opcode for instruction in code.instructions}
+        others = set(PRODUCTS.values()) - {PRODUCTS[number], "FFMA"}
+        assert PRODUCTS[number] in opcodes and not others & opcodes, (k.key, opcodes)
+        read = ("LDSM",) if number.startswith("Half") else ("LDS.128",)
+        assert any(opcode.startswith(read) for opcode in opcodes), k.key
+        copies = [opcode for opcode in opcodes if opcode.startswith("LDGSTS")]
+        assert copies and all(".128" in opcode for opcode in copies), (k.key, copies)
+        seen.add((k.source.kernel, number))
+    assert len(seen) == 2 * len(PRODUCTS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -76,3 +78,29 @@ def test_path(shape: tuple[int, int, int], dtype: torch.dtype, batch: int, path:
     text = cost_model.native_path(case, 8, batch)
     assert text.startswith(f"{path} path") and "cycles an edge" in text
     assert min((cost, name) for name, cost in cost_model.native_paths(case, 8, batch).items())[1] == path
+
+
+@needs_cuda_build
+@pytest.mark.parametrize(
+    "changes,path,words",
+    [
+        ({"dtype": torch.bfloat16}, "matrix units", ""),
+        ({"dtype": torch.float32}, "multiply-adds", "not rounded to TF32"),
+        ({"dtype": torch.float64}, "multiply-adds", "float64"),
+        ({"dtype": torch.float16, "derivative": 1}, "matrix units", ""),
+        ({"dtype": torch.float16, "derivative": 2}, "multiply-adds", "too large for float16"),
+    ],
+)
+@pytest.mark.parametrize("basis,size,order", [("rbf", 8, 0), ("chebyshev", 1, 7)])
+def test_path_of_a_global_basis(
+    basis: str, size: int, order: int, changes: dict[str, Any], path: str, words: str
+) -> None:
+    """Matrix units wherever they can, with the reason where not; wide layers cost less an edge."""
+    facts: dict[str, Any] = {"basis": basis, "grid_size": size, "spline_order": order, **changes}
+    dtype = facts.pop("dtype")
+    cases = [dispatch.Case("cuda", dtype, dtype, 64, out, **facts) for out in (5, 64, 512)]
+    text = cost_model.native_path(cases[0], 8)
+    assert text.startswith(f"{path} path; cycles an edge:") and words in text
+    costs = [cost_model.native_paths(case, 8) for case in cases]
+    assert all(min((cost, name) for name, cost in each.items())[1] == path for each in costs)
+    assert costs[0][path] > costs[1][path] >= costs[2][path]

@@ -16,7 +16,7 @@ WHY_NOT = {
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", (*NAMES, "cuda"))
 def test_lists_fit_the_sources(name: str) -> None:
     """Every fault has a name of its own, changes something, and its text is there exactly once."""
     faults = load(name)

@@ -91,6 +91,13 @@ def test_the_cheaper_backend_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"out_features": 5}, "native"),  # narrow
         ({"grid_size": 200}, "native"),  # a long grid
         ({"dtype": torch.float64}, "native"),
+        (
+            {"basis": "rbf", "spline_order": 0, "dtype": torch.bfloat16},
+            "triton",
+        ),  # more outputs share a value
+        ({"basis": "rbf", "spline_order": 0, "out_features": 5}, "native"),
+        ({"basis": "chebyshev", "grid_size": 1, "dtype": torch.float64}, "native"),
+        ({"basis": "chebyshev", "grid_size": 1, "dtype": torch.float16, "derivative": 2}, "native"),
     ):
         choice = dispatch.choose(situation(**changes))
         assert chosen == choice.backend.NAME and "cycles an edge" in choice.why, str(choice)

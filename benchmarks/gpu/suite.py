@@ -19,6 +19,7 @@ SHARED_TESTS = [
     "tests/test_golden.py",
     "tests/test_autograd.py",
     "tests/test_kernels.py",
+    "tests/test_bases.py",
     "tests/test_torch_library.py",
 ]
 STRIDE = 7

@@ -1,8 +1,8 @@
 // The cost model behind the choice of a path: cycles of one multiprocessor for each edge (row, input, output) of the
 // forward pass, from counts of instructions and published rates. It was never fitted to a measurement: `make gpu` on a
 // card prints by how much each path misses it.
+#include "global.h"
 #include "kernels.h"
-#include "storage.h"
 
 namespace kan {
 namespace cuda {
@@ -28,6 +28,9 @@ Work dense_work(const cpu::SplineLayer& l, bool tf32) {
 }
 constexpr double kMakeGather = 220.0;  // of the gather path: with divisions and a search in global memory
 constexpr double kBanks = 32.0;        // 4-byte numbers that shared memory gives in a cycle
+// Of the kernels for bases that reach everywhere: a value, made and left in shared memory, and what a multiply-add
+// takes with its share of the operands' loads.
+constexpr double kMakeGaussian = 38.0, kMakeChebyshev = 25.0, kMakeBase = 60.0, kProduct = 1.2;
 // Measured over counted, as `make gpu` prints it. Not measured yet.
 constexpr double kDenseFactor = 1.0, kGatherFactor = 1.0;
 
@@ -47,6 +50,18 @@ Cost cost(const cpu::SplineLayer& l, const Options& options) {
   const double fetched = (double(l.spline_order) + 1.0 + base) * (l.weight_dtype == DType::f64 ? 2.0 : 1.0);
   c.gather = kGatherFactor * (fetched * 1.5 / kBanks + kMakeGather / kIssue / shared);
   return c;
+}
+
+Cost global_cost(const cpu::Layer& l, const Options& options) {
+  const int64_t out = l.out_features > 0 ? l.out_features : 1;
+  const double functions = double(l.grid_size + l.spline_order), base = l.base != kNoBase ? 1.0 : 0.0;
+  const double made = functions * (l.basis == kRbf ? kMakeGaussian : kMakeChebyshev) + base * kMakeBase;
+  const auto on = [&](double rate, int64_t tile) {
+    const double padded = double(ceil_div(out, tile) * tile) / double(out);
+    return padded * ((functions + base) / rate + made / kIssue / double(tile));
+  };
+  const double multiply_adds = kIssue / (l.weight_dtype == DType::f64 ? 2.0 : 1.0) / kProduct;
+  return {on(matrix_rate(l, options), global_columns(out, true)), on(multiply_adds, global_columns(out, false))};
 }
 
 const char* too_small(const cpu::SplineLayer& l) {

@@ -1,6 +1,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "global.h"
 #include "kernels.h"
 #include "plan.h"
 #include "reduce.h"
@@ -14,10 +15,6 @@ DType compute_type(const cpu::SplineLayer& l) { return wide(l) ? DType::f64 : DT
 
 int64_t gradient_size(const cpu::SplineLayer& l) {
   return l.in_features * (l.grid_size + l.spline_order + (l.base != kNoBase)) * l.out_features;
-}
-
-bool whole_pieces(const void* data, int64_t columns, DType dtype) {
-  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && columns * size_of(dtype) % 16 == 0;
 }
 
 GatherArgs gather_args(const cpu::BackwardArgs& args) {
@@ -172,6 +169,7 @@ const char* dense_reason(const cpu::SplineLayer& l, int derivative) {
 }
 
 int64_t forward_workspace(const cpu::ForwardArgs& args, const Options& options) {
+  if (args.layer.basis != kBSpline) return global_forward_workspace(args, options);
   const bool dense = path_of(args.layer, args.derivative, options) == Path::dense;
   const int64_t splits = dense ? dense_args(args, options).splits : gather_args(args).shape.splits;
   const int64_t size = args.layer.batch * args.layer.out_features;
@@ -179,6 +177,7 @@ int64_t forward_workspace(const cpu::ForwardArgs& args, const Options& options) 
 }
 
 void forward(const cpu::ForwardArgs& args, const Options& options, void* workspace, void* stream) {
+  if (args.layer.basis != kBSpline) return run_global_forward(args, options, workspace, stream);
   const cpu::SplineLayer& l = args.layer;
   if (l.batch == 0 || l.out_features == 0) return;
   if (path_of(l, args.derivative, options) == Path::dense) {
@@ -196,6 +195,7 @@ cpu::BackwardArgs without_empty(cpu::BackwardArgs args) {
 }
 
 int64_t backward_workspace(const cpu::BackwardArgs& given, const Options& options) {
+  if (given.layer.basis != kBSpline) return global_backward_workspace(given, options);
   const cpu::BackwardArgs args = without_empty(given);
   if (path_of(args.layer, derivative_of(args), options) == Path::dense) return DensePasses(args, options).bytes;
   if (!args.d_spline) return 0;
@@ -205,6 +205,7 @@ int64_t backward_workspace(const cpu::BackwardArgs& given, const Options& option
 }
 
 void backward(const cpu::BackwardArgs& given, const Options& options, void* workspace, void* stream) {
+  if (given.layer.basis != kBSpline) return run_global_backward(given, options, workspace, stream);
   const cpu::BackwardArgs args = without_empty(given);
   const cpu::SplineLayer& l = args.layer;
   if (l.in_features == 0) return;

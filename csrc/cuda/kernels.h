@@ -13,9 +13,11 @@ namespace cuda {
 enum class Path : int { automatic, gather, dense };
 
 struct Options {
-  Path path = Path::automatic;  // gather always runs; asking for dense where it cannot run raises
-  bool tf32 = false;            // float32 products may be rounded to TF32
-  int capability_major = 8;     // of the device, for the cost model
+  // gather always runs; asking for dense where it cannot run raises. Of a basis that reaches everywhere: dense is
+  // matrix units, gather is ordinary multiply-adds, and automatic is the first wherever it can be.
+  Path path = Path::automatic;
+  bool tf32 = false;         // float32 products may be rounded to TF32
+  int capability_major = 8;  // of the device, for the cost model
 };
 
 // Why the dense path cannot run an operation with derivatives up to `derivative`, or null.
@@ -25,6 +27,10 @@ struct Cost {
   double dense, gather;
 };
 Cost cost(const cpu::SplineLayer& layer, const Options& options);
+// The same of a basis that reaches everywhere: on matrix units (dense; taken wherever global_matrix_reason has nothing
+// against it), and with ordinary multiply-adds.
+Cost global_cost(const cpu::Layer& layer, const Options& options);
+const char* global_matrix_reason(const cpu::Layer& layer, int derivative);
 // Why tiles would be mostly padding, or null.
 const char* too_small(const cpu::SplineLayer& layer);
 // The path that `automatic` means.

@@ -1,15 +1,8 @@
-#include <algorithm>
-
 #include "plan.h"
 
 namespace kan {
 namespace cuda {
 namespace {
-
-constexpr int64_t kBlocks = 264;        // enough to fill the largest cards twice
-constexpr int64_t kOnePassRows = 2048;  // up to here the rows are not split: one launch
-constexpr int64_t kSplitRows = 1024;    // of one part, at least
-constexpr int64_t kSplitFeatures = 16;
 
 int size_of_compute(const cpu::SplineLayer& l) { return l.weight_dtype == DType::f64 ? 8 : 4; }
 int rows_of(const cpu::SplineLayer& l) { return l.grid_size + l.spline_order + (l.base != kNoBase); }
@@ -29,15 +22,6 @@ bool narrow(GatherShape& s, const cpu::SplineLayer& l) {
   if (s.lanes == 32) return --s.per_lane, true;
   lay_out(s, l, s.lanes == 1 ? 8 : 32);
   return true;
-}
-
-// Parts of a contraction of length n: enough blocks, whole parts of at least `least`, memory within `most` parts.
-template <class Shape>
-void split(Shape& s, int64_t n, int64_t blocks, int64_t least, int64_t most, int64_t unit) {
-  const int64_t wanted = ceil_div(kBlocks, std::max<int64_t>(1, blocks));
-  const int64_t splits = std::max<int64_t>(1, std::min({wanted, n / least, most}));
-  s.part = ceil_div(std::max<int64_t>(1, ceil_div(n, splits)), unit) * unit;
-  s.splits = std::max<int64_t>(1, ceil_div(n, s.part));
 }
 
 }  // namespace

@@ -38,6 +38,11 @@ KAN_DEVICE void store_as(void* data, DType dtype, int64_t at, T value) {
 
 KAN_HD int size_of(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
 
+// Whether every row of so many columns is whole 16-byte pieces from an aligned start on.
+inline bool whole_pieces(const void* data, int64_t columns, DType dtype) {
+  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && columns * size_of(dtype) % 16 == 0;
+}
+
 KAN_HD int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace cuda

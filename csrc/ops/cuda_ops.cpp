@@ -66,23 +66,17 @@ class CudaDevice {
     if (t) check(*t, name);
   }
   void run(const cpu::ForwardArgs& args) const {
-    check_basis(args.layer);
     const cuda::Options o = options(cuda::capability_major(index_));
     const Workspace space(*this, cuda::forward_workspace(args, o));
     cuda::forward(args, o, space.data, stream_);
   }
   void run(const cpu::BackwardArgs& args) const {
-    check_basis(args.layer);
     const cuda::Options o = options(cuda::capability_major(index_));
     const Workspace space(*this, cuda::backward_workspace(args, o));
     cuda::backward(args, o, space.data, stream_);
   }
 
  private:
-  static void check_basis(const cpu::Layer& layer) {
-    kan::ops::check(layer.basis == kBSpline, "the CUDA kernels know B-splines only (basis 0), got basis ", layer.basis);
-  }
-
   // Bytes from torch's allocator, which a CUDA graph can capture and another stream does not reuse too early.
   struct Workspace {
     Tensor tensor;
@@ -117,34 +111,43 @@ class CudaDevice {
 };
 
 cpu::Layer layer_of(int64_t batch, int64_t in, int64_t out, int64_t grid_size, int64_t order, int64_t base,
-                    int64_t dtype) {
+                    int64_t dtype, int64_t basis) {
   check(dtype >= 0 && dtype <= 3, "dtype must be 0 (float32), 1 (float64), 2 (bfloat16) or 3 (float16), got ", dtype);
   cpu::Layer l;
   l.batch = batch, l.in_features = in, l.out_features = out, l.grid_size = int(grid_size);
-  l.spline_order = int(order), l.base = int(base), l.weight_dtype = cpu::DType(dtype);
+  l.spline_order = int(order), l.base = int(base), l.weight_dtype = cpu::DType(dtype), l.basis = int(basis);
   return l;
 }
 
 // What the cost model says of both paths, (dense, gather), in cycles an edge: infinite for a path that is not taken.
+// Of a basis that reaches everywhere: on matrix units, or with ordinary multiply-adds.
 std::tuple<double, double> cuda_costs(int64_t batch, int64_t in, int64_t out, int64_t grid_size, int64_t order,
-                                      int64_t base, int64_t dtype, int64_t derivative, int64_t capability_major) {
-  const cpu::Layer l = layer_of(batch, in, out, grid_size, order, base, dtype);
+                                      int64_t base, int64_t dtype, int64_t derivative, int64_t capability_major,
+                                      int64_t basis) {
+  const cpu::Layer l = layer_of(batch, in, out, grid_size, order, base, dtype, basis);
   const cuda::Options o = options(int(capability_major));
   const double never = std::numeric_limits<double>::infinity();
-  const cuda::Cost cost = cuda::cost(l, o);
-  const char* const reason = cuda::dense_reason(l, int(derivative));
+  const bool local = basis == kBSpline;
+  const cuda::Cost cost = local ? cuda::cost(l, o) : cuda::global_cost(l, o);
+  const char* const reason =
+      local ? cuda::dense_reason(l, int(derivative)) : cuda::global_matrix_reason(l, int(derivative));
   if (o.path == cuda::Path::dense) {
     check(!reason, "the dense path, asked for by KAN_KERNELS_CUDA_PATH, cannot run this: ", reason ? reason : "");
     return {cost.dense, never};
   }
-  const bool no_dense = reason || o.path == cuda::Path::gather || cuda::too_small(l);
+  const bool no_dense = reason || o.path == cuda::Path::gather || (local && cuda::too_small(l));
   return {no_dense ? never : cost.dense, cost.gather};
 }
 
 // Why the dense path is not taken whatever it costs, or why only one is: "" where the costs decide.
 std::string cuda_path_reason(int64_t batch, int64_t in, int64_t out, int64_t grid_size, int64_t order, int64_t base,
-                             int64_t dtype, int64_t derivative) {
-  const cpu::Layer l = layer_of(batch, in, out, grid_size, order, base, dtype);
+                             int64_t dtype, int64_t derivative, int64_t basis) {
+  const cpu::Layer l = layer_of(batch, in, out, grid_size, order, base, dtype, basis);
+  if (basis != kBSpline) {
+    const char* const reason = cuda::global_matrix_reason(l, int(derivative));
+    if (reason) return std::string("not on matrix units: ") + reason;
+    return cuda::forced_path() != cuda::Path::automatic ? "asked for by KAN_KERNELS_CUDA_PATH" : "";
+  }
   if (const char* const reason = cuda::dense_reason(l, int(derivative))) return std::string("not dense: ") + reason;
   if (cuda::forced_path() != cuda::Path::automatic) return "asked for by KAN_KERNELS_CUDA_PATH";
   if (const char* const small = cuda::too_small(l)) return std::string("not dense: ") + small;
@@ -162,10 +165,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(kan_kernels, m) {
   m.def("cuda_tf32_allowed() -> bool");
   m.def(
       "cuda_costs(int batch, int in_features, int out_features, int grid_size, int spline_order, int base, int dtype, "
-      "int derivative, int capability_major) -> (float, float)");
+      "int derivative, int capability_major, int basis=0) -> (float, float)");
   m.def(
       "cuda_path_reason(int batch, int in_features, int out_features, int grid_size, int spline_order, int base, "
-      "int dtype, int derivative) -> str");
+      "int dtype, int derivative, int basis=0) -> str");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CUDA, m) { kan::ops::register_family<kan::ops::CudaDevice>(m); }

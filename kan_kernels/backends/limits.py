@@ -19,6 +19,8 @@ def beyond(case) -> str | None:
     return None
 
 
-def only_splines(case) -> str | None:
-    """None, or why kernels that know B-splines alone cannot run a case."""
-    return None if case.basis == "bspline" else f"no kernels for the basis {case.basis!r}, only for 'bspline'"
+def without_basis(case, bases: tuple[str, ...]) -> str | None:
+    """None, or why kernels that know these bases alone cannot run a case."""
+    if case.basis in bases:
+        return None
+    return f"no kernels for the basis {case.basis!r}, only for {', '.join(map(repr, bases))}"

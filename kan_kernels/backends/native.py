@@ -8,6 +8,7 @@ from . import limits
 NAME = "native"
 DIFFERENTIABLE = False
 NAMESPACE = "kan_kernels" if ops.LOAD_ERROR is None else None  # of its torch ops
+CUDA_BASES = ("bspline", "rbf", "chebyshev")
 
 
 def _below_autograd(op):
@@ -37,7 +38,7 @@ def can_run(case) -> str | None:
     if case.device == "cuda":
         reason = cuda_support.why_not()
         if reason is None:
-            reason = limits.only_splines(case)
+            reason = limits.without_basis(case, CUDA_BASES)
         if reason is not None:
             return reason
     elif case.device not in ops.DEVICES:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -19,6 +20,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from kan_kernels.backends import BACKENDS
+from kan_kernels.contract import basis_rows
+from kan_kernels.ops import functions_together
 
 HERE = Path(__file__).resolve().parents[2]
 ROOT = Path(
@@ -115,11 +120,25 @@ def options(
         library(flags=flags).kan_cuda_host_mode(MODES["rising"])
 
 
+@contextlib.contextmanager
+def registered() -> Iterator[None]:
+    """This module as the backend of its name, for the code inside."""
+    name = f"kan_kernels.backends.{NAME}"
+    sys.modules[name] = BACKENDS[NAME] = sys.modules[__name__]
+    try:
+        yield
+    finally:
+        del sys.modules[name], BACKENDS[NAME]
+
+
 class _View(ctypes.Structure):
     _fields_ = (("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("dtype", "rows", "cols")))
 
 
-_SIZES = ("batch", "in_features", "out_features", "grid_size", "spline_order", "base", "weight_dtype")
+_SIZES = (
+    *("batch", "in_features", "out_features", "grid_size", "spline_order", "base", "weight_dtype"),
+    *("basis", "feature_stride", "out_stride"),
+)
 
 
 class _Call(ctypes.Structure):
@@ -143,16 +162,20 @@ def _view(tensor: Tensor | None) -> _View:
     return _View(tensor.data_ptr(), DTYPES[tensor.dtype], *tensor.stride())
 
 
-def _run(x, s, spline_weight, base_weight, bias, g, grid, order, base, derivative, input_derivative, **out):
+def _run(
+    x, s, spline_weight, base_weight, bias, g, grid, order, base, derivative, input_derivative, basis, **out
+):
     """Fill the tensors in `out` (y, input, d_spline, d_base)."""
-    names = ("grid", "spline_weight", "base_weight", "bias")
-    layer = {
-        name: None if t is None else t.contiguous()
-        for name, t in zip(names, (grid, spline_weight, base_weight, bias), strict=True)
-    }
+    lies = out.get("d_spline") if spline_weight is None else spline_weight
+    together = bool(basis) and lies is not None and functions_together(lies)
+    layer = {"grid": grid, "spline_weight": spline_weight, "base_weight": base_weight, "bias": bias}
+    for name, t in layer.items():
+        if t is not None and not (together and name == "spline_weight"):
+            layer[name] = t.contiguous()
     like = spline_weight if g is None else g
     call = _Call(
-        *x.shape, like.shape[-1], grid.shape[1] - 2 * order - 1, order, base, DTYPES[like.dtype],
+        *x.shape, like.shape[-1], basis_rows(basis, grid.shape[1], order) - order, order, base,
+        DTYPES[like.dtype], basis, *((lies.stride(0), lies.stride(2)) if together else (0, 0)),
         *map(_pointer, layer.values()), _view(x), _view(s), _view(g), derivative, input_derivative,
         *(_pointer(out.get(name)) for name in ("y", "input", "d_spline", "d_base")),
         PATHS[_options["path"]], _options["tf32"],
@@ -171,45 +194,36 @@ def _empty(like: Tensor, *shape: int) -> Tensor:
 
 def forward(x, s, spline_weight, base_weight, bias, grid, order, base, derivative, basis=0):
     y = _empty(spline_weight, x.shape[0], spline_weight.shape[2])
-    _run(x, s, spline_weight, base_weight, bias, None, grid, order, base, derivative, 0, y=y)
+    _run(x, s, spline_weight, base_weight, bias, None, grid, order, base, derivative, 0, basis, y=y)
     return y
 
 
 def input(x, spline_weight, base_weight, g, grid, order, base, derivative, basis=0):
     t = _empty(x, *x.shape)
-    _run(x, None, spline_weight, base_weight, None, g, grid, order, base, 0, derivative, input=t)
+    _run(x, None, spline_weight, base_weight, None, g, grid, order, base, 0, derivative, basis, input=t)
     return t
 
 
-def _gradients(x, g, grid, order, base) -> dict[str, Tensor]:
-    rows = grid.shape[1] - order - 1
+def _gradients(x, g, grid, order, base, basis, like) -> dict[str, Tensor]:
+    """Poisoned; d_spline lies as `like` does where the kernels can."""
     shape = (x.shape[1], g.shape[1]) if base else (0,)
-    return {"d_spline": _empty(g, x.shape[1], rows, g.shape[1]), "d_base": _empty(g, *shape)}
+    d_spline = _empty(g, x.shape[1], basis_rows(basis, grid.shape[1], order), g.shape[1])
+    if basis and like is not None and functions_together(like):
+        d_spline = torch.empty_strided(like.shape, like.stride(), dtype=g.dtype).fill_(torch.nan)
+    return {"d_spline": d_spline, "d_base": _empty(g, *shape)}
 
 
 def weight(x, s, g, grid, order, base, derivative, basis=0, like=None):
-    out = _gradients(x, g, grid, order, base)
-    _run(x, s, None, None, None, g, grid, order, base, derivative, 0, **out)
+    out = _gradients(x, g, grid, order, base, basis, like)
+    _run(x, s, None, None, None, g, grid, order, base, derivative, 0, basis, **out)
     return out["d_spline"], out["d_base"]
 
 
 def backward(x, spline_weight, base_weight, g, grid, order, base, derivative, basis=0):
-    t, out = _empty(x, *x.shape), _gradients(x, g, grid, order, base)
-    _run(
-        x,
-        None,
-        spline_weight,
-        base_weight,
-        None,
-        g,
-        grid,
-        order,
-        base,
-        derivative,
-        derivative + 1,
-        input=t,
-        **out,
-    )
+    out = _gradients(x, g, grid, order, base, basis, spline_weight)
+    t = _empty(x, *x.shape)
+    weights = spline_weight, base_weight
+    _run(x, None, *weights, None, g, grid, order, base, derivative, derivative + 1, basis, input=t, **out)
     return t, out["d_spline"], out["d_base"]
 
 

@@ -18,7 +18,8 @@ struct View {
 
 // One call of any of the four operations, as tests/cuda_host/__init__.py lays it out.
 struct Call {
-  int64_t batch, in_features, out_features, grid_size, spline_order, base, weight_dtype;
+  int64_t batch, in_features, out_features, grid_size, spline_order, base, weight_dtype, basis, feature_stride,
+      out_stride;
   const void *grid, *spline_weight, *base_weight, *bias;
   View x, side, g;
   int64_t derivative, input_derivative;
@@ -30,6 +31,7 @@ struct Call {
     l.batch = batch, l.in_features = in_features, l.out_features = out_features;
     l.grid_size = int(grid_size), l.spline_order = int(spline_order), l.base = int(base);
     l.weight_dtype = cpu::DType(weight_dtype);
+    l.basis = int(basis), l.feature_stride = feature_stride, l.out_stride = out_stride;
     l.grid = grid, l.spline_weight = spline_weight, l.base_weight = base_weight;
     return l;
   }

@@ -20,7 +20,7 @@ import torch
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
 
-from cases import OPS, Case, build
+from cases import HALF, OPS, Case, build
 from harness import check_op, run_op, threads
 
 import cuda_host
@@ -50,6 +50,13 @@ CASES = {
         Case(40, 100, 24, 5, 3, 0, side=True, dtype=torch.bfloat16),
         Case(9, 3, 5, 5, 1, 0, layout="sliced"),
         Case(40, 40, 72, 5, 3, 0, dtype=torch.float16),
+    ],
+    "global": [  # bases that reach everywhere; 16 bits on matrix units
+        Case(70, 5, 70, 9, 0, 0, side=True, basis="rbf"),
+        Case(40, 2, 5, 70, 0, 1, "adaptive", "nan", torch.float64, basis="rbf"),
+        Case(40, 3, 136, 13, 0, 0, dtype=torch.bfloat16, basis="rbf"),
+        Case(9, 40, 7, 1, 4, 0, points="inside", layout="sliced", basis="chebyshev"),
+        Case(2200, 1, 17, 1, 3, 0, points="inside", dtype=torch.bfloat16, base=None, basis="chebyshev"),
     ],
 }
 
@@ -114,7 +121,7 @@ def run(kind: str, cases: list[Case], path: str, mode: str = "threads", timeout:
     name = "kan_kernels.backends.cuda_host"
     before = sys.modules.get(name)
     sys.modules[name] = kan_kernels.backends.BACKENDS["cuda_host"] = cuda_host
-    jobs = [(op, case) for case in cases for op in OPS if path == "gather" or dense_runs(op, case)]
+    jobs = [(op, case) for case in cases for op in OPS if path != "dense" or dense_runs(op, case)]
     environment = {
         **os.environ,
         "ASAN_OPTIONS": "detect_leaks=0",
@@ -125,7 +132,7 @@ def run(kind: str, cases: list[Case], path: str, mode: str = "threads", timeout:
         with threads(1), tempfile.TemporaryDirectory() as folder:
             calls, results = Path(folder, "calls"), Path(folder, "results")
             cuda_host.runner = recorder = Recorder()
-            cuda_host._options["path"] = path
+            cuda_host._options["path"] = "auto" if path == "global" else path
             for op, case in jobs:
                 run_op("cuda_host", op, build(case))
             calls.write_bytes(recorder.data)
@@ -135,7 +142,7 @@ def run(kind: str, cases: list[Case], path: str, mode: str = "threads", timeout:
             assert done.returncode == 0, f"{kind}: {report}"
             cuda_host.runner = Player(results.read_bytes())
             for op, case in jobs:
-                if path == "dense":
+                if path == "dense" or (path == "global" and case.dtype in HALF):
                     check_dense(op, case, False)
                 else:
                     check_op("cuda_host", op, case, build(case))

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import cuda_host
 import torch
 from cases import HALF, OPS, Case, build
 from cuda_host.checks import check_dense, dense_runs
 from harness import check_op
-
-import kan_kernels.backends
 
 GATHER = [
     Case(37, 9, 20, 5, 3, 0, "adaptive", side=True),
@@ -33,14 +29,37 @@ DENSE = [
     Case(70, 100, 72, 5, 3, 1, "ranges", "nan", side=True, dtype=HALF[0]),
     Case(70, 40, 24, 9, 3, 0, side=True, dtype=HALF[0]),
 ]
+GLOBAL = [
+    Case(40, 5, 20, 9, 0, 1, "adaptive", side=True, basis="rbf"),
+    Case(70, 2, 3, 40, 0, 0, points="nan", dtype=torch.float64, basis="rbf"),  # an input's gradient in parts
+    Case(9, 60, 18, 1, 5, 0, points="inside", basis="chebyshev"),  # inputs in parts
+    Case(2200, 1, 70, 1, 8, 0, points="inside", base=None, basis="chebyshev"),  # rows in parts
+    Case(70, 5, 136, 9, 0, 0, side=True, dtype=HALF[0], basis="rbf"),  # matrix units
+    Case(40, 3, 24, 1, 69, 0, points="inside", dtype=HALF[0], basis="chebyshev"),
+]
+
+
+def check_global(op: str, case: Case) -> None:
+    """On matrix units where it can be."""
+    if case.dtype in HALF:
+        check_dense(op, case, False)
+    else:
+        check_op("cuda_host", op, case, build(case))
 
 
 def main() -> None:
     """Raises AssertionError, or aborts, on the first fault."""
     torch.set_num_threads(1)
-    sys.modules["kan_kernels.backends.cuda_host"] = kan_kernels.backends.BACKENDS["cuda_host"] = cuda_host
+    with cuda_host.registered():
+        check()
+
+
+def check() -> None:
     for mode in ("rising", "falling"):
         for op in OPS:
+            with cuda_host.options(mode=mode):
+                for case in GLOBAL:
+                    check_global(op, case)
             with cuda_host.options(path="gather", mode=mode):
                 for case in GATHER:
                     check_op("cuda_host", op, case, build(case))
@@ -50,6 +69,7 @@ def main() -> None:
                         check_dense(op, case, False)
     with cuda_host.options(path="dense", mode="early"):
         check_dense("forward", DENSE[0], False)
+        check_global("backward", GLOBAL[4])
 
 
 if __name__ == "__main__":
