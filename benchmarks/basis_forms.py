@@ -1,4 +1,5 @@
-"""FastKAN's and ChebyKAN's layers, which are not on PyPI: their structure, with our own plain torch.
+"""FastKAN's, ChebyKAN's and FourierKAN's layers, which are not on PyPI: their structure, in our own plain
+torch.
 
 Rivals of the benchmarks, and the stand-ins of the tests, which hold them to the real ones' golden numbers.
 """
@@ -72,3 +73,32 @@ class ChebyKANLayer(nn.Module):
     def forward(self, x: torch.Tensor) -> Any:
         angle = torch.acos(torch.tanh(x).view(-1, self.inputdim, 1).expand(-1, -1, self.degree + 1))
         return torch.einsum("bir,ior->bo", torch.cos(angle * self.arange), self.cheby_coeffs)
+
+
+class NaiveFourierKANLayer(nn.Module):
+    """A layer as FourierKAN computes it: a product for each row, edge and frequency, then their sums."""
+
+    def __init__(
+        self,
+        inputdim: int,
+        outdim: int,
+        gridsize: int = 300,
+        addbias: bool = True,
+        smooth_initialization: bool = False,
+    ) -> None:
+        nn.Module.__init__(self)
+        self.gridsize, self.addbias, self.inputdim, self.outdim = gridsize, addbias, inputdim, outdim
+        damping = (1 + torch.arange(gridsize)).square() if smooth_initialization else gridsize**0.5
+        scale = inputdim**0.5 * damping
+        self.fouriercoeffs = nn.Parameter(torch.randn(2, outdim, inputdim, gridsize) / scale)
+        if addbias:
+            self.bias = nn.Parameter(torch.zeros(1, outdim))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x.reshape(-1, 1, self.inputdim, 1)
+        angle = rows * torch.arange(1, self.gridsize + 1, device=x.device)
+        y = (torch.cos(angle) * self.fouriercoeffs[0]).sum((-2, -1))
+        y = y + (torch.sin(angle) * self.fouriercoeffs[1]).sum((-2, -1))
+        if self.addbias:
+            y = y + self.bias
+        return y.reshape(*x.shape[:-1], self.outdim)

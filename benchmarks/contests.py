@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .basis_forms import ChebyKANLayer, FastKANLayer
+from .basis_forms import ChebyKANLayer, FastKANLayer, NaiveFourierKANLayer
 from .forms import BasisImageConv2d
 from .providers.base import import_or_reason
 from .workloads import find_workload
@@ -113,6 +113,10 @@ def _cheby_kan(fan_in: int, fan_out: int, functions: int) -> nn.Module:
     return ChebyKANLayer(fan_in, fan_out, functions - 1)
 
 
+def _fourier_kan(fan_in: int, fan_out: int, functions: int) -> nn.Module:
+    return NaiveFourierKANLayer(fan_in, fan_out, functions // 2)
+
+
 _WORKLOADS = ("wide-g5", "medium", "mnist", "toy")
 
 CONTESTS = (
@@ -131,6 +135,17 @@ CONTESTS = (
     ),
     *(_bases("fastkan", "FastKAN", _fast_kan, name) for name in _WORKLOADS),
     *(_bases("chebykan", "ChebyKAN", _cheby_kan, name) for name in _WORKLOADS),
+    # without the first: there its own code makes several tensors of 4 GiB, batch x out x in x frequencies
+    *(_bases("fourierkan", "FourierKAN", _fourier_kan, name) for name in _WORKLOADS[1:]),
+    Contest(
+        "fourierkan-300",
+        "FourierKAN",
+        "[50,200] B=10 600 functions",
+        _rows(10, 50),
+        lambda: NaiveFourierKANLayer(50, 200),
+        accelerated,
+        target=1.0,
+    ),
     Contest(
         "conv2d",
         "basis image + conv2d (torch-conv-kan)",

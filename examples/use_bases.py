@@ -1,8 +1,8 @@
-"""FastKAN and ChebyKAN on these kernels: the peers' layers by another import, their checkpoints as they are.
+"""FastKAN, ChebyKAN, FourierKAN on these kernels: the peers' layers by another import, their checkpoints too.
 
     python -m examples.use_bases [STEPS]
 
-exp(sin(pi x) + y^2) by Gaussians, by Chebyshev polynomials and by B-splines, each [2, 16, 1].
+exp(sin(pi x) + y^2) by Gaussians, by Chebyshev polynomials, by waves and by B-splines, each [2, 16, 1].
 """
 
 import sys
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from kan_kernels import KAN
 from kan_kernels.compat.cheby_kan import ChebyKANLayer  # was: from ChebyKANLayer import ChebyKANLayer
 from kan_kernels.compat.fast_kan import FastKAN  # was: from fastkan import FastKAN
+from kan_kernels.compat.fourier_kan import (
+    NaiveFourierKANLayer,
+)  # was: from fftKAN import NaiveFourierKANLayer
 
 
 def networks() -> dict[str, nn.Module]:
@@ -21,6 +24,10 @@ def networks() -> dict[str, nn.Module]:
         "Gaussians (FastKAN)": FastKAN([2, 16, 1]),
         "Chebyshev (ChebyKAN)": nn.Sequential(
             ChebyKANLayer(2, 16, 6), nn.LayerNorm(16), ChebyKANLayer(16, 1, 6)
+        ),
+        "Waves (FourierKAN)": nn.Sequential(
+            NaiveFourierKANLayer(2, 16, 3, smooth_initialization=True),
+            NaiveFourierKANLayer(16, 1, 3, smooth_initialization=True),
         ),
         "B-splines (KAN)": KAN([2, 16, 1], grid_range=(-2.0, 2.0)),
     }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .contract import BASE_CODES, BASIS_CODES, MAX_DERIVATIVE, MAX_FUNCTIONS, MAX_SPLINE_ORDER
+from .contract import BASE_CODES, BASIS_CODES, MAX_DERIVATIVE, MAX_SPLINE_ORDER, most_rows
 from .remembered import Remembered, readable
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
@@ -191,7 +191,7 @@ def basis(value: object) -> None:
 
 def global_basis(value: object) -> None:
     """`value` is the name of a basis that is not local."""
-    expected = "'rbf' or 'chebyshev' (B-splines: kan_linear)"
+    expected = "'rbf', 'chebyshev' or 'fourier' (B-splines: kan_linear)"
     if not isinstance(value, str):
         raise TypeError(f"basis: got {value!r}, expected {expected}")
     if value not in BASIS_CODES or value == "bspline":
@@ -213,7 +213,10 @@ def global_layer(
     tensor("weight", weight, 3)
     assert isinstance(weight, Tensor)
     in_features, functions, out_features = weight.shape
-    integer("weight.shape[1]", functions, 1, MAX_FUNCTIONS)
+    assert isinstance(basis, str)
+    integer("weight.shape[1]", functions, 1, most_rows(basis))
+    if basis == "fourier" and functions % 2:
+        raise ValueError(f"weight.shape[1]: got {functions}, expected an even number: cosines, then sines")
     rows(x, in_features)
     assert isinstance(x, Tensor)
     dtype, device = weight.dtype, x.device
@@ -235,7 +238,7 @@ def global_layer(
         if grid.device != device:
             raise ValueError(f"grid: is on {grid.device}, expected {device} like x")
     elif grid is not None:
-        raise ValueError("grid: got one, expected None: Chebyshev polynomials have none")
+        raise ValueError(f"grid: got one, expected None: the basis {basis!r} has none")
     _base_and_bias(base_weight, bias, base_name, in_features, out_features, dtype, device)
 
 

@@ -37,7 +37,8 @@ class Case:
     spline_order: int
     base: str | None = "silu"
     derivative: int = 0
-    basis: str = "bspline"  # Gaussians: order 0, grid_size centres; Chebyshev: order = degree, grid_size 1
+    # Gaussians: order 0, grid_size centres; Chebyshev: order = degree, grid_size 1; Fourier: both frequencies
+    basis: str = "bspline"
 
 
 @dataclass(frozen=True)

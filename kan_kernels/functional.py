@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import autograd, checks, dispatch
 from .backends import reference
-from .contract import BASE_CODES, BASIS_CODES
+from .contract import BASE_CODES, BASIS_CODES, basis_order
 from .remembered import Remembered, readable
 from .statistics import basis_gram, edge_l1, edge_moments
 
@@ -79,14 +79,16 @@ def basis_linear(
     y[..., o] = sum_i ( base_weight[i,o] base(x[..., i]) + sum_r weight[i,r,o] B_r(x[..., i]) ) + bias[o];
     basis="rbf": B_r(x) = exp(-((x - c_r) / h)^2), the Gaussians of FastKAN (arXiv 2405.06721), 0 at +-inf;
     basis="chebyshev": B_r = T_r for r = 0 .. R-1, meant for x in [-1, 1], NaN at +-inf. ChebyKAN's
-    (arXiv 2405.07200) is that of torch.tanh(x).
+    (arXiv 2405.07200) is that of torch.tanh(x);
+    basis="fourier": cos(g x) for g = 1 .. R/2, then sin(g x) likewise, those of FourierKAN, NaN at +-inf.
 
     Args:
         x: (..., in). The weights' dtype, or float32 beside 16-bit weights.
-        weight: (in, R, out), 1 <= R <= 256, float32, float64, bfloat16 or float16.
+        weight: (in, R, out), float32, float64, bfloat16 or float16; 1 <= R <= 256, or for "fourier" an even
+            R up to 1024.
         grid: for "rbf" (in, R + 1): the finite centres c of each feature, then their width h > 0, in the
-            weights' dtype or float32. No gradient flows to it. None for "chebyshev".
-        basis: "rbf" or "chebyshev".
+            weights' dtype or float32. No gradient flows to it. None for the others.
+        basis: "rbf", "chebyshev" or "fourier".
         base_weight: (in, out), present exactly if there is a base.
         base: "silu", "identity" or None.
         bias: (out,).
@@ -106,7 +108,7 @@ def basis_linear(
     ops = _plan(x, weight, grid, base_weight, bias, 0, base, derivative, backend, basis)
     order = 0
     if grid is None:
-        order = weight.shape[1] - 1
+        order = basis_order(basis, weight.shape[1])
         dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
         grid = weight.new_empty((weight.shape[0], 0), dtype=dtype)
     code = BASIS_CODES[basis]
@@ -250,7 +252,7 @@ def _validate(
         checks.layer(x, weight, grid, base_weight, bias, spline_order, base)
     else:
         checks.global_layer(x, weight, grid, base_weight, bias, basis, base)
-        spline_order = weight.shape[1] - 1 if grid is None else 0
+        spline_order = basis_order(basis, weight.shape[1])
     in_features, rows, out_features = weight.shape
     case = dispatch.Case(
         device=x.device.type,

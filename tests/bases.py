@@ -1,7 +1,7 @@
-"""Gaussians and Chebyshev polynomials for the tests: grids, points, and an oracle on numpy's own polynomials.
+"""The bases that are not local, for the tests: grids, points, and an oracle on numpy's own functions.
 
 The oracle shares neither code nor formula with the package: B^(m) of a Gaussian is a Hermite series, T_r^(m)
-the derivative of a Chebyshev series.
+the derivative of a Chebyshev series, waves are parts of (i g)^m exp(i g x) in long double.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import torch
 from numpy.polynomial import chebyshev, hermite
 from torch import Tensor
 
-CODES = {"bspline": 0, "rbf": 1, "chebyshev": 2}
+CODES = {"bspline": 0, "rbf": 1, "chebyshev": 2, "fourier": 3}
 
 
 def make_grid(basis: str, knots: str, in_features: int, functions: int, gen: torch.Generator) -> Tensor:
     """The grid in float64. Gaussians: "uniform" centres and width, or others for every feature."""
-    if basis == "chebyshev":
+    if basis != "rbf":
         return torch.empty(in_features, 0, dtype=torch.float64)
     rows = torch.linspace(-1.5, 1.5, functions, dtype=torch.float64).repeat(in_features, 1)
     widths = torch.full((in_features, 1), 3.0 / max(functions - 1, 1), dtype=torch.float64)
@@ -29,7 +29,9 @@ def make_grid(basis: str, knots: str, in_features: int, functions: int, gen: tor
 
 
 def points_grid(basis: str, grid: Tensor) -> Tensor:
-    """Knots of order 0 from which `cases.make_points` draws x: the centres in order, or [-1, 1]."""
+    """Knots of order 0 from which `cases.make_points` draws x: the centres in order, [-1, 1], or periods."""
+    if basis == "fourier":
+        return torch.linspace(-8, 8, 9, dtype=grid.dtype).repeat(len(grid), 1)
     if basis == "chebyshev":
         return torch.linspace(-1, 1, 5, dtype=grid.dtype).repeat(len(grid), 1)
     ends = torch.stack([grid[:, :-1].amin(1) - grid[:, -1], grid[:, :-1].amax(1) + grid[:, -1]], 1)
@@ -42,7 +44,9 @@ def within_reach(basis: str, x: Tensor) -> Tensor:
 
 
 def values(code: int, x: Tensor, grid: Tensor, order: int, m: int) -> Tensor:
-    """B_r^(m)(x[b, i]) as (B, I, R) in float64; Gaussians are 0 and polynomials NaN at +-inf."""
+    """B_r^(m)(x[b, i]) as (B, I, R) in float64; at +-inf Gaussians are 0, polynomials and waves NaN."""
+    if code == CODES["fourier"]:
+        return _waves(x, order, m)
     if code == CODES["rbf"]:
         t = (x.unsqueeze(-1) - grid[:, :-1]) / grid[:, -1:]
         series = np.eye(m + 1)[m]
@@ -55,6 +59,20 @@ def values(code: int, x: Tensor, grid: Tensor, order: int, m: int) -> Tensor:
     return torch.where(x.isfinite().unsqueeze(-1), value, torch.nan)
 
 
+def _waves(x: Tensor, frequencies: int, m: int) -> Tensor:
+    """The real, then the imaginary parts of (i g)^m exp(i g x)."""
+    if not x.numel():
+        return x.new_empty(*x.shape, 2 * frequencies)
+    g = np.arange(1, frequencies + 1, dtype=np.longdouble)
+    finite = x.isfinite()
+    angle = torch.where(finite, x, 0.0).numpy().astype(np.longdouble)[..., None] * g
+    wave = np.cos(angle) + 1j * np.sin(angle)
+    cosines = np.real(1j**m * wave) * g**m
+    sines = np.imag(1j**m * wave) * g**m
+    value = torch.from_numpy(np.concatenate([cosines, sines], -1).astype(np.float64))
+    return torch.where(finite.unsqueeze(-1), value, torch.nan)
+
+
 def _derivative(r: int, m: int) -> np.ndarray:
     return chebyshev.chebder(np.eye(r + 1)[r], m) if m else np.eye(r + 1)[r]
 
@@ -65,8 +83,11 @@ def magnitude(code: int, x: Tensor, grid: Tensor, order: int, m: int) -> Tensor:
     Gaussians: t has a relative rounding error of its own, which B^(m+1) t carries on, and the Hermite
     polynomials are sums, of terms as large as those of the polynomial with all signs positive. Below exp(-87)
     float32 may be flushed to zero: 8 eps times 2e-32. Polynomials: the recurrence on [-1, 1] adds up to
-    r^2 / 2 roundings of terms that are at most T_r^(m)(1).
+    r^2 / 2 roundings of terms that are at most T_r^(m)(1). Waves: g^m, whatever g and x.
     """
+    if code == CODES["fourier"]:
+        g = torch.arange(1, order + 1, dtype=x.dtype).repeat(2)
+        return (g**m).expand(*x.shape, -1)
     if code == CODES["rbf"]:
         t = ((x.unsqueeze(-1) - grid[:, :-1]) / grid[:, -1:]).abs()
         near = t.nan_to_num(nan=torch.inf).clamp_max(40.0)

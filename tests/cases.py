@@ -41,7 +41,8 @@ class Case:
     bias: bool = True
     side: bool = False
     layout: str = "contiguous"
-    basis: str = "bspline"  # Gaussians: order 0, grid_size centres; Chebyshev: order = degree, grid_size 1
+    # Gaussians: order 0, grid_size centres; Chebyshev: order = degree, grid_size 1; Fourier: both frequencies
+    basis: str = "bspline"
 
     @property
     def name(self) -> str:

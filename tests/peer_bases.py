@@ -1,4 +1,6 @@
-"""FastKAN's and ChebyKAN's layers for the tests: stand-ins, the real ones if on the path, and comparisons."""
+"""FastKAN's, ChebyKAN's and FourierKAN's layers for the tests: stand-ins, the real ones if on the path, and
+comparisons.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,12 @@ from kan_kernels.integrations import accelerate, explain
 F64 = torch.float64
 FAST: dict[str, type[Any]] = {"stand-in": forms.FastKANLayer}
 CHEBY: dict[str, type[Any]] = {"stand-in": forms.ChebyKANLayer}
-for layers, module, name in ((FAST, "fastkan", "FastKANLayer"), (CHEBY, "ChebyKANLayer", "ChebyKANLayer")):
+FOURIER: dict[str, type[Any]] = {"stand-in": forms.NaiveFourierKANLayer}
+for layers, module, name in (
+    (FAST, "fastkan", "FastKANLayer"),
+    (CHEBY, "ChebyKANLayer", "ChebyKANLayer"),
+    (FOURIER, "fftKAN", "NaiveFourierKANLayer"),
+):
     if importlib.util.find_spec(module) is not None:
         layers[module] = getattr(importlib.import_module(module), name)
 

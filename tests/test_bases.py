@@ -1,4 +1,4 @@
-"""Gaussians and Chebyshev polynomials: the ops on a case table of their own, derivatives, bits, errors."""
+"""Bases that are not local: the ops on a case table of their own, derivatives, bits, errors."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from kan_kernels import MAX_DERIVATIVE, KANLinear, dispatch, use_backend
 from kan_kernels import functional as F
+from kan_kernels.contract import basis_order
 
 F32, F64 = torch.float32, torch.float64
-NAMES = ("rbf", "chebyshev")
+NAMES = ("rbf", "chebyshev", "fourier")
 BACKENDS = ("reference", "native")
 
 
 def case(basis: str, functions: int, *sizes: int, **facts: Any) -> Case:
-    """A case of batch, in_features, out_features with so many functions."""
-    order = 0 if basis == "rbf" else functions - 1
+    """A case of batch, in_features, out_features with so many functions, or one more where they are pairs."""
+    functions += basis == "fourier" and functions % 2
+    order = {"rbf": 0, "chebyshev": functions - 1, "fourier": functions // 2}[basis]
     batch, fan_in, fan_out = sizes or (13, 3, 5)
     return Case(batch, fan_in, fan_out, functions - order, order, basis=basis, **facts)
 
@@ -195,7 +197,7 @@ def test_nested_derivatives(name: str, basis: str) -> None:
     for m in range(1, 6):
         (d,) = torch.autograd.grad(y, t["x"], create_graph=True)
         grid = torch.empty(2, 0, dtype=F64) if t["grid"] is None else t["grid"]
-        phi = bases.values(bases.CODES[basis], t["x"].detach(), grid, functions - 1, m)
+        phi = bases.values(bases.CODES[basis], t["x"].detach(), grid, basis_order(basis, functions), m)
         want = torch.einsum("bir,ir->bi", phi, t["weight"][..., 1].detach())
         torch.testing.assert_close(d, want, rtol=1e-10, atol=1e-10)
         y = d.sum()
@@ -218,7 +220,8 @@ def test_gradient_of_the_highest_derivative(name: str, basis: str) -> None:
     code, grid = bases.CODES.get(basis, 0), torch.empty(2, 0, dtype=F64) if t["grid"] is None else t["grid"]
     want = torch.einsum("io,bi->bi", t["base_weight"], _silu(t["x"].detach(), MAX_DERIVATIVE + 1)).detach()
     if basis != "bspline":  # a cubic's is 0, and so is that of a polynomial of degree 6
-        phi = bases.values(code, t["x"].detach(), grid, 6, MAX_DERIVATIVE + 1)
+        order = basis_order(basis, t["weight"].shape[1])
+        phi = bases.values(code, t["x"].detach(), grid, order, MAX_DERIVATIVE + 1)
         want = want + torch.einsum("bir,iro->bi", phi, t["weight"].detach())
     scale = float(want.abs().max())
     for got in (both[0], alone):
@@ -301,7 +304,7 @@ def test_saves_little() -> None:
 
 
 WRONG = [
-    ({"basis": "fourier"}, ValueError, "basis: got 'fourier'"),
+    ({"basis": "wavelet"}, ValueError, "basis: got 'wavelet'"),
     ({"basis": "bspline"}, ValueError, "kan_linear"),
     ({"basis": 1}, TypeError, "basis: got 1"),
     ({"grid": None}, TypeError, "grid: got NoneType"),
@@ -315,6 +318,7 @@ WRONG = [
         "centre 2 of feature 0",
     ),
     ({"grid": torch.ones(2, 6, dtype=F64), "basis": "chebyshev"}, ValueError, "expected None"),
+    ({"grid": None, "basis": "fourier"}, ValueError, "got 5, expected an even number"),
     ({"weight": torch.ones(2, 0, 3, dtype=F64)}, ValueError, "weight.shape"),
     ({"weight": torch.ones(2, 257, 3, dtype=F64)}, ValueError, "weight.shape"),
     ({"weight": torch.ones(2, 5, dtype=F64)}, ValueError, "weight: got 2 dimensions"),
@@ -342,7 +346,7 @@ def test_ops_refuse_what_they_do_not_know() -> None:
     args = list(inputs.args("forward"))
     assert args[-1] == bases.CODES["rbf"]
     for at, value, message in (
-        (-1, 3, "basis must be"),
+        (-1, 4, "basis must be"),
         (-1, -1, "basis must be"),
         (-4, 1, "must be 0 for Gaussians"),
     ):

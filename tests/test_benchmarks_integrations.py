@@ -162,10 +162,11 @@ def test_the_contests() -> None:
     wanted = {"pykan-64": 50.0, "pykan-toy": 5.0, "efficient-kan": 8.0, "conv2d": 4.0}
     names = ("wide-g5", "medium", "mnist", "toy")
     wanted |= {f"{peer}-{name}": 1.0 for peer in ("fastkan", "chebykan") for name in names}
+    wanted |= {f"fourierkan-{name}": 1.0 for name in (*names[1:], "300")}
     assert {key: target for key, target in asked.items() if target is not None} == wanted
 
 
-@pytest.mark.parametrize("key", ["pykan-toy-penalty", "fastkan-toy", "chebykan-toy"])
+@pytest.mark.parametrize("key", ["pykan-toy-penalty", "fastkan-toy", "chebykan-toy", "fourierkan-toy"])
 def test_small_contests_agree(key: str) -> None:
     """The real contests that take a moment pass their gate."""
     contest = next(c for c in CONTESTS if c.key == key)

@@ -24,4 +24,4 @@ def test_bases_fit_a_function() -> None:
     example: Any = importlib.import_module("examples.use_bases")
     assert example.data()[1].var() > 1
     losses = example.main(150)
-    assert len(losses) == 3 and all(loss < 0.1 for loss in losses.values())
+    assert len(losses) == 4 and all(loss < 0.1 for loss in losses.values())

@@ -1,4 +1,4 @@
-"""Gaussians and Chebyshev polynomials on the Triton kernels, in Triton's interpreter (`make interpret`)."""
+"""Bases that are not local on the Triton kernels, in Triton's interpreter (`make interpret`)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from test_triton_interpreted import check_tiles_of_a_gpu, launches, tf32
 from torch.autograd import gradcheck, gradgradcheck
 
 from kan_kernels import functional as F
+from kan_kernels.contract import basis_order
 
 pytestmark = pytest.mark.skipif(
     not (INTERPRETED and "triton" in FUSED),
@@ -26,13 +27,14 @@ if INTERPRETED:
     from kan_kernels.backends.triton import tiling
 
 F32, F64 = torch.float32, torch.float64
+AROUND = NAMES[:2]  # of what the kernels do with functions; waves are new in those alone, and have no state
 DENSE = {"forward": {"dense_forward"}, "input": {"dense_input"}, "weight": {"dense_backward"}}
 GATHER = {"forward": {"gather_forward"}, "input": {"gather_input"}, "weight": {"gather_backward"}}
 
 
 def _table() -> list[Case]:
     cases = []
-    for basis in NAMES:
+    for basis in AROUND:
         # functions in a tile of 4, of 8, in several groups and in a loop over them; every order of derivative
         for turn, (functions, m) in enumerate(
             ((3, 0), (8, 1), (13, 2), (17, 1), (5, 0), (12, 1), (1, 2), (9, 3))
@@ -58,6 +60,14 @@ def _table() -> list[Case]:
             cases.append(case(basis, 3, 21, 6, 20, side=True, layout=layout, points="inside"))
         for sizes in ((0, 3, 20), (1, 1, 1), (2, 19, 40)):
             cases.append(case(basis, 4, *sizes, points="inside"))
+    # waves: every quarter turn, odd numbers of frequencies, so that groups hold both, each dtype and kernel
+    for turn, (functions, m) in enumerate(((6, 0), (14, 1), (40, 2), (10, 3))):
+        facts = {"points": ("outside", "inside")[turn % 2], "derivative": m, "side": turn % 2 == 0}
+        cases.append(case("fourier", functions, 9, 2, 20, base=("silu", None)[turn % 2], **facts))
+        if functions < 40:
+            cases.append(case("fourier", functions, 9, 2, 5, dtype=(F64, torch.bfloat16)[turn % 2], **facts))
+    for points, dtype in (("nan", torch.bfloat16), ("inf", F32), ("mixed", torch.float16)):
+        cases.append(case("fourier", 6, 9, 3, 20, points=points, dtype=dtype, base=None))
     return cases
 
 
@@ -68,7 +78,7 @@ def test_op(c: Case) -> None:
         check_op("triton", op, c, build(c))
 
 
-@pytest.mark.parametrize("basis", NAMES)
+@pytest.mark.parametrize("basis", AROUND)
 def test_many_functions(basis: str) -> None:
     """Any number is still a product of matrices: a basis without cells gains nothing from fetched rows."""
     for op, functions in (("forward", 256), ("input", 70), ("weight", 40)):
@@ -78,7 +88,17 @@ def test_many_functions(basis: str) -> None:
         assert DENSE[op] <= {name for name, _, _ in seen} <= DENSE[op] | {"base_gradient"}
 
 
-@pytest.mark.parametrize("basis", NAMES)
+def test_large_angles() -> None:
+    """float32 waves far out are those of float64, where g x would be rounded by more than a turn."""
+    inputs = build(case("fourier", 24, 4, 1, 20, base=None, bias=False))
+    inputs.x = torch.tensor([[3.1], [1.2345e3], [9.8765e5], [-3.21e7]])
+    (got,), (want,) = run_op("triton", "forward", inputs), run_op("reference", "forward", inputs.to(F64))
+    errors = (got.double() - want).abs().amax(1) / inputs.spline_weight.abs().sum()
+    allowed = 2e-7 + 12 * 2 * torch.pi * 2.0**-48 * inputs.x[:, 0].abs()
+    assert (errors < allowed).all(), errors
+
+
+@pytest.mark.parametrize("basis", AROUND)
 def test_tf32(basis: str) -> None:
     """With TF32 allowed, operands of 11 bits."""
     c = case(basis, 12, 17, 9, 33, points="inside", side=True)
@@ -88,7 +108,7 @@ def test_tf32(basis: str) -> None:
         assert {constants["PRECISION"] for _, constants, _ in seen} == {"tf32"}
 
 
-@pytest.mark.parametrize("basis", NAMES)
+@pytest.mark.parametrize("basis", AROUND)
 def test_which_kernels(basis: str) -> None:
     """Row by row: float64, narrow layers, float16 operands that could overflow. All others are dense."""
     for dtype, width, m, wanted in (
@@ -111,7 +131,7 @@ def test_which_kernels(basis: str) -> None:
     assert [(name, constants["ONE_PASS"]) for name, constants, _ in seen] == [("dense_backward", True)]
 
 
-@pytest.mark.parametrize("basis", NAMES)
+@pytest.mark.parametrize("basis", AROUND)
 def test_tiles_of_a_gpu(basis: str) -> None:
     """The tiles that GPUs run, in place of the interpreter's small ones, give the same results."""
     for c in (
@@ -132,7 +152,7 @@ def test_rows_past_the_last_polynomial() -> None:
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5 * float(want.abs().max()))
 
 
-@pytest.mark.parametrize("basis", NAMES)
+@pytest.mark.parametrize("basis", AROUND)
 def test_sums_in_parts(basis: str) -> None:
     """A long batch is summed in parts."""
     c = case(basis, 4, 800, 1, 20, points="inside", base=None)
@@ -150,7 +170,7 @@ def _contiguous(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("basis", NAMES)
+@pytest.mark.parametrize("basis", AROUND)
 def test_weights_as_they_lie(basis: str, layout: str) -> None:
     """Weights that keep the functions of an edge together: the same bits, gradients of that layout."""
     for dtype, sizes in ((F32, (5, 9, 3, 20)), (F64, (5, 9, 3, 4)), (torch.bfloat16, (5, 9, 3, 20))):
@@ -171,7 +191,7 @@ def test_weights_as_they_lie(basis: str, layout: str) -> None:
 @pytest.mark.parametrize("op", OPS)
 def test_opcheck(op: str) -> None:
     """torch's own checks: schema, fakes (shapes and strides), autograd, tracing."""
-    for basis, layout in zip(NAMES, LAYOUTS, strict=True):
+    for basis, layout in zip(AROUND, LAYOUTS, strict=True):
         inputs = build(case(basis, 5, 4, 2, 3, points="inside", dtype=F64))
         inputs.spline_weight = laid_out(inputs.spline_weight, layout)
         args = [
@@ -182,7 +202,7 @@ def test_opcheck(op: str) -> None:
         torch.library.opcheck(getattr(torch.ops.kan_kernels_triton, op), tuple(args))
 
 
-@pytest.mark.parametrize("basis", NAMES)
+@pytest.mark.parametrize("basis", AROUND)
 def test_gradients_of_first_and_second_order(basis: str) -> None:
     """gradcheck and gradgradcheck in float64, along random directions. The base knows no basis: once."""
     base = "silu" if basis == "rbf" else None
@@ -199,7 +219,7 @@ def test_nested_derivatives(basis: str) -> None:
     grid = torch.empty(2, 0, dtype=F64) if t["grid"] is None else t["grid"]
     for m in range(1, 6):
         (d,) = torch.autograd.grad(y, t["x"], create_graph=True)
-        phi = bases.values(bases.CODES[basis], t["x"].detach(), grid, 3, m)
+        phi = bases.values(bases.CODES[basis], t["x"].detach(), grid, basis_order(basis, 4), m)
         want = torch.einsum("bir,ir->bi", phi, t["weight"][..., 1].detach())
         torch.testing.assert_close(d, want, rtol=1e-10, atol=1e-10)
         y = d.sum()
@@ -235,11 +255,14 @@ def test_ops_refuse_what_they_do_not_know() -> None:
     call = torch.ops.kan_kernels_triton.weight
     call(*args)
     for order, basis, message in (
-        (0, 3, "basis: got 3"),
+        (0, 4, "basis: got 4"),
         (0, -1, "basis: got -1"),
         (1, 1, "spline_order: got 1"),
         (256, 2, "spline_order: got 256"),
         (4, 2, r"grid.shape\[1\]: got 6"),
+        (0, 3, "spline_order: got 0"),
+        (513, 3, "spline_order: got 513"),
+        (4, 3, r"grid.shape\[1\]: got 6"),
     ):
         with pytest.raises(ValueError, match=message):
             call(*args[:4], order, *args[5:-1], basis)

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "../basis/chebyshev.h"
+#include "../basis/fourier.h"
 #include "../basis/rbf.h"
 #include "rows.h"
 
@@ -64,6 +65,61 @@ void chebyshev_rows(T* const* values, const int* orders, int n, const SortedRows
         before = last;
         last = next;
       }
+    }
+  }
+}
+
+// The angles of whole vectors of rows.
+template <class T>
+void fourier_angles(T* coarse, T* fine, const SortedRows<T>& in) {
+  constexpr int L = Simd<T>::lanes;
+  const int padded = (in.rows + L - 1) / L * L;
+  bool near = true;
+  for (int q = 0; q < in.rows; ++q) near &= in.x[q] >= -kNearAngle<T> && in.x[q] <= kNearAngle<T>;
+  for (int q = 0; near && q < padded; ++q) {
+    const Angle<T> angle = near_angle(in.x[q]);
+    coarse[q] = angle.coarse, fine[q] = angle.fine;
+  }
+  for (int q = 0; !near && q < padded; ++q) {
+    const bool here = in.x[q] >= -kNearAngle<T> && in.x[q] <= kNearAngle<T>;
+    const Angle<T> angle = here ? near_angle(in.x[q]) : far_angle(in.x[q]);
+    coarse[q] = angle.coarse, fine[q] = angle.fine;
+  }
+}
+
+// values[n][r * kRowStride + q]: first cos(g x[q]) for g = 1 .. frequencies, then sin, at derivative orders[n].
+template <class T>
+void fourier_rows(T* const* values, const int* orders, int n, const SortedRows<T>& in, int frequencies) {
+  constexpr int L = Simd<T>::lanes, reach = 4;  // points on either side of one that is evaluated by itself
+  T coarse[kRowStride], fine[kRowStride], scale[2][kMaxFrequencies + 1];
+  fourier_angles(coarse, fine, in);
+  for (int v = 0; v < n; ++v) {
+    for (int g = 1; g <= frequencies; ++g) {
+      scale[v][g] = T(1);
+      for (int j = 0; j < orders[v]; ++j) scale[v][g] *= T(g);
+    }
+  }
+  for (int q = 0; q < in.rows; q += L) {
+    const Vec<T> a = load(coarse + q), b = load(fine + q);
+    const auto put = [&](int g, Point<Vec<T>> z) {
+      for (int v = 0; v < n; ++v) {
+        const QuarterTurns<T> turns(orders[v]);
+        T* row = values[v] + int64_t(g - 1) * kRowStride + q;
+        store(row, (turns.swapped ? z.s : z.c) * (scale[v][g] * turns.cos_sign));
+        store(row + int64_t(frequencies) * kRowStride, (turns.swapped ? z.c : z.s) * (scale[v][g] * turns.sin_sign));
+      }
+    };
+    Point<Vec<T>> power[reach + 1];
+    power[1] = point_at(a, b, T(1));
+    power[2] = power[1] * power[1];
+    power[3] = power[2] * power[1];
+    power[4] = power[2] * power[2];
+    for (int g = 1; g <= reach && g <= frequencies; ++g) put(g, power[g]);
+    for (int g = 2 * reach + 1; g - reach <= frequencies; g += 2 * reach + 1) {
+      const Point<Vec<T>> centre = point_at(a, b, T(g));
+      for (int j = reach; j > 0 && g - j <= frequencies; --j) put(g - j, centre / power[j]);
+      if (g <= frequencies) put(g, centre);
+      for (int j = 1; j <= reach && g + j <= frequencies; ++j) put(g + j, centre * power[j]);
     }
   }
 }

@@ -28,7 +28,8 @@ struct SplineLayer {
 
 // The same of any basis. A feature has grid_size + spline_order functions. B-splines: grid_size cells, order k.
 // Gaussians: grid_size centres, order 0, and a row of the grid is the centres and their common width. Chebyshev
-// polynomials: grid_size 1, order = degree, and the grid has no columns.
+// polynomials: grid_size 1, order = degree, and the grid has no columns. Fourier: grid_size = order = frequencies, no
+// columns either.
 struct Layer : SplineLayer {
   int basis = 0;
   // Elements between neighbouring features and outputs where instead the functions of an edge lie together, as other

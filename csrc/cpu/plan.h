@@ -31,7 +31,7 @@ struct Shape {
         grid_size(l.grid_size),
         base(l.base),
         basis(l.basis),
-        grid_columns(basis == kChebyshev ? 0 : l.grid_size + 2 * l.spline_order + 1),
+        grid_columns(basis == kChebyshev || basis == kFourier ? 0 : l.grid_size + 2 * l.spline_order + 1),
         n_knots(local() ? grid_columns : 2),
         n_splines(l.grid_size + l.spline_order),
         n_values((local() ? l.spline_order + 1 : n_splines) + (l.base != kNoBase)) {}
@@ -164,6 +164,7 @@ void evaluate_orders(T* const* values, const int* orders, int n, const SortedRow
   switch (s.basis) {
     case kRbf: return rbf_rows(functions, orders, n, sorted, grid, s.n_splines);
     case kChebyshev: return chebyshev_rows(functions, orders, n, sorted, s.n_splines);
+    case kFourier: return fourier_rows(functions, orders, n, sorted, s.order);
     default:
       for (int v = 0; v < n; ++v) {
         spline_rows_of<T>(s.order)(functions[v], sorted, grid, s.n_knots, orders[v], sums && v == n - 1);

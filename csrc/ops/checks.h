@@ -74,8 +74,8 @@ inline void check_grid(const Tensor& grid, int64_t in_features, int64_t spline_o
 
 // The grid of any basis, as cpu::Layer describes it.
 inline void check_basis(const Tensor& grid, int64_t in_features, int64_t spline_order, int64_t base, int64_t basis) {
-  check(basis >= kBSpline && basis <= kChebyshev, "basis must be 0 (B-splines), 1 (Gaussians) or 2 (Chebyshev), got ",
-        basis);
+  check(basis >= kBSpline && basis <= kFourier,
+        "basis must be 0 (B-splines), 1 (Gaussians), 2 (Chebyshev) or 3 (Fourier), got ", basis);
   if (basis == kBSpline) return check_grid(grid, in_features, spline_order, base);
   check_matrix(grid, "grid");
   check(base >= kNoBase && base <= kIdentity, "base must be 0 (none), 1 (silu) or 2 (identity), got ", base);
@@ -85,6 +85,10 @@ inline void check_basis(const Tensor& grid, int64_t in_features, int64_t spline_
     check(spline_order == 0, "spline_order must be 0 for Gaussians, got ", spline_order);
     check(grid.size(1) >= 2 && grid.size(1) <= kMaxFunctions + 1, "grid has ", grid.size(1), " columns, expected 1 to ",
           kMaxFunctions, " centres and their width");
+  } else if (basis == kFourier) {
+    check(spline_order >= 1 && spline_order <= kMaxFrequencies,
+          "spline_order, the number of frequencies, must be in 1..", kMaxFrequencies, ", got ", spline_order);
+    check(grid.size(1) == 0, "grid has ", grid.size(1), " columns, expected none for a Fourier basis");
   } else {
     check(spline_order >= 0 && spline_order < kMaxFunctions, "spline_order, the degree, must be in 0..",
           kMaxFunctions - 1, ", got ", spline_order);
@@ -122,7 +126,9 @@ struct LayerTensors {
     layer.in_features = x.size(1);
     layer.out_features = out_features;
     layer.spline_order = int(spline_order);
-    layer.grid_size = basis == kChebyshev ? 1 : int(grid.size(1) - 2 * spline_order - 1);
+    layer.grid_size = basis == kChebyshev ? 1
+                      : basis == kFourier ? int(spline_order)
+                                          : int(grid.size(1) - 2 * spline_order - 1);
     layer.base = int(base);
     layer.basis = int(basis);
     layer.weight_dtype = weight_dtype;

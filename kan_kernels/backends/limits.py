@@ -1,7 +1,7 @@
 """What every fused backend is limited to, and says in the same words."""
 
 from ..checks import DTYPES
-from ..contract import MAX_DERIVATIVE, MAX_FUNCTIONS, MAX_SPLINE_ORDER
+from ..contract import MAX_DERIVATIVE, MAX_SPLINE_ORDER, most_rows
 
 
 def beyond(case) -> str | None:
@@ -10,8 +10,8 @@ def beyond(case) -> str | None:
         return f"no kernels for {case.dtype}"
     rows = case.grid_size + case.spline_order
     if case.basis != "bspline":
-        if rows > MAX_FUNCTIONS:
-            return f"{rows} functions of the basis {case.basis!r} are more than {MAX_FUNCTIONS}"
+        if rows > most_rows(case.basis):
+            return f"{rows} functions of the basis {case.basis!r} are more than {most_rows(case.basis)}"
     elif case.spline_order > MAX_SPLINE_ORDER:
         return f"spline_order {case.spline_order} is above {MAX_SPLINE_ORDER}"
     if case.derivative > MAX_DERIVATIVE:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..contract import BASE_CODES, BASIS_CODES
 from .reference_chebyshev import chebyshev_basis
+from .reference_fourier import fourier_basis
 from .reference_rbf import rbf_basis
 
 NAME = "reference"
@@ -108,6 +109,8 @@ def basis_values(x: Tensor, grid: Tensor, spline_order: int, derivative: int, ba
         return rbf_basis(x, grid, derivative)
     if basis == BASIS_CODES["chebyshev"]:
         return chebyshev_basis(x, spline_order, derivative)
+    if basis == BASIS_CODES["fourier"]:
+        return fourier_basis(x, spline_order, derivative)
     return bspline_basis(x, grid, spline_order, derivative)
 
 

@@ -27,7 +27,7 @@ from ..nn import KANLinear
 
 __all__ = ["Accelerated", "Entry", "Report", "accelerate", "explain", "restore"]
 
-ADAPTERS = ("efficient_kan", "pykan", "fast_kan", "cheby_kan")
+ADAPTERS = ("efficient_kan", "pykan", "fast_kan", "cheby_kan", "fourier_kan")
 """Modules of this package, asked in this order."""
 
 

@@ -15,7 +15,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ...contract import BASIS_CODES
+from ...contract import BASIS_CODES, basis_order
 from . import launch, tiling
 
 ARCHS = (80, 90, 100)
@@ -73,7 +73,7 @@ def record(op: str, dtype: torch.dtype, shape: tuple[int, int, int], *, grid_siz
     basis_rows, columns = grid_size + order, grid_size + 2 * order + 1
     if basis != "bspline":
         basis_rows = grid_size
-        order, columns = (0, grid_size + 1) if basis == "rbf" else (grid_size - 1, 0)
+        order, columns = basis_order(basis, grid_size), grid_size + 1 if basis == "rbf" else 0
 
     def empty(*size: int, as_dtype: torch.dtype = dtype) -> torch.Tensor:
         return torch.empty(size, dtype=as_dtype, device="meta")
@@ -142,7 +142,7 @@ def specializations() -> Iterator[Spec]:
         "backward", torch.bfloat16, medium, "[128,128] G=5, one pass, any knots", uniform=False, **once
     )
     yield from _specs("weight", torch.float64, (1000, 64, 64), "[64,64] G=5", **once)
-    for basis in ("rbf", "chebyshev"):
+    for basis in ("rbf", "chebyshev", "fourier"):
         yield from _global_basis(basis)
 
 

@@ -1,18 +1,19 @@
-"""Device functions of the bases that are not local: Gaussians and Chebyshev polynomials, every function at
-every x.
+"""Device functions of the bases that are not local: Gaussians, Chebyshev polynomials, sines and cosines,
+every function at every x.
 
 Rows come in groups of RG, in order, as tiles of x's shape; `join_rows` makes them the columns of the matrix
 operand, in the order of `place.py`, without moving anything between threads. What one row needs of those
-before it is a pair of tiles (last, before): T_{n-1}^(M) and T_{n-2}^(M), or, for Gaussians, 1/h twice.
+before it is a pair of tiles (last, before): T_{n-1}^(M) and T_{n-2}^(M), or, for Gaussians, 1/h twice; for
+waves, which need none, x in turns, in two parts.
 
-BASIS is the code in contract.py: 1 Gaussians, 2 Chebyshev polynomials. The plain versions are `reference_rbf`
-and `reference_chebyshev`.
+BASIS is the code in contract.py: 1 Gaussians, 2 Chebyshev polynomials, 3 Fourier. The plain versions are
+`reference_rbf`, `reference_chebyshev` and `reference_fourier`.
 """
 
 import triton
 import triton.language as tl
 
-from .tiles import narrow, scale_all
+from .tiles import fused, narrow, scale_all
 
 
 @triton.jit
@@ -60,6 +61,72 @@ def polynomial(x, n, last, before, M: tl.constexpr):
 
 
 @triton.jit
+def nearest(v):
+    """v rounded to a whole number, for |v| < 2^22."""
+    if v.dtype == tl.float64:
+        out = (v + 6755399441055744.0) - 6755399441055744.0
+    else:
+        out = (v + 12582912.0) - 12582912.0
+    return out
+
+
+@triton.jit
+def turns_of(x):
+    """x / 2 pi modulo 1 as (coarse, fine): whole numbers up to 512 times the coarse part are exact.
+
+    1/2 pi has two parts, whose products with x are exact or small. Error in float32: 2^-48 |x| + 2^-38.
+    """
+    if x.dtype == tl.float64:
+        first = tl.full((), 0.15915494309189535, x.dtype)
+        second = tl.full((), -9.839338337591243e-18, x.dtype)
+        unit = tl.full((), 2.0**43, x.dtype)
+    else:
+        first = tl.full((), 0.15915493667125702, x.dtype)
+        second = tl.full((), 6.4206382432985265e-09, x.dtype)
+        unit = tl.full((), 2.0**14, x.dtype)
+    product = fused(x, first, tl.full((), 0.0, x.dtype))  # a plain product could be fused into what follows
+    rest = fused(x, second, fused(x, first, -product))
+    rest = rest - tl.floor(rest + 0.5)
+    turns = product - tl.floor(product + 0.5)
+    coarse = tl.floor((turns + rest) * unit + 0.5) / unit
+    return coarse, (turns - coarse) + rest
+
+
+@triton.jit
+def wave(n, coarse, fine, R: tl.constexpr, M: tl.constexpr):
+    """The M-th derivative of cos(g x), g = n + 1, for n < R / 2, then of sin(g x); NaN where x is not finite.
+
+    sin is cos a quarter turn earlier, a derivative is g times it a quarter turn later, and cos(2 pi f) for a
+    part f of a turn is sin(2 pi (1/4 - |f|)), an odd series.
+    """
+    n += tl.zeros((), tl.int32)  # in the interpreter it may be a Python number
+    late = n >= R // 2
+    g = (tl.where(late, n - R // 2, n) + 1).to(coarse.dtype)
+    quarters = tl.where(late, (M + 3) % 4, M % 4).to(coarse.dtype)
+    turns = g * coarse + 0.25 * quarters
+    part = (turns - nearest(turns)) + g * fine
+    r = 0.25 - tl.abs(part)
+    square = r * r
+    if coarse.dtype == tl.float64:
+        value = square * 0.0011309237482517961878 - 0.012031585942120627233
+        value = value * square + 0.10422916220813984117
+        value = value * square - 0.71812230177850051223
+        value = value * square + 3.8199525848482821277
+        value = value * square - 15.094642576822990392
+    else:
+        value = square * 3.8199525848482821277 - 15.094642576822990392
+    value = value * square + 42.058693944897653145
+    value = value * square - 76.705859753061385842
+    value = value * square + 81.605249276075054203
+    value = value * square - 41.341702240399760234
+    value = value * square + 6.2831853071795864769
+    value = value * r
+    for _ in tl.static_range(M):
+        value = value * g
+    return value
+
+
+@triton.jit
 def inverse_width(grid, i, R: tl.constexpr):
     """1/h of the features i, to the rounding of its dtype."""
     width = tl.load(grid + i.to(tl.int64) * (R + 1) + R)
@@ -74,9 +141,13 @@ def first_state(x, i, grid, R: tl.constexpr, BASIS: tl.constexpr):
     """(last, before) for row 0 of x[.., i]."""
     if BASIS == 1:
         last = inverse_width(grid, i, R)[None, :]
+        before = last
+    elif BASIS == 3:
+        last, before = turns_of(x)
     else:
         last = tl.zeros(x.shape, x.dtype)
-    return last, last
+        before = last
+    return last, before
 
 
 @triton.jit
@@ -85,6 +156,8 @@ def next_row(x, i, n, last, before, grid, R: tl.constexpr, M: tl.constexpr, BASI
     if BASIS == 1:
         centre = tl.load(grid + i.to(tl.int64) * (R + 1) + tl.minimum(n, R - 1))
         row = gaussian(x, centre[None, :], last, M)
+    elif BASIS == 3:
+        row = wave(n, last, before, R, M)
     else:
         row = tl.where(n < R, polynomial(x, n, last, before, M), 0.0)
         before = last
@@ -167,6 +240,9 @@ def rows_at(x, r, i, grid, upto, R: tl.constexpr, M: tl.constexpr, BASIS: tl.con
     if BASIS == 1:
         centres = tl.load(grid + i * (R + 1) + tl.minimum(r, R - 1))
         rows = gaussian(x[:, None], centres[None, :], inverse_width(grid, i, R), M)
+    elif BASIS == 3:
+        coarse, fine = turns_of(x)
+        rows = wave(r[None, :], coarse[:, None], fine[:, None], R, M)
     else:
         rows = tl.zeros((x.shape[0], r.shape[0]), x.dtype)
         last = tl.zeros(x.shape, x.dtype)

@@ -7,6 +7,7 @@ from ...contract import (
     BASE_CODES,
     BASIS_CODES,
     MAX_DERIVATIVE,
+    MAX_FREQUENCIES,
     MAX_FUNCTIONS,
     MAX_SPLINE_ORDER,
     basis_rows,
@@ -26,7 +27,8 @@ def check(op: str, args: tuple) -> None:
     given = dict(zip(_NAMES[op], tensors, strict=True))
     like = args[len(_NAMES[op]) + 5] if len(args) > len(_NAMES[op]) + 5 else None
     _number("basis", basis, 0, max(BASIS_CODES.values()))
-    _number("spline_order", order, 0, (MAX_SPLINE_ORDER, 0, MAX_FUNCTIONS - 1)[basis])
+    most = (MAX_SPLINE_ORDER, 0, MAX_FUNCTIONS - 1, MAX_FREQUENCIES)[basis]
+    _number("spline_order", order, int(basis == BASIS_CODES["fourier"]), most)
     _number("base", base, 0, max(BASE_CODES.values()))
     _number("derivative", derivative, 0, MAX_DERIVATIVE + (op == "input"))
     x = given["x"]
@@ -70,7 +72,7 @@ def _columns(columns: int, order: int, basis: int) -> None:
         raise ValueError(f"grid: got {columns} knots a row, expected {2 * order + 2} or more")
     if basis == BASIS_CODES["rbf"]:
         _number("grid.shape[1]", columns, 2, MAX_FUNCTIONS + 1)
-    if basis == BASIS_CODES["chebyshev"]:
+    if basis in (BASIS_CODES["chebyshev"], BASIS_CODES["fourier"]):
         _number("grid.shape[1]", columns, 0, 0)
 
 

@@ -28,6 +28,16 @@ def narrow(value, dtype: tl.constexpr):
 
 
 @triton.jit
+def fused(a, b, c):
+    """a b + c, rounded once. The interpreter rounds twice: there float32 goes through float64."""
+    if INTERPRETED and a.dtype == tl.float32:
+        out = (a.to(tl.float64) * b.to(tl.float64) + c.to(tl.float64)).to(tl.float32)
+    else:
+        out = tl.fma(a, b, c)
+    return out
+
+
+@triton.jit
 def poison(x, side):
     """0, or NaN where NaN in x (or inf in side) must reach every result, whatever the coefficients."""
     value = tl.where(x == x, 0.0, x)
