@@ -3,6 +3,8 @@
 
 #include "backward.h"
 #include "forward.h"
+#include "normed.h"
+#include "product.h"
 #include "small.h"
 #include "statistics.h"
 
@@ -21,6 +23,7 @@ void forward_as(const cpu::ForwardArgs& args, const cpu::Executor& executor) {
   if constexpr (Lookup<T>::entries > 0) {
     if (is_small<T>(shape)) return small_forward<T>(args, shape, executor);
   }
+  if (suits_products<T>(args.layer, shape, executor)) return ProductForward<T>(args, executor).run();
   Forward<T>(args, executor).run(executor);
 }
 
@@ -30,6 +33,7 @@ void backward_as(const cpu::BackwardArgs& args, const cpu::Executor& executor) {
   if constexpr (Lookup<T>::entries > 0) {
     if (is_small<T>(shape)) return small_backward<T>(args, shape, executor);
   }
+  if (suits_products<T>(args.layer, shape, executor)) return ProductBackward<T>(args, executor).run();
   Backward<T>(args, executor).run(executor);
 }
 
@@ -41,6 +45,16 @@ void forward(const cpu::ForwardArgs& args, const cpu::Executor& executor) {
 void backward(const cpu::BackwardArgs& args, const cpu::Executor& executor) {
   if (args.layer.weight_dtype == cpu::DType::f64) return backward_as<double>(args, executor);
   backward_as<float>(args, executor);
+}
+
+void normed_forward(const cpu::NormedForwardArgs& args, const cpu::Executor& executor) {
+  if (args.layer.layer.weight_dtype == cpu::DType::f64) return NormedForward<double>(args).run(executor);
+  NormedForward<float>(args).run(executor);
+}
+
+void normed_backward(const cpu::NormedBackwardArgs& args, const cpu::Executor& executor) {
+  if (args.layer.layer.weight_dtype == cpu::DType::f64) return NormedBackward<double>(args).run(executor);
+  NormedBackward<float>(args).run(executor);
 }
 
 constexpr int kChains = 12, kSteps = 4096;
@@ -79,7 +93,8 @@ double fma_peak(double seconds) {
 namespace cpu {
 extern const KernelTable KAN_CONCAT(kTable_, KAN_ISA);
 const KernelTable KAN_CONCAT(kTable_, KAN_ISA) = {
-    KAN_STRING(KAN_ISA), KAN_VECTOR_BYTES, KAN_ISA::forward,          KAN_ISA::backward,   KAN_ISA::gram,
-    KAN_ISA::gram_input, KAN_ISA::edge_l1, KAN_ISA::edge_l1_backward, KAN_ISA::edge_scale, KAN_ISA::fma_peak};
+    KAN_STRING(KAN_ISA),     KAN_VECTOR_BYTES,         KAN_ISA::forward, KAN_ISA::backward,
+    KAN_ISA::gram,           KAN_ISA::gram_input,      KAN_ISA::edge_l1, KAN_ISA::edge_l1_backward,
+    KAN_ISA::normed_forward, KAN_ISA::normed_backward, KAN_ISA::edge_scale, KAN_ISA::fma_peak};
 }  // namespace cpu
 }  // namespace kan

@@ -114,11 +114,24 @@ struct EdgeScaleArgs {
   void *product = nullptr, *d_weight = nullptr, *d_scale = nullptr;
 };
 
+// A matrix that is written to: rows or columns lie one element apart.
+struct MatrixTarget {
+  void* data = nullptr;
+  DType dtype = DType::f32;
+  int64_t row_stride = 0, col_stride = 1;
+};
+
 // How tasks are spread: run(n, body, context) calls body(begin, end, context) over a partition of [0, n).
 struct Executor {
   void (*run)(int64_t tasks, void (*body)(int64_t begin, int64_t end, void* context), void* context) = nullptr;
   int threads = 1;
+  // c (rows, columns) = a b or, if `add`, c + a b, in one dtype, f32 or f64: a library's product. Null: there is none.
+  void (*product)(const MatrixView& a, const MatrixView& b, const MatrixTarget& c, int64_t rows, int64_t columns,
+                  int64_t depth, bool add) = nullptr;
 };
+
+struct NormedForwardArgs;
+struct NormedBackwardArgs;
 
 struct KernelTable {
   const char* name;
@@ -130,6 +143,8 @@ struct KernelTable {
   void (*edge_l1)(const EdgeL1Args&, const Executor&);
   void (*edge_l1_backward)(const EdgeL1BackwardArgs&, const Executor&);
   void (*edge_scale)(const EdgeScaleArgs&, const Executor&);
+  void (*normed_forward)(const NormedForwardArgs&, const Executor&);
+  void (*normed_backward)(const NormedBackwardArgs&, const Executor&);
   double (*fma_peak)(double seconds);  // measured multiply-add rate of one thread, float32, in FLOP/s
 };
 

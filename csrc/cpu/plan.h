@@ -15,6 +15,9 @@ constexpr int64_t kSerialCycles = 60000;            // below this a second threa
 
 constexpr int64_t kOneCellRows = 512;  // rows of one block that all lie in one cell
 
+template <class T>
+constexpr DType kDTypeOf = sizeof(T) == 8 ? DType::f64 : DType::f32;
+
 constexpr int64_t kPartialBytes = int64_t(32) << 20;  // what splitting the rows of a sum may cost in memory
 
 // The sizes of one layer, derived once. A basis that is not local has one cell, with all of its functions.

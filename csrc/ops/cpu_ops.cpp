@@ -1,5 +1,6 @@
 // torch.ops.kan_kernels.* on CPU tensors.
 #include "family.h"
+#include "product.h"
 
 namespace kan {
 namespace ops {
@@ -9,8 +10,8 @@ struct CpuDevice {
   explicit CpuDevice(const Tensor&) {}
   template <class T>
   void check(const T&, const char*) const {}  // torch's dispatcher sends no other device's tensor here
-  void run(const cpu::ForwardArgs& args) const { cpu::kernels().forward(args, executor()); }
-  void run(const cpu::BackwardArgs& args) const { cpu::kernels().backward(args, executor()); }
+  void run(const cpu::ForwardArgs& args) const { cpu::kernels().forward(args, with_products()); }
+  void run(const cpu::BackwardArgs& args) const { cpu::kernels().backward(args, with_products()); }
 };
 
 std::string cpu_isa() { return cpu::kernels().name; }

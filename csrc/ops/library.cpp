@@ -29,5 +29,11 @@ STABLE_TORCH_LIBRARY(kan_kernels, m) {
   m.def(
       "edge_scale_backward(Tensor weight, Tensor scale, Tensor g, bool need_weight, bool need_scale) -> "
       "(Tensor, Tensor)");
+  m.def(
+      "normed_rbf(Tensor x, Tensor? scale, Tensor? shift, Tensor spline_weight, Tensor? base_weight, Tensor? bias, "
+      "Tensor grid, float epsilon, int base) -> Tensor");
+  m.def(
+      "normed_rbf_backward(Tensor x, Tensor? scale, Tensor? shift, Tensor spline_weight, Tensor? base_weight, "
+      "Tensor g, Tensor grid, float epsilon, int base, bool need_x) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("cpu_isa() -> str");
 }

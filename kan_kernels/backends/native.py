@@ -49,8 +49,19 @@ def can_run(case) -> str | None:
 def why(case) -> str:
     """What speaks for this backend where it is the first that can run."""
     if case.device == "cpu":
-        return "compiled kernels for cpu, the fastest where they can run"
+        said = "compiled kernels for cpu, the fastest where they can run"
+        return said + _PRODUCTS if _has_products(case) else said
     if case.device == "cuda" and "cuda" in ops.DEVICES:
         major = torch.cuda.get_device_capability()[0]
         return f"compiled kernels for cuda; with many rows, {cost_model.native_path(case, major)}"
     return f"compiled kernels for {case.device}"
+
+
+_PRODUCTS = "; for 64 rows to twice the outputs, values from our kernels and a library's matrix product"
+
+
+def _has_products(case) -> bool:
+    """As csrc/cpu/product.h decides, save the batch and the weights' layout."""
+    return (
+        case.basis != "bspline" and case.out_features >= 128 and case.dtype in (torch.float32, torch.float64)
+    )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .. import checks, dispatch
+from .. import checks, dispatch, normed
 from ..contract import MAX_FUNCTIONS
 from ..functional import basis_linear
 from ..remembered import Remembered, readable
@@ -58,6 +58,13 @@ def evaluate(
     the Gaussians see layernorm(x). layernorm and base_activation run their own code, base_linear too where it
     is more than a product.
     """
+    if (
+        rows is not None
+        and normalise
+        and why_not_one_op(layer, rows.shape[0], backend) is None
+        and normed.why_not_call(x, layer.spline_linear.weight) is None
+    ):
+        return _in_one_op(layer, x, rows)
     z = layer.layernorm(x) if normalise else x
     linear = layer.base_linear if layer.use_base_update and is_linear(layer.base_linear) else None
     bias = None if linear is None else linear.bias
@@ -81,6 +88,31 @@ def evaluate(
         return y + layer.base_linear(layer.base_activation(x))
     flat = layer.base_activation(x).reshape(-1, x.shape[-1])
     return torch.addmm(y.reshape(-1, y.shape[-1]), flat, linear.weight.t()).view(y.shape)
+
+
+def why_not_one_op(layer: Any, features: int, backend: str | None = None) -> str | None:
+    """Why a call of the layer with its layernorm is more than `normed.normed_rbf`, or None."""
+    norm = layer.layernorm
+    if type(norm).forward is not nn.LayerNorm.forward or watched(norm):
+        return "layernorm has hooks or another forward than LayerNorm's"
+    if layer.use_base_update:
+        if not is_linear(layer.base_linear):
+            return "base_linear has hooks or another forward than Linear's"
+        if kernel_base(layer.base_activation) is None:
+            return "the base activation has to run its own code"
+    return normed.why_not_layer(layer.spline_linear.weight, features, norm.weight, backend)
+
+
+def _in_one_op(layer: Any, x: Tensor, rows: Tensor) -> Tensor:
+    norm, weight, bias, base = layer.layernorm, None, None, None
+    if layer.use_base_update:
+        weight, bias = layer.base_linear.weight, layer.base_linear.bias
+        base = kernel_base(layer.base_activation)
+    if x.dtype != rows.dtype:
+        rows = rows.to(x.dtype)
+    return normed.normed_rbf(
+        x, norm.weight, norm.bias, layer.spline_linear.weight, weight, bias, rows, norm.eps, base
+    )
 
 
 def is_linear(module: nn.Module) -> bool:

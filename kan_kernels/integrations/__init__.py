@@ -97,6 +97,10 @@ class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
         """Why forward runs the peer's own code as the module is now; None if it runs the kernels."""
         return None
 
+    def _kan_kernels_path(self) -> str:
+        """What `explain` adds about the kernels that run."""
+        return ""
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         """copy, deepcopy and pickle: the dynamic class is made anew from two classes that have names."""
         function, args, *rest = super().__reduce_ex__(protocol)
@@ -239,7 +243,8 @@ def explain(model: nn.Module) -> str:
     for name, module in model.named_modules():
         if isinstance(module, Accelerated):
             why = module._kan_kernels_fallback()
-            what = "runs the kernels" if why is None else f"runs the peer's own code: {why}"
+            kernels = f"runs the kernels{module._kan_kernels_path()}"
+            what = kernels if why is None else f"runs the peer's own code: {why}"
             lines.append(f"{name or '(the model)'} ({_class_name(module)}): {what}")
     return "\n".join(lines) if lines else "nothing in this model is accelerated"
 

@@ -37,6 +37,12 @@ class FastKANLayer(Accelerated):
         rows = _prepared(self)
         return rows if isinstance(rows, str) else None
 
+    def _kan_kernels_path(self) -> str:
+        if getattr(self, "layernorm", None) is None:
+            return ""
+        features = self.spline_linear.weight.shape[1] // len(self.rbf.grid)
+        return "" if fast_kan.why_not_one_op(self, features) else ", all of the layer in one op"
+
     _kan_kernels_note = Accelerated._kan_kernels_for_now
 
 
