@@ -135,7 +135,7 @@ CONTESTS = (
     ),
     *(_bases("fastkan", "FastKAN", _fast_kan, name) for name in _WORKLOADS),
     *(_bases("chebykan", "ChebyKAN", _cheby_kan, name) for name in _WORKLOADS),
-    # not on the widest: there its own code makes several such tensors
+    # not the widest: its own code makes tensors of batch x out x in x frequencies
     *(_bases("fourierkan", "FourierKAN", _fourier_kan, name) for name in ("medium", "mnist", "toy")),
     Contest(
         "fourierkan-300",

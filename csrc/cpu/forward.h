@@ -23,7 +23,7 @@ class Forward {
     rows_ = rows_per_block<T>(s_, columns_);
     if (groups_ < threads) rows_ = min64(rows_, max64(64, ceil_div(ceil_div(s_.batch, threads), 16) * 16));
     strip_ = max64(1, strip_rows<T>(s_, min64(rows_, s_.batch), panels_.width));
-    together_ = strip_ < rows_ ? min64(kInputBlock, kMaxRows / strip_) : 1;
+    together_ = strip_ < min64(rows_, s_.batch) ? min64(kInputBlock, kMaxRows / strip_) : 1;
   }
 
   void run(const cpu::Executor& executor) {
@@ -45,15 +45,17 @@ class Forward {
     const int64_t packed_size = packs ? pack_block * s_.n_splines * (column1 - column0) : 0;
 
     const int64_t columns_size = int64_t(kInputBlock) * kRowStride, copy_size = s_.coefficient_rows() * panels_.width;
+    const int64_t parts_size = s_.in > kSumInputs ? rows * (column1 - column0) : 0;
     Arena arena(SortedRows<T>::bytes(s_.n_knots) + Arena::bytes_for<T>(s_.n_values * kRowStride) +
                 Arena::bytes_for<T>(columns_size) * (1 + sided) + Arena::bytes_for<T>(rows * (column1 - column0)) +
-                Arena::bytes_for<T>(copy_size) + Arena::bytes_for<T>(packed_size));
+                Arena::bytes_for<T>(parts_size) + Arena::bytes_for<T>(copy_size) + Arena::bytes_for<T>(packed_size));
     SortedRows<T> sorted;
     sorted.take(arena, s_.n_knots);
     T* values = arena.take<T>(s_.n_values * kRowStride);
     T* x = arena.take<T>(columns_size);
     T* side = sided ? arena.take<T>(columns_size) : nullptr;
     T* tile = arena.take<T>(rows * (column1 - column0));
+    T* parts = parts_size > 0 ? arena.take<T>(parts_size) : nullptr;
     Coefficients<T> coefficients{a_.layer.spline_weight,   a_.layer.base_weight,
                                  a_.layer.weight_dtype,    &s_,
                                  arena.take<T>(copy_size), packs ? arena.take<T>(packed_size) : nullptr};
@@ -78,26 +80,39 @@ class Forward {
             evaluate_rows(values + (f - f0) * strip_, of[f - f0], s_, grid, a_.derivative, sided);
           }
           for (int64_t c = column0; c < column1;) {
-            const int vectors = panels_.vectors_at(c);
-            const int64_t width = int64_t(vectors) * Simd<T>::lanes;
-            MicroArgs<T> args;
-            args.tile = tile + rows * (c - column0) + strip * width;
-            for (int64_t f = f0; f < f1; ++f) {
-              args.row = of[f - f0].row, args.runs = of[f - f0].runs, args.n_runs = of[f - f0].n_runs;
-              blocks_.each(values + (f - f0) * strip_, coefficients.panel(i0 + f, c, vectors),
-                           [&](const auto& micro, const T* v, const auto& panel) {
-                             args.values = v;
-                             args.panel = panel;
-                             micro.forward[Panels<T>::index(vectors)](args);
-                           });
-            }
-            c += width;
+            const int64_t at = rows * (c - column0) + strip * panel_width(c);
+            contract(tile + at, parts ? parts + at : nullptr, of, values, coefficients, i0 + f0, i0 + f1, c);
+            c += panel_width(c);
           }
         }
       }
     }
     finish_tile(tile, row0, rows, column0, column1);
   }
+
+  // Adds features [i0, i1) to a panel y of rows. Sums of kSumInputs inputs are made in `part`, if given, and added
+  // then: in one sum of all, rounding errors would grow with the number of inputs.
+  void contract(T* y, T* part, const SortedRows<T>* sorted, const T* values, const Coefficients<T>& coefficients,
+                int64_t i0, int64_t i1, int64_t column) const {
+    const int vectors = panels_.vectors_at(column);
+    MicroArgs<T> args;
+    args.tile = part ? part : y;
+    for (int64_t i = i0; i < i1; ++i, ++sorted, values += strip_) {
+      const bool first = part && i % kSumInputs == 0, last = part && ((i + 1) % kSumInputs == 0 || i + 1 == s_.in);
+      args.row = sorted->row, args.runs = sorted->runs, args.n_runs = sorted->n_runs;
+      int block = 0;
+      blocks_.each(values, coefficients.panel(i, column, vectors),
+                   [&](const auto& micro, const T* v, const auto& panel) {
+                     args.values = v;
+                     args.panel = panel;
+                     args.start = first && block == 0;
+                     args.total = last && ++block == blocks_.count() ? y : nullptr;
+                     micro.forward[Panels<T>::index(vectors)](args);
+                   });
+    }
+  }
+
+  int64_t panel_width(int64_t column) const { return int64_t(panels_.vectors_at(column)) * Simd<T>::lanes; }
 
   // The tile holds one panel after the other, [rows][panel width] each; it starts as the bias.
   void start_tile(T* tile, int64_t rows, int64_t column0, int64_t column1) const {

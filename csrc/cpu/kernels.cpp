@@ -93,8 +93,8 @@ double fma_peak(double seconds) {
 namespace cpu {
 extern const KernelTable KAN_CONCAT(kTable_, KAN_ISA);
 const KernelTable KAN_CONCAT(kTable_, KAN_ISA) = {
-    KAN_STRING(KAN_ISA),     KAN_VECTOR_BYTES,         KAN_ISA::forward, KAN_ISA::backward,
-    KAN_ISA::gram,           KAN_ISA::gram_input,      KAN_ISA::edge_l1, KAN_ISA::edge_l1_backward,
-    KAN_ISA::normed_forward, KAN_ISA::normed_backward, KAN_ISA::edge_scale, KAN_ISA::fma_peak};
+    KAN_STRING(KAN_ISA), KAN_VECTOR_BYTES,        KAN_ISA::forward,         KAN_ISA::backward,
+    KAN_ISA::gram,       KAN_ISA::gram_input,     KAN_ISA::edge_l1,         KAN_ISA::edge_l1_backward,
+    KAN_ISA::edge_scale, KAN_ISA::normed_forward, KAN_ISA::normed_backward, KAN_ISA::fma_peak};
 }  // namespace cpu
 }  // namespace kan

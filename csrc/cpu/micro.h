@@ -32,9 +32,10 @@ struct MicroArgs {
   const Run* runs;
   int n_runs;
   Panel<T> panel;
-  T* tile;     // forward: y += ; input, weight: g. [rows][P * lanes], by original row
-  T* partial;  // input: [rows][lanes], by sorted row: lane sums, added to unless `start`
-  bool start;
+  T* tile;             // forward: y += ; input, weight: g. [rows][P * lanes], by original row
+  T* partial;          // input: [rows][lanes], by sorted row: lane sums, added to
+  bool start = false;  // forward, input: what is added to is taken for 0
+  T* total = nullptr;  // forward: as tile; where given, gets the sum added and tile is only read
 };
 
 template <class T, int N, int P>
@@ -50,15 +51,21 @@ void micro_forward(const MicroArgs<T>& args) {
       for (int p = 0; p < P; ++p) coef[j][p] = load(a.panel.row(run.window, j) + p * L);
     }
     for (int q = run.begin; q < run.end; ++q) {
-      T* y = a.tile + int64_t(a.row[q]) * (P * L);
+      const int64_t at = int64_t(a.row[q]) * (P * L);
+      T* y = a.tile + at;
       Vec<T> sum[P];
       KAN_UNROLL
-      for (int p = 0; p < P; ++p) sum[p] = load(y + p * L);
+      for (int p = 0; p < P; ++p) sum[p] = a.start ? Vec<T>{} : load(y + p * L);
       KAN_UNROLL
       for (int j = 0; j < N; ++j) {
         const Vec<T> value = broadcast(a.values[j * kRowStride + q]);
         KAN_UNROLL
         for (int p = 0; p < P; ++p) sum[p] += value * coef[j][p];
+      }
+      if (a.total) {
+        y = a.total + at;
+        KAN_UNROLL
+        for (int p = 0; p < P; ++p) sum[p] += load(y + p * L);
       }
       KAN_UNROLL
       for (int p = 0; p < P; ++p) store(y + p * L, sum[p]);
@@ -210,6 +217,8 @@ class ValueBlocks {
     for (int b = 1; b < count_; ++b) widest_ = int(min64(widest_, micro_kernels_for<T>(size(b)).widest));
   }
   int widest() const { return widest_; }  // vectors of the widest panel that all blocks have a kernel for
+
+  int count() const { return count_; }
 
   // body(kernels, values, panel) for each block; values and panel are those of the whole row.
   template <class Body>

@@ -8,6 +8,7 @@ namespace kan {
 namespace KAN_ISA {
 
 constexpr int kInputBlock = 16;                     // features whose columns of x are transposed together
+constexpr int kSumInputs = 32;                      // inputs that are added up before they are added to y
 constexpr int64_t kTileBytes = int64_t(512) << 10;  // a y or g tile: stays in the second-level cache
 constexpr int64_t kStripBytes = int64_t(32) << 10;  // the part of a y panel that stays in the first-level cache
 constexpr int64_t kStripCellRows = 16;              // rows of a strip for each cell

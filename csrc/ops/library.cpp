@@ -34,6 +34,7 @@ STABLE_TORCH_LIBRARY(kan_kernels, m) {
       "Tensor grid, float epsilon, int base) -> Tensor");
   m.def(
       "normed_rbf_backward(Tensor x, Tensor? scale, Tensor? shift, Tensor spline_weight, Tensor? base_weight, "
-      "Tensor g, Tensor grid, float epsilon, int base, bool need_x) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "Tensor g, Tensor grid, float epsilon, int base, bool need_x) -> (Tensor, Tensor, Tensor, Tensor, Tensor, "
+      "Tensor)");
   m.def("cpu_isa() -> str");
 }
