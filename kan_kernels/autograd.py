@@ -77,7 +77,7 @@ def _backward(x, weight, base_weight, g, grid, order, base, m, basis, ops) -> tu
     return ops.backward(x, weight, base_weight, g, grid, order, base, m, basis)
 
 
-def _asked(ctx, s, base) -> tuple[bool, bool]:
+def asked(ctx, s, base) -> tuple[bool, bool]:
     """Whether the running backward pass of a Forward uses the gradients of x and of C.
 
     `ctx.needs_input_grad` says what required a gradient in the forward pass; autograd.grad(inputs=...) often
@@ -247,7 +247,7 @@ class Forward(_Contraction):
         need_x, need_s, need_weight, need_base, need_bias = ctx.needs_input_grad[:5]
         need_weight = need_weight or need_base
         if need_x and need_weight:
-            need_x, need_weight = _asked(ctx, s, base)
+            need_x, need_weight = asked(ctx, s, base)
         dx = ds = dweight = dbase = dbias = None
         if need_x and need_weight and s is None:
             dx, dweight, dbase = _backward(x, weight, base_weight, g, grid, order, base, m, basis, ops)

@@ -2,32 +2,18 @@
 
     y[b, o, p] = sum_{c, t} phi[c, t, o](x[b, c, p * stride + t * dilation - padding]) + bias[o]
 
-A position of x meets all taps, so its bases are evaluated once: `kan_linear` maps the channels of a position
-to (taps x out), and the results are added up where each tap puts them. Neither the image of the bases, (G+k)
-times the input, nor the unfolded input exists; what exists at a time is one block of (positions, taps, out).
 Positions beyond the edges are no positions: they add nothing, as if the bases were padded with zeros.
-Where stride > 1 the positions fall into classes that meet different taps, each class a product of its own.
 """
 
-import itertools
-import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
-from . import checks
-from .functional import kan_linear
-
-# Numbers of one block of (positions, taps, out): on the CPU about what the last cache holds.
-BLOCK = {"cpu": 1 << 21}
-BLOCK_ELSEWHERE = 1 << 26
-# Taps share an evaluation of the bases while that does not make the products on an axis this much larger.
-WASTE = 1.5
-
-Operands = tuple[Tensor, Tensor, Tensor, Tensor | None]  # of a group: rows, knots, spline and base weight
+from . import checks, convolution_native, dispatch
+from .contract import BASE_CODES
+from .convolution_composed import Axis, Form, channels_last, composed
+from .functional import autocast, plan
 
 
 def kan_conv(
@@ -81,253 +67,42 @@ def kan_conv(
                 f"x: got size {size}, expected at least {(axis.kernel - 1) * axis.dilation + 1} with padding "
                 f"where the size is {number}, the kernel {axis.kernel} and the dilation {axis.dilation}"
             )
-    rows = (x if batched else x.unsqueeze(0)).movedim(1, -1)
-    inputs, outputs = x.shape[-dims - 1] // groups, spline_weight.shape[-1]
-
-    def group(n: int) -> Operands:
-        """Of group n: rows of x, knots, spline weight and base weight."""
-        if groups == 1:  # the very tensors: knots that were checked are known by their identity
-            return rows, grid, spline_weight, base_weight
-        part = slice(n * inputs, (n + 1) * inputs)
-        base_part = None if base_weight is None else base_weight[part]
-        return rows[..., part], grid[part], spline_weight[part], base_part
-
-    def layer(operands: Operands, x: Tensor, taps: Sequence[tuple[int, ...]]) -> Tensor:
-        """kan_linear of the chosen taps: (..., channels) -> (..., taps * out)."""
-        _, knots, weight, base_part = operands
-        return kan_linear(
-            x,
-            _select(weight, taps, 2).flatten(2),
-            knots,
-            spline_order=spline_order,
-            base_weight=None if base_part is None else _select(base_part, taps, 1).flatten(1),
-            base=base,
-            backend=backend,
-        )
-
-    def block(operands: Operands, ranges: Sequence[range]) -> Tensor:
-        """(n, *block, out) of one group: images ranges[0], outputs ranges[1:]."""
-        shape = (*map(len, ranges), outputs)
-        total = None
-        for part in _classes(axes, ranges[1:]):
-            taps = tuple(ps.taps for ps in part)
-            z = layer(operands, operands[0][(_slice(ranges[0]), *(ps.positions for ps in part))], taps)
-            y = scatter(z.unflatten(-1, (*map(len, taps), outputs)), shape, _moves(part, ranges[1:]))
-            total = y if total is None else total + y
-        if total is None:  # every tap of every output lies in the padding: zeros that depend on everything
-            empty = layer(operands, operands[0].flatten(0, -2)[:0], [tuple(range(size)) for size in kernel])
-            total = empty.sum() + empty.new_zeros(shape)
-        return total
-
-    def blocks(operands: Operands, ranges: list[range], sizes: Sequence[int]) -> Tensor:
-        """All of one group, cut into blocks axis by axis."""
-        if len(ranges) == len(sizes):
-            return block(operands, ranges)
-        axis = len(ranges)
-        cut = _cut(axes[axis - 1].out if axis else len(rows), sizes[axis])
-        return _join([blocks(operands, [*ranges, part], sizes) for part in cut], axis)
-
-    # whole rows before several rows, whole images before several images
-    room = BLOCK.get(x.device.type, BLOCK_ELSEWHERE) // (math.prod(kernel) * outputs)
-    sizes: list[int] = []
-    for length in (*reversed([axis.out for axis in axes]), len(rows)):
-        sizes.insert(0, max(1, min(length, room)))
-        room //= sizes[0]
-    parts = [blocks(group(n), [], sizes) for n in range(groups)]
-    y = _join(parts, -1)
-    if bias is not None:
-        y = y + bias.to(y.dtype)
-    y = y.movedim(-1, 1)
+    if torch._C._is_any_autocast_enabled():
+        x, spline_weight, base_weight, bias = autocast(x, spline_weight, base_weight, bias)
     if not batched:
-        return y.squeeze(0).contiguous()
-    return y if _channels_last(x) else y.contiguous()
+        x = x.unsqueeze(0)
+    form = Form(tuple(axes), groups, spline_order, base, backend)
+
+    def compose(x: Tensor, spline_weight: Tensor, base_weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        return composed(x, spline_weight, grid, base_weight, bias, form)
+
+    operands = x, spline_weight, base_weight, bias
+    flat_base = None if base_weight is None else base_weight.flatten(1)
+    chosen = plan(
+        x.movedim(1, -1), spline_weight.flatten(2), grid, flat_base, None, spline_order, base, 0, backend
+    )
+    if dispatch.composed_because(chosen.NAME, x.device.type) is None:
+        y = _native(operands, grid, form, compose)
+    else:
+        y = compose(*operands)
+    return y if batched else y.squeeze(0).contiguous()
 
 
-class Axis(NamedTuple):
-    """One spatial dimension. Tap t of output o reads position o * stride + t * dilation - padding."""
-
-    size: int
-    kernel: int
-    stride: int
-    padding: tuple[int, int]
-    dilation: int
-
-    @property
-    def out(self) -> int:
-        return (self.size + sum(self.padding) - (self.kernel - 1) * self.dilation - 1) // self.stride + 1
-
-    def start(self, tap: int) -> tuple[int, int]:
-        """(residue, shift): output o reads position (o + shift) * stride + residue."""
-        shift, residue = divmod(tap * self.dilation - self.padding[0], self.stride)
-        return residue, shift
-
-
-class Taps(NamedTuple):
-    """The taps of one axis that share positions of x."""
-
-    taps: tuple[int, ...]
-    shifts: tuple[int, ...]
-    first: int  # of the class's positions that are read, counted in strides
-    last: int  # one past the last
-    positions: slice  # the same in x
-
-
-def _classes(axes: Sequence[Axis], outputs: Sequence[range]) -> Iterator[tuple[Taps, ...]]:
-    """For one block of outputs: the products of each axis's classes of taps."""
-    return itertools.product(*(list(_axis_classes(a, o)) for a, o in zip(axes, outputs, strict=True)))
-
-
-def _axis_classes(axis: Axis, outputs: range) -> Iterator[Taps]:
-    """Taps by residue; one by one where few outputs would make the shared positions mostly idle."""
-    residues: dict[int, list[int]] = {}
-    for tap in range(axis.kernel):
-        residues.setdefault(axis.start(tap)[0], []).append(tap)
-    for residue, taps in residues.items():
-        together = list(_taps(axis, residue, taps, outputs))
-        alone = [part for tap in taps for part in _taps(axis, residue, [tap], outputs)]
-        work = sum(part.last - part.first for part in alone)
-        shared = sum((part.last - part.first) * len(part.taps) for part in together)
-        yield from together if shared <= WASTE * work else alone
-
-
-def _taps(axis: Axis, residue: int, taps: list[int], outputs: range) -> Iterator[Taps]:
-    """The positions that these taps of these outputs read inside x; nothing where there are none."""
-    available = -(-(axis.size - residue) // axis.stride)
-    shifts = [axis.start(tap)[1] for tap in taps]
-    inside = [
-        (tap, shift)
-        for tap, shift in zip(taps, shifts, strict=True)
-        if max(outputs.start + shift, 0) < min(outputs.stop + shift, available)
-    ]
-    if not inside:
-        return
-    first = max(0, outputs.start + min(shift for _, shift in inside))
-    last = min(available, outputs.stop + max(shift for _, shift in inside))
-    positions = slice(first * axis.stride + residue, (last - 1) * axis.stride + residue + 1, axis.stride)
-    yield Taps(tuple(tap for tap, _ in inside), tuple(shift for _, shift in inside), first, last, positions)
-
-
-Move = tuple[tuple[slice, ...], tuple[slice | int, ...]]
-
-
-def _moves(part: Sequence[Taps], outputs: Sequence[range]) -> tuple[Move, ...]:
-    """(where in the block of y, where in z) for each tap of a class; z: (n, *positions, *taps, out)."""
-    moves = []
-    for index in itertools.product(*(range(len(ps.taps)) for ps in part)):
-        to: list[slice] = [slice(None)]
-        origin: list[slice | int] = [slice(None)]
-        for ps, n, wanted in zip(part, index, outputs, strict=True):
-            shift = ps.shifts[n]
-            begin, end = max(wanted.start, ps.first - shift), min(wanted.stop, ps.last - shift)
-            to.append(slice(begin - wanted.start, end - wanted.start))
-            origin.append(slice(begin + shift - ps.first, end + shift - ps.first))
-        moves.append((tuple(to), (*origin, *index)))
-    return tuple(moves)
-
-
-def scatter(z: Tensor, shape: Sequence[int], moves: Sequence[Move]) -> Tensor:
-    """z (n, *positions, *taps, out) added up where each tap puts it: (n, *block, out)."""
-    if torch.compiler.is_compiling():  # the compiler takes no Function with a jvp, and needs none
-        return _scatter(z, shape, moves)
-    return Scatter.apply(z, shape, moves)
-
-
-def _scatter(z: Tensor, shape: Sequence[int], moves: Sequence[Move]) -> Tensor:
-    # sums in float32 at least
-    y = z.new_zeros(shape, dtype=torch.float32 if z.dtype in checks.HALF_DTYPES else z.dtype)
-    for to, origin in moves:
-        y[to] += z[origin]
-    return y.to(z.dtype)
-
-
-class Scatter(Function):
-    """`scatter`, which is linear. Plain autograd's backward would fill a z of zeros for each tap."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(z, shape, moves):
-        return _scatter(z, shape, moves)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        z, ctx.shape, ctx.moves = inputs
-        ctx.z_shape = z.shape
-
-    @staticmethod
-    def backward(ctx, g):
-        return Gather.apply(g, ctx.z_shape, ctx.moves), None, None
-
-    @staticmethod
-    def jvp(ctx, z_t, *_):
-        return Scatter.apply(z_t, ctx.shape, ctx.moves)
-
-
-class Gather(Function):
-    """The adjoint of Scatter: every tap reads the outputs that it wrote."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(g, shape, moves):
-        z = g.new_empty(shape)
-        for to, origin in moves:
-            for gap in _gaps(origin, shape):
-                z[gap] = 0
-            z[origin] = g[to]
-        return z
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        g, ctx.shape, ctx.moves = inputs
-        ctx.g_shape = g.shape
-
-    @staticmethod
-    def backward(ctx, z):
-        return Scatter.apply(z, ctx.g_shape, ctx.moves), None, None
-
-    @staticmethod
-    def jvp(ctx, g_t, *_):
-        return Gather.apply(g_t, ctx.shape, ctx.moves)
-
-
-def _gaps(origin: tuple[slice | int, ...], shape: Sequence[int]) -> Iterator[tuple[slice | int, ...]]:
-    """The positions of a tap that no output of the block reads: what lies beside `origin`, axis by axis."""
-    for dim, part in enumerate(origin):
-        if isinstance(part, slice) and part.start is not None:
-            for rest in (slice(0, part.start), slice(part.stop, shape[dim])):
-                if rest.start < rest.stop:
-                    yield (
-                        *origin[:dim],
-                        rest,
-                        *(s if isinstance(s, int) else slice(None) for s in origin[dim + 1 :]),
-                    )
-
-
-def _select(weight: Tensor, taps: Sequence[tuple[int, ...]], first: int) -> Tensor:
-    """`weight` with the chosen taps of its kernel dimensions, the first of which is `first`: a view."""
-    for dim, chosen in enumerate(taps, first):
-        if len(chosen) != weight.shape[dim]:
-            step = chosen[1] - chosen[0] if len(chosen) > 1 else 1  # taps of a residue are evenly spaced
-            weight = weight[(slice(None),) * dim + (slice(chosen[0], chosen[-1] + 1, step),)]
-    return weight
-
-
-def _slice(numbers: range) -> slice:
-    return slice(numbers.start, numbers.stop)
-
-
-def _cut(length: int, size: int) -> list[range]:
-    return [range(n, min(n + size, length)) for n in range(0, max(length, 1), size)]
-
-
-def _join(parts: list[Tensor], dim: int) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
-
-
-def _channels_last(x: Tensor) -> bool:
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    return x.dim() in formats and not x.is_contiguous() and x.is_contiguous(memory_format=formats[x.dim()])
+def _native(operands: tuple, grid: Tensor, form: Form, compose: Callable[..., Tensor]) -> Tensor:
+    """By the kernel of the compiled library."""
+    x, spline_weight = operands[:2]
+    checks.knots(grid)
+    constants = convolution_native.Constants(
+        form.spline_order,
+        BASE_CODES[form.base],
+        [axis.stride for axis in form.axes],
+        [number for axis in form.axes for number in axis.padding],
+        [axis.dilation for axis in form.axes],
+        form.groups,
+        channels_last(x),
+    )
+    dtype = torch.float64 if spline_weight.dtype == torch.float64 else torch.float32
+    return convolution_native.convolution(operands, grid.to(dtype), constants, compose)
 
 
 def _check(x, spline_weight, grid, spline_order, base_weight, bias, groups) -> int:

@@ -15,9 +15,11 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 from . import checks, cost_model
 from .backends import BACKENDS
+from .contract import basis_order
 
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("kan_kernels_backend", default=None)
 _last_forced: str | None = None  # its mirror for torch.compile, which guards globals but no context variables
@@ -152,6 +154,21 @@ def run_on(case: Case, backend: str | None = None) -> ModuleType:
     return _settle(case, backend)
 
 
+def composed_because(backend: str, device: str) -> str | None:
+    """Why a convolution on this backend is composed of `kan_linear`, or None where one kernel does it all."""
+    if backend != "native":
+        return f"the backend {backend!r} has no kernel of convolution"
+    if device != "cpu":
+        return f"the library has no kernel of convolution for {device}"
+    if torch.compiler.is_compiling():
+        return None
+    if torch._C._are_functorch_transforms_active():
+        return "a transform of torch.func is active"
+    if forward_ad._current_level >= 0:
+        return "forward-mode derivatives are asked for"
+    return None
+
+
 _FACTS = tuple(field.name for field in fields(Case))
 
 
@@ -201,8 +218,8 @@ def explain(
     """The backend that would run, and why: one paragraph a layer.
 
     Args:
-        layer_or_widths: a KANLinear, a KAN, a layer or network of `kan_kernels.compat`, or the widths of one,
-            such as (64, 64).
+        layer_or_widths: a KANLinear, a KAN, a KANConv1d, 2d or 3d, a layer or network of
+            `kan_kernels.compat`, or the widths of a KAN, such as (64, 64).
         x_dtype: of the input; None means `dtype`.
         basis: "bspline", or that of `functional.basis_linear`: "rbf" or "chebyshev".
         functions: R, of these two: the number of centres, or the degree + 1. `grid_size` and `spline_order`
@@ -216,6 +233,8 @@ def explain(
     module = layer_or_widths
     if hasattr(module, "layers"):
         return "\n".join(explain(layer, derivative=derivative, x_dtype=x_dtype) for layer in module.layers)
+    if hasattr(module, "kernel_size") and hasattr(module, "spline_weight"):
+        return _explain_convolution(module, x_dtype)
     if isinstance(module, torch.nn.Module):
         options = _options_of(module)
         if isinstance(options, str):
@@ -227,7 +246,9 @@ def explain(
     check_name("backend", backend)
     if basis != "bspline":
         checks.integer("functions", functions, 1)
-        spline_order = functions - 1 if basis == "chebyshev" else 0
+        if basis == "fourier" and functions % 2:
+            raise ValueError(f"functions: got {functions}, expected an even number: cosines, then sines")
+        spline_order = basis_order(basis, functions)
         grid_size = functions - spline_order
     lines = []
     for fan_in, fan_out in itertools.pairwise(layer_or_widths):
@@ -266,3 +287,26 @@ def _options_of(module: Any) -> dict[str, Any] | str:
         "dtype": module.spline_weight.dtype,
         "backend": module.backend,
     }
+
+
+def _explain_convolution(layer, x_dtype: torch.dtype | None) -> str:
+    """The product over the taps that a position takes part in, and whether it is a kernel of its own."""
+    weight = layer.spline_weight
+    case = Case(
+        weight.device.type,
+        weight.dtype,
+        x_dtype or weight.dtype,
+        layer.in_channels // layer.groups,
+        weight[0, 0].numel(),
+        layer.grid_size,
+        layer.spline_order,
+        layer.base,
+    )
+    choice = choose(case, layer.backend)
+    reason = composed_because(choice.backend.NAME, case.device)
+    how = "one kernel for the whole convolution" if reason is None else f"composed of kan_linear: {reason}"
+    kernel = "x".join(map(str, layer.kernel_size))
+    return (
+        f"{layer.in_channels} -> {layer.out_channels}, {kernel} on {case.device}, {case.dtype}: "
+        f"{choice}\n  {how}"
+    )

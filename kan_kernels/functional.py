@@ -57,8 +57,8 @@ def kan_linear(
         RuntimeError: the backend asked for cannot run this case.
     """
     if torch._C._is_any_autocast_enabled() and isinstance(x, Tensor) and isinstance(spline_weight, Tensor):
-        x, spline_weight, base_weight, bias = _autocast(x, spline_weight, base_weight, bias)
-    ops = _plan(x, spline_weight, grid, base_weight, bias, spline_order, base, derivative, backend)
+        x, spline_weight, base_weight, bias = autocast(x, spline_weight, base_weight, bias)
+    ops = plan(x, spline_weight, grid, base_weight, bias, spline_order, base, derivative, backend)
     return run(x, spline_weight, base_weight, bias, grid, spline_order, BASE_CODES[base], derivative, ops)
 
 
@@ -102,10 +102,10 @@ def basis_linear(
         TypeError, ValueError, RuntimeError: as for `kan_linear`.
     """
     if torch._C._is_any_autocast_enabled() and isinstance(x, Tensor) and isinstance(weight, Tensor):
-        x, weight, base_weight, bias = _autocast(x, weight, base_weight, bias)
-    if basis == "bspline":  # the only one whose arguments `_plan` would take for another function's
+        x, weight, base_weight, bias = autocast(x, weight, base_weight, bias)
+    if basis == "bspline":  # the only one whose arguments `plan` would take for another function's
         checks.global_basis(basis)
-    ops = _plan(x, weight, grid, base_weight, bias, 0, base, derivative, backend, basis)
+    ops = plan(x, weight, grid, base_weight, bias, 0, base, derivative, backend, basis)
     order = 0
     if grid is None:
         order = basis_order(basis, weight.shape[1])
@@ -190,7 +190,7 @@ def _kept_copy(grid: Tensor, dtype: torch.dtype) -> Tensor:
     return copy
 
 
-def _autocast(x, spline_weight, base_weight, bias):
+def autocast(x, spline_weight, base_weight, bias):
     """Autocast touches the matrix operands only: x keeps the precision that locates its cell."""
     device = x.device.type
     if not torch.is_autocast_enabled(device) or spline_weight.dtype == torch.float64:
@@ -203,7 +203,7 @@ def _autocast(x, spline_weight, base_weight, bias):
     )
 
 
-def _plan(
+def plan(
     x, weight, grid, base_weight, bias, spline_order, base, derivative, backend, basis="bspline"
 ) -> ModuleType:
     """The backend for these arguments, once they are known to be good."""

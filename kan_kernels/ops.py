@@ -36,6 +36,7 @@ def _load() -> str | None:
         torch.ops.load_library(LIBRARY)
         _register()
         _register_statistics()
+        _register_convolution()
     except (OSError, RuntimeError, AttributeError) as error:
         return str(error.__cause__ or error)  # torch's own message hides the loader's
     return None
@@ -96,6 +97,12 @@ def _register_statistics() -> None:
         ("edge_scale_backward", _edge_scale_backward),
     ):
         torch.library.register_fake(f"kan_kernels::{op}", fake)
+
+
+def _register_convolution() -> None:
+    """Shapes of the convolution, which only the library has as ops."""
+    torch.library.register_fake("kan_kernels::convolution", _convolution)
+    torch.library.register_fake("kan_kernels::convolution_backward", _convolution_backward)
 
 
 def _vmap(call, rows, info, in_dims, *args):
@@ -196,6 +203,58 @@ def _edge_scale_backward(weight, scale, g, need_weight, need_scale):
         weight.new_empty(weight.shape if need_weight else (0,)),
         weight.new_empty(scale.shape if need_scale else (0,)),
     )
+
+
+def _convolution(
+    x,
+    spline_weight,
+    base_weight,
+    bias,
+    grid,
+    spline_order,
+    base,
+    stride,
+    padding,
+    dilation,
+    groups,
+    channels_last,
+) -> Tensor:
+    kernel = spline_weight.shape[2:-1]
+    out = [
+        (size + sum(padding[2 * d : 2 * d + 2]) - (taps - 1) * dilation[d] - 1) // stride[d] + 1
+        for d, (size, taps) in enumerate(zip(x.shape[2:], kernel, strict=True))
+    ]
+    return _images(spline_weight, x.shape[0], spline_weight.shape[-1] * groups, out, channels_last)
+
+
+def _convolution_backward(
+    x,
+    spline_weight,
+    base_weight,
+    g,
+    grid,
+    spline_order,
+    base,
+    stride,
+    padding,
+    dilation,
+    groups,
+    channels_last,
+    need_x,
+    need_weight,
+):
+    none = x.new_empty(0)
+    return (
+        _images(x, x.shape[0], x.shape[1], x.shape[2:], channels_last) if need_x else none,
+        g.new_empty(spline_weight.shape if need_weight else (0,)),
+        g.new_empty(base_weight.shape if need_weight and base else (0,)),
+    )
+
+
+def _images(like: Tensor, batch: int, channels: int, size, channels_last: bool) -> Tensor:
+    if channels_last:
+        return like.new_empty((batch, *size, channels)).movedim(-1, 1)
+    return like.new_empty((batch, channels, *size))
 
 
 LOAD_ERROR: str | None = _load()

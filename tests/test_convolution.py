@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as TF
 
-from kan_kernels import KANConv1d, KANConv2d, KANConv3d, KANLinear, convolution
+from kan_kernels import (
+    KANConv1d,
+    KANConv2d,
+    KANConv3d,
+    KANLinear,
+    convolution,
+    convolution_composed,
+    dispatch,
+)
 from kan_kernels import functional as F
 
 LAYERS = {1: KANConv1d, 2: KANConv2d, 3: KANConv3d}
@@ -48,6 +56,11 @@ def image(dims: int, dtype: torch.dtype = torch.float64, batch: int = 3) -> Tens
     return x
 
 
+def compose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on convolutions are composed of `kan_linear`."""
+    monkeypatch.setattr(dispatch, "composed_because", lambda backend, device: "the test says so")
+
+
 def expected(layer: Any, x: Tensor) -> Tensor:
     """The image of the bases, padded with zeros, through torch's convolution: one group after the other."""
     dims, groups = layer.DIMS, layer.groups
@@ -65,13 +78,15 @@ def expected(layer: Any, x: Tensor) -> Tensor:
     return y if layer.bias is None else y + layer.bias.view(-1, *(1,) * dims)
 
 
-@pytest.mark.parametrize("block", (1, 300, 1 << 21), ids=("row", "some", "all"))
+@pytest.mark.parametrize("block", (None, 1, 300, 1 << 21), ids=("kernel", "row", "some", "all"))
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_equals_the_convolution_of_bases(
-    case: dict[str, Any], block: int, monkeypatch: pytest.MonkeyPatch
+    case: dict[str, Any], block: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Values, first and second derivatives, whatever the blocks."""
-    monkeypatch.setitem(convolution.BLOCK, "cpu", block)
+    """Values, first and second derivatives, whatever the blocks, and by the kernel where there is one."""
+    if block is not None:
+        compose(monkeypatch)
+        monkeypatch.setitem(convolution_composed.BLOCK, "cpu", block)
     layer = made(**case)
     x = image(case["dims"]).requires_grad_()
     inputs = [x, *layer.parameters()]
@@ -253,7 +268,7 @@ def test_blocks_are_small_and_bases_shared(
 ) -> None:
     """No block exceeds its limit by more than half on each axis; positions are evaluated `most` times."""
     calls = []
-    true = convolution.kan_linear
+    true = convolution_composed.kan_linear
 
     def counted(x: Tensor, *args: Any, **options: Any) -> Tensor:
         y = true(x, *args, **options)
@@ -263,8 +278,9 @@ def test_blocks_are_small_and_bases_shared(
     layer = LAYERS[dims](4, out, 3, padding=1, dtype=torch.float64)
     x = torch.randn(2, 4, *size, dtype=torch.float64)
     want = layer(x)
-    monkeypatch.setattr(convolution, "kan_linear", counted)
-    monkeypatch.setitem(convolution.BLOCK, "cpu", limit)
+    compose(monkeypatch)
+    monkeypatch.setattr(convolution_composed, "kan_linear", counted)
+    monkeypatch.setitem(convolution_composed.BLOCK, "cpu", limit)
     torch.testing.assert_close(layer(x), want)
     assert max(n for _, n in calls) <= limit * 1.5**dims
     assert sum(n for n, _ in calls) <= most * x.numel()

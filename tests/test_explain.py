@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from kan_kernels import KAN, KANConv2d, KANLinear, dispatch, explain, functional, use_backend
-from kan_kernels.compat import cheby_kan, efficient_kan, fast_kan
+from kan_kernels import KAN, KANLinear, dispatch, explain, functional, use_backend
+from kan_kernels.compat import cheby_kan, efficient_kan, fast_kan, fourier_kan
 
 HALF = torch.bfloat16
 
@@ -26,6 +26,7 @@ MODULES: list[tuple[Callable[[], nn.Module], str]] = [
     (lambda: fast_kan.FastKANLayer(3, 2, use_base_update=False, backend="reference"),
      "8 functions of 'rbf': reference: asked for by backend="),
     (lambda: cheby_kan.ChebyKANLayer(3, 2, 4), "torch.float32, 5 functions of 'chebyshev': "),
+    (lambda: fourier_kan.NaiveFourierKANLayer(3, 2, 4), "torch.float32, 8 functions of 'fourier': "),
 ]  # fmt: skip
 
 
@@ -55,7 +56,9 @@ def test_the_case_that_runs(make: Any, text: str, monkeypatch: pytest.MonkeyPatc
     assert text in said[0] and len(said[0].splitlines()) == len(told)
 
 
-@pytest.mark.parametrize(("basis", "functions"), [("rbf", 6), ("chebyshev", 6), ("chebyshev", 1)])
+@pytest.mark.parametrize(
+    ("basis", "functions"), [("rbf", 6), ("chebyshev", 6), ("chebyshev", 1), ("fourier", 6)]
+)
 def test_widths(basis: str, functions: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The case of `basis_linear` with a weight of this shape."""
     told = cases_of(
@@ -82,14 +85,15 @@ def test_fast_kan_in_plain_torch() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: explain((3, 2), basis="fourier"), ValueError, "basis: got 'fourier', expected one of"),
+        (lambda: explain((3, 2), basis="wavelet"), ValueError, "basis: got 'wavelet', expected one of"),
+        (lambda: explain((3, 2), basis="fourier", functions=3), ValueError, "functions: got 3, expected an even"),
         (lambda: explain((3, 2), basis=None), TypeError, "basis: got None, expected one of 'bspline'"),
         (lambda: explain((3, 2), basis="rbf", functions=0), ValueError, "functions: got 0"),
         (lambda: explain((3, 2), basis="rbf", functions=2.0), TypeError, "functions: got 2.0"),
         (lambda: explain((3, 2), basis="rbf", functions=257, backend="native"), RuntimeError,
          "257 functions of the basis 'rbf' are more than 256"),
         (lambda: explain(nn.Linear(3, 2)), TypeError, "layer_or_widths: got Linear, expected a KANLinear"),
-        (lambda: explain(KANConv2d(3, 2, 3)), TypeError, "layer_or_widths: got KANConv2d"),
+        (lambda: explain(nn.Conv2d(3, 2, 3)), TypeError, "layer_or_widths: got Conv2d"),
     ],
 )  # fmt: skip
 def test_errors(call: Any, error: type[Exception], message: str) -> None:

@@ -2,6 +2,7 @@
 #include <chrono>
 
 #include "backward.h"
+#include "convolution.h"
 #include "forward.h"
 #include "normed.h"
 #include "product.h"
@@ -92,9 +93,19 @@ double fma_peak(double seconds) {
 
 namespace cpu {
 extern const KernelTable KAN_CONCAT(kTable_, KAN_ISA);
-const KernelTable KAN_CONCAT(kTable_, KAN_ISA) = {
-    KAN_STRING(KAN_ISA), KAN_VECTOR_BYTES,        KAN_ISA::forward,         KAN_ISA::backward,
-    KAN_ISA::gram,       KAN_ISA::gram_input,     KAN_ISA::edge_l1,         KAN_ISA::edge_l1_backward,
-    KAN_ISA::edge_scale, KAN_ISA::normed_forward, KAN_ISA::normed_backward, KAN_ISA::fma_peak};
+const KernelTable KAN_CONCAT(kTable_, KAN_ISA) = {KAN_STRING(KAN_ISA),
+                                                  KAN_VECTOR_BYTES,
+                                                  KAN_ISA::forward,
+                                                  KAN_ISA::backward,
+                                                  KAN_ISA::gram,
+                                                  KAN_ISA::gram_input,
+                                                  KAN_ISA::edge_l1,
+                                                  KAN_ISA::edge_l1_backward,
+                                                  KAN_ISA::edge_scale,
+                                                  KAN_ISA::normed_forward,
+                                                  KAN_ISA::normed_backward,
+                                                  KAN_ISA::convolution,
+                                                  KAN_ISA::convolution_backward,
+                                                  KAN_ISA::fma_peak};
 }  // namespace cpu
 }  // namespace kan

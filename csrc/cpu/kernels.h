@@ -103,6 +103,45 @@ struct EdgeL1BackwardArgs {
   void* d_base = nullptr;    // (in, out); beside d_spline where there is a base
 };
 
+// One axis of a convolution: tap t of output o reads position o * stride + t * dilation - padding.
+struct ConvolutionAxis {
+  int64_t size = 1, kernel = 1, stride = 1, padding = 0, dilation = 1, out = 1;
+};
+
+// Images (batch, channels, size of each axis) of any strides, counted in elements.
+struct ImageStrides {
+  int64_t image = 0, channel = 0, axis[3] = {0, 0, 0};
+};
+
+// y[b,o,p] = sum_{c,t} phi_{c,t,o}(x[b, c, position of p's tap t]) + bias[o], where positions outside of x add nothing.
+// The layer's batch are images, its in_features the channels of all groups, its out_features the outputs of one.
+struct ConvolutionLayer : SplineLayer {
+  // spline_weight: (channels, grid_size + k, *kernel, out), base_weight: (channels, *kernel, out)
+  int64_t groups = 1;
+  ConvolutionAxis axis[3];
+  DType x_dtype = DType::f32;
+  ImageStrides x_strides;
+  const void* x = nullptr;
+};
+
+struct ConvolutionArgs {
+  ConvolutionLayer layer;
+  const void* bias = nullptr;  // (groups * out), weight_dtype, or null
+  void* y = nullptr;           // (batch, groups * out, *out), weight_dtype; the channels or the last axis have stride 1
+  ImageStrides y_strides;
+};
+
+// The gradients with respect to x (if dx != null) and to the weights (if d_spline != null) in one pass.
+struct ConvolutionBackwardArgs {
+  ConvolutionLayer layer;
+  const void* g = nullptr;  // the cotangent of y, weight_dtype
+  ImageStrides g_strides;
+  void* dx = nullptr;  // (batch, channels, *size), x_dtype; the channels or the last axis have stride 1
+  ImageStrides dx_strides;
+  void* d_spline = nullptr;
+  void* d_base = nullptr;
+};
+
 // Edges' weights times a scale of each edge, between the layouts [out][in][functions] and [in][functions][out]. All
 // contiguous, of one dtype, f32 or f64. Either
 //   product[i,r,o] = weight[o,i,r] scale[o,i]
@@ -145,6 +184,8 @@ struct KernelTable {
   void (*edge_scale)(const EdgeScaleArgs&, const Executor&);
   void (*normed_forward)(const NormedForwardArgs&, const Executor&);
   void (*normed_backward)(const NormedBackwardArgs&, const Executor&);
+  void (*convolution)(const ConvolutionArgs&, const Executor&);
+  void (*convolution_backward)(const ConvolutionBackwardArgs&, const Executor&);
   double (*fma_peak)(double seconds);  // measured multiply-add rate of one thread, float32, in FLOP/s
 };
 

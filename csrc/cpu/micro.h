@@ -32,16 +32,18 @@ struct MicroArgs {
   const Run* runs;
   int n_runs;
   Panel<T> panel;
-  T* tile;             // forward: y += ; input, weight: g. [rows][P * lanes], by original row
+  T* tile;             // forward: y += ; input, weight: g. [rows][pitch], by original row
   T* partial;          // input: [rows][lanes], by sorted row: lane sums, added to
   bool start = false;  // forward, input: what is added to is taken for 0
   T* total = nullptr;  // forward: as tile; where given, gets the sum added and tile is only read
+  int64_t pitch = 0;   // elements between the tile's rows; 0: P * lanes
 };
 
 template <class T, int N, int P>
 void micro_forward(const MicroArgs<T>& args) {
   constexpr int L = Simd<T>::lanes;
   const MicroArgs<T> a = args;  // a local copy: no store below can be taken for a change of it
+  const int64_t pitch = a.pitch ? a.pitch : P * L;
   for (int u = 0; u < a.n_runs; ++u) {
     const Run run = a.runs[u];
     Vec<T> coef[N][P];
@@ -51,7 +53,7 @@ void micro_forward(const MicroArgs<T>& args) {
       for (int p = 0; p < P; ++p) coef[j][p] = load(a.panel.row(run.window, j) + p * L);
     }
     for (int q = run.begin; q < run.end; ++q) {
-      const int64_t at = int64_t(a.row[q]) * (P * L);
+      const int64_t at = a.row[q] * pitch;
       T* y = a.tile + at;
       Vec<T> sum[P];
       KAN_UNROLL
@@ -77,6 +79,7 @@ template <class T, int N, int P>
 void micro_weight(const MicroArgs<T>& args) {
   constexpr int L = Simd<T>::lanes;
   const MicroArgs<T> a = args;  // a local copy: no store below can be taken for a change of it
+  const int64_t pitch = a.pitch ? a.pitch : P * L;
   for (int u = 0; u < a.n_runs; ++u) {
     const Run run = a.runs[u];
     Vec<T> sum[N][P];
@@ -86,7 +89,7 @@ void micro_weight(const MicroArgs<T>& args) {
       for (int p = 0; p < P; ++p) sum[j][p] = Vec<T>{};
     }
     for (int q = run.begin; q < run.end; ++q) {
-      const T* row = a.tile + int64_t(a.row[q]) * (P * L);
+      const T* row = a.tile + a.row[q] * pitch;
       Vec<T> g[P];
       KAN_UNROLL
       for (int p = 0; p < P; ++p) g[p] = load(row + p * L);
@@ -110,8 +113,9 @@ void micro_weight(const MicroArgs<T>& args) {
 template <class T, int N, int P>
 KAN_HD void dot_rows(const MicroArgs<T>& a, const Run& run, const Vec<T> (&coef)[N][P]) {
   constexpr int L = Simd<T>::lanes;
+  const int64_t pitch = a.pitch ? a.pitch : P * L;
   for (int q = run.begin; q < run.end; ++q) {
-    const T* g = a.tile + int64_t(a.row[q]) * (P * L);
+    const T* g = a.tile + a.row[q] * pitch;
     Vec<T> slope[P];  // sum_j value_j coef_j: the edge functions' values for this row
     const Vec<T> base = broadcast(a.values[q]);
     KAN_UNROLL

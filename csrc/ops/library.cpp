@@ -36,5 +36,12 @@ STABLE_TORCH_LIBRARY(kan_kernels, m) {
       "normed_rbf_backward(Tensor x, Tensor? scale, Tensor? shift, Tensor spline_weight, Tensor? base_weight, "
       "Tensor g, Tensor grid, float epsilon, int base, bool need_x) -> (Tensor, Tensor, Tensor, Tensor, Tensor, "
       "Tensor)");
+  m.def(
+      "convolution(Tensor x, Tensor spline_weight, Tensor? base_weight, Tensor? bias, Tensor grid, int spline_order, "
+      "int base, int[] stride, int[] padding, int[] dilation, int groups, bool channels_last) -> Tensor");
+  m.def(
+      "convolution_backward(Tensor x, Tensor spline_weight, Tensor? base_weight, Tensor g, Tensor grid, "
+      "int spline_order, int base, int[] stride, int[] padding, int[] dilation, int groups, bool channels_last, "
+      "bool need_x, bool need_weight) -> (Tensor, Tensor, Tensor)");
   m.def("cpu_isa() -> str");
 }

@@ -11,7 +11,7 @@ NAMESPACE = "kan_kernels" if ops.LOAD_ERROR is None else None  # of its torch op
 CUDA_BASES = ("bspline", "rbf", "chebyshev")
 
 
-def _below_autograd(op):
+def below_autograd(op):
     """The op as the Functions call it: past its own autograd, which is for torch.compile and costs 10 us."""
 
     def call(*args):
@@ -25,10 +25,10 @@ def _below_autograd(op):
 
 if ops.LOAD_ERROR is None:
     forward_op = torch.ops.kan_kernels.forward.default
-    forward = _below_autograd(forward_op)
-    input = _below_autograd(torch.ops.kan_kernels.input.default)
-    weight = _below_autograd(torch.ops.kan_kernels.weight.default)
-    backward = _below_autograd(torch.ops.kan_kernels.backward.default)
+    forward = below_autograd(forward_op)
+    input = below_autograd(torch.ops.kan_kernels.input.default)
+    weight = below_autograd(torch.ops.kan_kernels.weight.default)
+    backward = below_autograd(torch.ops.kan_kernels.backward.default)
 
 
 def can_run(case) -> str | None:

@@ -5,6 +5,7 @@ size batch x out x in x gridsize exists, which the original makes several times.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,3 +76,14 @@ class NaiveFourierKANLayer(nn.Module):
         if x.dtype in checks.HALF_DTYPES and self.fouriercoeffs.dtype == torch.float32:
             x = x.float()  # of a layer before it under autocast; the original promotes as well
         return evaluate(x, self.fouriercoeffs, self.bias if self.addbias else None, self.backend)
+
+    def _dispatch_options(self) -> dict[str, Any]:
+        return {
+            "layer_or_widths": (self.inputdim, self.outdim),
+            "basis": "fourier",
+            "functions": 2 * self.gridsize,
+            "base": None,
+            "device": self.fouriercoeffs.device,
+            "dtype": self.fouriercoeffs.dtype,
+            "backend": self.backend,
+        }

@@ -13,8 +13,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-DRIVER = [Path(__file__).resolve().parents[1] / "sanitize" / name for name in ("main.cpp", "sums.cpp")]
-KERNELS = ("kernels", "statistics")
+DRIVER = [
+    Path(__file__).resolve().parents[1] / "sanitize" / name for name in ("main.cpp", "sums.cpp", "images.cpp")
+]
+KERNELS = ("kernels", "statistics", "convolution")
 CASES = "100"
 FLAGS = ["-std=c++17", "-O1", "-pthread", "-Wno-psabi"]
 # as in CMakeLists.txt

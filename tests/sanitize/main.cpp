@@ -125,6 +125,7 @@ int main(int argc, char** argv) {
     for (uint64_t seed = first; seed < first + cases; ++seed) {
       check(*kernels, seed);
       check_sums(*kernels, seed);
+      for (uint64_t n = 0; n < 3; ++n) check_images(*kernels, 3 * seed + n);
     }
     std::printf("%s: %llu cases, %d wrong results so far\n", *name, (unsigned long long)cases, failures);
   }

@@ -244,6 +244,7 @@ inline void compare(const char* isa, uint64_t seed, const char* what, const Prob
   }
 }
 
-void check_sums(const kan::cpu::KernelTable& kernels, uint64_t seed);  // sums.cpp
+void check_sums(const kan::cpu::KernelTable& kernels, uint64_t seed);    // sums.cpp
+void check_images(const kan::cpu::KernelTable& kernels, uint64_t seed);  // images.cpp
 
 }  // namespace sanitize
