@@ -325,9 +325,8 @@ def _table() -> list[Case]:
         cases.append(Case(9, 3, 4, 4, 2, m, points="nan", base=None))
         cases.append(Case(9, 3, 4, 4, 2, m, points="knots", base="silu", dtype=f64))
     # strides
-    for turn, (layout, dtype) in enumerate(
-        product(("transposed", "sliced", "expanded", "column"), (f32, f64))
-    ):
+    layouts = product(("transposed", "sliced", "expanded", "column"), (f32, f64))
+    for turn, (layout, dtype) in enumerate(layouts):
         for side in (False, True):
             cases.append(
                 Case(37, 6, 11, 5, 3, turn % 2, "adaptive", "mixed", dtype, side=side, layout=layout)
@@ -372,11 +371,8 @@ def _facts(case: Case) -> set[tuple]:
     facts: set[tuple] = {(f.name, getattr(case, f.name)) for f in fields(case) if f.name not in sizes}
     facts |= {(case.dtype, *window), (case.dtype, case.base, case.side, past > 1), (case.dtype, width, size)}
     facts |= {("rows", min(case.batch, 2), case.batch > 16, case.batch > 600), (case.knots, case.points)}
-    return facts | {
-        (case.points, case.base, past > 1),
-        (case.dtype, case.x_dtype, width),
-        (case.layout, width > 0),
-    }
+    facts |= {(case.points, case.base, past > 1), (case.dtype, case.x_dtype, width), (case.layout, width > 0)}
+    return facts
 
 
 def _covering(table: list[Case]) -> list[Case]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import kan_kernels.functional as F
+from kan_kernels import KANConv2d, use_backend
 
 ORDER = 3
 
@@ -50,3 +51,19 @@ def test_forward_in_float32(shape: tuple[int, int, int, int]) -> None:
     error, other = got.double() - wide, plain(x, knots, weight, base_weight).double() - wide
     assert error.norm() <= 2 * other.norm()
     assert error.abs().max() <= 2 * other.abs().max()
+
+
+@pytest.mark.parametrize("channels", [16, 200])
+def test_convolution_in_float32(channels: int) -> None:
+    """The root mean square, against the sum of products that plain torch makes."""
+    generator = torch.Generator().manual_seed(0)
+    layer = KANConv2d(channels, 12, 3, padding=1)
+    torch.nn.init.normal_(layer.spline_weight, 0, 0.1, generator=generator)
+    x = torch.rand(3, channels, 9, 9, generator=generator) * 2 - 1
+    with torch.no_grad():
+        with use_backend("reference"):
+            other = layer(x)
+        with use_backend("native"):
+            got = layer(x)
+        wide = layer.double()(x.double())
+    assert (got - wide).norm() <= 2 * (other - wide).norm()

@@ -18,8 +18,9 @@ class ConvolutionForward {
         coefficients_(args.layer, s_, plan_.taps, columns_.padded) {
     int64_t rim[kAxes];
     for (int a = 0; a < kAxes; ++a) boxes_.extent[a] = plan_.axis[a].out, rim[a] = 2 * plan_.axis[a].spread;
-    boxes_.cut(rim, columns_.padded * int64_t(sizeof(T)), plan_.groups);
-    chunk_ = columns_.joined ? 1 : kChunk;
+    block_ = min64(kInputBlock, ceil_div(kSumInputs, max64(1, plan_.taps)));
+    boxes_.cut(rim, columns_.padded * int64_t(sizeof(T)) * (plan_.channels > block_ ? 2 : 1), plan_.groups);
+    chunk_ = columns_.joined ? 1 : min64(kChunk, block_);
   }
 
   void run(const cpu::Executor& executor) {
@@ -46,9 +47,10 @@ class ConvolutionForward {
     }
     tile.close(true);
     const int64_t places = tile.positions(), values_size = int64_t(s_.n_values) * kRowStride;
+    const int64_t tile_size = places * columns_.padded, blocks = ceil_div(plan_.channels, block_);
     Arena arena(WindowRows<T>::bytes() +
                 size_t(chunk_) * (EvaluatedRows<T>::bytes(s_.n_knots) + Arena::bytes_for<T>(values_size)) +
-                Arena::bytes_for<T>(places * columns_.padded) + Arena::bytes_for<TapRun>(plan_.taps));
+                Arena::bytes_for<T>(tile_size) * (blocks > 1 ? 2 : 1) + Arena::bytes_for<TapRun>(plan_.taps));
     WindowRows<T> window;
     window.take(arena);
     EvaluatedRows<T> evaluated[kChunk];
@@ -57,33 +59,36 @@ class ConvolutionForward {
       evaluated[c].take(arena, s_.n_knots);
       values[c] = arena.take<T>(values_size);
     }
-    T* sums = arena.take<T>(places * columns_.padded);
+    T* sums = arena.take<T>(tile_size);
+    T* part = blocks > 1 ? arena.take<T>(tile_size) : sums;
     TapRun* runs = arena.take<TapRun>(plan_.taps);
 
     start(sums, places, group);
-    for (int64_t n = 0; n < plan_.classes(); ++n) {
-      const PositionClass part(plan_, n);
-      const Range4 q = part.reaching(outputs);
-      if (q.empty()) continue;
-      const int64_t n_runs = tap_runs(runs, plan_, part, tile, q.begin, columns_.joined);
-      int64_t sizes[kAxes];
-      window_sizes(sizes, plan_, q, columns_.part_bytes());
-      for_windows(q, sizes, [&](const Range4& w) {
-        window.locate(plan_, part, w, q.begin, tile, nullptr);
-        for (int64_t c0 = 0; c0 < plan_.channels; c0 += chunk_) {
-          const int64_t channel = group * plan_.channels + c0, in_block = c0 % kInputBlock;
-          if (in_block == 0) {
-            window.read(a_.layer, plan_, part, w, channel, min64(kInputBlock, plan_.channels - c0));
+    for (int64_t k = 0; k < plan_.channels; k += block_) {
+      const int64_t first = group * plan_.channels + k, n_block = min64(block_, plan_.channels - k);
+      for (int64_t j = 0; blocks > 1 && j < tile_size; ++j) part[j] = T(0);
+      for (int64_t n = 0; n < plan_.classes(); ++n) {
+        const PositionClass some(plan_, n);
+        const Range4 q = some.reaching(outputs);
+        if (q.empty()) continue;
+        const int64_t n_runs = tap_runs(runs, plan_, some, tile, q.begin, columns_.joined);
+        int64_t sizes[kAxes];
+        window_sizes(sizes, plan_, q, columns_.part_bytes());
+        for_windows(q, sizes, [&](const Range4& w) {
+          window.locate(plan_, some, w, q.begin, tile, nullptr);
+          window.read(a_.layer, plan_, some, w, first, n_block);
+          for (int64_t c0 = 0; c0 < n_block; c0 += chunk_) {
+            const int64_t channels = min64(chunk_, n_block - c0);
+            for (int64_t c = 0; c < channels; ++c) {
+              const T* grid = static_cast<const T*>(a_.layer.grid) + (first + c0 + c) * s_.grid_columns;
+              evaluated[c].sort(s_, window, c0 + c, grid);
+              evaluate_rows(values[c], evaluated[c].sorted, s_, grid, 0, false);
+            }
+            contract(evaluated, values, first + c0, channels, runs, n_runs, part, places);
           }
-          const int64_t channels = min64(chunk_, plan_.channels - c0);
-          for (int64_t c = 0; c < channels; ++c) {
-            const T* grid = static_cast<const T*>(a_.layer.grid) + (channel + c) * s_.grid_columns;
-            evaluated[c].sort(s_, window, in_block + c, grid);
-            evaluate_rows(values[c], evaluated[c].sorted, s_, grid, 0, false);
-          }
-          contract(evaluated, values, channel, channels, runs, n_runs, sums, places);
-        }
-      });
+        });
+      }
+      for (int64_t j = 0; blocks > 1 && j < tile_size; ++j) sums[j] += part[j];
     }
     finish(sums, tile, outputs, group);
   }
@@ -144,7 +149,7 @@ class ConvolutionForward {
   const Columns<T> columns_;
   TapCoefficients<T> coefficients_;
   Boxes boxes_;
-  int64_t chunk_;
+  int64_t chunk_, block_;  // block_: channels that are added up before they are added to y
 };
 
 }  // namespace KAN_ISA
