@@ -73,7 +73,9 @@ def kan_conv(
         x = x.unsqueeze(0)
     form = Form(tuple(axes), groups, spline_order, base, backend)
 
-    def compose(x: Tensor, spline_weight: Tensor, base_weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    def compose(
+        x: Tensor, spline_weight: Tensor, base_weight: Tensor | None, bias: Tensor | None, grid: Tensor
+    ) -> Tensor:
         return composed(x, spline_weight, grid, base_weight, bias, form)
 
     operands = x, spline_weight, base_weight, bias
@@ -84,7 +86,7 @@ def kan_conv(
     if dispatch.composed_because(chosen.NAME, x.device.type) is None:
         y = _native(operands, grid, form, compose)
     else:
-        y = compose(*operands)
+        y = compose(*operands, grid)
     return y if batched else y.squeeze(0).contiguous()
 
 
@@ -114,6 +116,10 @@ def _check(x, spline_weight, grid, spline_order, base_weight, bias, groups) -> i
         raise ValueError(
             f"spline_weight: got shape {tuple(spline_weight.shape)}, "
             "expected (channels, G+k, *kernel, out / groups) with a kernel of 1 to 3 dimensions"
+        )
+    if 0 in spline_weight.shape[2:]:
+        raise ValueError(
+            f"spline_weight: got shape {tuple(spline_weight.shape)}, expected at least one tap and one output"
         )
     checks.integer("groups", groups, 1)
     channels = spline_weight.shape[0]

@@ -1,6 +1,7 @@
 """The compiled library's convolution, differentiable: once by its own kernel, further by the composed path.
 
-`composed` is `convolution_composed.composed` of the same grid and form, differentiable to any order.
+`composed` is `convolution_composed.composed` of the same form: of the operands and the grid, and
+differentiable to any order.
 """
 
 from collections.abc import Callable
@@ -52,9 +53,16 @@ class Convolution(Function):
             return (None,) * 7
         if not torch.is_grad_enabled():
             return *_gradients(ctx, g, _backward), *(None,) * 3
-        operands = ctx.saved_tensors[:4]
-        wanted = [t for t, needed in zip(operands, ctx.needs_input_grad[:4], strict=True) if needed]
-        found = iter(torch.autograd.grad(ctx.composed(*operands), wanted, g, create_graph=True))
+        *saved, grid = ctx.saved_tensors
+        # partial derivatives: of aliases, for one operand may have been made of another
+        operands = [None if t is None else t.view_as(t) for t in saved]
+        wanted = [
+            t
+            for t, needed in zip(operands, ctx.needs_input_grad[:4], strict=True)
+            if t is not None and needed
+        ]
+        with torch.autocast(grid.device.type, enabled=False):  # in the precision of the forward pass
+            found = iter(torch.autograd.grad(ctx.composed(*operands, grid), wanted, g, create_graph=True))
         return *(next(found) if needed else None for needed in ctx.needs_input_grad[:4]), *(None,) * 3
 
 

@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 
 from . import checks, cost_model
 from .backends import BACKENDS
-from .contract import basis_order
+from .contract import basis_order, most_rows
 
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("kan_kernels_backend", default=None)
 _last_forced: str | None = None  # its mirror for torch.compile, which guards globals but no context variables
@@ -149,9 +149,14 @@ def _gpu_costs(case: Case) -> dict[str, cost_model.Cost]:
 def run_on(case: Case, backend: str | None = None) -> ModuleType:
     """The backend of `choose`; says so, once, when the automatic choice had to settle for the slow one."""
     if torch.compiler.is_compiling():
-        facts = (getattr(case, field) for field in _FACTS)
+        facts = (_constant(getattr(case, field)) for field in _FACTS)
         return BACKENDS[_name_while_compiling(*facts, backend, forced_backend())]
     return _settle(case, backend)
+
+
+def _constant(value: Any) -> Any:
+    """The number that a size is now, which becomes a guard of the graph where it was a symbol."""
+    return len(range(value)) if isinstance(value, int) else value
 
 
 def composed_because(backend: str, device: str) -> str | None:
@@ -221,9 +226,9 @@ def explain(
         layer_or_widths: a KANLinear, a KAN, a KANConv1d, 2d or 3d, a layer or network of
             `kan_kernels.compat`, or the widths of a KAN, such as (64, 64).
         x_dtype: of the input; None means `dtype`.
-        basis: "bspline", or that of `functional.basis_linear`: "rbf" or "chebyshev".
-        functions: R, of these two: the number of centres, or the degree + 1. `grid_size` and `spline_order`
-            are for B-splines.
+        basis: "bspline", or that of `functional.basis_linear`: "rbf", "chebyshev" or "fourier".
+        functions: R, of these three: the number of centres, the degree + 1, or twice the number of
+            frequencies. `grid_size` and `spline_order` are for B-splines.
         the others: describe the layers when widths are given. A module answers for itself.
 
     Raises:
@@ -245,7 +250,7 @@ def explain(
     checks.basis(basis)
     check_name("backend", backend)
     if basis != "bspline":
-        checks.integer("functions", functions, 1)
+        checks.integer("functions", functions, 1, most_rows(basis))
         if basis == "fourier" and functions % 2:
             raise ValueError(f"functions: got {functions}, expected an even number: cosines, then sines")
         spline_order = basis_order(basis, functions)

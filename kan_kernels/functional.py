@@ -80,7 +80,8 @@ def basis_linear(
     basis="rbf": B_r(x) = exp(-((x - c_r) / h)^2), the Gaussians of FastKAN (arXiv 2405.06721), 0 at +-inf;
     basis="chebyshev": B_r = T_r for r = 0 .. R-1, meant for x in [-1, 1], NaN at +-inf. ChebyKAN's
     (arXiv 2405.07200) is that of torch.tanh(x);
-    basis="fourier": cos(g x) for g = 1 .. R/2, then sin(g x) likewise, those of FourierKAN, NaN at +-inf.
+    basis="fourier": cos(g x) for g = 1 .. R/2, then sin(g x) likewise, those of FourierKAN, NaN at +-inf
+        and, on the CPU in float64, from 2^128 on.
 
     Args:
         x: (..., in). The weights' dtype, or float32 beside 16-bit weights.

@@ -117,10 +117,12 @@ def _gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     tensors, (epsilon, base) = ctx.saved_tensors, ctx.constants
     needs = ctx.needs_input_grad[:6]
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        asked = [t for t, need in zip(tensors, needs, strict=False) if need]
-        arguments: tuple[Any, ...] = (*tensors, epsilon, base)
-        y = _composed(*arguments)
-        found = iter(torch.autograd.grad(y, asked, g, create_graph=True))
+        # partial derivatives: of aliases, for one operand may have been made of another
+        aliases = [None if t is None else t.view_as(t) for t in tensors]
+        asked = [t for t, need in zip(aliases, needs, strict=False) if t is not None and need]
+        arguments: tuple[Any, ...] = (*aliases, epsilon, base)
+        with torch.autocast("cpu", enabled=False):  # in the precision of the forward pass
+            found = iter(torch.autograd.grad(_composed(*arguments), asked, g, create_graph=True))
         return (*(next(found) if need else None for need in needs), None, None, None)
     x, scale, shift, spline_weight, base_weight, _, grid = tensors
     args = (x, scale, shift, spline_weight, base_weight, g, grid, epsilon, base, needs[0])

@@ -50,9 +50,8 @@ def _table() -> list[Case]:
             cases.append(case(basis, 7, derivative=m, points="inside", dtype=F64, base="silu"))
             cases.append(case(basis, 7, derivative=m, points="inside"))
         # x of every kind, in the dtypes and with each base
-        for turn, (points, dtype) in enumerate(
-            product(("mixed", "outside", "knots", "nan", "inf"), (F32, F64, *HALF))
-        ):
+        kinds = product(("mixed", "outside", "knots", "nan", "inf"), (F32, F64, *HALF))
+        for turn, (points, dtype) in enumerate(kinds):
             x_dtype = F32 if dtype in HALF and turn % 2 else None
             for m in (0, 1):
                 facts = {"points": points, "dtype": dtype, "x_dtype": x_dtype, "derivative": m}
@@ -74,6 +73,9 @@ def _table() -> list[Case]:
             facts = {"points": "inside", "side": turn % 2 == 1}
             cases.append(case(basis, (8, 14)[turn % 2], *sizes, **facts))
             cases.append(case(basis, (14, 8)[turn % 2], *sizes, base=None, dtype=F64, **facts))
+        cases.append(
+            case(basis, 14, 40, 70, 9, points="inside")
+        )  # more than are summed and multiplied at once
         for layout, dtype in product(("transposed", "sliced", "expanded", "column"), (F32, F64)):
             cases.append(case(basis, 9, 37, 6, 11, dtype=dtype, side=True, layout=layout, points="inside"))
     return list(dict.fromkeys(cases))

@@ -63,7 +63,7 @@ def test_kernel(sizes: tuple[int, int, int], dtype: torch.dtype, monkeypatch: py
     weight, scale = torch.randn(sizes, dtype=dtype), torch.randn(sizes[:2], dtype=dtype)
     weight[-1, -1, -1], scale[0, 0] = float("nan"), float("inf")
     weight.requires_grad_(), scale.requires_grad_()
-    assert layout._by_kernel(weight.permute(1, 2, 0))
+    assert layout._by_kernel(weight.permute(1, 2, 0), scale.t())
     out = layout.scaled(weight.permute(1, 2, 0), scale.t())
     composed = (weight * scale[..., None]).permute(1, 2, 0)
     torch.testing.assert_close(out, composed, rtol=0, atol=0, equal_nan=True)
@@ -79,8 +79,10 @@ def test_kernel(sizes: tuple[int, int, int], dtype: torch.dtype, monkeypatch: py
 
 def test_kernel_takes_only_its_own() -> None:
     """Other layouts and dtypes are torch's; the op itself says what it wants."""
-    assert not layout._by_kernel(torch.randn(3, 5, 4))
-    assert not layout._by_kernel(torch.randn(4, 3, 5, dtype=torch.bfloat16).permute(1, 2, 0))
+    scale, half, wide = torch.randn(3, 4), torch.bfloat16, torch.float64
+    assert not layout._by_kernel(torch.randn(3, 5, 4), scale)
+    assert not layout._by_kernel(torch.randn(4, 3, 5, dtype=half).permute(1, 2, 0), scale.to(half))
+    assert not layout._by_kernel(torch.randn(4, 3, 5, dtype=wide).permute(1, 2, 0), scale)
     op = torch.ops.kan_kernels
     weight, scale = torch.randn(4, 3, 5), torch.randn(4, 3)
     with pytest.raises(RuntimeError, match="scale"):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import kan_kernels
 from kan_kernels import KANConv1d, KANConv2d, convolution_native, dispatch
+from kan_kernels.convolution import kan_conv
 
 pytestmark = pytest.mark.skipif("native" not in FUSED, reason="the native backend is not under test")
 
@@ -339,3 +340,47 @@ def test_empty_batches() -> None:
         assert y.shape == (0, 8, 9, 11) and dx.shape == (0, 4, 9, 11)
         for gradient, parameter in zip(gradients, layer.parameters(), strict=True):
             assert gradient.shape == parameter.shape and not gradient.any()
+
+
+def test_operands_made_of_each_other() -> None:
+    """With create_graph each gradient stays a partial derivative: nothing is counted twice."""
+    torch.manual_seed(0)
+    layer = KANConv1d(2, 3, 3, dtype=torch.float64)
+    x0, scale = torch.rand(2, 2, 7, dtype=torch.float64), torch.rand(3, dtype=torch.float64)
+    found = []
+    for create_graph in (False, True):
+        x = x0.clone().requires_grad_()
+        weight = layer.spline_weight.detach() * (1 + x.mean())
+        y = kan_conv(x, weight, layer.grid, spline_order=3, base_weight=weight.sum(1), bias=scale * x.sum())
+        found.append(torch.autograd.grad(y.square().sum(), x, create_graph=create_graph)[0].detach())
+    torch.testing.assert_close(*found)
+
+
+def test_second_order_in_the_precision_and_on_the_knots_of_the_forward_pass() -> None:
+    """Under an autocast around the backward pass alone, and after the caller's knots were written into."""
+    torch.manual_seed(0)
+    layer = KANConv1d(2, 3, 3)
+    knots = layer.grid.detach().clone()
+    weight, base_weight = layer.spline_weight.detach().double(), layer.base_weight.detach().double()
+    x = torch.rand(2, 2, 7, dtype=torch.float64, requires_grad=True)
+
+    def y() -> Tensor:
+        return kan_conv(x, weight, knots, spline_order=3, base_weight=base_weight).square().sum()
+
+    (wanted,) = torch.autograd.grad(y(), x)
+    loss = y()
+    knots.mul_(1.5)
+    torch.testing.assert_close(torch.autograd.grad(loss, x, create_graph=True)[0].detach(), wanted)
+    single = torch.rand(2, 2, 7, requires_grad=True)
+    (wanted,) = torch.autograd.grad(layer(single).square().sum(), single)
+    loss = layer(single).square().sum()
+    with torch.autocast("cpu", torch.bfloat16):
+        (got,) = torch.autograd.grad(loss, single, create_graph=True)
+    torch.testing.assert_close(got.detach(), wanted)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 3, 0), (2, 8, 0, 3)], ids=["no outputs", "no taps"])
+def test_nothing_to_learn(shape: tuple[int, ...]) -> None:
+    knots = torch.arange(12.0).expand(2, -1)
+    with pytest.raises(ValueError, match=r"spline_weight: got shape .*, expected at least one tap"):
+        kan_conv(torch.rand(1, 2, 6), torch.rand(shape), knots, spline_order=3, base=None)

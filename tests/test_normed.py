@@ -282,3 +282,37 @@ def test_transforms_and_compiling(calls: list[int]) -> None:
         results.append(torch.autograd.grad(f(row).square().sum(), wanted))
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_operands_made_of_each_other() -> None:
+    """With create_graph each gradient stays a partial derivative: nothing is counted twice."""
+    torch.manual_seed(0)
+    layer = fast_kan.FastKANLayer(4, 3).double()
+    x0, weight = torch.rand(5, 4, dtype=F64), layer.spline_linear.weight.detach()
+    found = []
+    for create_graph in (False, True):
+        x = x0.clone().requires_grad_()
+        y = torch.func.functional_call(layer, {"spline_linear.weight": weight * (1 + x.mean())}, x)
+        found.append(torch.autograd.grad(y.square().sum(), x, create_graph=create_graph)[0].detach())
+    torch.testing.assert_close(*found)
+
+
+def test_second_order_in_the_precision_of_the_forward_pass() -> None:
+    """Under an autocast around the backward pass alone."""
+    torch.manual_seed(0)
+    layer, x = fast_kan.FastKANLayer(4, 3), torch.rand(5, 4, requires_grad=True)
+    (wanted,) = torch.autograd.grad(layer(x).square().sum(), x)
+    loss = layer(x).square().sum()
+    with torch.autocast("cpu", torch.bfloat16):
+        (got,) = torch.autograd.grad(loss, x, create_graph=True)
+    torch.testing.assert_close(got.detach(), wanted)
+
+
+def test_another_shape_of_norm() -> None:
+    """A layernorm over more than the features is not this op's."""
+    torch.manual_seed(0)
+    layer, x = fast_kan.FastKANLayer(4, 3), torch.rand(2, 5, 4)
+    layer.layernorm = nn.LayerNorm((5, 4), elementwise_affine=False)
+    got = layer(x)
+    with use_backend("reference"):
+        torch.testing.assert_close(got, layer(x))

@@ -132,6 +132,19 @@ class CountCompilations:
         return lookup_backend("aot_eager")(module, example_inputs)
 
 
+def test_compile_weights_of_other_shapes() -> None:
+    """Sizes of weights that are arguments become symbols; the choice of a backend takes numbers."""
+
+    def layer(x: Tensor, weight: Tensor, knots: Tensor) -> Tensor:
+        return kan_kernels.functional.kan_linear(x, weight, knots, spline_order=3, base=None)
+
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for fan_in, fan_out in ((3, 4), (5, 4), (6, 7), (6, 8)):
+        knots = (torch.arange(12.0) - 6).expand(fan_in, -1).contiguous()
+        arguments = torch.rand(5, fan_in), torch.randn(fan_in, 8, fan_out), knots
+        assert torch.equal(compiled(*arguments), layer(*arguments))
+
+
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
 def test_autocast(backend: str, dtype: torch.dtype) -> None:
     """Autocast rounds the matrix operands only: 16-bit result, x in float32 for the cell, gradients in

@@ -152,6 +152,16 @@ def test_rows_past_the_last_polynomial() -> None:
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5 * float(want.abs().max()))
 
 
+def test_rows_past_the_last_wave() -> None:
+    """26^32 overflows where 13^32 does not: the same of the spare rows of a tile."""
+    inputs = build(case("fourier", 26, 5, 3, 20, points="inside", derivative=32, base=None))
+    for got, want in zip(
+        run_op("triton", "forward", inputs), run_op("reference", "forward", inputs), strict=True
+    ):
+        assert want.isfinite().all()
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5 * float(want.abs().max()))
+
+
 @pytest.mark.parametrize("basis", AROUND)
 def test_sums_in_parts(basis: str) -> None:
     """A long batch is summed in parts."""

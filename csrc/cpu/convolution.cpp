@@ -13,6 +13,7 @@ void convolution(const cpu::ConvolutionArgs& args, const cpu::Executor& executor
 }
 
 void convolution_backward(const cpu::ConvolutionBackwardArgs& args, const cpu::Executor& executor) {
+  if (args.layer.in_features == 0) return;
   if (args.layer.weight_dtype == DType::f64) return ConvolutionBackward<double>(args).run(executor);
   ConvolutionBackward<float>(args).run(executor);
 }

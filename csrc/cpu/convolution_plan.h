@@ -97,7 +97,6 @@ class AxisPlan {
 struct Range4 {
   int64_t begin[kAxes], end[kAxes];
   int64_t length(int a) const { return end[a] - begin[a]; }
-  int64_t count() const { return length(0) * length(1) * length(2) * length(3); }
   bool empty() const {
     for (int a = 0; a < kAxes; ++a) {
       if (end[a] <= begin[a]) return true;

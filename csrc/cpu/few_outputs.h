@@ -7,9 +7,7 @@
 namespace kan {
 namespace KAN_ISA {
 
-constexpr int kFewOutputs = 8;
-constexpr int64_t kFewRows = 256;     // of a block: its columns stay in the first-level cache
-constexpr int64_t kFewFeatures = 64;  // whose columns are held together
+constexpr int64_t kFewRows = 256;  // of a block: its columns stay in the first-level cache
 
 // y[o] += sum_r values[r] weights[r, o]. weights: [n][Out].
 template <class T, int Out>

@@ -105,8 +105,9 @@ class Forward {
                    [&](const auto& micro, const T* v, const auto& panel) {
                      args.values = v;
                      args.panel = panel;
-                     args.start = first && block == 0;
-                     args.total = last && ++block == blocks_.count() ? y : nullptr;
+                     ++block;
+                     args.start = first && block == 1;
+                     args.total = last && block == blocks_.count() ? y : nullptr;
                      micro.forward[Panels<T>::index(vectors)](args);
                    });
     }

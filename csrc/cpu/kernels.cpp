@@ -1,5 +1,6 @@
 // One instruction set's table of kernels. CMake compiles this file once per instruction set, with KAN_ISA naming it.
 #include <chrono>
+#include <cstring>
 
 #include "backward.h"
 #include "convolution.h"
@@ -39,11 +40,18 @@ void backward_as(const cpu::BackwardArgs& args, const cpu::Executor& executor) {
 }
 
 void forward(const cpu::ForwardArgs& args, const cpu::Executor& executor) {
+  if (args.layer.out_features == 0) return;
   if (args.layer.weight_dtype == cpu::DType::f64) return forward_as<double>(args, executor);
   forward_as<float>(args, executor);
 }
 
 void backward(const cpu::BackwardArgs& args, const cpu::Executor& executor) {
+  const cpu::Layer& l = args.layer;
+  if (l.in_features == 0) return;
+  if (l.out_features == 0) {  // the gradient of nothing
+    if (args.input) std::memset(args.input, 0, size_t(l.batch * l.in_features * item_size(args.x.dtype)));
+    return;
+  }
   if (args.layer.weight_dtype == cpu::DType::f64) return backward_as<double>(args, executor);
   backward_as<float>(args, executor);
 }

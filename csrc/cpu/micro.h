@@ -1,4 +1,4 @@
-// The three contractions of one input feature with one panel of outputs, on rows sorted by cell.
+// The contractions of one input feature with one panel of outputs, on rows sorted by cell.
 //
 // N values a row (the base activation first, then the k+1 splines) meet N coefficient rows of P vectors. For each
 // run of rows the coefficients (or, for weights, their gradients) stay in registers: a row costs P loads of y or g,

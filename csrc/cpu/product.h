@@ -40,8 +40,8 @@ struct ProductBlocks {
 template <class T>
 bool suits_products(const cpu::Layer& layer, const Shape& s, const cpu::Executor& executor) {
   const bool matrix = layer.out_stride == 0 || layer.feature_stride == s.n_splines;
-  return executor.product && !s.local() && matrix && layer.weight_dtype == kDTypeOf<T> && s.out >= kProductOutputs &&
-         s.batch >= kProductBatch && s.batch <= 2 * s.out && ProductBlocks(s).count > 1;
+  return executor.product && !s.local() && s.in > 0 && matrix && layer.weight_dtype == kDTypeOf<T> &&
+         s.out >= kProductOutputs && s.batch >= kProductBatch && s.batch <= 2 * s.out && ProductBlocks(s).count > 1;
 }
 
 // The weights (in * functions, out) from a feature on, as they lie.

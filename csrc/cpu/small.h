@@ -147,7 +147,8 @@ void small_forward_rows(const cpu::ForwardArgs& a, const Shape& s, int64_t first
   constexpr int L = Simd<T>::lanes;
   constexpr int64_t ld = SmallBlock<T>::kLd;
   SmallTables<T, K> tables(s);
-  alignas(64) T x[kSmallOutputs * ld], side[kSmallOutputs * ld], y[kSmallOutputs * ld], part[kSmallOutputs * ld];
+  alignas(64) T x[kSmallOutputs * ld], side[kSmallOutputs * ld], y[kSmallOutputs * ld], sums[kSmallOutputs * ld];
+  T* const part = s.in > kSumInputs ? sums : y;
   T bias[kLine] = {};
   if (a.bias) read_row(bias, a.bias, a.layer.weight_dtype, 0, s.out, 1);
   for (int64_t row0 = first; row0 < last; row0 += kSmallRows) {
@@ -156,7 +157,7 @@ void small_forward_rows(const cpu::ForwardArgs& a, const Shape& s, int64_t first
       for (int64_t b = 0; b < block.rows; b += L) store(y + o * ld + b, broadcast(bias[o]));
     }
     for (int64_t i = 0; i < s.in; ++i) {
-      if (i % kSumInputs == 0) std::memset(part, 0, sizeof(part));
+      if (part != y && i % kSumInputs == 0) std::memset(sums, 0, sizeof(sums));
       const int64_t f = i % kSmallOutputs;
       if (f == 0) {
         const int64_t n = min64(kSmallOutputs, s.in - i);
@@ -182,7 +183,7 @@ void small_forward_rows(const cpu::ForwardArgs& a, const Shape& s, int64_t first
           store(out, s.base != kNoBase ? sum + base[0] * tables.base_weight(o) : sum);
         }
       }
-      if ((i + 1) % kSumInputs != 0 && i + 1 != s.in) continue;
+      if (part == y || ((i + 1) % kSumInputs != 0 && i + 1 != s.in)) continue;
       for (int64_t o = 0; o < s.out; ++o) {
         for (int64_t b = 0; b < block.rows; b += L)
           store(y + o * ld + b, load(y + o * ld + b) + load(part + o * ld + b));

@@ -56,6 +56,7 @@ struct Images {
       check(int64_t(numbers->size()) == count, name, " has ", numbers->size(), " numbers, expected ", count);
     }
     const int64_t channels = x.size(1), out = spline.size(dims + 2);
+    check(out > 0, "spline_weight must have at least one output");
     check(groups >= 1 && channels % groups == 0, "groups must divide the ", channels, " channels, got ", groups);
     check_grid(grid, channels, spline_order, base);
     layer.batch = x.size(0), layer.in_features = channels, layer.out_features = out;
@@ -87,9 +88,9 @@ struct Images {
     }
     check(base_in.has_value() == (base != kNoBase), "base_weight must be given if and only if base is not 0");
     if (base_in) {
-      check(base_in->dim() == dims + 2 && base_in->size(0) == channels &&
-                base_in->numel() * spline.size(1) == spline.numel(),
-            "base_weight must have shape (", channels, ", *kernel, ", out, ")");
+      bool fits = base_in->dim() == dims + 2 && base_in->size(0) == channels;
+      for (int64_t d = 1; fits && d < dims + 2; ++d) fits = base_in->size(d) == spline.size(d + 1);
+      check(fits, "base_weight must have shape (", channels, ", *kernel, ", out, "), as spline_weight");
       check(dtype_of(*base_in, "base_weight") == layer.weight_dtype, "base_weight must have spline_weight's dtype");
       base_weight = dense(*base_in);
       layer.base_weight = base_weight->const_data_ptr();

@@ -9,6 +9,7 @@ NAME = "native"
 DIFFERENTIABLE = False
 NAMESPACE = "kan_kernels" if ops.LOAD_ERROR is None else None  # of its torch ops
 CUDA_BASES = ("bspline", "rbf", "chebyshev")
+PRODUCT_VALUES = 1 << 17  # kProductValues in csrc/cpu/product.h
 
 
 def below_autograd(op):
@@ -49,19 +50,23 @@ def can_run(case) -> str | None:
 def why(case) -> str:
     """What speaks for this backend where it is the first that can run."""
     if case.device == "cpu":
-        said = "compiled kernels for cpu, the fastest where they can run"
-        return said + _PRODUCTS if _has_products(case) else said
+        return "compiled kernels for cpu, the fastest where they can run" + _products(case)
     if case.device == "cuda" and "cuda" in ops.DEVICES:
         major = torch.cuda.get_device_capability()[0]
         return f"compiled kernels for cuda; with many rows, {cost_model.native_path(case, major)}"
     return f"compiled kernels for {case.device}"
 
 
-_PRODUCTS = "; for 64 rows to twice the outputs, values from our kernels and a library's matrix product"
-
-
-def _has_products(case) -> bool:
-    """As csrc/cpu/product.h decides, save the batch and the weights' layout."""
-    return (
-        case.basis != "bspline" and case.out_features >= 128 and case.dtype in (torch.float32, torch.float64)
-    )
+def _products(case) -> str:
+    """What csrc/cpu/product.h decides, save the weights' layout: few rows, but many values."""
+    functions = case.grid_size + case.spline_order
+    least = max(64, PRODUCT_VALUES // max(1, case.in_features * functions) + 1)
+    if (
+        case.basis == "bspline"
+        or case.in_features < 2
+        or case.out_features < 128
+        or case.dtype not in (torch.float32, torch.float64)
+        or least > min(512, 2 * case.out_features)
+    ):
+        return ""
+    return f"; for {least} rows to twice the outputs, values from our kernels and a library's matrix product"

@@ -95,6 +95,8 @@ def why_not_one_op(layer: Any, features: int, backend: str | None = None) -> str
     norm = layer.layernorm
     if type(norm).forward is not nn.LayerNorm.forward or watched(norm):
         return "layernorm has hooks or another forward than LayerNorm's"
+    if tuple(norm.normalized_shape) != (features,):
+        return f"layernorm is over {tuple(norm.normalized_shape)}, not over the {features} features"
     if layer.use_base_update:
         if not is_linear(layer.base_linear):
             return "base_linear has hooks or another forward than Linear's"

@@ -24,6 +24,8 @@ def evaluate(x: Tensor, coefficients: Tensor, bias: Tensor | None, backend: str 
     # copied in runs of `frequencies` numbers; the kernels read the functions of an edge together as they lie
     weight = coefficients.permute(1, 2, 0, 3).reshape(out, features, 2 * frequencies).permute(1, 2, 0)
     shift = None if bias is None else bias.reshape(-1)
+    if not torch._C._is_any_autocast_enabled():
+        return basis_linear(x, weight, basis="fourier", bias=shift, backend=backend)
     with torch.autocast(x.device.type, enabled=False):
         return basis_linear(x, weight, basis="fourier", bias=shift, backend=backend)
 

@@ -42,7 +42,7 @@ class _Scaled(Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, scale: Tensor) -> Tensor:
         ctx.save_for_backward(weight, scale)
-        if _by_kernel(weight):
+        if _by_kernel(weight, scale):
             return torch.ops.kan_kernels.edge_scale(weight.permute(2, 0, 1), scale.t())
         out = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
         return torch.mul(weight, scale.unsqueeze(1), out=out)
@@ -52,7 +52,7 @@ class _Scaled(Function):
         weight, scale = ctx.saved_tensors
         need_weight, need_scale = ctx.needs_input_grad
         d_weight = d_scale = None
-        if _by_kernel(weight) and not torch.is_grad_enabled() and not _is_batch(g):
+        if _by_kernel(weight, scale) and not torch.is_grad_enabled() and not _is_batch(g):
             d_weight, d_scale = torch.ops.kan_kernels.edge_scale_backward(
                 weight.permute(2, 0, 1), scale.t(), g, need_weight, need_scale
             )
@@ -67,12 +67,13 @@ class _Scaled(Function):
         return d_weight, d_scale
 
 
-def _by_kernel(weight: Tensor) -> bool:
+def _by_kernel(weight: Tensor, scale: Tensor) -> bool:
     """Whether the compiled library scales it: on the CPU, where the functions of an edge lie together."""
     return (
         ops.LOAD_ERROR is None
         and weight.device.type == "cpu"
         and weight.dtype in (torch.float32, torch.float64)
+        and scale.dtype == weight.dtype
         and weight.permute(2, 0, 1).is_contiguous()
         and dispatch.forced_backend() != "reference"
     )

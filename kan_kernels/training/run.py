@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from ..activations import layers_of
 from .data import Batches, evaluating, measure
 from .history import History
-from .objective import Minimizer, Objective
+from .objective import HISTORY_SIZE, Minimizer, Objective
 
 FORMAT = 1
+_BEFORE = {"history_size": HISTORY_SIZE}  # of files from before `fit` knew the name
 
 
 @dataclass
@@ -258,7 +259,7 @@ class Run:
         if not isinstance(content, dict) or content.get("format") != FORMAT or "snapshot" not in content:
             raise ValueError(foreign)
         for name, value in self.recipe.items():
-            had = content["recipe"].get(name, value)  # an older file need not know the name
+            had = content["recipe"].get(name, _BEFORE.get(name, value) if value is not None else None)
             if had != value:
                 raise ValueError(f"{name}: got {value!r}, but the checkpoint's training had {had!r}")
         snapshot = content["snapshot"]

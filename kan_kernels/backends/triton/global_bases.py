@@ -157,7 +157,7 @@ def next_row(x, i, n, last, before, grid, R: tl.constexpr, M: tl.constexpr, BASI
         centre = tl.load(grid + i.to(tl.int64) * (R + 1) + tl.minimum(n, R - 1))
         row = gaussian(x, centre[None, :], last, M)
     elif BASIS == 3:
-        row = wave(n, last, before, R, M)
+        row = wave(tl.minimum(n, R - 1), last, before, R, M)
     else:
         row = tl.where(n < R, polynomial(x, n, last, before, M), 0.0)
         before = last
