@@ -77,13 +77,8 @@ def _shapes(features: int, out: int, frequencies: int, biased: bool) -> dict[str
 
 
 def _why_not_its_code(layer: Any) -> str | None:
-    """Why the code that computes y is not, or not surely, the peer's: by what it reads, or None."""
-    read = code_names.foreign(layer, ("forward",), frozenset(_SIZES))
-    if not read:
-        return None
-    if "forward" in read:
-        return "forward was replaced on this instance"
-    return f"its forward reads {', '.join(sorted(read))}, which FourierKAN's does not"
+    """Why the code that computes y is not, or not surely, the peer's, or None."""
+    return code_names.why_not(layer, NAME, ("forward",), frozenset(_SIZES))
 
 
 def _why_other(module: Any) -> str | None:
