@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +223,15 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(was)
+
+
+def check_same_bits(results: Callable[[], Iterable[Tensor]]) -> None:
+    """The same bits with 1, 2 and 3 threads as with the default number."""
+    wanted = [bits(t) for t in results()]
+    for count in (1, 2, 3):
+        with threads(count):
+            again = [bits(t) for t in results()]
+        assert all(torch.equal(a, b) for a, b in zip(wanted, again, strict=True)), count
 
 
 def child(code: str, env: dict[str, str] | None = None, root: Path | None = None, ok: bool = True) -> str:

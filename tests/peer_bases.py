@@ -66,3 +66,12 @@ def same_results(got: list[Tensor | None], want: list[Tensor | None]) -> None:
             same(a, b)
         else:
             assert not any(t is not None and t.any() for t in (a, b))
+
+
+def check_left_alone(layer: nn.Module, why: str) -> None:
+    """`accelerate` keeps the layer's class, says why, and takes no random number of the caller's."""
+    cls, state = type(layer), torch.get_rng_state()
+    report = accelerate(layer)
+    assert torch.equal(torch.get_rng_state(), state), "the probe took from the caller's random numbers"
+    assert not report.taken and type(layer) is cls
+    assert [entry.name for entry in report.left] == [""] and why in report.left[0].why, str(report)

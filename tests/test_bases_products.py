@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from cases import OPS, Case, build
-from harness import bits, check_op, run_op, threads
+from harness import check_op, check_same_bits, run_op
 from test_bases import LAYOUTS, NAMES, case, laid_out
 
 from kan_kernels import dispatch
@@ -51,11 +51,7 @@ def test_op(op: str, c: Case) -> None:
 def test_same_bits(op: str, c: Case) -> None:
     """The same bits with 1, 2 and 3 threads: each product runs on one, and the shape says how work is cut."""
     inputs = build(c)
-    first = [bits(t) for t in run_op("native", op, inputs)]
-    for count in (1, 2, 3):
-        with threads(count):
-            again = [bits(t) for t in run_op("native", op, inputs)]
-        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True)), count
+    check_same_bits(lambda: run_op("native", op, inputs))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peer_bases import F64, FOURIER, pair, results, same, same_results
+from peer_bases import F64, FOURIER, check_left_alone, pair, results, same, same_results
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -256,12 +256,7 @@ def more() -> nn.Module:
 )
 def test_left_alone(make: Any, why: str) -> None:
     """What is no plain layer of the peer keeps its class, and the report says why."""
-    layer = make()
-    cls, state = type(layer), torch.get_rng_state()
-    report = accelerate(layer)
-    assert torch.equal(torch.get_rng_state(), state), "the probe took from the caller's random numbers"
-    assert not report.taken and type(layer) is cls
-    assert [entry.name for entry in report.left] == [""] and why in report.left[0].why, str(report)
+    check_left_alone(make(), why)
 
 
 @pytest.mark.parametrize("make", [NaiveFourierKANLayer, forms.NaiveFourierKANLayer])

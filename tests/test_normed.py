@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any
 
 import pytest
 import torch
-from harness import bits, poisoned_memory, threads
+from harness import check_same_bits, poisoned_memory
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -130,11 +131,7 @@ def test_same_bits(dtype: torch.dtype) -> None:
     """The same bits with 1, 2 and 3 threads."""
     for sizes in ((5000, 20, 5, 8), (100_000, 2, 5, 8)):
         args = arguments(sizes, "silu", dtype)
-        wanted = [bits(t) for t in first(normed.normed_rbf, args)]
-        for count in (1, 2, 3):
-            with threads(count):
-                again = [bits(t) for t in first(normed.normed_rbf, args)]
-            assert all(torch.equal(a, b) for a, b in zip(wanted, again, strict=True)), count
+        check_same_bits(functools.partial(first, normed.normed_rbf, args))
 
 
 @pytest.mark.parametrize("base", (None, "silu", "identity"))
