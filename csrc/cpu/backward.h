@@ -230,13 +230,11 @@ class Backward {
   // Whether the features of d_spline are one matrix (out, in * functions).
   bool adjoin() const { return a_.layer.out_stride != 0 && a_.layer.feature_stride == s_.n_splines; }
 
-  // Writes sums [features][functions][ld] where the functions of an edge lie together: whole vectors of outputs first.
+  // Writes sums [features][functions][ld] where the functions of an edge lie together.
   void turn_round(const T* sums, int64_t ld, int64_t feature, int64_t features) const {
     const MatrixView matrix{sums, a_.layer.weight_dtype, ld, 1};
-    const int64_t stride = a_.layer.out_stride, whole = s_.out / Simd<T>::lanes * Simd<T>::lanes;
     T* out = static_cast<T*>(a_.d_spline) + feature * a_.layer.feature_stride;
-    read_transposed(out, stride, matrix, 0, features * s_.n_splines, 0, whole);
-    read_transposed(out + whole * stride, stride, matrix, 0, features * s_.n_splines, whole, s_.out - whole);
+    read_transposed(out, a_.layer.out_stride, matrix, 0, features * s_.n_splines, 0, s_.out);
   }
 
   // Adds the splits of one feature in their order.

@@ -262,15 +262,13 @@ class ConvolutionBackward {
     if (inner.empty()) return;
     const cpu::ImageStrides& s = a_.g_strides;
     const DType dtype = a_.layer.weight_dtype;
-    const int64_t columns = inner.length(3), whole = columns / Simd<T>::lanes * Simd<T>::lanes;
     columns_.each([&](int64_t o, int64_t width) {
       const int64_t n = min64(width, s_.out - o), ld = w.tile.pitch[3] * width;
       for_lines(inner, [&](const int64_t* at) {
         const int64_t from = image_offset(s, at) + (w.group * s_.out + o) * s.channel;
         const MatrixView view{at_element(a_.g, dtype, from), dtype, s.channel, s.axis[2]};
         T* out = w.g + places * o + w.tile.place(at) * width;
-        read_transposed(out, ld, view, 0, n, 0, whole);  // whole vectors go in squares
-        read_transposed(out + whole * ld, ld, view, 0, n, whole, columns - whole);
+        read_transposed(out, ld, view, 0, n, 0, inner.length(3));
       });
     });
   }

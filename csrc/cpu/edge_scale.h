@@ -78,20 +78,13 @@ class EdgeScale {
   // to[c][L] = from[row + l][column + c], l < n.
   void read_transposed_rows(T* to, const void* from, int64_t ld, int64_t row, int64_t n, int64_t column,
                             int64_t columns) const {
-    const MatrixView matrix{from, a_.dtype, ld, 1};
-    const int64_t whole = columns / L * L;
-    read_transposed(to, L, matrix, row, n, column, whole);
-    read_transposed(to + whole * L, L, matrix, row, n, column + whole, columns - whole);
+    read_transposed(to, L, MatrixView{from, a_.dtype, ld, 1}, row, n, column, columns);
   }
 
   // to[row + l][column + c] = from[c][L], l < n.
   void write_transposed_rows(void* to, int64_t ld, const T* from, int64_t row, int64_t n, int64_t column,
                              int64_t columns) const {
-    T* const corner = numbers(to, row * ld + column);
-    const int64_t whole = n / L * L;
-    const MatrixView matrix{from, a_.dtype, L, 1};
-    read_transposed(corner, ld, matrix, 0, columns, 0, whole);
-    read_transposed(corner + whole * ld, ld, matrix, 0, columns, whole, n - whole);
+    read_transposed(numbers(to, row * ld + column), ld, MatrixView{from, a_.dtype, L, 1}, 0, columns, 0, n);
   }
 
   const cpu::EdgeScaleArgs& a_;

@@ -75,14 +75,5 @@ const FewKernels<T>& few_kernels(int64_t out) {
   return table[out - 1];
 }
 
-// Columns of a block of rows, padded to whole vectors with zeros.
-template <class T>
-void read_columns(T* columns, int64_t ld, const MatrixView& in, int64_t row0, int64_t rows, int64_t column, int64_t n) {
-  read_transposed(columns, ld, in, row0, rows, column, n);
-  for (int64_t c = 0; c < n; ++c) {
-    for (int64_t b = rows; b % Simd<T>::lanes != 0; ++b) columns[c * ld + b] = T(0);
-  }
-}
-
 }  // namespace KAN_ISA
 }  // namespace kan

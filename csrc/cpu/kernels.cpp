@@ -4,6 +4,7 @@
 
 #include "backward.h"
 #include "convolution.h"
+#include "edge_scale.h"
 #include "forward.h"
 #include "normed.h"
 #include "product.h"
@@ -54,6 +55,11 @@ void backward(const cpu::BackwardArgs& args, const cpu::Executor& executor) {
   }
   if (args.layer.weight_dtype == cpu::DType::f64) return backward_as<double>(args, executor);
   backward_as<float>(args, executor);
+}
+
+void edge_scale(const cpu::EdgeScaleArgs& args, const cpu::Executor& executor) {
+  if (args.dtype == cpu::DType::f64) return EdgeScale<double>(args).run(executor);
+  EdgeScale<float>(args).run(executor);
 }
 
 void normed_forward(const cpu::NormedForwardArgs& args, const cpu::Executor& executor) {

@@ -53,13 +53,10 @@ MatrixView weight_matrix(const cpu::Layer& layer, const Shape& s, int64_t featur
   return view;
 }
 
-// out[c * ld + r] = in[r * in_ld + c]: whole squares of vectors first.
+// out[c * ld + r] = in[r * in_ld + c]
 template <class T>
 void turn_round(T* out, int64_t ld, const T* in, int64_t in_ld, int64_t rows, int64_t columns) {
-  const MatrixView matrix{in, kDTypeOf<T>, in_ld, 1};
-  const int64_t whole = columns / Simd<T>::lanes * Simd<T>::lanes;
-  read_transposed(out, ld, matrix, 0, rows, 0, whole);
-  read_transposed(out + whole * ld, ld, matrix, 0, rows, whole, columns - whole);
+  read_transposed(out, ld, MatrixView{in, kDTypeOf<T>, in_ld, 1}, 0, rows, 0, columns);
 }
 
 // A block of rows and features of x, and its values, a group of features at a time.

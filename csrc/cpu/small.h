@@ -127,10 +127,7 @@ struct SmallBlock {
 
   SmallBlock(int64_t first, int64_t last) : row0(first), rows(min64(kSmallRows, last - first)) {}
   void read(T* columns, const MatrixView& in, int64_t column, int64_t n) const {
-    read_transposed(columns, kLd, in, row0, rows, column, n);
-    for (int64_t c = 0; c < n; ++c) {
-      for (int64_t b = rows; b % Simd<T>::lanes != 0; ++b) columns[c * kLd + b] = T(0);
-    }
+    read_columns(columns, kLd, in, row0, rows, column, n);
   }
   void write(void* out, DType dtype, int64_t columns_total, const T* columns, int64_t column, int64_t n) const {
     T line[kLine];

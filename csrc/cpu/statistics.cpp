@@ -1,11 +1,9 @@
-// One instruction set's kernels for sums over the rows and for what belongs to edges. Compiled once per instruction
-// set, as kernels.cpp is.
+// One instruction set's kernels for sums over the rows. Compiled once per instruction set, as kernels.cpp is.
 #include "statistics.h"
 
 #include <memory>
 
 #include "edge_l1.h"
-#include "edge_scale.h"
 #include "gram.h"
 
 namespace kan {
@@ -26,11 +24,6 @@ void edge_l1(const cpu::EdgeL1Args& args, const cpu::Executor& executor) {
 void edge_l1_backward(const cpu::EdgeL1BackwardArgs& args, const cpu::Executor& executor) {
   if (args.layer.weight_dtype == DType::f64) return EdgeL1<double>(args, nullptr).run(executor);
   EdgeL1<float>(args, nullptr).run(executor);
-}
-
-void edge_scale(const cpu::EdgeScaleArgs& args, const cpu::Executor& executor) {
-  if (args.dtype == DType::f64) return EdgeScale<double>(args).run(executor);
-  EdgeScale<float>(args).run(executor);
 }
 
 }  // namespace KAN_ISA

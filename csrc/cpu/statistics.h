@@ -12,7 +12,6 @@ void gram(const cpu::GramArgs& args, const cpu::Executor& executor);
 void gram_input(const cpu::GramInputArgs& args, const cpu::Executor& executor);
 void edge_l1(const cpu::EdgeL1Args& args, const cpu::Executor& executor);
 void edge_l1_backward(const cpu::EdgeL1BackwardArgs& args, const cpu::Executor& executor);
-void edge_scale(const cpu::EdgeScaleArgs& args, const cpu::Executor& executor);
 
 // How the rows of all features are cut: tasks are blocks of features times splits of the rows, so that every task
 // owns its sums; the splits come from the shape alone.

@@ -128,9 +128,13 @@ inline void transpose_in(T* out, int64_t ld, const S* in, int64_t row_stride, in
   int64_t r = 0;
   if constexpr (std::is_same_v<T, S>) {
     constexpr int64_t L = Simd<T>::lanes;
-    for (; col_stride == 1 && cols % L == 0 && r + L <= rows; r += L) {
-      for (int64_t c = 0; c < cols; c += L) transpose_square(out + c * ld + r, ld, in + r * row_stride + c, row_stride);
+    const int64_t whole = cols / L * L;
+    for (; col_stride == 1 && whole > 0 && r + L <= rows; r += L) {
+      for (int64_t c = 0; c < whole; c += L) {
+        transpose_square(out + c * ld + r, ld, in + r * row_stride + c, row_stride);
+      }
     }
+    if (r > 0 && whole < cols) transpose_in(out + whole * ld, ld, in + whole, row_stride, r, col_stride, cols - whole);
   }
   constexpr int64_t kRows = 8;  // of one line of the output at a time
   for (; r + kRows <= rows; r += kRows) {
@@ -159,6 +163,16 @@ inline void read_transposed(T* out, int64_t ld, const MatrixView& in, int64_t ro
     case DType::f64: return read(static_cast<const double*>(in.data));
     case DType::bf16: return read(static_cast<const Bfloat16*>(in.data));
     case DType::f16: return read(static_cast<const Float16*>(in.data));
+  }
+}
+
+// Columns of a block of rows, padded to whole vectors with zeros.
+template <class T>
+inline void read_columns(T* columns, int64_t ld, const MatrixView& in, int64_t row0, int64_t rows, int64_t column,
+                         int64_t n) {
+  read_transposed(columns, ld, in, row0, rows, column, n);
+  for (int64_t c = 0; c < n; ++c) {
+    for (int64_t b = rows; b % Simd<T>::lanes != 0; ++b) columns[c * ld + b] = T(0);
   }
 }
 
