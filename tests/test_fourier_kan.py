@@ -243,8 +243,11 @@ def more() -> nn.Module:
     [
         (lambda: OwnForward(3, 2, 4), "OwnForward has a forward of its own"),
         (lambda: renamed(forward=from_zero)(3, 2, 4), "something else than FourierKAN's"),
-        (lambda: renamed(forward=detached)(3, 2, 4), "gradients are others"),
-        (gained, "its forward reads gain, which FourierKAN's does not"),
+        (
+            lambda: renamed(forward=detached)(3, 2, 4),
+            "forward(self, x.detach()) + 0 * self.fouriercoeffs.sum()) names",
+        ),
+        (gained, "reads gain, which FourierKAN's does not"),
         (more, "more than the peer's tensors: scale"),
         (lambda: forms.NaiveFourierKANLayer(3, 2, 513), "gridsize is 513, the kernels have 1 to 512"),
         (

@@ -141,9 +141,12 @@ def detached(self: Any, x: Tensor) -> Tensor:
     [
         (lambda: OwnForward(3, 2), "OwnForward has a forward of its own"),
         (lambda: OwnBasis(3, 2), "OwnBasis has a b_splines of its own"),
-        (lambda: edited(forward=dropout)(3, 2), "computes something else"),
-        (lambda: edited(forward=detached)(3, 2), "its gradients are others"),
-        (lambda: edited(forward=lambda self, x: self.missing)(3, 2), "AttributeError"),
+        (
+            lambda: edited(forward=dropout)(3, 2),
+            "test_integrations.py (return peer.KANLinear.forward(self, nn.f",
+        ),
+        (lambda: edited(forward=detached)(3, 2), "self.b_splines(x.detach()).flatten(1)) calls detach"),
+        (lambda: edited(forward=lambda self, x: self.missing)(3, 2), "source that is not what runs"),
         (lambda: with_extra(peer.KANLinear(3, 2)), "has more than the peer's tensors: bias"),
         (lambda: replaced(peer.KANLinear(3, 2)), "forward was replaced on this instance"),
         (lambda: peer.KANLinear(3, 2, 5, 11), "spline_order is 11"),
@@ -179,17 +182,50 @@ def test_subclasses_that_are_taken() -> None:
     assert torch.equal(fork.spline_weight, 2 * before)
 
 
+class Tensors(nn.Module):
+    """Of somebody else, with a parameter of this name."""
+
+    def __init__(self, name: str = "weight") -> None:
+        super().__init__()
+        self.register_parameter(name, nn.Parameter(torch.zeros(2)))
+
+
+class WaveletKANLayer(nn.Module):
+    """A KAN that nobody knows, without a parameter of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(2, 2)
+
+
 def test_unknown_layers_are_reported() -> None:
-    """A class of somebody else with parameters is named; torch's own classes are not."""
+    """What looks like a KAN is named with the reason; the rest is counted, torch's own is not."""
+    parts = [
+        nn.Linear(2, 2),
+        Tensors(),
+        nn.BatchNorm1d(2),
+        Tensors("coef"),
+        WaveletKANLayer(),
+        Tensors("scale"),
+    ]
+    report = accelerate(nn.Sequential(*parts, peer.KAN([2, 2])))
+    assert [entry.name for entry in report.left] == ["3", "4"] and taken(report) == ["6.layers.0"]
+    assert report.left[0].why.startswith(
+        "it has coef, but no adapter knows this class (there are adapters for effic"
+    )
+    assert report.left[1].why.startswith("the class is called WaveletKANLayer, but no adapter knows")
+    assert report.others == 2 and "2 other modules have parameters and nothing of a KAN" in str(report)
 
-    class Unknown(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.zeros(2))
 
-    report = accelerate(nn.Sequential(nn.Linear(2, 2), Unknown(), nn.BatchNorm1d(2), nn.ReLU()))
-    assert [entry.name for entry in report.left] == ["1"]
-    assert "no adapter knows this class" in report.left[0].why and "efficient-kan" in report.left[0].why
+def test_what_a_copy_lacks_is_named() -> None:
+    """A copy without one of the peer's attributes hears which."""
+    layer = peer.KANLinear(3, 2, enable_standalone_scale_spline=False)
+    del layer.enable_standalone_scale_spline, layer.grid_eps
+    why = accelerate(layer).left[0].why
+    assert (
+        why
+        == "efficient-kan: lacks enable_standalone_scale_spline, grid_eps, which efficient-kan's layers have"
+    )
 
 
 @pytest.mark.parametrize("function", [accelerate, restore, explain])
@@ -236,6 +272,7 @@ def test_what_a_mixin_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = SimpleNamespace(
         NAME="fake",
         claims=lambda module: isinstance(module, nn.Linear),
+        lacks=lambda module: None,
         reason=lambda module: None,
         mixin=lambda module: Remembering,
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from harness import child
 from pykan_cases import (
     STATISTICS,
     data,
@@ -21,7 +24,7 @@ from pykan_cases import (
 )
 from torch import Tensor
 
-from kan_kernels.integrations import accelerate, explain
+from kan_kernels.integrations import accelerate, explain, restore
 from kan_kernels.integrations.pykan.model import _identity
 
 
@@ -30,8 +33,8 @@ def reasons(model: torch.nn.Module) -> str:
 
 
 @pytest.mark.parametrize("version", ["0.2.7", None])
-def test_other_version(version: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another version, or none that says so, is left alone with a message that names both."""
+def test_version_says_nothing(version: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clone that runs from its root has stale metadata or none: it is known by its code."""
 
     def installed(name: str) -> str:
         if version is None:
@@ -40,11 +43,96 @@ def test_other_version(version: str | None, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(importlib.metadata, "version", installed)
     model = kan.KAN(width=[2, 1], auto_save=False)
-    report = accelerate(model)
-    assert not report.taken and type(model) is kan.KAN
-    left = [entry.why for entry in report.left if "Symbolic" not in entry.class_name]
-    assert len(left) == 2
-    assert all("0.2.8" in why and (version or "no pykan is installed") in why for why in left)
+    assert [entry.name for entry in accelerate(model).taken] == ["", "act_fun.0"]
+
+
+def mine(self: Any, x: Tensor) -> Any:
+    y, *rest = kan_layer_forward(self, x)
+    return y.clamp(-0.1, 0.1), *rest
+
+
+kan_layer_forward = kan.KANLayer.forward
+
+
+def test_edited_on_the_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forward, or a function that it calls, which was replaced before `accelerate` is what runs."""
+    model = kan.KAN(width=[2, 3, 1], auto_save=False)
+    x = data(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(kan.KANLayer, "forward", mine)
+        y = model(x)
+        report = accelerate(model)
+        assert [entry.name for entry in report.taken] == [""], str(report)
+        assert "(y, *rest = kan_layer_forward(self, x)) is not pykan KANLayer's" in report.left[0].why
+        assert torch.equal(model(x), y)
+    restore(model)
+    module = importlib.import_module("kan.KANLayer")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            module, "coef2curve", lambda x_eval, grid, coef, k: 2 * spline.coef2curve(x_eval, grid, coef, k)
+        )
+        y = model(x)
+        assert not [entry for entry in accelerate(model).taken if entry.name], "a layer was taken"
+        assert torch.equal(model(x), y)
+    restore(model)
+    assert len(accelerate(model).taken) == 3
+    assert (model(x) - y).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("method, penalised", [("reg", True), ("update_grid_from_samples", False)])
+def test_edited_methods(method: str, penalised: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the other methods that have a fast form, an edited one runs as it is."""
+    cls = kan.KAN if penalised else kan.KANLayer
+    own = getattr(cls, method)
+    calls = []
+    monkeypatch.setattr(cls, method, lambda self, *args: (calls.append(1), own(self, *args))[1])
+    model = kan.KAN(width=[2, 3, 1], auto_save=False)
+    accelerate(model)
+    x = data(model)
+    model(x)
+    model.reg("edge_forward_spline_n", 1.0, 2.0, 0.1, 0.1) if penalised else model.update_grid_from_samples(x)
+    assert calls
+
+
+EDITS = {
+    "KANLayer.py": ("y = torch.sum(y, dim=1)", "y = 0.4 * torch.sum(y, dim=1)"),
+    "spline.py": ("x < grid[:, :, 1:]", "x <= grid[:, :, 1:]"),
+    "MultKAN.py": ("x = x_numerical + x_symbolic", "x = x_numerical - x_symbolic"),
+}
+
+
+@pytest.mark.parametrize("file", EDITS)
+def test_edited_source_tree(file: str, tmp_path: Path) -> None:
+    """A clone whose code was edited, with metadata that say 0.2.8, is not taken for pykan."""
+    shutil.copytree(Path(kan.__file__).parent, tmp_path / "kan", ignore=shutil.ignore_patterns("__pycache__"))
+    before, after = EDITS[file]
+    source = (tmp_path / "kan" / file).read_text()
+    assert source.count(before) >= 1
+    (tmp_path / "kan" / file).write_text(source.replace(before, after))
+    text = child(
+        f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+import torch, kan
+from importlib.metadata import version
+from kan_kernels.integrations import accelerate
+assert kan.__file__.startswith({str(tmp_path)!r}) and version("pykan") == "0.2.8"
+model = kan.KAN(width=[2, 3, 1], auto_save=False, device="cpu")
+x = torch.randn(20, 2)
+y = model(x)
+report = accelerate(model)
+assert torch.allclose(model(x), y, atol=1e-5)
+print(report)
+"""
+    )
+    wrong = "MultKAN" if file == "MultKAN.py" else "KANLayer"
+    assert f"is not pykan {wrong}'s" in text and f"of {file} (" in text
+    assert len([line for line in text.splitlines() if line.strip().startswith("taken")]) == (
+        2 if wrong == "MultKAN" else 1
+    )
+
+
+spline = importlib.import_module("kan.spline")
 
 
 class OwnLayer(kan.KANLayer):

@@ -19,7 +19,7 @@ from .. import checks
 from .. import functional as F
 from ..remembered import Remembered, readable
 from ..spline_refit import solve_banded
-from . import code_names, eligible, layout
+from . import eligible, layout
 
 _BASES: dict[Any, str] = {nn.SiLU: "silu", nn.Identity: "identity"}
 
@@ -97,21 +97,7 @@ def why_not_now(layer: Any) -> str | None:
         return None
     if not increasing(grid):
         return "knots coincide, decrease or are not finite: the peer divides by zero there"
-    return why_not_its_code(layer)
-
-
-_METHODS = ("forward", "b_splines", "scaled_spline_weight")
-_ATTRIBUTES = frozenset(  # beside the tensors
-    {
-        *("in_features", "out_features", "grid_size", "spline_order", "scale_noise", "scale_base"),
-        *("scale_spline", "enable_standalone_scale_spline", "base_activation", "grid_eps"),
-    }
-)
-
-
-def why_not_its_code(layer: Any) -> str | None:
-    """Why the code that computes y is not, or not surely, the peer's, or None."""
-    return code_names.why_not(layer, "efficient-kan", _METHODS, _ATTRIBUTES)
+    return None
 
 
 _increasing_knots: Remembered[bool] = Remembered(by_value=True)

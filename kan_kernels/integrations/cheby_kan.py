@@ -1,7 +1,7 @@
-"""ChebyKAN's ChebyKANLayer (github.com/SynodicMonth/ChebyKAN), recognised by its structure.
+"""ChebyKAN's ChebyKANLayer (github.com/SynodicMonth/ChebyKAN), recognised by its structure and its code.
 
 A layer has cheby_coeffs (in, out, degree + 1), inputdim, outdim and degree, and a forward that names the
-first. Copies may have been edited, so its own code must give the kernels' numbers on a probe.
+first.
 
 The peer differentiates acos: where tanh saturates, its gradient is NaN, and the kernels' is the limit, 0.
 """
@@ -11,24 +11,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..compat import cheby_kan, code_names, eligible
+from ..compat import cheby_kan, eligible
 from ..contract import MAX_FUNCTIONS
-from . import Accelerated, overrides, probe
+from ._shared import probe
+from ._shared.accelerated import Accelerated, overrides, traced
+from ._shared.judge import judge
+from ._shared.probe import Probe
+from ._shared.whitelist import Subject
 
 NAME = "ChebyKAN"
 
 _SIZES = ("inputdim", "outdim", "degree")
 _CODE = ("cheby_coeffs",)
-_ATTRIBUTES = frozenset(_SIZES)  # beside the tensors
+
+SUBJECT = Subject(NAME, "forward", tensors=frozenset({*_CODE, "arange"}), options=frozenset(_SIZES))
 
 
 class ChebyKANLayer(Accelerated):
     """forward on the kernels."""
 
+    _kan_kernels_watched = frozenset({"forward"})
+
     def forward(self: Any, x: Tensor) -> Tensor:
         if _why_not(self, x) is not None:
             return super().forward(x)  # type: ignore[misc]
         return cheby_kan.evaluate(x, self.cheby_coeffs)
+
+    def _kan_kernels_judge(self) -> tuple[str | None, frozenset[int] | None]:
+        return _examine(self)
 
     def _kan_kernels_fallback(self) -> str | None:
         return _why_not_now(self)
@@ -37,20 +47,30 @@ class ChebyKANLayer(Accelerated):
 
 
 def claims(module: nn.Module) -> bool:
-    """Whether the coefficients and the sizes are there."""
-    return all(hasattr(module, name) for name in (*_CODE, *_SIZES))
+    """Return whether the coefficients and the sizes are there."""
+    return not _missing(module)
+
+
+def lacks(module: nn.Module) -> str | None:
+    """Return what a layer with the peer's coefficients lacks of the peer's, or None."""
+    missing = _missing(module)
+    if "cheby_coeffs" not in module._parameters or not missing:
+        return None
+    return f"{NAME}: lacks {', '.join(missing)}, which {NAME}'s layers have"
+
+
+def _missing(module: nn.Module) -> list[str]:
+    return [name for name in (*_CODE, *_SIZES) if not hasattr(module, name)]
 
 
 def reason(module: nn.Module) -> str | None:
-    """Why this layer is left alone, or None."""
+    """Return why this layer is left alone, or None."""
     if isinstance(module, cheby_kan.ChebyKANLayer):
         return "is the drop-in of kan_kernels and runs the kernels already"
     owner = probe.owner_by_code(module, _CODE)
     if owner is None:
         return "no class of it has a forward that names cheby_coeffs"
-    return (
-        overrides(module, owner, ("forward",)) or _why_other(module) or _why_code(module) or _differs(module)
-    )
+    return overrides(module, owner, ("forward",)) or _why_other(module) or _examine(module)[0]
 
 
 def mixin(module: nn.Module) -> type[Accelerated]:
@@ -58,9 +78,12 @@ def mixin(module: nn.Module) -> type[Accelerated]:
 
 
 def _why_not(layer: Any, x: object) -> str | None:
-    coefficients = layer.cheby_coeffs
-    if not isinstance(x, Tensor):
-        return f"x is no tensor but {type(x).__name__}"
+    coefficients, dims = layer.cheby_coeffs, layer._kan_kernels_dims
+    if traced(x):
+        return "the call is traced"
+    assert isinstance(x, Tensor)
+    if dims is not None and x.dim() not in dims:
+        return f"its own code does something else with {x.dim()} dimensions"
     # the peer's rows are whatever `view(-1, inputdim)` makes of x: an image becomes one
     if x.numel() % coefficients.shape[0]:
         return f"x has shape {tuple(x.shape)}, expected a multiple of {coefficients.shape[0]} entries"
@@ -69,16 +92,13 @@ def _why_not(layer: Any, x: object) -> str | None:
 
 def _why_not_now(layer: Any) -> str | None:
     """Why the kernels cannot run the layer as it is now, whatever the input, or None."""
+    if layer._kan_kernels_left is not None:
+        return layer._kan_kernels_left
     coefficients = layer.cheby_coeffs
     expected = (layer.inputdim, layer.outdim, layer.degree + 1)
     if tuple(coefficients.shape) != expected:
         return f"cheby_coeffs is {tuple(coefficients.shape)}, inputdim, outdim, degree + 1 are {expected}"
-    why = eligible.why_not_tensors(coefficients, (coefficients,))
-    return why if why is not None or torch.compiler.is_compiling() else _why_code(layer)
-
-
-def _why_code(layer: Any) -> str | None:
-    return code_names.why_not(layer, NAME, ("forward",), _ATTRIBUTES)
+    return eligible.why_not_tensors(coefficients, (coefficients,))
 
 
 def _why_other(module: Any) -> str | None:
@@ -98,17 +118,27 @@ _IN, _OUT = 3, 2  # at most, of a probe
 _RANGE = 2.0  # of its inputs: the peer's acos loses digits where tanh comes near 1
 
 
-def _differs(module: Any) -> str | None:
+def _examine(module: Any) -> tuple[str | None, frozenset[int] | None]:
+    """Return what is against the layer's code, read and run, or None; and the dims of x it is for."""
+    verdict = judge(module, SUBJECT)
+    if verdict.why is not None:
+        return verdict.why, None
     fan_in, fan_out = min(_IN, module.inputdim), min(_OUT, module.outdim)
 
-    def make(generator: torch.Generator) -> tuple[Any, Tensor]:
+    def make(generator: torch.Generator) -> tuple[Any, Tensor, Tensor]:
         shapes = {"cheby_coeffs": (fan_in, fan_out, module.degree + 1)}
         buffers = {} if "arange" not in module._buffers else {"arange": torch.arange(module.degree + 1)}
         clone = probe.clone(module, shapes, generator, buffers)
         clone.inputdim, clone.outdim = fan_in, fan_out
         high = torch.full((fan_in,), _RANGE, dtype=torch.float64, device="cpu")
-        return clone, probe.inputs(-high, high, generator)
+        return clone, probe.inputs(-high, high, generator), torch.zeros(1, fan_in, dtype=torch.float64)
 
-    return probe.differs(
-        NAME, make, type(module).forward, lambda clone, x: cheby_kan.evaluate(x, clone.cheby_coeffs)
+    compared = Probe(
+        NAME,
+        make,
+        probe.own_class(module).forward,
+        lambda clone, x: cheby_kan.evaluate(x, clone.cheby_coeffs),
+        shapes=((2 * fan_in,), (fan_in, 1), (2, 1, 2 * fan_in)),
     )
+    key = (verdict.token, fan_in, fan_out, module.degree, "arange" in module._buffers)
+    return probe.remembered(key, lambda: probe.compare(compared, verdict.known))

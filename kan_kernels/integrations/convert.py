@@ -114,7 +114,7 @@ def _is_layer(module: object) -> bool:
 def _from_layer(layer: Any, name: str) -> KANLinear:
     if not isinstance(layer, drop_in.KANLinear):
         taken = hasattr(type(layer), "_kan_kernels_original")
-        why = efficient_kan_core.why_not_its_code(layer) if taken else efficient_kan.reason(layer)
+        why = layer._kan_kernels_left if taken else efficient_kan.reason(layer)
         require(why is None, f"{name}: {why}")
         require(
             efficient_kan_core.increasing(layer.grid),

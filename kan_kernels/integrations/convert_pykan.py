@@ -26,6 +26,7 @@ from ..activations import layers_of
 from ..nn import KAN, KANLinear
 from . import Accelerated
 from .layers import filled, regular_inputs, require, stacked
+from .pykan.code import why_not_its_code
 from .pykan.layer import base_of
 
 _BASES: dict[str, str | None] = {"silu": "silu", "identity": "identity", "zero": None}
@@ -192,14 +193,12 @@ def _check_nodes(width: Any) -> None:
 
 
 def _check_forward(module: Any, name: str, where: str) -> None:
-    """That calling this module of pykan's runs pykan's forward, or the one of `accelerate` in its place."""
+    """Raise ValueError unless a call runs pykan's forward to the letter, or `accelerate`'s in its place."""
     cls: Any = module._kan_kernels_original if isinstance(module, Accelerated) else type(module)
-    forward = cls.forward
-    peers = (forward.__module__, forward.__qualname__) == (f"kan.{name}", f"{name}.forward")
-    require(
-        peers and "forward" not in module.__dict__,
-        f"{where}: {cls.__qualname__} has a forward of its own, expected that of pykan's {name}",
-    )
+    why = "forward was replaced on this instance" if "forward" in module.__dict__ else None
+    why = why or why_not_its_code(cls, name, "forward")
+    own = f"{where}: {cls.__qualname__} has a forward of its own, expected that of pykan's {name}"
+    require(why is None, f"{own} ({why})")
 
 
 def _base_of(function: object, where: str) -> str | None:

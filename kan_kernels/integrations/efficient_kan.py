@@ -1,8 +1,8 @@
-"""efficient-kan's KANLinear, recognised by its structure: it is not on PyPI and lives as copies elsewhere.
+"""efficient-kan's KANLinear (github.com/Blealtan/efficient-kan, MIT): it is not on PyPI and lives as copies
+elsewhere.
 
-A class is taken for the peer's if it defines the four methods and has the tensors of one. Since a copy may
-have been edited, a layer is only taken if its own code gives the kernels' numbers, to float64, on a probe: a
-clone with few features, random weights and knots like the layer's.
+A class is claimed for the peer's if it defines the four methods and has the tensors of one. It is taken if
+its code is the peer's, or surely a formula that gives the kernels' numbers on a probe.
 """
 
 from typing import Any
@@ -13,7 +13,11 @@ from torch import Tensor, nn
 from .. import checks
 from ..compat import efficient_kan_core
 from ..compat.efficient_kan import KANLinear as DropIn
-from . import Accelerated, mro_class, overrides, probe
+from ._shared import probe
+from ._shared.accelerated import Accelerated, mro_class, overrides, traced
+from ._shared.judge import judge, why_not_known
+from ._shared.probe import Probe
+from ._shared.whitelist import Subject
 
 NAME = "efficient-kan"
 
@@ -22,17 +26,34 @@ _SIZES = ("in_features", "out_features", "grid_size", "spline_order")
 _TENSORS = ("grid", "base_weight", "spline_weight")
 _OPTIONS = ("enable_standalone_scale_spline", "base_activation", "grid_eps")
 
+SUBJECT = Subject(
+    NAME,
+    "forward",
+    tensors=frozenset({*_TENSORS, "spline_scaler"}),
+    knots=frozenset({"grid"}),
+    options=frozenset({*_SIZES, "enable_standalone_scale_spline"}),
+    callables=frozenset({"base_activation"}),
+)
+
 
 class EfficientKANLinear(Accelerated):
     """forward on the kernels."""
 
+    _kan_kernels_watched = frozenset({"forward", "b_splines", "scaled_spline_weight"})
+
     def forward(self: Any, x: Tensor) -> Tensor:
+        dims = self._kan_kernels_dims
+        if self._kan_kernels_left is not None or traced(x) or not (dims is None or x.dim() in dims):
+            return super().forward(x)  # type: ignore[misc]
         if efficient_kan_core.why_not(self, x) is None:
             return efficient_kan_core.forward(self, x)
         return super().forward(x)  # type: ignore[misc]
 
+    def _kan_kernels_judge(self) -> tuple[str | None, frozenset[int] | None]:
+        return _examine(self)
+
     def _kan_kernels_fallback(self) -> str | None:
-        return efficient_kan_core.why_not_now(self)
+        return self._kan_kernels_left or efficient_kan_core.why_not_now(self)
 
     def _kan_kernels_note(self: Any) -> str:
         notes = [self._kan_kernels_for_now()]
@@ -48,7 +69,8 @@ class EfficientKANLinearWithGrid(EfficientKANLinear):
 
     @torch.no_grad()
     def update_grid(self: Any, x: Tensor, margin: float = 0.01) -> None:
-        new = efficient_kan_core.moved(self, x, margin) if isinstance(x, Tensor) else None
+        own = self._kan_kernels_left is not None or not isinstance(x, Tensor)
+        new = None if own else efficient_kan_core.moved(self, x, margin)
         if new is None:
             return super().update_grid(x, margin)  # type: ignore[misc]
         self.grid.copy_(new[0])
@@ -57,10 +79,21 @@ class EfficientKANLinearWithGrid(EfficientKANLinear):
 
 
 def claims(module: nn.Module) -> bool:
-    """Whether a class of the module defines the peer's methods, and its tensors and sizes are there."""
-    return _owner(module) is not None and all(
-        hasattr(module, name) for name in (*_SIZES, *_TENSORS, *_OPTIONS)
-    )
+    """Return whether a class of the module defines the peer's methods and it has tensors and sizes."""
+    return _owner(module) is not None and not _missing(module)
+
+
+def lacks(module: nn.Module) -> str | None:
+    """Return what a layer with the peer's basis and tensors lacks of the peer's, or None."""
+    own = mro_class(module, lambda cls: {"forward", "b_splines"} <= cls.__dict__.keys())
+    if own is None or not {"grid", "spline_weight"} & {*module._parameters, *module._buffers}:
+        return None
+    missing = [name for name in _METHODS if not hasattr(module, name)] + _missing(module)
+    return f"{NAME}: lacks {', '.join(missing)}, which {NAME}'s layers have" if missing else None
+
+
+def _missing(module: nn.Module) -> list[str]:
+    return [name for name in (*_SIZES, *_TENSORS, *_OPTIONS) if not hasattr(module, name)]
 
 
 def _owner(module: nn.Module) -> type | None:
@@ -68,21 +101,21 @@ def _owner(module: nn.Module) -> type | None:
 
 
 def reason(module: nn.Module) -> str | None:
-    """Why this layer is left alone, or None."""
+    """Return why this layer is left alone, or None."""
     if isinstance(module, DropIn):
         return "is the drop-in of kan_kernels and runs the kernels already"
     owner = _owner(module)
     assert owner is not None
     why = overrides(module, owner, ("forward", "b_splines", "scaled_spline_weight"))
-    why = why or _why_other(module) or efficient_kan_core.why_not_its_code(module)
-    return why or _differs(module)
+    return why or _why_other(module) or _examine(module)[0]
 
 
 def mixin(module: nn.Module) -> type[Accelerated]:
+    """Return the fast methods for the module."""
     owner = _owner(module)
     assert owner is not None
     own = overrides(module, owner, ("update_grid", "curve2coeff"))
-    if own is None and _same_update(module):
+    if own is None and why_not_known(probe.own_class(module), NAME, "update_grid") is None:
         return EfficientKANLinearWithGrid
     return EfficientKANLinear
 
@@ -117,52 +150,41 @@ def _name(activation: object) -> str:
 _IN, _OUT, _CELLS = 3, 2, 6  # at most, of a probe
 
 
+def _examine(module: Any) -> tuple[str | None, frozenset[int] | None]:
+    """Return what is against the layer's code, read and run, or None; and the dims of x it is for."""
+    verdict = judge(module, SUBJECT)
+    if verdict.why is not None:
+        return verdict.why, None
+    activation = module.base_activation
+    kind = type(activation) if isinstance(activation, nn.Module) else activation
+    options = (
+        module.spline_order,
+        min(_CELLS, module.grid_size),
+        bool(module.enable_standalone_scale_spline),
+    )
+    key = (verdict.token, options, kind, getattr(activation, "inplace", False))
+    own = probe.own_class(module).forward
+
+    def make(generator: torch.Generator) -> tuple[Any, Tensor, Tensor]:
+        clone = _clone(module, generator)
+        return clone, probe.inputs(clone.grid[:, 0], clone.grid[:, -1], generator), clone.grid.t().clone()
+
+    compared = Probe(NAME, make, own, efficient_kan_core.forward, limits=True)
+    return probe.remembered(key, lambda: probe.compare(compared, verdict.known))
+
+
 def _clone(module: Any, generator: torch.Generator) -> Any:
-    """With few features and cells, on a window of the layer's knots."""
+    """With few features and cells, on uneven knots: code may hold for even ones only."""
     fan_in, fan_out = min(_IN, module.in_features), min(_OUT, module.out_features)
     cells = min(_CELLS, module.grid_size)
     shape = fan_out, fan_in, cells + module.spline_order
     shapes: dict[str, tuple[int, ...]] = {"base_weight": shape[:2], "spline_weight": shape}
     if module.enable_standalone_scale_spline:
         shapes["spline_scaler"] = shape[:2]
-    knots = shape[2] + module.spline_order + 1
-    grid = torch.arange(knots, dtype=torch.float64, device="cpu").expand(fan_in, -1) / knots
-    own = module.grid.detach()[:fan_in, :knots]
-    if not own.is_meta:
-        own = own.double().cpu()
-        if bool((own.diff(dim=1) > 0).all()):  # others run the peer's code, whatever the probe says
-            grid = own
-    clone = probe.clone(module, shapes, generator, {"grid": grid.clone()})
+    steps = 0.5 + torch.rand(
+        fan_in, shape[2] + module.spline_order + 1, generator=generator, dtype=torch.float64
+    )
+    grid = 0.4 * steps.cumsum(1)
+    clone = probe.clone(module, shapes, generator, {"grid": grid - grid.mean()})
     clone.in_features, clone.out_features, clone.grid_size = fan_in, fan_out, cells
     return clone
-
-
-def _inputs(grid: Tensor, generator: torch.Generator) -> Tensor:
-    """Inside the knots, in the extension cells, outside, and on a knot."""
-    x = probe.inputs(grid[:, 0], grid[:, -1], generator)
-    x[0] = grid[:, grid.shape[1] // 2]
-    return x
-
-
-def _differs(module: Any) -> str | None:
-    def make(generator: torch.Generator) -> tuple[Any, Tensor]:
-        clone = _clone(module, generator)
-        return clone, _inputs(clone.grid, generator)
-
-    return probe.differs(NAME, make, type(module).forward, efficient_kan_core.forward)
-
-
-@probe.isolated
-def _same_update(module: Any) -> bool:
-    """Whether the layer's own update_grid gives our numbers where the least squares have one solution."""
-    generator = torch.Generator().manual_seed(11)
-    try:
-        clone = _clone(module, generator)
-        x, margin = _inputs(clone.grid, generator), 0.05
-        new = efficient_kan_core.moved(clone, x, margin)
-        if new is None:
-            return False
-        type(module).update_grid(clone, x, margin)
-        return probe.same(new[0], clone.grid) and probe.same(new[1], clone.spline_weight.detach())
-    except Exception:  # whatever code the copy has: it keeps its own method
-        return False

@@ -1,37 +1,61 @@
-"""FastKAN's FastKANLayer (arXiv 2405.06721, github.com/ZiyaoLi/fast-kan), recognised by its structure.
+"""FastKAN's FastKANLayer (arXiv 2405.06721, github.com/ZiyaoLi/fast-kan), recognised by its structure and its
+code.
 
 A layer has the children rbf, whose grid holds the centres, spline_linear and perhaps base_linear, and a
-forward that names the first two. Copies may have been edited, so its own code must give the kernels' numbers
-on a probe. Older revisions have an argument `time_benchmark` in place of `use_layernorm`.
+forward that names the first two. Older revisions have an argument `time_benchmark` in place of
+`use_layernorm`.
 """
 
 import inspect
 import math
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..compat import code_names, eligible, fast_kan
+from ..compat import eligible, fast_kan
 from ..contract import MAX_FUNCTIONS
-from ..remembered import readable
-from . import Accelerated, overrides, probe
+from ._shared import probe
+from ._shared.accelerated import Accelerated, overrides, traced
+from ._shared.judge import judge
+from ._shared.probe import Probe
+from ._shared.whitelist import Subject
 
 NAME = "FastKAN"
 
 _CODE = ("rbf", "spline_linear")
 
+SUBJECT = Subject(
+    NAME,
+    "forward",
+    tensors=frozenset(),
+    options=frozenset({"input_dim", "output_dim", "use_base_update"}),
+    callables=frozenset({"base_activation", "layernorm", "spline_linear", "base_linear"}),
+    parts={
+        "rbf": Subject(
+            f"{NAME} rbf",
+            "forward",
+            tensors=frozenset({"grid"}),
+            options=frozenset({"grid_min", "grid_max", "num_grids", "denominator"}),
+        )
+    },
+)
+
 
 class FastKANLayer(Accelerated):
     """forward(x) on the kernels; with any other argument, the peer's own code."""
+
+    _kan_kernels_watched = frozenset({"forward", "rbf"})
 
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         rows = "another argument than x" if args or kwargs else _prepared(self, x)
         if isinstance(rows, str):
             return super().forward(x, *args, **kwargs)  # type: ignore[misc]
         return _evaluate(self, x, rows, True)
+
+    def _kan_kernels_judge(self) -> tuple[str | None, frozenset[int] | None]:
+        return _examine(self)
 
     def _kan_kernels_fallback(self) -> str | None:
         rows = _prepared(self)
@@ -57,20 +81,25 @@ class FastKANLayerWithSwitch(FastKANLayer):
 
 
 def claims(module: nn.Module) -> bool:
-    """Whether the children and the switch of the base branch are there."""
+    """Return whether the children and the switch of the base branch are there."""
     return all(name in module._modules for name in _CODE) and hasattr(module, "use_base_update")
 
 
+def lacks(module: nn.Module) -> str | None:
+    """Return what a layer with the peer's children lacks of the peer's, or None."""
+    if not all(name in module._modules for name in _CODE) or hasattr(module, "use_base_update"):
+        return None
+    return f"{NAME}: lacks use_base_update, which {NAME}'s layers have"
+
+
 def reason(module: nn.Module) -> str | None:
-    """Why this layer is left alone, or None."""
+    """Return why this layer is left alone, or None."""
     if isinstance(module, fast_kan.FastKANLayer):
         return "is the drop-in of kan_kernels and runs the kernels already"
     owner = probe.owner_by_code(module, _CODE)
     if owner is None:
         return "no class of it has a forward that names rbf and spline_linear"
-    return (
-        overrides(module, owner, ("forward",)) or _why_other(module) or _why_code(module) or _differs(module)
-    )
+    return overrides(module, owner, ("forward",)) or _why_other(module) or _examine(module)[0]
 
 
 def mixin(module: nn.Module) -> type[Accelerated]:
@@ -78,7 +107,7 @@ def mixin(module: nn.Module) -> type[Accelerated]:
 
 
 def _has_switch(module: nn.Module) -> bool:
-    names = list(inspect.signature(type(module).forward).parameters)
+    names = list(inspect.signature(probe.own_class(module).forward).parameters)
     return names[1:] == ["x", "use_layernorm"]
 
 
@@ -91,7 +120,15 @@ _NOTHING = object()
 
 
 def _prepared(layer: Any, x: object = _NOTHING) -> Tensor | str:
-    """The kernels' grid; or why they cannot run it as it is now, or for this x."""
+    """Return the kernels' grid; or why they cannot run it as it is now, or for this x."""
+    if layer._kan_kernels_left is not None:
+        return layer._kan_kernels_left
+    if x is not _NOTHING:
+        if traced(x):
+            return "the call is traced"
+        dims = layer._kan_kernels_dims
+        if dims is not None and x.dim() not in dims:  # type: ignore[attr-defined]
+            return f"its own code does something else with {x.dim()} dimensions"  # type: ignore[attr-defined]
     rbf, spline, with_base = layer.rbf, layer.spline_linear, layer.use_base_update
     weight, grid = spline.weight, rbf.grid
     tensors, linear = [weight, grid], [spline]
@@ -116,8 +153,6 @@ def _prepared(layer: Any, x: object = _NOTHING) -> Tensor | str:
     if rest or spline.bias is not None:
         return "spline_linear has a bias, or no whole number of weights for each centre"
     why = _why_attributes(layer)
-    if why is None and not torch.compiler.is_compiling():
-        why = _why_code(layer) or _why_basis(rbf)
     if why is None and x is not _NOTHING:
         why = eligible.why_not_rows(x, weight, features)
     if why is not None:
@@ -128,44 +163,6 @@ def _prepared(layer: Any, x: object = _NOTHING) -> Tensor | str:
     except ValueError:
         return "centres are not finite"
     return rows
-
-
-_ATTRIBUTES = frozenset(  # beside the tensors and the children
-    {"input_dim", "output_dim", "use_base_update", "base_activation", "layernorm"}
-)
-_BASIS_ATTRIBUTES = frozenset({"grid_min", "grid_max", "num_grids", "denominator"})
-
-
-def _why_code(layer: Any) -> str | None:
-    """What the code of the layer and of its basis reads beyond the peer's."""
-    return code_names.why_not(layer, NAME, ("forward",), _ATTRIBUTES) or code_names.why_not(
-        layer.rbf, NAME, ("forward",), _BASIS_ATTRIBUTES, "rbf"
-    )
-
-
-_bases: WeakKeyDictionary[type, object] = WeakKeyDictionary()  # classes of rbf: what `_why_basis` found
-
-
-def _why_basis(rbf: Any) -> str | None:
-    """Why this rbf, which may have been put in place of the one that was probed, is no Gaussian, or None."""
-    cls = type(rbf)
-    why = _bases.get(cls, _NOTHING)
-    if why is not _NOTHING:
-        return why  # type: ignore[return-value]
-    if not readable(rbf.grid):
-        return "rbf is of a class that was not probed yet"
-
-    def make(generator: torch.Generator) -> tuple[Any, Tensor]:
-        centres = torch.linspace(-1.0, 1.0, len(rbf.grid), dtype=torch.float64, device="cpu")
-        clone = probe.clone(rbf, {}, generator, {"grid": centres})
-        return clone, probe.inputs(centres[:1] - 0.5, centres[-1:] + 0.5, generator)
-
-    def gaussians(clone: Any, x: Tensor) -> Tensor:
-        return torch.exp(-((x.unsqueeze(-1) - clone.grid) / clone.denominator).square())
-
-    differs = probe.differs(f"{NAME}'s rbf", make, cls.forward, gaussians)
-    _bases[cls] = why = None if differs is None else f"rbf is {cls.__qualname__}: {differs}"
-    return why
 
 
 def _why_attributes(layer: Any) -> str | None:
@@ -213,15 +210,15 @@ def _why_other(module: Any) -> str | None:
 _IN, _OUT = 3, 2  # at most, of a probe
 
 
-def _clone(module: Any, generator: torch.Generator) -> tuple[Any, Tensor]:
-    """With few features, on the layer's centres; and inputs around these."""
+def _clone(module: Any, generator: torch.Generator) -> tuple[Any, Tensor, Tensor]:
+    """With few features, on uneven centres; inputs around these; and the centres themselves."""
     rbf, spline, norm = module.rbf, module.spline_linear, getattr(module, "layernorm", None)
     centres = rbf.grid.detach()
     fan_out, fan_in = spline.weight.shape
     fan_out, fan_in = min(_OUT, fan_out), min(_IN, fan_in // len(centres))
-    if centres.is_meta or not bool(centres.isfinite().all()):
-        centres = torch.linspace(-1.0, 1.0, len(centres), device="cpu")
-    centres = centres.double().cpu()
+    width = float(module.rbf.denominator)
+    steps = 0.5 + torch.rand(len(centres), generator=generator, dtype=torch.float64)
+    centres = width * (steps.cumsum(0) - steps.sum() / 2)
     children = {
         "rbf": probe.clone(rbf, {}, generator, {"grid": centres}),
         "spline_linear": _linear(spline, fan_in * len(centres), fan_out, generator),
@@ -239,7 +236,12 @@ def _clone(module: Any, generator: torch.Generator) -> tuple[Any, Tensor]:
     clone = probe.clone(module, {}, generator, {}, children)
     clone.input_dim, clone.output_dim = fan_in, fan_out
     low, high = centres.min().expand(fan_in), centres.max().expand(fan_in)
-    return clone, probe.inputs(low - 0.5, high + 0.5, generator)
+    x = probe.inputs(low - width, high + width, generator)
+    return (
+        clone,
+        x,
+        centres.unsqueeze(1).repeat(1, fan_in) + 1e-3 * probe.random((len(centres), fan_in), generator),
+    )
 
 
 def _linear(module: Any, fan_in: int, fan_out: int, generator: torch.Generator) -> Any:
@@ -252,22 +254,36 @@ def _linear(module: Any, fan_in: int, fan_out: int, generator: torch.Generator) 
     return made
 
 
-def _differs(module: Any) -> str | None:
-    """By the probe, with and without the layernorm where the layer can be asked for both."""
-    own = type(module).forward
+def _examine(module: Any) -> tuple[str | None, frozenset[int] | None]:
+    """Return what is against the layer's code, by reading and running it, or None; and the dims of x it is
+    for.
 
-    def make(generator: torch.Generator) -> tuple[Any, Tensor]:
-        return _clone(module, generator)
+    It runs with and without the layernorm where the layer can be asked for both.
+    """
+    verdict = judge(module, SUBJECT)
+    if verdict.why is not None:
+        return verdict.why, None
+    own, norm = probe.own_class(module).forward, getattr(module, "layernorm", None)
 
     def ours(clone: Any, x: Tensor, use_layernorm: bool = True) -> Tensor:
         return _evaluate(clone, x, fast_kan.kernel_rows(clone.rbf, x.shape[-1]), use_layernorm)
 
-    why = probe.differs(NAME, make, own, ours)
-    if why is None and _has_switch(module) and getattr(module, "layernorm", None) is not None:
-        why = probe.differs(
-            NAME,
-            make,
-            lambda clone, x: own(clone, x, use_layernorm=False),
-            lambda clone, x: ours(clone, x, False),
-        )
-    return why
+    def without(clone: Any, x: Tensor) -> Tensor:
+        return own(clone, x, use_layernorm=False)
+
+    probes = [Probe(NAME, lambda g: _clone(module, g), own, ours)]
+    if _has_switch(module) and norm is not None:
+        probes.append(Probe(NAME, lambda g: _clone(module, g), without, lambda c, x: ours(c, x, False)))
+
+    def work() -> tuple[str | None, frozenset[int] | None]:
+        answers = [probe.compare(each, verdict.known) for each in probes]
+        dims = [answer[1] for answer in answers if answer[1] is not None]
+        why = next((answer[0] for answer in answers if answer[0] is not None), None)
+        return why, frozenset.intersection(*dims) if dims else None
+
+    activation = module.base_activation if module.use_base_update else None
+    kind = type(activation) if isinstance(activation, nn.Module) else activation
+    shapes = (module.spline_linear.weight.shape[1], len(module.rbf.grid), bool(module.use_base_update))
+    norms = None if norm is None else (norm.elementwise_affine, norm.eps, getattr(norm, "bias", None) is None)
+    linear = module.use_base_update and module.base_linear.bias is None
+    return probe.remembered((verdict.token, kind, shapes, norms, linear, module.rbf.denominator), work)

@@ -1,7 +1,8 @@
-"""FourierKAN's NaiveFourierKANLayer (github.com/GistNoesis/FourierKAN, MIT), recognised by its structure.
+"""FourierKAN's NaiveFourierKANLayer (github.com/GistNoesis/FourierKAN, MIT), recognised by its structure and
+its code.
 
 A layer has fouriercoeffs (2, out, in, gridsize), its sizes, perhaps a bias (1, out), and a forward that names
-the first. Copies may have been edited, so its own code must give the kernels' numbers on a probe.
+the first.
 """
 
 from typing import Any
@@ -9,23 +10,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..compat import code_names, eligible, fourier_kan
+from ..compat import eligible, fourier_kan
 from ..contract import MAX_FREQUENCIES
-from . import Accelerated, overrides, probe
+from ._shared import probe
+from ._shared.accelerated import Accelerated, overrides, traced
+from ._shared.judge import judge
+from ._shared.probe import Probe
+from ._shared.whitelist import Subject
 
 NAME = "FourierKAN"
 
 _SIZES = ("inputdim", "outdim", "gridsize", "addbias")
 _CODE = ("fouriercoeffs",)
 
+SUBJECT = Subject(NAME, "forward", tensors=frozenset({*_CODE, "bias"}), options=frozenset(_SIZES))
+
 
 class NaiveFourierKANLayer(Accelerated):
     """forward on the kernels."""
+
+    _kan_kernels_watched = frozenset({"forward"})
 
     def forward(self: Any, x: Tensor) -> Tensor:
         if _why_not(self, x) is not None:
             return super().forward(x)  # type: ignore[misc]
         return fourier_kan.evaluate(x, self.fouriercoeffs, self.bias if self.addbias else None)
+
+    def _kan_kernels_judge(self) -> tuple[str | None, frozenset[int] | None]:
+        return _examine(self)
 
     def _kan_kernels_fallback(self) -> str | None:
         return _why_not_now(self)
@@ -34,19 +46,30 @@ class NaiveFourierKANLayer(Accelerated):
 
 
 def claims(module: nn.Module) -> bool:
-    """Whether the coefficients and the sizes are there."""
-    return all(hasattr(module, name) for name in (*_CODE, *_SIZES))
+    """Return whether the coefficients and the sizes are there."""
+    return not _missing(module)
+
+
+def lacks(module: nn.Module) -> str | None:
+    """Return what a layer with the peer's coefficients lacks of the peer's, or None."""
+    missing = _missing(module)
+    if "fouriercoeffs" not in module._parameters or not missing:
+        return None
+    return f"{NAME}: lacks {', '.join(missing)}, which {NAME}'s layers have"
+
+
+def _missing(module: nn.Module) -> list[str]:
+    return [name for name in (*_CODE, *_SIZES) if not hasattr(module, name)]
 
 
 def reason(module: nn.Module) -> str | None:
-    """Why this layer is left alone, or None."""
+    """Return why this layer is left alone, or None."""
     if isinstance(module, fourier_kan.NaiveFourierKANLayer):
         return "is the drop-in of kan_kernels and runs the kernels already"
     owner = probe.owner_by_code(module, _CODE)
     if owner is None:
         return "no class of it has a forward that names fouriercoeffs"
-    why = overrides(module, owner, ("forward",)) or _why_other(module) or _why_not_its_code(module)
-    return why or _differs(module)
+    return overrides(module, owner, ("forward",)) or _why_other(module) or _examine(module)[0]
 
 
 def mixin(module: nn.Module) -> type[Accelerated]:
@@ -54,7 +77,11 @@ def mixin(module: nn.Module) -> type[Accelerated]:
 
 
 def _why_not(layer: Any, x: object) -> str | None:
-    coefficients = layer.fouriercoeffs
+    coefficients, dims = layer.fouriercoeffs, layer._kan_kernels_dims
+    if traced(x):
+        return "the call is traced"
+    if dims is not None and x.dim() not in dims:  # type: ignore[attr-defined]
+        return f"its own code does something else with {x.dim()} dimensions"  # type: ignore[attr-defined]
     why = eligible.why_not_rows(x, coefficients, layer.inputdim) or _why_not_now(layer)
     if why is None and x.dtype != coefficients.dtype:  # type: ignore[attr-defined]
         return f"x is {x.dtype}, the weights are {coefficients.dtype}"  # type: ignore[attr-defined]
@@ -63,22 +90,16 @@ def _why_not(layer: Any, x: object) -> str | None:
 
 def _why_not_now(layer: Any) -> str | None:
     """Why the kernels cannot run the layer as it is now, whatever the input, or None."""
+    if layer._kan_kernels_left is not None:
+        return layer._kan_kernels_left
     tensors = [layer.fouriercoeffs, *([layer.bias] if layer.addbias else [])]
     shapes = _shapes(layer.inputdim, layer.outdim, layer.gridsize, layer.addbias)
-    why = probe.wrong_shape(layer, shapes) or eligible.why_not_tensors(layer.fouriercoeffs, tensors)
-    if why is not None or torch.compiler.is_compiling():
-        return why
-    return _why_not_its_code(layer)
+    return probe.wrong_shape(layer, shapes) or eligible.why_not_tensors(layer.fouriercoeffs, tensors)
 
 
 def _shapes(features: int, out: int, frequencies: int, biased: bool) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {"fouriercoeffs": (2, out, features, frequencies)}
     return shapes | {"bias": (1, out)} if biased else shapes
-
-
-def _why_not_its_code(layer: Any) -> str | None:
-    """Why the code that computes y is not, or not surely, the peer's, or None."""
-    return code_names.why_not(layer, NAME, ("forward",), frozenset(_SIZES))
 
 
 def _why_other(module: Any) -> str | None:
@@ -96,17 +117,26 @@ _IN, _OUT = 3, 2  # at most, of a probe
 _RANGE = 4.0  # of its inputs: more than one period
 
 
-def _differs(module: Any) -> str | None:
+_FAR = 1e5  # of g x: the peer rounds it, so that its own numbers are noise where |x| is huge
+
+
+def _examine(module: Any) -> tuple[str | None, frozenset[int] | None]:
+    """Return what is against the layer's code, read and run, or None; and the dims of x it is for."""
+    verdict = judge(module, SUBJECT)
+    if verdict.why is not None:
+        return verdict.why, None
     fan_in, fan_out = min(_IN, module.inputdim), min(_OUT, module.outdim)
 
-    def make(generator: torch.Generator) -> tuple[Any, Tensor]:
+    def make(generator: torch.Generator) -> tuple[Any, Tensor, Tensor]:
         shapes = _shapes(fan_in, fan_out, module.gridsize, module.addbias)
         clone = probe.clone(module, shapes, generator, {})
         clone.inputdim, clone.outdim = fan_in, fan_out
         high = torch.full((fan_in,), _RANGE, dtype=torch.float64, device="cpu")
-        return clone, probe.inputs(-high, high, generator)
+        return clone, probe.inputs(-high, high, generator), torch.zeros(1, fan_in, dtype=torch.float64)
 
     def ours(clone: Any, x: Tensor) -> Tensor:
         return fourier_kan.evaluate(x, clone.fouriercoeffs, clone.bias if clone.addbias else None)
 
-    return probe.differs(NAME, make, type(module).forward, ours)
+    compared = Probe(NAME, make, probe.own_class(module).forward, ours, far=_FAR / module.gridsize)
+    key = (verdict.token, fan_in, fan_out, module.gridsize, bool(module.addbias))
+    return probe.remembered(key, lambda: probe.compare(compared, verdict.known))

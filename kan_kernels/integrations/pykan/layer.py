@@ -18,8 +18,10 @@ from torch.nn.modules import module as nn_module
 from ... import checks
 from ... import functional as F
 from ...compat.efficient_kan_core import kernel_base, well_determined
-from .. import Accelerated, accelerate
+from .. import accelerate
+from .._shared.accelerated import Accelerated, traced
 from ..layers import regular_inputs
+from .code import is_its_own, is_zero, why_not_its_code
 from .lazy import LazyTensor
 
 _DTYPES = (torch.float32, torch.float64)
@@ -124,12 +126,6 @@ def has_own_call(layer: nn.Module) -> bool:
     )
 
 
-def is_peers_own(module: Accelerated, owner: str, qualname: str) -> bool:
-    """Whether the class that was accelerated has this method of pykan's, and not one of a subclass."""
-    function = getattr(module._kan_kernels_original, qualname.rpartition(".")[2])
-    return (function.__module__, function.__qualname__) == (owner, qualname)
-
-
 class AcceleratedLayer(Accelerated):
     """The methods that replace those of a KANLayer."""
 
@@ -149,15 +145,14 @@ class AcceleratedLayer(Accelerated):
         The last two are computed when something reads them; as parts of a larger graph (torch.compile,
         torch.func) at once.
         """
-        weights = self._kan_kernels_weights(x)
+        weights = None if traced(x) else self._kan_kernels_weights(x)
         if weights is None:
             return super().forward(x)
         y = weights.forward(x.to(weights.spline.dtype))
         own = x.unsqueeze(1).clone()
         preacts = own.expand(-1, y.shape[1], -1)
         kept = own.squeeze(1).to(weights.spline.dtype)
-        part_of_a_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if part_of_a_graph or _transforming() or forward_ad._current_level >= 0:
+        if torch.compiler.is_compiling() or _transforming() or forward_ad._current_level >= 0:
             return y, preacts, weights.activations(kept), weights.splines(kept)
         return y, preacts, *weights.deferred(kept, preacts.shape)
 
@@ -169,7 +164,7 @@ class AcceleratedLayer(Accelerated):
         each edge: A^+ (B c) = (A^+ B) c. Where there are many solutions, or rounding decides (few samples,
         tight clusters, constant inputs), pykan's own code chooses.
         """
-        own = is_peers_own(self, "kan.KANLayer", "KANLayer.update_grid_from_samples")
+        own = is_its_own(self, "KANLayer", "update_grid_from_samples")
         if not own or _unusable(self, x) is not None or not self._kan_kernels_refit(x, mode):
             super().update_grid_from_samples(x, mode)  # type: ignore[misc]
 
@@ -230,8 +225,11 @@ class AcceleratedLayer(Accelerated):
     def _kan_kernels_attach(self) -> None:
         _pykan_spline()
 
+    def _kan_kernels_judge(self) -> tuple[str | None, frozenset[int] | None]:
+        return why_not_its_code(self._kan_kernels_original, "KANLayer", "forward"), None
+
     def _kan_kernels_fallback(self) -> str | None:
-        why = unsupported(self)
+        why = self._kan_kernels_left or unsupported(self)
         if why is None and _knots(self) is None:
             why = "grid has knots that coincide, decrease or are not finite"
         return why
@@ -239,7 +237,7 @@ class AcceleratedLayer(Accelerated):
 
 def _unusable(layer: Any, x: object) -> str | None:
     """Why pykan's own code has to run on this input, or None."""
-    why = unsupported(layer)
+    why = layer._kan_kernels_left or unsupported(layer)
     if why is not None:
         return why
     if not isinstance(x, Tensor) or x.dim() != 2 or x.shape[1] != layer.coef.shape[0]:
@@ -256,11 +254,8 @@ def base_of(base_fun: Any) -> tuple[str, float] | None:
     name = kernel_base(base_fun)
     if name is not None:
         return name, 1.0
-    # pykan's 'zero' is x*0: NaN where x is not finite, and scale_base gets a gradient of zeros
-    zero = ("kan.MultKAN", "MultKAN.__init__.<locals>.<lambda>")
-    if (getattr(base_fun, "__module__", ""), getattr(base_fun, "__qualname__", "")) == zero:
-        return "identity", 0.0
-    return None
+    # NaN where x is not finite, and scale_base gets a gradient of zeros
+    return ("identity", 0.0) if is_zero(base_fun) else None
 
 
 def _knots(layer: Any) -> Tensor | None:

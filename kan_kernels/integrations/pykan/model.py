@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import Accelerated, accelerate
-from .layer import AcceleratedLayer, _transforming, has_own_call, is_peers_own
+from .. import accelerate
+from .._shared.accelerated import Accelerated, traced
+from .code import is_its_own, why_not_its_code
+from .layer import AcceleratedLayer, _transforming, has_own_call
 from .penalty import penalty
 from .statistics import STATISTICS, Layer, Pass
 from .symbolic import NotFinite, Symbolic, evaluate
@@ -34,10 +36,17 @@ class AcceleratedModel(Accelerated):
     width: list[list[int]]
     mult_arity: Any
     mult_homo: bool
+    _kan_kernels_plain: frozenset[type]
+    """Classes of symbolic layers whose forward is pykan's."""
 
     def forward(self, x: Tensor, singularity_avoiding: bool = False, y_th: float = 10.0) -> Tensor:
         """(B, inputs) -> (B, outputs), as pykan's; the statistics of the pass are computed when read."""
-        if torch.compiler.is_compiling() or _transforming() or torch.jit.is_tracing():
+        if (
+            self._kan_kernels_left is not None
+            or torch.compiler.is_compiling()
+            or _transforming()
+            or traced(x)
+        ):
             return super().forward(x, singularity_avoiding, y_th)
         state = self.__dict__
         x = x[:, self.input_id.long()]
@@ -90,7 +99,11 @@ class AcceleratedModel(Accelerated):
     ) -> tuple[Tensor, Symbolic | Tensor | None]:
         """y with what the symbolic edges add, and that."""
         layer = self.symbolic_fun[l]
-        if _is_plain(layer) and x.dtype == layer.affine.dtype:
+        if (
+            type(layer) in self._kan_kernels_plain
+            and not has_own_call(layer)
+            and x.dtype == layer.affine.dtype
+        ):
             try:
                 symbolic = evaluate(layer, x, singularity_avoiding, y_th)
             except NotFinite:
@@ -129,7 +142,7 @@ class AcceleratedModel(Accelerated):
         attribute = _METRICS.get(reg_metric)
         lambs = (lamb_l1, lamb_entropy, lamb_coef, lamb_coefdiff)
         numbers = all(isinstance(lamb, (int, float)) for lamb in lambs)
-        if attribute is None or not numbers or not is_peers_own(self, "kan.MultKAN", "MultKAN.reg"):
+        if attribute is None or not numbers or not is_its_own(self, "MultKAN", "reg"):
             return super().reg(reg_metric, *lambs)  # type: ignore[misc]
         sizes = getattr(self, attribute)
         if not any(size.requires_grad for size in sizes):  # then pykan's number has the gradient of 0 * coef
@@ -158,7 +171,16 @@ class AcceleratedModel(Accelerated):
             for name in STATISTICS:
                 getattr(self, name)
 
+    def _kan_kernels_judge(self) -> tuple[str | None, frozenset[int] | None]:
+        classes = {type(layer) for layer in self.symbolic_fun}
+        self.__dict__["_kan_kernels_plain"] = frozenset(
+            cls for cls in classes if why_not_its_code(cls, "Symbolic_KANLayer", "forward") is None
+        )
+        return why_not_its_code(self._kan_kernels_original, "MultKAN", "forward"), None
+
     def _kan_kernels_fallback(self) -> str | None:
+        if self._kan_kernels_left is not None:
+            return self._kan_kernels_left
         own = [
             f"act_fun {n} ({'it was not taken' if not isinstance(layer, AcceleratedLayer) else why})"
             for n, layer in enumerate(self.act_fun)
@@ -208,13 +230,6 @@ class AcceleratedModel(Accelerated):
     def expand_width(self, *args: Any, **kwargs: Any) -> None:
         super().expand_width(*args, **kwargs)  # type: ignore[misc]
         accelerate(self)
-
-
-def _is_plain(layer: Any) -> bool:
-    """Whether calling this symbolic layer runs pykan's forward and nothing else."""
-    cls = type(layer)
-    name = (cls.__module__, cls.__qualname__)
-    return name == ("kan.Symbolic_KANLayer", "Symbolic_KANLayer") and not has_own_call(layer)
 
 
 def _accelerated(model: Any) -> Any:

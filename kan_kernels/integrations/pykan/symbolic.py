@@ -4,13 +4,14 @@ pykan evaluates every edge's function and multiplies by its mask. An edge that i
 function adds 0 * (c * 0 + d) = 0 as long as the input and the affine parameters are finite.
 """
 
-import importlib
 import math
 import weakref
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from .code import is_zero
 
 # The tables of functions seen last: layer -> attribute -> (a copy, the edges with functions of their own)
 _seen: weakref.WeakKeyDictionary[nn.Module, dict] = weakref.WeakKeyDictionary()
@@ -81,23 +82,12 @@ def _given(layer: Any, attribute: str) -> list[tuple[int, int]]:
     kept = seen.get(attribute)
     if kept is not None and kept[0] == table:
         return kept[1]
-    position = 0 if attribute == "funs" else 3
-    zero = importlib.import_module("kan.utils").SYMBOLIC_LIB["0"][position]
+    avoiding = attribute == "funs_avoid_singularity"
     given = [
         (j, i)
         for j, row in enumerate(table)
         for i, function in enumerate(row)
-        if function is not zero and not _made_with(function)
+        if not is_zero(function, avoiding)
     ]
     seen[attribute] = ([list(row) for row in table], given)
     return given
-
-
-def _made_with(function: Any) -> bool:
-    """Whether this is the function that Symbolic_KANLayer's constructor gives every edge: x -> 0."""
-    name = getattr(function, "__qualname__", "")
-    return (
-        getattr(function, "__module__", "") == "kan.Symbolic_KANLayer"
-        and name.startswith("Symbolic_KANLayer.__init__.")
-        and name.endswith("<lambda>")
-    )

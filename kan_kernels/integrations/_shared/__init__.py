@@ -1,0 +1,1 @@
+"""What the adapters share: how a layer is known by its code, compared on a probe, and given a fast class."""

@@ -1,0 +1,163 @@
+"""The class of a layer that was taken: the peer's class with an adapter's fast methods on top."""
+
+import copyreg
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
+    """What the fast subclasses share; adapters put their methods into a subclass of this one.
+
+    Whatever a mixin keeps on an instance belongs into `__dict__` under names that start with `_kan_kernels_`:
+    it is left out of copies and pickles, and removed by `restore`.
+
+    The code of a layer is judged when it is taken, copied or unpickled, and again when an attribute is set or
+    deleted that its code calls: a method, or a child whose code was judged. A forward only reads the answer.
+    """
+
+    _kan_kernels_original: type
+    """The peer's class. Set on the classes that `accelerated_class` makes, and nowhere else."""
+
+    _kan_kernels_watched: frozenset[str] = frozenset()
+    """Names whose replacement on the instance changes what its own code computes."""
+
+    _kan_kernels_left: str | None = None
+    """Why the layer's own code runs, since it is no longer the code that was taken; None if it is."""
+
+    _kan_kernels_dims: frozenset[int] | None = None
+    """The numbers of dimensions of x for which its own code and the kernels agree; None for all."""
+
+    def _kan_kernels_judge(self) -> "tuple[str | None, frozenset[int] | None]":
+        """Return why the layer as it is now has to run its own code, or None, and `_kan_kernels_dims`."""
+        return None, None
+
+    def _kan_kernels_attach(self) -> None:
+        """Called after the class was set: by `accelerate`, and on the instance of a copy, still empty."""
+
+    def _kan_kernels_detach(self) -> None:
+        """Called before `restore` takes the class away."""
+
+    def _kan_kernels_note(self) -> str:
+        """Return what the report says behind the adapter's name."""
+        return ""
+
+    def _kan_kernels_for_now(self) -> str:
+        """Return a note for a layer that was taken and yet runs the peer's own code; else nothing."""
+        fallback = self._kan_kernels_fallback()
+        return "" if fallback is None else f"for now its own code runs, since {fallback}"
+
+    def _kan_kernels_fallback(self) -> str | None:
+        """Return why forward runs the peer's own code as the module is now; None if it runs the kernels."""
+        return self._kan_kernels_left
+
+    def _kan_kernels_path(self) -> str:
+        """Return what `explain` adds about the kernels that run."""
+        return ""
+
+    def _kan_kernels_judge_again(self) -> None:
+        """Put down what `_kan_kernels_judge` says, where it is not what holds for every layer."""
+        state = self.__dict__
+        state.pop("_kan_kernels_left", None), state.pop("_kan_kernels_dims", None)
+        why, dims = self._kan_kernels_judge()
+        if why is not None:
+            state["_kan_kernels_left"] = why
+        if dims is not None:
+            state["_kan_kernels_dims"] = dims
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        watched = name in self._kan_kernels_watched  # setting __class__ takes this away
+        super().__setattr__(name, value)
+        if watched:
+            self._kan_kernels_judge_again()
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        if name in self._kan_kernels_watched:
+            self._kan_kernels_judge_again()
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)  # type: ignore[misc]
+        self._kan_kernels_judge_again()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copy, deepcopy and pickle: the dynamic class is made anew from two classes that have names."""
+        function, args, *rest = super().__reduce_ex__(protocol)
+        # a peer that reduces in its own way, or a class on top of ours, knows what to do
+        if function is not copyreg.__newobj__ or not is_accelerated(self):  # type: ignore[attr-defined]
+            return function, args, *rest
+        if rest and isinstance(rest[0], dict):
+            rest[0] = {key: value for key, value in rest[0].items() if not key.startswith("_kan_kernels_")}
+        made = type(self)
+        mixin = next(base for base in made.__bases__ if issubclass(base, Accelerated))
+        return _rebuild, (mixin, made._kan_kernels_original, *args[1:]), *rest
+
+
+def traced(x: object) -> bool:
+    """Whether a call is being written down as operations of torch, where the layer's own code has to run.
+
+    torch.jit.trace and all that is built on it (TensorBoard, fvcore, the older ONNX exporter), torch.fx, and
+    the newer ONNX exporter: none has a name for the kernels' ops. torch.compile and torch.export do.
+    """
+    if not isinstance(x, Tensor):
+        return True
+    if torch.compiler.is_compiling():
+        return _exporting_to_onnx()
+    return torch._C._get_tracing_state() is not None
+
+
+def _exporting_to_onnx() -> bool:
+    return torch.onnx.is_in_onnx_export()
+
+
+_exporting_to_onnx._dynamo_marked_constant = True  # type: ignore[attr-defined]  # it imports, which is not traced
+
+
+_classes: dict[tuple[type, type], type[Accelerated]] = {}
+
+
+def accelerated_class(mixin: type[Accelerated], original: type[nn.Module]) -> type[Accelerated]:
+    """Return the subclass of a peer's class that runs a mixin's methods; the same one each time."""
+    made = _classes.get((mixin, original))
+    if made is None:
+        body = {
+            "__module__": original.__module__,
+            "__qualname__": f"Accelerated{original.__qualname__}",
+            "__doc__": original.__doc__,
+            "_kan_kernels_original": original,
+        }
+        made = type(f"Accelerated{original.__name__}", (mixin, original), body)
+        _classes[mixin, original] = made
+    return made
+
+
+def _rebuild(mixin: type[Accelerated], original: type[nn.Module], *args: Any) -> Accelerated:
+    made = accelerated_class(mixin, original)
+    module: Any = copyreg.__newobj__(made, *args)  # type: ignore[attr-defined]
+    module._kan_kernels_attach()
+    return module
+
+
+def is_accelerated(module: nn.Module) -> bool:
+    """Return whether the module's class is one that `accelerate` set."""
+    return "_kan_kernels_original" in type(module).__dict__
+
+
+def overrides(module: nn.Module, owner: type, names: tuple[str, ...]) -> str | None:
+    """Return which of these methods the module does not have from `owner`, and where from, or None."""
+    for name in names:
+        if name in module.__dict__:
+            return f"{name} was replaced on this instance"
+        for cls in type(module).__mro__:
+            if cls is owner:
+                break
+            if name in cls.__dict__:
+                return f"{cls.__qualname__} has a {name} of its own"
+    return None
+
+
+def mro_class(module: nn.Module, is_owner: Callable[[type], bool]) -> type | None:
+    """Return the first class in the module's method resolution order that satisfies `is_owner`, or None."""
+    return next((cls for cls in type(module).__mro__ if is_owner(cls)), None)

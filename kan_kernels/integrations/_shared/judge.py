@@ -1,0 +1,205 @@
+"""Whether the code of a layer is a peer's: to the letter of a known revision, or a formula that can be
+probed.
+
+One mechanism for all peers. `judge` reads the method that a `Subject` names and all that it calls of its own
+class and module, now. Code that was read is not read again as long as the same functions stand behind the
+same names.
+"""
+
+import ast
+from dataclasses import dataclass, field
+from types import FunctionType
+from typing import Any
+
+from torch import nn
+
+from .revisions import KNOWN
+from .source import LOCAL, MISSING, Definition, Unreadable, canonical, definition, fingerprint, statements
+from .whitelist import DATA, Reader, Refused, Subject, find
+
+_DEEPEST = 8  # calls of own functions inside each other: nobody's layer has more
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the code of a layer is.
+
+    Attributes:
+        why: a reason to leave the layer alone, naming the line, or None.
+        known: whether it is the peer's to the letter, so that no probe has to look for surprises.
+    """
+
+    why: str | None
+    known: bool = False
+    token: object = None
+    """The same object as long as the same code was read; a key for what was worked out from running it."""
+
+
+@dataclass(eq=False)
+class _Reading:
+    """One reading of a class's code, and the names that it found behind which functions."""
+
+    cls: type
+    subject: Subject
+    functions: dict[str, FunctionType] = field(default_factory=dict)
+    methods: set[str] = field(default_factory=set)
+    names: list[tuple[Definition, str, Any]] = field(default_factory=list)
+    depth: int = 0
+
+    def definition(self, function: Any, name: str) -> Definition:
+        try:
+            made = definition(function)
+        except Unreadable as error:
+            raise Refused(f"its {name} {error}") from None
+        self.functions[name] = function
+        return made
+
+    def still_holds(self) -> bool:
+        """Whether the names that were looked up stand for the same objects."""
+        for name in self.methods:
+            value = find(self.cls, name)
+            if (value.fget if isinstance(value, property) else value) is not self.functions.get(name, value):
+                return False
+        return all(made.resolve(name) is value for made, name, value in self.names)
+
+    # ---- the peer's to the letter
+
+    def departs(self, function: Any, name: str) -> str | None:
+        """The first line that no known revision has, in this function or one that it calls, or None."""
+        made = self.definition(function, name)
+        own = fingerprint(made)
+        revisions = KNOWN.get(self.subject.peer, {}).get(name, ())
+        if own not in revisions:
+            same = max((_common(own, revision) for revision in revisions), default=0)
+            nodes = [node for node, _ in statements(made)]
+            where = made.line(nodes[min(same, len(nodes) - 1)])
+            if same >= len(own):
+                where = f"the end of {name}, {made.line(nodes[-1])}"
+            return f"{where} is not {self.subject.peer}'s"
+        for called, callee, method in self.called(made):
+            self.methods |= {called} if method else set()
+            if called not in self.functions:
+                why = self.departs(callee, called)
+                if why is not None:
+                    return why
+        return None
+
+    def called(self, made: Definition) -> list[tuple[str, FunctionType, bool]]:
+        """Functions that are not torch's, of the class and of the module, that a function names."""
+        found: list[tuple[str, FunctionType, bool]] = []
+        arguments = getattr(made.node.args, "args", [])
+        me = arguments[0].arg if arguments else None
+        for node in ast.walk(made.node):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == me:
+                value = find(self.cls, node.attr)
+                value = value.fget if isinstance(value, property) else value
+                if isinstance(value, FunctionType):
+                    found.append((node.attr, value, True))
+            elif isinstance(node, ast.Name):
+                value = made.resolve(node.id)
+                if value is LOCAL or value is MISSING:
+                    continue
+                self.names.append((made, node.id, value))
+                if isinstance(value, FunctionType) and not canonical(value, ""):
+                    found.append((node.id, value, False))
+        return found
+
+    # ---- a formula
+
+    def follow(
+        self, function: Any, name: str, positional: list[int], named: dict[str, int], method: bool
+    ) -> int:
+        """Return what the result of a call of an own function depends on.
+
+        Raises:
+            Refused: it may be more than a formula.
+        """
+        if method:
+            self.methods.add(name)
+        made = self.definition(function, name)
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise Refused(f"{made.line(made.node)} calls itself")
+        names = [a.arg for a in (*made.node.args.posonlyargs, *made.node.args.args)][1 if method else 0 :]
+        if len(positional) > len(names):
+            raise Refused(f"{made.line(made.node)} takes fewer arguments")
+        returned = self.read(made, dict(zip(names, positional, strict=False)) | named, method)
+        self.depth -= 1
+        return returned
+
+    def read(self, made: Definition, kinds: dict[str, int], method: bool) -> int:
+        """Return what the result of a function depends on, given what its arguments do."""
+        for node in ast.walk(made.node):
+            if isinstance(node, ast.Name) and (value := made.resolve(node.id)) is not LOCAL:
+                self.names.append((made, node.id, value))
+        return Reader(self, made, self.subject, self.cls, kinds, method).returned
+
+
+_readings: dict[tuple[type, str, str], tuple[_Reading, Verdict]] = {}
+
+
+def judge(module: nn.Module, subject: Subject) -> Verdict:
+    """Read the code of a layer.
+
+    Args:
+        module: of the peer's class, or of the class that `accelerate` put on top of it.
+        subject: what the peer's code may read and call.
+
+    Returns:
+        A verdict on all that the method calls, methods of `parts` included.
+    """
+    cls: type = getattr(type(module), "_kan_kernels_original", type(module))
+    reading, verdict = _reading_of(cls, subject)
+    replaced = sorted(reading.methods & module.__dict__.keys())
+    if replaced:
+        return Verdict(f"{replaced[0]} was replaced on this instance")
+    known, tokens = verdict.known, list[Any]([reading])
+    for name, part in subject.parts.items():
+        child = module._modules.get(name)
+        if verdict.why is None and child is not None:
+            of_part = judge(child, part)
+            known &= of_part.known
+            tokens.append(of_part.token)
+            if of_part.why is not None:
+                return Verdict(f"{name} ({type(child).__qualname__}): {of_part.why}")
+    return Verdict(verdict.why, known, tuple(tokens))
+
+
+def _read(cls: type, subject: Subject) -> tuple[_Reading, Verdict]:
+    reading = _Reading(cls, subject, methods={subject.root})
+    root = find(cls, subject.root)
+    try:
+        departure = reading.departs(root, subject.root)
+        if departure is None:
+            return reading, Verdict(None, known=True)
+        if not subject.open:
+            return reading, Verdict(departure)
+        made = reading.definition(root, subject.root)
+        arguments = [a.arg for a in made.node.args.args]
+        if len(arguments) < 2:
+            raise Refused(f"{made.line(made.node)} takes no x")
+        reading.read(made, {arguments[1]: DATA}, method=True)
+        return reading, Verdict(None)
+    except Refused as refused:
+        return reading, Verdict(str(refused))
+
+
+def _common(a: tuple[str, ...], b: tuple[str, ...]) -> int:
+    """How many entries two tuples begin with alike."""
+    for n, (one, other) in enumerate(zip(a, b, strict=False)):
+        if one != other:
+            return n
+    return min(len(a), len(b))
+
+
+def why_not_known(cls: type, peer: str, name: str) -> str | None:
+    """Return why a method of a class is not, with all that it calls, a peer's to the letter, or None."""
+    return _reading_of(cls, Subject(peer, name, frozenset(), frozenset(), open=False))[1].why
+
+
+def _reading_of(cls: type, subject: Subject) -> tuple[_Reading, Verdict]:
+    key = (cls, subject.peer, subject.root)
+    kept = _readings.get(key)
+    if kept is None or not kept[0].still_holds():
+        kept = _readings[key] = _read(cls, subject)
+    return kept
