@@ -20,6 +20,10 @@ with contextlib.suppress(ModuleNotFoundError):  # only the fuzz tests need it
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--edits", default=40, type=int, help="random edits of each peer's code to try")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "slow: takes more than a few seconds; CI runs it, `-m 'not slow'` leaves it out"

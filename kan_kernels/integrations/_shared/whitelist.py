@@ -15,7 +15,8 @@ from .source import LOCAL, MISSING, Definition, canonical, is_text
 
 # What an expression may depend on, in this order: each includes those before it.
 CONSTANT, KNOTS, WEIGHT, SIZE, DATA = range(5)
-# CONSTANT: numbers, options, sizes of weights. KNOTS, WEIGHT: tensors of the layer. SIZE: of x. DATA: x.
+# CONSTANT: numbers, options, sizes of weights. KNOTS, WEIGHT: tensors of the layer. SIZE: of x, and dtypes and
+# devices. DATA: x.
 
 _POINTWISE = {
     *("exp", "cos", "sin", "tanh", "acos", "arccos", "sigmoid", "square", "pow", "neg", "negative"),
@@ -173,7 +174,7 @@ class Reader:
 
     def condition(self, node: ast.expr) -> None:
         if self.kind(node) != CONSTANT:
-            raise self.refuse(node, "branches on x, a size or a tensor")
+            raise self.refuse(node, "branches on x, a size, a dtype or a tensor")
 
     def assertion(self, node: ast.expr) -> None:
         """Sizes may be asserted: where that fails, the peer raises on the probe too."""
@@ -235,7 +236,7 @@ class Reader:
         if node.attr in ("shape", "ndim"):
             return SIZE if kind == DATA else CONSTANT
         if node.attr in ("dtype", "device"):
-            return CONSTANT
+            return SIZE  # nothing may be decided by them
         raise self.refuse(node, f"reads {node.attr}")
 
     def is_me(self, node: ast.AST) -> bool:
@@ -278,7 +279,7 @@ class Reader:
 
     def of_BoolOp(self, node: ast.BoolOp) -> int:
         if self.most(node.values) != CONSTANT:
-            raise self.refuse(node, "branches on x, a size or a tensor")
+            raise self.refuse(node, "branches on x, a size, a dtype or a tensor")
         return CONSTANT
 
     def of_IfExp(self, node: ast.IfExp) -> int:
@@ -344,7 +345,7 @@ class Reader:
     def call_of_function(self, node: ast.Call, value: Any) -> int:
         name = canonical(value, "")
         positional, named = self.arguments(node)
-        highest = max([*positional, *named.values(), CONSTANT])
+        highest = max([*positional, *(named[k] for k in named.keys() - {"dtype", "device"}), CONSTANT])
         if name == "builtins.len":
             return SIZE if highest == DATA else CONSTANT
         if name in _MADE:
@@ -382,7 +383,7 @@ class Reader:
         unknown = named.keys() - _KEYWORDS
         if unknown and not {"input", "weight", "equation", "other"} >= unknown:
             raise self.refuse(node, f"passes {', '.join(sorted(unknown))} to {name}")
-        kinds = [*positional, *named.values()]
+        kinds = [*positional, *(named[k] for k in named.keys() - {"dtype", "device"})]
         if SIZE in kinds and name not in _REARRANGING:
             raise self.refuse(node, "computes with a size of x")
         return max(kind for kind in (*kinds, CONSTANT) if kind != SIZE)
