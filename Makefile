@@ -10,11 +10,12 @@ export TORCH_CUDA_ARCH_LIST ?= 9.0
 SOURCES := $(shell find csrc python -type f) CMakeLists.txt setup.py pyproject.toml
 CXX_FILES := $(shell find csrc python tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test check bench gpu interpret build wheel sanitize format clean help
+.PHONY: demo test test-edits check bench gpu interpret build wheel sanitize format clean help
 
 help:
 	@echo "make demo      train KANs beside MLPs of the same size, print the table, draw the picture"
 	@echo "make test      everything that CI runs: checks, sanitizers, tests, the wheel"
+	@echo "make test-edits  500 random edits of each other codebase's layers (CI runs it after make test)"
 	@echo "make bench     the benchmark harness (BENCH='--quick' for a short run)"
 	@echo "make gpu       on a GPU: build, test, measure, one report (the system's Python, offline, 8 minutes)"
 	@echo "make check     ruff, clang-format, mypy, README figures up to date"
@@ -67,6 +68,10 @@ wheel: $(VENV)/.ready
 test: check sanitize wheel
 	$(BIN)/python -m pytest
 	$(MAKE) interpret
+
+# Random edits of other codebases' layers: each is left alone, or computes what it did.
+test-edits: build
+	$(BIN)/python -m pytest tests/test_code_edits.py --edits 500
 
 # The Triton kernels on the CPU, in Triton's interpreter, which a process has for all kernels or for none.
 interpret: build

@@ -13,14 +13,40 @@ from collections.abc import Callable
 from typing import Any
 
 WRAPS = (
-    *("{}.clamp(-3, 3)", "{}.clamp(-10, 10)", "{}.clamp(-6.3, 6.3)", "{}.nan_to_num()", "{}.abs()", "{}.relu()"),
-    *("{}.detach()", "{}.float()", "{}.round()", "{}.half().to(x.dtype)", "0.5 * {}", "{} + 1e-3", "-{}", "{} / 3"),
+    *(
+        "{}.clamp(-3, 3)",
+        "{}.clamp(-10, 10)",
+        "{}.clamp(-6.3, 6.3)",
+        "{}.nan_to_num()",
+        "{}.abs()",
+        "{}.relu()",
+    ),
+    *(
+        "{}.detach()",
+        "{}.float()",
+        "{}.round()",
+        "{}.half().to(x.dtype)",
+        "0.5 * {}",
+        "{} + 1e-3",
+        "-{}",
+        "{} / 3",
+    ),
     *("torch.where({0} > 50, 0 * {0}, {0})", "{0} * ({0} < 100)", "{0}.flatten(1)", "{0}[:1000]", "{} * 1.0"),
     *("{0}.clone()", "torch.tanh({0})", "{0}.sigmoid()", "{0} ** 1", "{0}.mean(0)", "{0} + 0 * {0}"),
-    *("{0}.to(torch.float32)", "{0}.contiguous()", "{0}.squeeze()", "{0}.reshape({0}.shape)", "{0}.sort(0)[0]"),
+    *(
+        "{0}.to(torch.float32)",
+        "{0}.contiguous()",
+        "{0}.squeeze()",
+        "{0}.reshape({0}.shape)",
+        "{0}.sort(0)[0]",
+    ),
 )
 LINES = (
-    *("if x.abs().max() > 50: return 2 * x", "if len(x) > 1000: x = x[:1000]", "if x.shape[0] == 1: x = 2 * x"),
+    *(
+        "if x.abs().max() > 50: return 2 * x",
+        "if len(x) > 1000: x = x[:1000]",
+        "if x.shape[0] == 1: x = 2 * x",
+    ),
     *("if x.dtype == torch.float32: x = x + 1", "if x.dim() == 3: x = x.flatten(0, 1)", "x = x.flatten(1)"),
     *("x = x * 1", "if torch.isnan(x).any(): x = torch.zeros_like(x)", "x = x.clamp(-10, 10)", "x += 0.1"),
     *("x = x - x.mean()", "x = x.view(-1, x.shape[-1])", "assert x.dim() == 2", "x = x / len(x)", "x = +x"),
@@ -101,7 +127,9 @@ def insert(function: ast.FunctionDef, draw: random.Random) -> str | None:
 
 def wrap(function: ast.FunctionDef, draw: random.Random) -> str | None:
     kinds = (ast.Call, ast.BinOp, ast.Subscript, ast.Name)
-    node = _choice(function, draw, lambda n: isinstance(n, kinds) and isinstance(getattr(n, "ctx", ast.Load()), ast.Load))
+    node = _choice(
+        function, draw, lambda n: isinstance(n, kinds) and isinstance(getattr(n, "ctx", ast.Load()), ast.Load)
+    )
     if node is None:
         return None
     pattern = draw.choice(WRAPS)
@@ -129,7 +157,9 @@ def turn(function: ast.FunctionDef, draw: random.Random) -> str | None:
 
 
 def count(function: ast.FunctionDef, draw: random.Random) -> str | None:
-    node = _choice(function, draw, lambda n: isinstance(n, ast.Constant) and isinstance(n.value, (int, float)))
+    node = _choice(
+        function, draw, lambda n: isinstance(n, ast.Constant) and isinstance(n.value, (int, float))
+    )
     if node is None:
         return None
     before = node.value
@@ -149,7 +179,10 @@ def attribute(function: ast.FunctionDef, draw: random.Random) -> str | None:
     if not found:
         return None
     node = draw.choice(found)
-    before, node.attr = node.attr, draw.choice([n.attr for n in found] + ["sin", "exp", "training", "data", "T"])
+    before, node.attr = (
+        node.attr,
+        draw.choice([n.attr for n in found] + ["sin", "exp", "training", "data", "T"]),
+    )
     return None if before == node.attr else f"{before} became {node.attr}"
 
 

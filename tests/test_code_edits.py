@@ -64,6 +64,7 @@ PEERS = {
 
 def inputs(far: float, generator: torch.Generator) -> dict[str, Tensor]:
     """x of every size and shape, in and far outside the comfortable range."""
+
     def normal(*shape: int) -> Tensor:
         return 0.8 * torch.randn(*shape, generator=generator, dtype=F64)
 
@@ -73,7 +74,9 @@ def inputs(far: float, generator: torch.Generator) -> dict[str, Tensor]:
     mixed = torch.where(torch.rand(60, IN, generator=generator) < 0.3, huge, normal(60, IN))
     knots = torch.linspace(-2.5, 2.5, 51, dtype=F64)[:, None].expand(-1, IN).clone()
     broken = normal(12, IN)
-    broken[range(12), [n % IN for n in range(12)]] = torch.tensor([torch.nan, torch.inf, -torch.inf] * 4, dtype=F64)
+    broken[range(12), [n % IN for n in range(12)]] = torch.tensor(
+        [torch.nan, torch.inf, -torch.inf] * 4, dtype=F64
+    )
     return {
         "rows": normal(40, IN), "huge": huge, "mixed": mixed, "tiny": 1 / huge, "knots": knots, "broken": broken,
         "1-D": normal(IN), "3-D": normal(2, 3, IN), "one": normal(1, IN), "5000": normal(5000, IN),
@@ -112,7 +115,9 @@ def failures(own: list[Any], fast: list[Any], peers: list[Any], fast_peers: list
         tolerance = 1e-2 if name == "float32" else 1e-8
         if any(isinstance(result, type) for result in results):
             # a batch without rows is the one thing that the kernels can and some peers cannot
-            wrong = type(results[0]) is not type(results[1]) and not (name == "none" and isinstance(results[0], type))
+            wrong = type(results[0]) is not type(results[1]) and not (
+                name == "none" and isinstance(results[0], type)
+            )
             found += [f"{name}: {results[0]} and {results[1]}"] if wrong else []
             continue
         for n, part in enumerate(("y",) if name == "broken" else ("y", "dx")):

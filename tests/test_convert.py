@@ -257,6 +257,13 @@ class Dropped(peer.KAN):
         return nn.functional.dropout(super().forward(x, update_grid), 0.5, self.training)
 
 
+class Clamped(peer.KAN):
+    """Another function far outside the knots only."""
+
+    def forward(self, x: Tensor, update_grid: bool = False) -> Tensor:
+        return super().forward(x.clamp(-1000, 1000), update_grid)
+
+
 class Heads(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -277,6 +284,7 @@ class Broken(peer.KAN):
         (Residual, "model: Residual computes something else than its layers one after the other"),
         (lambda: Residual(drop_in), "model: Residual computes something else"),
         (Normed, "model: Normed has norm beside its layers"),
+        (lambda: Clamped([3, 4, 2]), "model: Clamped computes something else"),
         (lambda: Dropped([3, 4, 2]).eval(), "model: Dropped computes something else"),
         (lambda: Heads(4), "model: Heads computes something else"),
         (lambda: Heads(3), "model: layer 1: has 4 inputs, expected 3 like"),

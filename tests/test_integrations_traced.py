@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import onnxruntime
 import peer_efficient_kan as efficient
 import pytest
 import torch
@@ -58,8 +59,14 @@ def test_jit_trace(pair: tuple[nn.Module, nn.Module]) -> None:
     """The trace holds no op of ours, runs on other batches, can be saved, and the layer stays accelerated."""
     own, fast = pair
     x = torch.randn(4, 3)
+    try:
+        torch.jit.trace(own, x, check_trace=False)
+    except TypeError:  # pykan's models have a property that raises before they were run
+        with pytest.raises(TypeError):
+            torch.jit.trace(fast, x, check_trace=False)
+        return
     traced = torch.jit.trace(fast, x, check_trace=False)
-    assert "kan" not in str(traced.inlined_graph)
+    assert "kan_kernels::" not in str(traced.inlined_graph)
     file = io.BytesIO()
     torch.jit.save(traced, file)
     file.seek(0)
@@ -72,7 +79,7 @@ def test_graph_of_tensorboard_and_fvcore(pair: tuple[nn.Module, nn.Module]) -> N
     """Both take torch.jit's graph, parameters included."""
     own, fast = pair
     graph, _ = torch.jit._get_trace_graph(fast, (torch.randn(4, 3),))
-    assert "kan" not in str(graph)
+    assert "kan_kernels::" not in str(graph)
     wanted, _ = torch.jit._get_trace_graph(own, (torch.randn(4, 3),))
     assert [n.kind() for n in graph.nodes()] == [n.kind() for n in wanted.nodes()]
 
@@ -87,11 +94,12 @@ def test_onnx(pair: tuple[nn.Module, nn.Module], dynamo: bool, tmp_path: Any) ->
         file = tmp_path / f"{name}.onnx"
         try:
             torch.onnx.export(layer, (x,), str(file), dynamo=dynamo)
-        except Exception as error:
+            session = onnxruntime.InferenceSession(str(file))
+        except (
+            Exception
+        ) as error:  # pykan's models cannot be exported, and the runtime has no acos of float64
             outcomes.append(type(error).__name__)
             continue
-        onnxruntime = pytest.importorskip("onnxruntime")
-        session = onnxruntime.InferenceSession(str(file))
         (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})[:1]
         torch.testing.assert_close(torch.from_numpy(y), own(x).detach(), rtol=1e-4, atol=1e-4)
         outcomes.append("file")
@@ -107,8 +115,7 @@ def test_fx(pair: tuple[nn.Module, nn.Module]) -> None:
             outcomes.append(torch.fx.symbolic_trace(layer))
         except Exception as error:
             outcomes.append(type(error))
-    assert type(outcomes[0]) is type(outcomes[1])
-    if isinstance(outcomes[0], type):
+    if any(isinstance(outcome, type) for outcome in outcomes):
         assert outcomes[0] is outcomes[1]
     else:
         check(own, outcomes[1])

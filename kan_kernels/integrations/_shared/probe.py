@@ -247,14 +247,14 @@ def _agree(probe: Probe, made: Any, x: Tensor, tolerance: float, limits: bool = 
         results.append(call(made, own_x))
     want, got = results
     unchanged = all(map(_equal, state, (*made.parameters(), *made.buffers())))
-    return unchanged and _equal(*xs) and _same_rows(got, want, tolerance, limits)
+    return unchanged and _equal(*xs) and same_rows(got, want, tolerance, limits)
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
-def _same_rows(got: Tensor, want: Tensor, tolerance: float, limits: bool) -> bool:
+def same_rows(got: Tensor, want: Tensor, tolerance: float = _TOLERANCE, limits: bool = False) -> bool:
     """To a tolerance of the largest finite entry of each row; limits: where it is NaN, anything will do."""
     if got.shape != want.shape or got.dtype != want.dtype:
         return False
