@@ -95,8 +95,8 @@ def _edit(function: ast.FunctionDef, draw: random.Random) -> str:
 
 
 def _blocks(function: ast.FunctionDef) -> list[list[ast.stmt]]:
-    return [block for n in ast.walk(function) for block in (getattr(n, "body", None), getattr(n, "orelse", None))
-            if isinstance(block, list) and block]  # fmt: skip
+    blocks = (getattr(node, name, None) for node in ast.walk(function) for name in ("body", "orelse"))
+    return [block for block in blocks if isinstance(block, list) and block]
 
 
 def _choice(function: ast.FunctionDef, draw: random.Random, wanted: Any) -> Any:

@@ -28,7 +28,7 @@ IN, OUT = 5, 3
 
 @dataclass(frozen=True)
 class Peer:
-    """What of a peer's code is edited, (class or module, name); how a layer is made; how far its digits reach."""
+    """What of its code is edited, (class or module, name); how a layer is made; how far its digits reach."""
 
     code: tuple[tuple[Any, str], ...]
     make: Callable[[], nn.Module]
@@ -78,7 +78,8 @@ def inputs(far: float, generator: torch.Generator) -> dict[str, Tensor]:
         [torch.nan, torch.inf, -torch.inf] * 4, dtype=F64
     )
     return {
-        "rows": normal(40, IN), "huge": huge, "mixed": mixed, "tiny": 1 / huge, "knots": knots, "broken": broken,
+        "rows": normal(40, IN), "huge": huge, "mixed": mixed, "tiny": 1 / huge, "knots": knots,
+        "broken": broken,
         "1-D": normal(IN), "3-D": normal(2, 3, IN), "one": normal(1, IN), "5000": normal(5000, IN),
         "none": normal(0, IN), "float32": normal(20, IN).float(), "twice as wide": normal(4, 2 * IN),
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""While a layer is written down as operations of torch, its own code runs: a trace has no name for the kernels."""
+"""While a layer is written down as operations of torch, its own code runs: traces know no kernels."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from .source import LOCAL, MISSING, Definition, canonical, is_text
 
 # What an expression may depend on, in this order: each includes those before it.
 CONSTANT, KNOTS, WEIGHT, SIZE, DATA = range(5)
-# CONSTANT: numbers, options, sizes of weights. KNOTS, WEIGHT: tensors of the layer. SIZE: of x, and dtypes and
-# devices. DATA: x.
+# CONSTANT: numbers, options, sizes of weights. KNOTS, WEIGHT: tensors of the layer. DATA: x.
+# SIZE: of x, and dtypes and devices.
 
 _POINTWISE = {
     *("exp", "cos", "sin", "tanh", "acos", "arccos", "sigmoid", "square", "pow", "neg", "negative"),
