@@ -7,7 +7,10 @@ MAX_FUNCTIONS = 256  # of a basis that is not local: all of them are evaluated f
 MAX_FREQUENCIES = 512  # of the Fourier basis, two functions each
 
 # Where a compiled part is missing or of another version.
-REMEDY = "build it: `pip install .` in the source tree, or `make build` to use the tree itself"
+REMEDY = (
+    "build the source tree with `python setup.py build_ext --inplace`, or install it with `pip install .` "
+    "and start Python outside of it"
+)
 
 # The code of a base activation in every op; the C++ enum `Base` lists the same numbers.
 BASE_CODES: dict[str | None, int] = {None: 0, "silu": 1, "identity": 2}
