@@ -37,6 +37,18 @@ def test_links() -> None:
     assert count > 20
 
 
+def test_the_map_is_complete() -> None:
+    """docs/design.md has every module and folder of the package."""
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    for path in (ROOT / "kan_kernels").iterdir():
+        module = path.suffix == ".py" and not path.stem.startswith("__")
+        if module or (path / "__init__.py").exists():
+            name = path.name if module else f"{path.name}/"
+            assert re.search(rf"(?<![\w/]){re.escape(name)}(?!\w)", page), (
+                f"docs/design.md does not name {name}"
+            )
+
+
 @cache
 def tails() -> frozenset[str]:
     """Every way to name a file or folder of the tree from below: a/b.py, b.py, a."""
