@@ -11,9 +11,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import Extension, setup
-from setuptools.command.build_ext import build_ext
-
 ROOT = Path(__file__).parent.resolve()
 sys.path.append(str(ROOT / "tools"))
 import build_needs  # noqa: E402
@@ -22,6 +19,9 @@ lacks = build_needs.lacking()
 compiles = not {"sdist", "egg_info", "dist_info"} & set(sys.argv)
 if any(compiles or need.startswith(("Python>", "setuptools>")) for need in lacks):
     sys.exit(build_needs.sentence(lacks))
+
+from setuptools import Extension, setup  # noqa: E402
+from setuptools.command.build_ext import build_ext  # noqa: E402
 
 
 class CMakeBuild(build_ext):

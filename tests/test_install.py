@@ -69,6 +69,13 @@ def test_old_setuptools(tree: Path, tmp_path: Path) -> None:
         assert "setuptools>=77 (this is 65.5.0)" in said and "pip install 'setuptools>=77'" in said
 
 
+def test_bare_python(tree: Path) -> None:
+    """Without site-packages there is not even setuptools to import."""
+    said = one_sentence(python(["-S", "setup.py", *BUILD], tree))
+    for part in ("setuptools>=77 (none here)", "torch>=2.11 (none here)", "pybind11>=2.13 (none here)"):
+        assert part in said, said
+
+
 def test_no_compiler_and_no_cmake(tree: Path, tmp_path: Path) -> None:
     """All that is missing is in one sentence; what pip can install is in a command to paste."""
     empty = tmp_path / "empty"
