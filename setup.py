@@ -11,10 +11,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import Extension, setup
-from setuptools.command.build_ext import build_ext
-
 ROOT = Path(__file__).parent.resolve()
+sys.path.append(str(ROOT / "tools"))
+import build_needs  # noqa: E402
+
+lacks = build_needs.lacking()
+compiles = not {"sdist", "egg_info", "dist_info"} & set(sys.argv)
+if any(compiles or need.startswith(("Python>", "setuptools>")) for need in lacks):
+    sys.exit(build_needs.sentence(lacks))
+
+from setuptools import Extension, setup  # noqa: E402
+from setuptools.command.build_ext import build_ext  # noqa: E402
 
 
 class CMakeBuild(build_ext):
@@ -32,9 +39,12 @@ class CMakeBuild(build_ext):
             *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         ]
         jobs = os.environ.get("MAX_JOBS")
-        subprocess.run(configure, check=True)
-        subprocess.run(["cmake", "--build", str(build), *(["-j", jobs] if jobs else [])], check=True)
-        subprocess.run(["cmake", "--install", str(build)], check=True)
+        compile_all = ["cmake", "--build", str(build), *(["-j", jobs] if jobs else [])]
+        # What the last build found may be gone: pip builds beside another torch, cmake and ninja each time.
+        (build / "CMakeCache.txt").unlink(missing_ok=True)
+        for command in (configure, compile_all, ["cmake", "--install", str(build)]):
+            if subprocess.run(command, env={**os.environ, "PATH": build_needs.search_path()}).returncode != 0:
+                sys.exit(f"kan_kernels was not built: `{' '.join(command[:2])} ...` says why above")
 
     def get_outputs(self) -> list[str]:
         package = Path(self.build_lib) / "kan_kernels"

@@ -74,7 +74,7 @@ def _pykan(
         _rows(1000, widths[0]),
         lambda: importlib.import_module("kan").KAN(width=list(widths), auto_save=False),
         accelerated,
-        unavailable=lambda: import_or_reason("kan", "pip install 'kan_kernels[pykan]'"),
+        unavailable=lambda: import_or_reason("kan", "pip install '.[pykan]'"),
         penalty=(lambda model: 1e-3 * model.get_reg(*_PENALTY)) if penalised else None,
         compiled=False,  # its forward keeps lists and calls a function for each edge
         target=target,

@@ -18,4 +18,4 @@ def require(module: str) -> Any:
         package = module.split(".")[0]
         if error.name is None or error.name.split(".")[0] != package:
             raise
-        raise MissingExtra(f"benchmarks needs {package!r}: pip install 'kan_kernels[bench]'") from error
+        raise MissingExtra(f"benchmarks needs {package!r}: pip install '.[bench]'") from error

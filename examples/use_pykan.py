@@ -2,7 +2,7 @@
 
     python -m examples.use_pykan [--fast]
 
-Needs pykan 0.2.8: pip install "kan_kernels[pykan]".
+Needs pykan 0.2.8: pip install ".[pykan]".
 """
 
 import sys

@@ -7,14 +7,24 @@ Without torch installed, only the NumPy model of a trained KAN is here.
 """
 
 import importlib.util
+import sys
 
-from .contract import MAX_DERIVATIVE, MAX_SPLINE_ORDER
+if sys.version_info < (3, 10):  # noqa: UP036  (a clone on the path, which no installer has checked)
+    raise ImportError(f"kan_kernels needs Python >= 3.10; this is {sys.version.split()[0]}")
+
+from .contract import MAX_DERIVATIVE, MAX_SPLINE_ORDER, MIN_TORCH
 from .numpy_model import NumpyKAN, to_numpy_model
 
 __version__ = "0.1.0"
 __all__ = ["MAX_DERIVATIVE", "MAX_SPLINE_ORDER", "NumpyKAN", "__version__", "to_numpy_model"]
 
 if importlib.util.find_spec("torch") is not None:
+    import torch
+
+    if tuple(map(int, torch.__version__.split(".")[:2])) < MIN_TORCH:
+        raise ImportError(
+            f"kan_kernels needs torch >= {'.'.join(map(str, MIN_TORCH))}; this is {torch.__version__}"
+        )
     from . import functional
     from .conv_layers import KANConv1d, KANConv2d, KANConv3d
     from .dispatch import available_backends, explain, use_backend

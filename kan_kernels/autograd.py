@@ -113,7 +113,7 @@ def _times(s: Tensor | None, t: Tensor) -> Tensor:
     return t if s is None else s * t
 
 
-# The gradients of each contraction. Each line is one entry of the table in DESIGN section 2.
+# The gradients of each contraction. Each line is one entry of the table in docs/design.md.
 
 
 def _input_gradients(tensors, constants, t, needs):

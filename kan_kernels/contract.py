@@ -1,9 +1,16 @@
 """The numbers and names that Python and C++ agree on. Imports nothing, so torch-free code can use it."""
 
+MIN_TORCH = (2, 11)  # TORCH_TARGET_VERSION of CMakeLists.txt, and pyproject.toml
 MAX_SPLINE_ORDER = 10
 MAX_DERIVATIVE = 32
 MAX_FUNCTIONS = 256  # of a basis that is not local: all of them are evaluated for every row
 MAX_FREQUENCIES = 512  # of the Fourier basis, two functions each
+
+# Where a compiled part is missing or of another version.
+REMEDY = (
+    "build the source tree with `python setup.py build_ext --inplace`, or install it with `pip install .` "
+    "and start Python outside of it"
+)
 
 # The code of a base activation in every op; the C++ enum `Base` lists the same numbers.
 BASE_CODES: dict[str | None, int] = {None: 0, "silu": 1, "identity": 2}

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .contract import BASE_CODES
+from .contract import BASE_CODES, REMEDY
 
 
 class _Layer(NamedTuple):
@@ -137,5 +137,7 @@ def _kernel():
     try:
         from ._C import forward
     except ImportError as error:
-        raise ImportError(f"a NumPy model needs the compiled module kan_kernels._C: {error}") from error
+        raise ImportError(
+            f"a NumPy model needs the compiled module kan_kernels._C ({error}); {REMEDY}"
+        ) from error
     return forward

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .contract import basis_rows
+from .contract import REMEDY, basis_rows
 
 LIBRARY = Path(__file__).parent / "lib" / "libkan_kernels.so"
 
@@ -31,14 +31,15 @@ SCHEMAS = {
 def _load() -> str | None:
     """Load the library and return None, or say why it could not be."""
     if not LIBRARY.exists():
-        return f"{LIBRARY} does not exist (was the package installed without its extension?)"
+        return f"{LIBRARY} does not exist; {REMEDY}"
     try:
         torch.ops.load_library(LIBRARY)
         _register()
         _register_statistics()
         _register_convolution()
     except (OSError, RuntimeError, AttributeError) as error:
-        return str(error.__cause__ or error)  # torch's own message hides the loader's
+        loader = error.__cause__ or error  # torch's own message hides the loader's
+        return f"{LIBRARY} does not fit torch {torch.__version__} or this Python code ({loader}); {REMEDY}"
     return None
 
 

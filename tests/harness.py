@@ -91,8 +91,8 @@ def assert_close(
     """|got - truth| <= (2 plain + (FLOOR + terms / 2) eps + operand_eps / 2) scale + slack, and one rounding
     if stored in 16 bits.
 
-    plain: error of the same computation in plain torch of the compute dtype, in the same units (DESIGN: twice
-    that error is allowed). terms: length of a sum of equal numbers, whose rounding errors do not cancel.
+    plain: error of the same computation in plain torch of the compute dtype, in the same units (twice that
+    error is allowed). terms: length of a sum of equal numbers, whose rounding errors do not cancel.
     operand_eps: of matrix operands that are rounded once more before they are multiplied. NaN and infinity
     must be where truth has them, and where scale and slack are 0 the result is exactly 0.
     """

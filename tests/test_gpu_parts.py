@@ -83,11 +83,14 @@ def test_sanitized_run_runs() -> None:
 
 def test_build_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """Missing tools are named; a failed build keeps its log's end; neither raises."""
-    monkeypatch.setattr(build, "missing_tools", lambda: ["cmake", "pybind11"])
+    lacks = {"ninja": "none here", "pybind11>=2.13": "this is 2.9"}
+    monkeypatch.setattr(build.build_needs, "lacking", lambda: lacks)
+    reason = build.build_needs.sentence(lacks)
+    assert "ninja (none here), pybind11>=2.13 (this is 2.9)" in reason
     assert build.build(None, 10) == {
-        "nvcc": build.find_nvcc() is not None, "status": "impossible", "reason": "missing: cmake, pybind11",
+        "nvcc": build.find_nvcc() is not None, "status": "impossible", "reason": reason,
     }  # fmt: skip
-    monkeypatch.setattr(build, "missing_tools", lambda: [])
+    monkeypatch.setattr(build.build_needs, "lacking", dict)
     real = build.run
     code = "print('error: no such header'); raise SystemExit(2)"
     command = [sys.executable, "-c", code]

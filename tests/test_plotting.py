@@ -295,5 +295,5 @@ def test_bad_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(error, match=match):
             call()
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install kan_kernels\[plot\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install matplotlib"):
         plot(net, x)

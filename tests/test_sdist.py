@@ -10,7 +10,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ("kan_kernels", "csrc", "python")  # whole folders
-FILES = ("CMakeLists.txt", "setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in")
+FILES = (
+    *("CMakeLists.txt", "setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"),
+    "tools/build_needs.py",
+)
 
 
 def sources(folder: Path) -> set[str]:
@@ -25,9 +28,9 @@ def sources(folder: Path) -> set[str]:
 
 def test_has_what_the_build_reads(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    copy.mkdir()
+    (copy / "tools").mkdir(parents=True)
     for name in FILES:
-        shutil.copy(ROOT / name, copy)
+        shutil.copy(ROOT / name, copy / name)
     skip = shutil.ignore_patterns("*.so", "__pycache__")
     for name in BUILT:
         shutil.copytree(ROOT / name, copy / name, ignore=skip)

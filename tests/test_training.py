@@ -198,7 +198,7 @@ def test_progress(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
     assert capsys.readouterr().err == "", "a bar was opened, and nobody closes it"
     monkeypatch.setitem(sys.modules, "tqdm", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install kan_kernels\[train\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install tqdm"):
         fit(make(), (x, y), steps=3, progress=True)
     fit(make(), (x, y), steps=1)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
 import sys
 from typing import Any
+
+from tools import build_needs
 
 from ..machine import all_threads
 from .children import run
@@ -25,15 +26,6 @@ print("PROBE" + json.dumps({"load_error": ops.LOAD_ERROR, "devices": list(ops.DE
 """
 
 
-def missing_tools() -> list[str]:
-    """What the build needs and this machine lacks."""
-    missing = [program for program in ("cmake", "ninja") if shutil.which(program) is None]
-    missing += [m for m in ("pybind11", "setuptools") if importlib.util.find_spec(m) is None]
-    if not any(shutil.which(c) for c in (os.environ.get("CXX") or "c++", "c++", "g++", "clang++")):
-        missing.append("a C++ compiler")
-    return missing
-
-
 def find_nvcc() -> str | None:
     """The CUDA compiler: on the path, or where CUDA_HOME or the usual place say."""
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
@@ -49,9 +41,9 @@ def build(capability: str | None, limit: float) -> dict[str, Any]:
     """
     nvcc = find_nvcc()
     outcome: dict[str, Any] = {"nvcc": nvcc is not None}
-    missing = missing_tools()
-    if missing:
-        return {**outcome, "status": "impossible", "reason": f"missing: {', '.join(missing)}"}
+    lacks = build_needs.lacking()
+    if lacks:
+        return {**outcome, "status": "impossible", "reason": build_needs.sentence(lacks)}
     path = os.environ.get("PATH", "")
     extra = {
         "MAX_JOBS": str(all_threads()),

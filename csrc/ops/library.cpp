@@ -1,4 +1,4 @@
-// The family's schemas, shared by every device: see DESIGN notes in docs/design.md for the mathematics.
+// The family's schemas, shared by every device: see docs/design.md for the mathematics.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(kan_kernels, m) {

@@ -162,7 +162,7 @@ def _config(path: Path) -> dict[str, Any]:
     try:
         import yaml
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("load_checkpoint needs pyyaml: pip install 'kan_kernels[pykan]'") from error
+        raise ModuleNotFoundError("load_checkpoint needs pyyaml: pip install pyyaml") from error
     try:
         config = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
@@ -293,7 +293,7 @@ def to_pykan(model: nn.Module) -> Any:
         kan = import_module("kan")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"to_pykan needs pykan ({error}): pip install 'kan_kernels[pykan]'"
+            f"to_pykan needs pykan ({error}): pip install '.[pykan]' in a clone of kan_kernels"
         ) from error
     known = import_module("kan.utils").SYMBOLIC_LIB
     for n, layer in enumerate(layers):

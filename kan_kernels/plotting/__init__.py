@@ -1,4 +1,4 @@
-"""Pictures of networks, edges and trainings. They need matplotlib: pip install kan_kernels[plot]."""
+"""Pictures of networks, edges and trainings. They need matplotlib: pip install matplotlib."""
 
 from .network import plot
 from .pages import plot_edges, plot_history

@@ -28,7 +28,7 @@ def matplotlib() -> Any:
     try:
         import matplotlib
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("pictures need matplotlib: pip install kan_kernels[plot]") from None
+        raise ModuleNotFoundError("pictures need matplotlib: pip install matplotlib") from None
     return matplotlib
 
 

@@ -123,7 +123,7 @@ def _sympy() -> Any:
     try:
         import sympy
     except ImportError as error:
-        raise ImportError('formulas need sympy: pip install "kan_kernels[symbolic]"') from error
+        raise ImportError("formulas need sympy: pip install sympy") from error
     return sympy
 
 

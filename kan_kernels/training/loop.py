@@ -177,7 +177,7 @@ def _bar(progress: bool | None) -> Callable[..., Any]:
     if not progress:
         return lambda total: contextlib.nullcontext()
     if not there:
-        raise ModuleNotFoundError("progress=True needs tqdm: pip install kan_kernels[train]")
+        raise ModuleNotFoundError("progress=True needs tqdm: pip install tqdm")
     from tqdm.auto import tqdm
 
     return functools.partial(tqdm, unit="step", leave=True)

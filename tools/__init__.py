@@ -1,0 +1,1 @@
+"""What the build asks before any package is there."""
