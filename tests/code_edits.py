@@ -57,7 +57,32 @@ COMPUTED = (ast.Add, ast.Sub, ast.Mult, ast.Div)
 
 
 def edited(function: types.FunctionType, draw: random.Random, name: str) -> tuple[types.FunctionType, str]:
-    """A function with one edit, sometimes two, in the place of another; and the edits in words."""
+    """A function with one edit, sometimes two, to be put in its place; and the edits in words."""
+    bare = _bare(function)
+    while True:
+        tree = copy.deepcopy(bare)
+        node = tree.body[0]
+        assert isinstance(node, ast.FunctionDef)
+        what = "; ".join(_edit(node, draw) for _ in range(draw.choice((1, 1, 1, 2))))
+        if ast.unparse(ast.fix_missing_locations(tree)) == ast.unparse(bare):
+            continue
+        try:
+            return _run(tree, function, name), what
+        except (SyntaxError, ValueError):
+            continue
+
+
+def inserted(function: types.FunctionType, line: str, name: str) -> types.FunctionType:
+    """A function with a line before its first."""
+    tree = _bare(function)
+    node = tree.body[0]
+    assert isinstance(node, ast.FunctionDef)
+    node.body[:0] = ast.parse(line).body
+    return _run(tree, function, name)
+
+
+def _bare(function: types.FunctionType) -> ast.Module:
+    """Its source without decorators, annotations and docstring."""
     bare = ast.parse(textwrap.dedent(inspect.getsource(function)))
     node = bare.body[0]
     assert isinstance(node, ast.FunctionDef)
@@ -68,23 +93,17 @@ def edited(function: types.FunctionType, draw: random.Random, name: str) -> tupl
             part.annotation = None
         elif isinstance(part, ast.AnnAssign):
             part.annotation = ast.Constant(None)
-    while True:
-        tree = copy.deepcopy(bare)
-        node = tree.body[0]
-        assert isinstance(node, ast.FunctionDef)
-        what = "; ".join(_edit(node, draw) for _ in range(draw.choice((1, 1, 1, 2))))
-        text = ast.unparse(ast.fix_missing_locations(tree))
-        if text == ast.unparse(bare):
-            continue
-        try:
-            code = compile(text, name, "exec", dont_inherit=True)
-        except (SyntaxError, ValueError):
-            continue
-        break
+    return bare
+
+
+def _run(tree: ast.Module, function: types.FunctionType, name: str) -> types.FunctionType:
+    """The function of a tree, where the other one lives; its source can be read under a file name."""
+    text = ast.unparse(ast.fix_missing_locations(tree))
+    code = compile(text, name, "exec", dont_inherit=True)
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
     made: dict[str, Any] = {}
     exec(code, function.__globals__, made)
-    return made[function.__name__], what
+    return made[function.__name__]
 
 
 def _edit(function: ast.FunctionDef, draw: random.Random) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from code_edits import edited
+from code_edits import edited, inserted
 from pykan_cases import kan
 from torch import Tensor, nn
 
@@ -165,3 +165,55 @@ def test_edits(name: str, request: pytest.FixtureRequest, monkeypatch: pytest.Mo
     print(f"{name}: {wanted} edits, {left} left alone, {len(taken)} taken: {taken}")
     assert not wrong, "\n".join(wrong)
     assert left >= wanted / 3 and left + len(taken) == wanted
+
+
+LISTED = {
+    "efficient-kan": (
+        *(
+            "x = x.clamp(-3, 3)",
+            "x = x.clamp(-10, 10)",
+            "x = torch.nan_to_num(x)",
+            "x = x.double().to(x.dtype)",
+        ),
+        "if x.abs().max() > 100: x = x / 2",
+        "if x.shape[0] > 4096: x = x[:4096]",
+        "if self.in_features > 64: x = 2 * x",
+        "if self.grid.shape[1] > 40: x = 2 * x",
+        "x = x[:, : self.in_features]; x = x[:9000]",
+        "if x.dtype == torch.bfloat16: x = x + 1",
+        "x.mul_(1.5)",
+        "self.grid = self.grid * 1.01",
+    ),
+    "FastKAN": ("x = x.clamp(-10, 10)", "x = x.clip(-10, 10)", "x = torch.where(x > 30, 0 * x, x)"),
+    "ChebyKAN": ("x = x.clamp(-20, 20)", "x = x * (x.abs() < 30)"),
+    "FourierKAN": ("x = x.clamp(-6.283, 6.283)", "x = torch.remainder(x, 6.283185307179586)"),
+    "pykan KANLayer": ("x = x.clamp(-3, 3)", "x = x * 1"),
+    "pykan MultKAN": ("x = x.clamp(-3, 3)",),
+}
+
+
+@pytest.mark.parametrize("name, line", [(name, line) for name, lines in LISTED.items() for line in lines])
+def test_found_by_users(name: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Edits of copies that were taken once, and their like: left alone, with the line."""
+    peer = PEERS[name]
+    owner, attribute = peer.code[0]
+    new = inserted(vars(owner)[attribute], line, f"<{line} in {name}>")
+    monkeypatch.setattr(owner, attribute, new)
+    report = accelerate(peer.make())
+    assert "" not in [entry.name for entry in report.taken]
+    (why,) = [entry.why for entry in report.left if entry.name == ""]
+    assert "line " in why and line.split(";")[-1].partition(":")[0].strip()[:12] in why, why
+
+
+def test_flattened_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy that flattens its input is taken for rows, and runs its own code on anything else."""
+    new = inserted(vars(_EFFICIENT)["forward"], "x = x.flatten(1)", "<flatten>")
+    monkeypatch.setattr(_EFFICIENT, "forward", new)
+    own = _EFFICIENT(6, 2).double()
+    fast = copy.deepcopy(own)
+    assert accelerate(fast).taken
+    for shape in ((4, 6), (4, 2, 3), (4, 1, 6), (4, 6, 1)):
+        x = torch.randn(shape, dtype=F64)
+        torch.testing.assert_close(fast(x), own(x))
+    with pytest.raises(AssertionError):
+        fast(torch.randn(4, 2, 6, dtype=F64))

@@ -119,7 +119,7 @@ def no_error(words: list[str]) -> str | None:
 
 
 def wrong_target(words: list[str]) -> str | None:
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     return None if words[0] in targets else f"no target {words[0]} in the Makefile"
 
 

@@ -235,3 +235,19 @@ def test_fast_kan_falls_back(fast_peer: type[Any], change: Any, why: str) -> Non
     twin = own.double()
     report = accelerate(twin)
     assert len(report.taken + report.left) == 1 and (why in str(report) or "float32" in why), str(report)
+
+
+def scaled(self: Any, x: Tensor, scale: float = 1.0) -> Tensor:
+    angle = torch.acos(torch.tanh(x))[..., None] * self.arange
+    return scale * torch.einsum("bir,ior->bo", torch.cos(angle), self.cheby_coeffs)
+
+
+def test_more_arguments_than_x() -> None:
+    """A call with another argument runs its own code; dimensions that it cannot take raise as they did."""
+    own, fast = pair(renamed(forms.ChebyKANLayer, forward=scaled)(3, 2, 4))
+    x = torch.randn(6, 3, dtype=F64)
+    same_results(results(fast, x), results(own, x))
+    assert torch.equal(fast(x, 2.0), own(x, 2.0)) and torch.equal(fast(x, scale=3.0), own(x, scale=3.0))
+    for layer in (own, fast):
+        with pytest.raises(RuntimeError):
+            layer(x[None])

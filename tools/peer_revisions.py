@@ -4,8 +4,8 @@
     python tools/peer_revisions.py             add those of the pykan that is installed
 
 A file is imported, the methods that the adapters judge are read with all that they call, and their
-fingerprints are added to kan_kernels/integrations/_shared/revisions.py. A layer is added only if it computes
-the kernels' numbers on the adapter's probe, so a faulty old revision stays unknown.
+fingerprints are added to kan_kernels/integrations/_shared/revisions.py. A layer is added only if it would be
+taken without being known, so an old revision that is faulty, or computes in another dtype, stays unknown.
 """
 
 from __future__ import annotations
@@ -77,19 +77,20 @@ def read_file(path: Path) -> None:
         if cls is None:
             continue
         layer = make(cls)
-        before = {peer: dict(functions) for peer, functions in KNOWN.items()}
         if not adapter.claims(layer):
             print(f"{path}: {class_name} is not claimed: {adapter.lacks(layer)}")
+            continue
+        before = {peer: dict(functions) for peer, functions in KNOWN.items()}
+        KNOWN.clear(), judging._readings.clear()
+        why = adapter.reason(layer)
+        KNOWN.update(before), judging._readings.clear()
+        if why is not None:
+            print(f"{path}: {class_name} stays unknown: {why}")
             continue
         for root in ("forward", *more):
             read(cls, adapter.NAME, root)
         for part, subject in adapter.SUBJECT.parts.items():
             read(type(getattr(layer, part)), subject.peer, subject.root)
-        judging._readings.clear()
-        why = adapter.reason(layer)
-        if why is not None:
-            KNOWN.clear(), KNOWN.update(before)
-            print(f"{path}: {class_name} stays unknown: {why}")
 
 
 def main(files: list[str]) -> None:

@@ -24,7 +24,13 @@ NAME = "ChebyKAN"
 _SIZES = ("inputdim", "outdim", "degree")
 _CODE = ("cheby_coeffs",)
 
-SUBJECT = Subject(NAME, "forward", tensors=frozenset({*_CODE, "arange"}), options=frozenset(_SIZES))
+SUBJECT = Subject(
+    NAME,
+    "forward",
+    tensors=frozenset({*_CODE, "arange"}),
+    options=frozenset({"degree"}),
+    extents=frozenset({"inputdim", "outdim"}),
+)
 
 
 class ChebyKANLayer(Accelerated):
@@ -32,9 +38,9 @@ class ChebyKANLayer(Accelerated):
 
     _kan_kernels_watched = frozenset({"forward"})
 
-    def forward(self: Any, x: Tensor) -> Tensor:
-        if _why_not(self, x) is not None:
-            return super().forward(x)  # type: ignore[misc]
+    def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if args or kwargs or _why_not(self, x) is not None:
+            return super().forward(x, *args, **kwargs)  # type: ignore[misc]
         return cheby_kan.evaluate(x, self.cheby_coeffs)
 
     def _kan_kernels_judge(self) -> tuple[str | None, frozenset[int] | None]:
@@ -78,12 +84,13 @@ def mixin(module: nn.Module) -> type[Accelerated]:
 
 
 def _why_not(layer: Any, x: object) -> str | None:
-    coefficients, dims = layer.cheby_coeffs, layer._kan_kernels_dims
+    coefficients = layer.cheby_coeffs
     if traced(x):
         return "the call is traced"
     assert isinstance(x, Tensor)
-    if dims is not None and x.dim() not in dims:
-        return f"its own code does something else with {x.dim()} dimensions"
+    rows = layer._kan_kernels_dims is None or (x.dim() > 0 and x.shape[-1] == coefficients.shape[0])
+    if not (rows and layer._kan_kernels_takes(x)):
+        return f"its own code does something else with x of shape {tuple(x.shape)}"
     # the peer's rows are whatever `view(-1, inputdim)` makes of x: an image becomes one
     if x.numel() % coefficients.shape[0]:
         return f"x has shape {tuple(x.shape)}, expected a multiple of {coefficients.shape[0]} entries"

@@ -31,7 +31,8 @@ SUBJECT = Subject(
     "forward",
     tensors=frozenset({*_TENSORS, "spline_scaler"}),
     knots=frozenset({"grid"}),
-    options=frozenset({*_SIZES, "enable_standalone_scale_spline"}),
+    options=frozenset({"spline_order", "enable_standalone_scale_spline"}),
+    extents=frozenset({"in_features", "out_features", "grid_size"}),
     callables=frozenset({"base_activation"}),
 )
 
@@ -41,13 +42,11 @@ class EfficientKANLinear(Accelerated):
 
     _kan_kernels_watched = frozenset({"forward", "b_splines", "scaled_spline_weight"})
 
-    def forward(self: Any, x: Tensor) -> Tensor:
-        dims = self._kan_kernels_dims
-        if self._kan_kernels_left is not None or traced(x) or not (dims is None or x.dim() in dims):
-            return super().forward(x)  # type: ignore[misc]
-        if efficient_kan_core.why_not(self, x) is None:
+    def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        own = args or kwargs or self._kan_kernels_left is not None or traced(x)
+        if not own and self._kan_kernels_takes(x) and efficient_kan_core.why_not(self, x) is None:
             return efficient_kan_core.forward(self, x)
-        return super().forward(x)  # type: ignore[misc]
+        return super().forward(x, *args, **kwargs)  # type: ignore[misc]
 
     def _kan_kernels_judge(self) -> tuple[str | None, frozenset[int] | None]:
         return _examine(self)

@@ -30,7 +30,8 @@ SUBJECT = Subject(
     NAME,
     "forward",
     tensors=frozenset(),
-    options=frozenset({"input_dim", "output_dim", "use_base_update"}),
+    options=frozenset({"use_base_update"}),
+    extents=frozenset({"input_dim", "output_dim"}),
     callables=frozenset({"base_activation", "layernorm", "spline_linear", "base_linear"}),
     parts={
         "rbf": Subject(
@@ -126,8 +127,7 @@ def _prepared(layer: Any, x: object = _NOTHING) -> Tensor | str:
     if x is not _NOTHING:
         if traced(x):
             return "the call is traced"
-        dims = layer._kan_kernels_dims
-        if dims is not None and x.dim() not in dims:  # type: ignore[attr-defined]
+        if not layer._kan_kernels_takes(x):
             return f"its own code does something else with {x.dim()} dimensions"  # type: ignore[attr-defined]
     rbf, spline, with_base = layer.rbf, layer.spline_linear, layer.use_base_update
     weight, grid = spline.weight, rbf.grid
@@ -165,6 +165,15 @@ def _prepared(layer: Any, x: object = _NOTHING) -> Tensor | str:
     return rows
 
 
+def _why_centres(rbf: Any) -> str | None:
+    """What is against the tensor of centres."""
+    grid = getattr(rbf, "grid", None)
+    if isinstance(grid, Tensor) and grid.dim() == 1 and 1 <= len(grid) <= MAX_FUNCTIONS:
+        return None
+    got = tuple(grid.shape) if isinstance(grid, Tensor) else type(grid).__name__
+    return f"rbf.grid is {got}, expected (num_grids,) with at most {MAX_FUNCTIONS}"
+
+
 def _why_attributes(layer: Any) -> str | None:
     """What the kernels do not have of what is no tensor."""
     width = getattr(layer.rbf, "denominator", None)
@@ -187,10 +196,10 @@ def _why_other(module: Any) -> str | None:
             return f"{name[:-1]} is {type(child).__name__}, expected a module"
         if "parametrizations" in child._modules:
             return f"{name[:-1] or 'it'} is parametrized; accelerate first, then parametrize"
-    grid = getattr(rbf, "grid", None)
-    if not isinstance(grid, Tensor) or grid.dim() != 1 or not 1 <= len(grid) <= MAX_FUNCTIONS:
-        got = tuple(grid.shape) if isinstance(grid, Tensor) else type(grid).__name__
-        return f"rbf.grid is {got}, expected (num_grids,) with at most {MAX_FUNCTIONS}"
+    why = _why_centres(rbf)
+    if why is not None:
+        return why
+    grid = rbf.grid
     weight = getattr(spline, "weight", None)
     if not isinstance(weight, Tensor) or weight.dim() != 2 or weight.shape[1] % len(grid):
         return f"spline_linear.weight is no matrix with a multiple of {len(grid)} columns"
@@ -261,8 +270,9 @@ def _examine(module: Any) -> tuple[str | None, frozenset[int] | None]:
     It runs with and without the layernorm where the layer can be asked for both.
     """
     verdict = judge(module, SUBJECT)
-    if verdict.why is not None:
-        return verdict.why, None
+    why = verdict.why or _why_centres(module.rbf)
+    if why is not None:
+        return why, None
     own, norm = probe.own_class(module).forward, getattr(module, "layernorm", None)
 
     def ours(clone: Any, x: Tensor, use_layernorm: bool = True) -> Tensor:

@@ -23,7 +23,13 @@ NAME = "FourierKAN"
 _SIZES = ("inputdim", "outdim", "gridsize", "addbias")
 _CODE = ("fouriercoeffs",)
 
-SUBJECT = Subject(NAME, "forward", tensors=frozenset({*_CODE, "bias"}), options=frozenset(_SIZES))
+SUBJECT = Subject(
+    NAME,
+    "forward",
+    tensors=frozenset({*_CODE, "bias"}),
+    options=frozenset({"gridsize", "addbias"}),
+    extents=frozenset({"inputdim", "outdim"}),
+)
 
 
 class NaiveFourierKANLayer(Accelerated):
@@ -31,9 +37,9 @@ class NaiveFourierKANLayer(Accelerated):
 
     _kan_kernels_watched = frozenset({"forward"})
 
-    def forward(self: Any, x: Tensor) -> Tensor:
-        if _why_not(self, x) is not None:
-            return super().forward(x)  # type: ignore[misc]
+    def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if args or kwargs or _why_not(self, x) is not None:
+            return super().forward(x, *args, **kwargs)  # type: ignore[misc]
         return fourier_kan.evaluate(x, self.fouriercoeffs, self.bias if self.addbias else None)
 
     def _kan_kernels_judge(self) -> tuple[str | None, frozenset[int] | None]:
@@ -77,10 +83,10 @@ def mixin(module: nn.Module) -> type[Accelerated]:
 
 
 def _why_not(layer: Any, x: object) -> str | None:
-    coefficients, dims = layer.fouriercoeffs, layer._kan_kernels_dims
+    coefficients = layer.fouriercoeffs
     if traced(x):
         return "the call is traced"
-    if dims is not None and x.dim() not in dims:  # type: ignore[attr-defined]
+    if not layer._kan_kernels_takes(x):
         return f"its own code does something else with {x.dim()} dimensions"  # type: ignore[attr-defined]
     why = eligible.why_not_rows(x, coefficients, layer.inputdim) or _why_not_now(layer)
     if why is None and x.dtype != coefficients.dtype:  # type: ignore[attr-defined]

@@ -57,6 +57,10 @@ class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
         """Return what `explain` adds about the kernels that run."""
         return ""
 
+    def _kan_kernels_takes(self, x: Any) -> bool:
+        """Return whether its own code and the kernels agree for as many dimensions as x has."""
+        return self._kan_kernels_dims is None or x.dim() in self._kan_kernels_dims
+
     def _kan_kernels_judge_again(self) -> None:
         """Put down what `_kan_kernels_judge` says, where it is not what holds for every layer."""
         state = self.__dict__

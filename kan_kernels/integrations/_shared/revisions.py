@@ -44,28 +44,18 @@ pykan Symbolic_KANLayer / forward
 ChebyKAN / forward
     aee7db0a 40294eb0 8908661e 80ae454b 08a2ca00 d2b8e401 18e86503 698f6d8e bf2dfba9
 efficient-kan / forward
-    aee7db0a 38cd1cbe aecf7fd4 c09cce66 975f3ce8 54629322 5b5dfd85 ed028ef5 91675d2c
+    aee7db0a 38cd1cbe aecf7fd4 b04702ba 38340d86 54629322 99671553 4e62d759 91675d2c
 efficient-kan / forward
     aee7db0a 38cd1cbe aecf7fd4 c09cce66 38340d86 54629322 99671553 ed028ef5 91675d2c
-efficient-kan / forward
-    aee7db0a 38cd1cbe aecf7fd4 b04702ba 38340d86 54629322 99671553 4e62d759 91675d2c
 efficient-kan / forward
     aee7db0a 723237e4 dcefdec2 af4c202d 834a6f47
 efficient-kan / scaled_spline_weight
     1580936c 5146a82f
-efficient-kan / scaled_spline_weight
-    1580936c f5ae3689 831db532 ba912677 27c164d4
 efficient-kan / b_splines
     aee7db0a 723237e4 95f14758 17d793e1 e9e26edb 83534dc6 831db532 909a3e80 c45a9b40 71909bdf
-efficient-kan / b_splines
-    aee7db0a 723237e4 95f14758 17d793e1 be30600d 83534dc6 831db532 eece6270 ae85d88c ff64dd49
-    c45a9b40 71909bdf
 efficient-kan / update_grid
     7f8ed514 723237e4 b3986741 0841d81c 2e46601e b5275a9a bd85dd7c 908b3319 adbdd28e dc8c9ab1
     143c032f 3d98832f 8e22db5a 258d57ce d5e15f07 5842e9b5 9092f139
-efficient-kan / update_grid
-    7f8ed514 e2534cfc b3986741 2497c6c2 cdad6cc1 27b74331 dc8c9ab1 2c3d4627 993a5777 f561c3df
-    67f267ea 8680bf03 d3dbed44 e2ff2f6f 09899f2d 5fffc5b0 9092f139
 efficient-kan / curve2coeff
     fce7303c 723237e4 d35a7b65 34bf1bc7 62d21628 f7ebf405 aa0400e9 d8f2e62c aa5d1f46
 FastKAN / forward

@@ -14,9 +14,9 @@ from typing import Any
 from .source import LOCAL, MISSING, Definition, canonical, is_text
 
 # What an expression may depend on, in this order: each includes those before it.
-CONSTANT, KNOTS, WEIGHT, SIZE, DATA = range(5)
-# CONSTANT: numbers, options, sizes of weights. KNOTS, WEIGHT: tensors of the layer. DATA: x.
-# SIZE: of x, and dtypes and devices.
+CONSTANT, EXTENT, KNOTS, WEIGHT, SIZE, DATA = range(6)
+# CONSTANT: numbers and options. EXTENT: sizes of weights, which are others in the clone of a probe.
+# KNOTS, WEIGHT: tensors of the layer. SIZE: of x, and dtypes and devices. DATA: x.
 
 _POINTWISE = {
     *("exp", "cos", "sin", "tanh", "acos", "arccos", "sigmoid", "square", "pow", "neg", "negative"),
@@ -35,6 +35,7 @@ _FUNCTIONS = {f"torch.{name}" for name in _METHODS} | {
 _MADE = frozenset({"torch.arange", "torch.linspace"})  # from options alone
 _KEYWORDS = frozenset(["dim", "axis", "keepdim", "start_dim", "end_dim", "dtype", "device", "dims"])
 _LONGEST_CUT = 4  # indices that a probe with more rows than that sees
+_LARGEST = 64  # whole number: no formula has larger ones, and a cut that is made of it is seen by 5000 rows
 
 
 class Refused(Exception):
@@ -49,7 +50,8 @@ class Subject:
         peer: its name.
         root: the method that is judged, with all that it calls of its own class and module.
         tensors: parameters and buffers; knots: those of them that x may be compared with.
-        options: attributes that are neither tensors nor modules.
+        options: attributes that are neither tensors nor modules; extents: those that a probe's clone has
+        smaller.
         parts: children whose code is judged too.
         callables: children and attributes that are called as they are, by us as well.
         open: whether code that is not the peer's to the letter may be taken at all.
@@ -59,6 +61,7 @@ class Subject:
     root: str
     tensors: frozenset[str]
     options: frozenset[str]
+    extents: frozenset[str] = frozenset()
     knots: frozenset[str] = frozenset()
     parts: dict[str, "Subject"] = field(default_factory=dict)
     callables: frozenset[str] = frozenset()
@@ -131,7 +134,7 @@ class Reader:
             self.block(node.orelse)
             self.join(after)
         elif isinstance(node, ast.For) and not node.orelse and self.is_range(node.iter):
-            self.assign(node.target, CONSTANT)
+            self.assign(node.target, max(map(self.kind, node.iter.args)))  # type: ignore[attr-defined]
             for _ in range(2):  # what the first turn leaves, the second may read
                 before = dict(self.kinds)
                 self.block(node.body)
@@ -170,7 +173,7 @@ class Reader:
     def is_range(self, node: ast.expr) -> bool:
         if not isinstance(node, ast.Call) or node.keywords or self.made.constant(node.func) is not range:
             return False
-        return all(self.kind(argument) == CONSTANT for argument in node.args)
+        return all(self.kind(argument) <= EXTENT for argument in node.args)
 
     def condition(self, node: ast.expr) -> None:
         if self.kind(node) != CONSTANT:
@@ -182,7 +185,7 @@ class Reader:
             for part in node.values:
                 self.assertion(part)
         elif isinstance(node, ast.Compare) and all(isinstance(op, ast.Eq) for op in node.ops):
-            if any(self.kind(part) not in (CONSTANT, SIZE) for part in (node.left, *node.comparators)):
+            if any(self.kind(p) not in (CONSTANT, EXTENT, SIZE) for p in (node.left, *node.comparators)):
                 raise self.refuse(node, "asserts something of x")
         else:
             self.condition(node)
@@ -204,6 +207,8 @@ class Reader:
         return max(map(self.kind, nodes), default=CONSTANT)
 
     def of_Constant(self, node: ast.Constant) -> int:
+        if isinstance(node.value, int) and abs(node.value) > _LARGEST:
+            raise self.refuse(node, f"has the number {node.value}, larger than any in {self.subject.peer}'s")
         return CONSTANT
 
     def of_Tuple(self, node: ast.Tuple | ast.List) -> int:
@@ -234,7 +239,7 @@ class Reader:
         if node.attr in ("T", "mT"):
             return kind
         if node.attr in ("shape", "ndim"):
-            return SIZE if kind == DATA else CONSTANT
+            return SIZE if kind == DATA else EXTENT
         if node.attr in ("dtype", "device"):
             return SIZE  # nothing may be decided by them
         raise self.refuse(node, f"reads {node.attr}")
@@ -248,6 +253,8 @@ class Reader:
             return KNOTS
         if name in subject.tensors:
             return WEIGHT
+        if name in subject.extents:
+            return EXTENT
         if name in subject.options or name in subject.parts or name in subject.callables:
             return CONSTANT
         value = find(self.cls, name)
@@ -267,8 +274,9 @@ class Reader:
     def arithmetic(self, node: ast.AST, op: ast.operator, left: ast.expr, right: ast.expr) -> int:
         kinds = self.kind(left), self.kind(right)
         highest = max(kinds)
-        if SIZE in kinds and not (highest == SIZE and isinstance(op, (ast.Add, ast.Sub, ast.Mult))):
-            raise self.refuse(node, "computes with a size of x")
+        sizes = highest in (EXTENT, SIZE) and isinstance(op, (ast.Add, ast.Sub, ast.Mult))
+        if (SIZE in kinds or EXTENT in kinds) and not sizes:
+            raise self.refuse(node, "computes with a size")
         if isinstance(op, ast.Pow) and kinds[1] != CONSTANT:
             raise self.refuse(node, "has a tensor as an exponent")
         if highest == CONSTANT:
@@ -305,7 +313,7 @@ class Reader:
         return kind
 
     def bound(self, node: ast.expr) -> None:
-        if self.kind(node) != CONSTANT:
+        if self.kind(node) > EXTENT:
             raise self.refuse(node, "cuts by a size of x or by a tensor")
         if not any(isinstance(part, (ast.Name, ast.Attribute)) for part in ast.walk(node)):
             value = eval(compile(ast.Expression(node), "", "eval"), {"__builtins__": {}})  # numbers only
@@ -347,7 +355,7 @@ class Reader:
         positional, named = self.arguments(node)
         highest = max([*positional, *(named[k] for k in named.keys() - {"dtype", "device"}), CONSTANT])
         if name == "builtins.len":
-            return SIZE if highest == DATA else CONSTANT
+            return SIZE if highest == DATA else EXTENT
         if name in _MADE:
             if highest != CONSTANT:
                 raise self.refuse(node, "makes a tensor from x or its size")
@@ -362,7 +370,7 @@ class Reader:
         kind, name = self.kind(function.value), function.attr
         positional, named = self.arguments(node)
         if name in ("size", "dim"):
-            return SIZE if kind == DATA else CONSTANT
+            return SIZE if kind == DATA else EXTENT
         if name == "to":
             if kind == SIZE or not all(
                 map(self.is_likeness, (*node.args, *(k.value for k in node.keywords)))
@@ -384,6 +392,6 @@ class Reader:
         if unknown and not {"input", "weight", "equation", "other"} >= unknown:
             raise self.refuse(node, f"passes {', '.join(sorted(unknown))} to {name}")
         kinds = [*positional, *(named[k] for k in named.keys() - {"dtype", "device"})]
-        if SIZE in kinds and name not in _REARRANGING:
-            raise self.refuse(node, "computes with a size of x")
+        if (SIZE in kinds or EXTENT in kinds) and name not in _REARRANGING:
+            raise self.refuse(node, "computes with a size")
         return max(kind for kind in (*kinds, CONSTANT) if kind != SIZE)
