@@ -192,7 +192,7 @@ def test_unknown_layers_are_reported() -> None:
     assert "no adapter knows this class" in report.left[0].why and "efficient-kan" in report.left[0].why
 
 
-@pytest.mark.parametrize("function", [accelerate, restore, explain])
+@pytest.mark.parametrize("function", [accelerate, restore])
 def test_bad_argument(function: Any) -> None:
     with pytest.raises(TypeError, match=r"model: got int, expected a torch\.nn\.Module"):
         function(3)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from ..dispatch import explain
 from ..nn import KANLinear
 
 __all__ = ["Accelerated", "Entry", "Report", "accelerate", "explain", "restore"]
@@ -100,6 +101,13 @@ class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
     def _kan_kernels_path(self) -> str:
         """What `explain` adds about the kernels that run."""
         return ""
+
+    def _dispatch_options(self) -> str:
+        """What `explain` says: whether the kernels run now, or why not."""
+        why = self._kan_kernels_fallback()
+        if why is None:
+            return f"runs the kernels{self._kan_kernels_path()}"
+        return f"runs the peer's own code: {why}"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """copy, deepcopy and pickle: the dynamic class is made anew from two classes that have names."""
@@ -227,26 +235,6 @@ def restore(model: nn.Module) -> Report:
                 )
             )
     return report
-
-
-def explain(model: nn.Module) -> str:
-    """What every accelerated module of the tree runs now, one line each: the kernels, or why not.
-
-    What is decided by a call's own input (another dtype, another device) is not seen here; it runs the peer's
-    own code.
-
-    Raises:
-        TypeError: `model` is no module.
-    """
-    _check(model)
-    lines = []
-    for name, module in model.named_modules():
-        if isinstance(module, Accelerated):
-            why = module._kan_kernels_fallback()
-            kernels = f"runs the kernels{module._kan_kernels_path()}"
-            what = kernels if why is None else f"runs the peer's own code: {why}"
-            lines.append(f"{name or '(the model)'} ({_class_name(module)}): {what}")
-    return "\n".join(lines) if lines else "nothing in this model is accelerated"
 
 
 def overrides(module: nn.Module, owner: type, names: tuple[str, ...]) -> str | None:
