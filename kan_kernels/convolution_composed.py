@@ -188,11 +188,14 @@ def _taps(axis: Axis, residue: int, taps: list[int], outputs: range) -> Iterator
     yield Taps(tuple(tap for tap, _ in inside), tuple(shift for _, shift in inside), first, last, positions)
 
 
-Move = tuple[tuple[slice, ...], tuple[slice | int, ...]]
+Move = tuple[tuple[slice, ...] | None, tuple[slice | int, ...]]
 
 
 def _moves(part: Sequence[Taps], outputs: Sequence[range]) -> tuple[Move, ...]:
-    """(where in the block of y, where in z) for each tap of a class; z: (n, *positions, *taps, out)."""
+    """(where in the block of y, where in z) for each tap of a class; z: (n, *positions, *taps, out).
+
+    None is all of the block: indexing would make an alias, which torch's older vmap does not know.
+    """
     moves = []
     for index in itertools.product(*(range(len(ps.taps)) for ps in part)):
         to: list[slice] = [slice(None)]
@@ -202,7 +205,8 @@ def _moves(part: Sequence[Taps], outputs: Sequence[range]) -> tuple[Move, ...]:
             begin, end = max(wanted.start, ps.first - shift), min(wanted.stop, ps.last - shift)
             to.append(slice(begin - wanted.start, end - wanted.start))
             origin.append(slice(begin + shift - ps.first, end + shift - ps.first))
-        moves.append((tuple(to), (*origin, *index)))
+        whole = all(place == slice(0, len(wanted)) for place, wanted in zip(to[1:], outputs, strict=True))
+        moves.append((None if whole else tuple(to), (*origin, *index)))
     return tuple(moves)
 
 
@@ -227,7 +231,7 @@ def _scatter(z: Tensor, places: Places) -> Tensor:
     dtype = torch.float32 if z.dtype in checks.HALF_DTYPES else z.dtype
     y = z.new_zeros((z.shape[0], *places.block), dtype=dtype)
     for to, origin in places.moves:
-        y[to] += z[origin]
+        (y if to is None else y[to]).add_(z[origin])
     return y.to(z.dtype)
 
 
@@ -265,7 +269,7 @@ class Gather(RowFunction):
         for to, origin in places.moves:
             for gap in _gaps(origin, shape):
                 z[gap] = 0
-            z[origin] = g[to]
+            z[origin] = g if to is None else g[to]
         return z
 
     @staticmethod

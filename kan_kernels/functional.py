@@ -281,8 +281,12 @@ def plan(x, weight, grid, base_weight, bias, spline_order, base, derivative, bac
             torch.backends.cuda.matmul.fp32_precision if x.is_cuda else None,
         )
         ops = _plans.get(key)
-    except (AttributeError, IndexError, TypeError, RuntimeError):  # let the checks name the argument
+    except (AttributeError, IndexError, TypeError):  # not even tensors: let the checks name the argument
         return _validate(*arguments)
+    except RuntimeError:
+        if isinstance(x, Tensor) and x.is_nested:  # has no shape where it is strided
+            return _validate(*arguments)
+        raise
     if ops is None:
         if tracing():  # sizes are tensors now, so that no key is found
             return _traced(untraced(_validate, *arguments))

@@ -187,8 +187,11 @@ class KANLinear(SplineModule):
                 self.grid,
                 self.edge_mask,
             )
-        if edge_mask is not None:  # of attributes, whose uses torch.fx sees
-            spline_weight, base_weight = self.masked_weights()
+        if edge_mask is not None:
+            if isinstance(x, Tensor):
+                spline_weight, base_weight = _masked(spline_weight, base_weight, edge_mask)
+            else:  # torch.fx sees what is made of attributes
+                spline_weight, base_weight = self.masked_weights()
         try:
             y = F.kan_linear(
                 x,

@@ -154,6 +154,14 @@ def test_trace_of_bad_knots() -> None:
         torch.jit.trace(module, (torch.randn(5, 3),))
 
 
+@pytest.mark.parametrize("make", [nn.Linear, KANLinear, lambda i, o: KANConv1d(i, o, 1)])
+def test_trace_of_a_closure(make: Callable[[int, int], nn.Module]) -> None:
+    """Parameters that no traced module holds are refused by torch, in the same words as nn.Linear's."""
+    module = make(4, 4)
+    with pytest.raises(RuntimeError, match="Cannot insert a Tensor that requires grad as a constant"):
+        torch.jit.trace(lambda x: module(x), (torch.randn(5, 4, 4),))
+
+
 def test_add_graph() -> None:
     """What TensorBoard's writer does with a model: a trace, inlined, its nodes under the modules' names."""
     module = KAN([3, 5, 2])

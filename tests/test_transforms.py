@@ -61,6 +61,17 @@ def test_hessian_over_parameters(backend: str, case: Any) -> None:
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_hessian_by_batched_gradients(backend: str, kernel_size: int) -> None:
+    """torch.autograd.functional's vectorize=True, which is another vmap than torch.func's."""
+    module, x = KANConv2d(2, 2, kernel_size, backend=backend, dtype=F64), torch.randn(1, 2, 3, 4, dtype=F64)
+    got, want = (
+        torch.autograd.functional.hessian(lambda x: loss(module, x), x, vectorize=vectorize)
+        for vectorize in (True, False)
+    )
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+
+
 def grids(decreasing: bool) -> Tensor:
     """(4, 3, 12) knots, those of one feature in one grid in decreasing order."""
     knots = torch.linspace(-2, 2, 12, dtype=F64).repeat(4, 3, 1) * torch.tensor([1.0, 1.5, 2.0, 0.7]).view(

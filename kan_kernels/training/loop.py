@@ -103,8 +103,7 @@ def fit(
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("model: no parameter requires a gradient, so there is nothing to train")
-    if not (math.isfinite(lamb) and lamb >= 0):
-        raise ValueError(f"lamb: got {lamb}, expected a finite number >= 0")
+    lamb = checks.nonnegative("lamb", lamb)
     if checkpoint is None and resume:
         raise ValueError("resume: got True, but there is no checkpoint to resume from")
     path = None if checkpoint is None else Path(checkpoint)
