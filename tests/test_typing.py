@@ -57,8 +57,9 @@ def test_a_users_program(tmp_path: Path) -> None:
         "[mypy]\npython_version = 3.11\nignore_missing_imports = True\n"
         "[mypy-kan_kernels.*]\nignore_errors = True\n"
     )
+    command = [sys.executable, "-m", "mypy", "--no-incremental", "--config-file", "mypy.ini"]
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--no-incremental", "--config-file", "mypy.ini", "program.py", "wrong.py"],
+        [*command, "program.py", "wrong.py"],
         cwd=tmp_path, env={"MYPYPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if ": error: " in line]
