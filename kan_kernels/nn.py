@@ -47,6 +47,7 @@ class KANLinear(SplineModule):
         spline_weight: (in, G+k, out). base_weight: (in, out) or None. bias: (out,) or None.
         grid: buffer (in, G+2k+1). It stays in float32 when the module is cast to 16 bits, too few to tell
             neighbouring knots apart; it follows a cast to float64.
+        grid_range: (low, high), what the inner knots of all features span where they were last placed.
         edge_mask: buffer (in, out) of zeros and ones, or None, the default: an edge's function is multiplied
             by its entry. See `set_edge_mask`.
         symbolic: the edges that were given a formula, a `kan_kernels.symbolic.SymbolicEdges`, or None, the
