@@ -199,8 +199,8 @@ def _weight_tangent(tensors, constants, x_t, s_t, g_t):
     return tuple(_sum(*parts) for parts in zip(along_x, along_s, along_g, strict=True))
 
 
-class _Contraction(Function):
-    """What the four Functions share: a cheap `apply`, and the rule of vmap."""
+class RowFunction(Function):
+    """What Functions of rows share: a cheap `apply`, and the rule of vmap."""
 
     ROWS: tuple[int, ...] = ()  # the arguments that have rows, if the output has rows too
 
@@ -224,7 +224,7 @@ def _save(ctx, tensors, constants) -> None:
         ctx.save_for_forward(*tensors)
 
 
-class Forward(_Contraction):
+class Forward(RowFunction):
     """F_m(x, s, C) + bias: (B, out)."""
 
     ROWS = (0, 1)  # x, s
@@ -269,7 +269,7 @@ class Forward(_Contraction):
         return _sum(y_t, None if bias_t is None else bias_t.expand(rows, -1))
 
 
-class Input(_Contraction):
+class Input(RowFunction):
     """X_m(x, C, g): (B, in)."""
 
     ROWS = (0, 3)  # x, g
@@ -294,7 +294,7 @@ class Input(_Contraction):
         return _input_tangent(ctx.saved_tensors, ctx.constants, x_t, weight_t, base_t, g_t)
 
 
-class Weight(_Contraction):
+class Weight(RowFunction):
     """W_m(x, s, g): (in, G+k, out) and (in, out), the second empty without a base."""
 
     @staticmethod
@@ -315,7 +315,7 @@ class Weight(_Contraction):
         return _weight_tangent(ctx.saved_tensors, ctx.constants, x_t, s_t, g_t)
 
 
-class Backward(_Contraction):
+class Backward(RowFunction):
     """X_{m+1}(x, C, g) and W_m(x, 1, g) in one pass: (B, in), (in, G+k, out), (in, out)."""
 
     @staticmethod

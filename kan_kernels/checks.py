@@ -1,13 +1,17 @@
 """Checks of arguments. Each raises TypeError or ValueError: the argument, what came and what was expected."""
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
+from numbers import Real
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .contract import BASE_CODES, BASIS_CODES, MAX_DERIVATIVE, MAX_SPLINE_ORDER, most_rows
-from .remembered import Remembered, readable
+from .remembered import Remembered, has_values
+from .tracing import untraced
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 DTYPES = (torch.float32, torch.float64, *HALF_DTYPES)
@@ -19,52 +23,80 @@ class GridError(ValueError):
     """The knots, centres or widths of a layer have values that no kernel may see."""
 
 
-def integer(name: str, value: object, low: int, high: int | None = None) -> None:
-    """`value` is an int in low..high."""
+class NestedError(TypeError):
+    """A nested tensor where a dense one is expected."""
+
+
+def integer(name: str, value: object, low: int, high: int | None = None) -> int:
+    """`value` as a plain int in low..high: whatever has __index__, NumPy's too, and is no bool."""
     expected = f"an int >= {low}" if high is None else f"an int in {low}..{high}"
-    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+    number: int
+    if type(value) is int or isinstance(value, torch.SymInt):
+        number = value  # type: ignore[assignment]
+    elif isinstance(value, bool) or (isinstance(value, Tensor) and value.dtype == torch.bool):
         raise TypeError(f"{name}: got {value!r}, expected {expected}")
-    if value < low or (high is not None and value > high):
-        raise ValueError(f"{name}: got {value}, expected {expected}")
+    else:
+        try:
+            number = int(operator.index(value))  # type: ignore[arg-type]
+        except TypeError:
+            raise TypeError(f"{name}: got {value!r}, expected {expected}") from None
+    if number < low or (high is not None and number > high):
+        raise ValueError(f"{name}: got {number}, expected {expected}")
+    return number
 
 
-def nonnegative(name: str, value: object, high: float = math.inf) -> None:
-    """`value` is a finite number in 0..high."""
+def boolean(name: str, value: object) -> bool:
+    """`value` as a plain bool, which is what it has to be, or NumPy's."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: got {value!r}, expected True or False")
+    return bool(value)
+
+
+def nonnegative(name: str, value: object, high: float = math.inf) -> float:
+    """`value` as a finite float in 0..high."""
     expected = "a finite number >= 0" if high == math.inf else f"a number from 0 to {high:g}"
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's are registered
         raise TypeError(f"{name}: got {value!r}, expected {expected}")
-    if not (math.isfinite(value) and 0 <= value <= high):
+    number = float(value)
+    if not (math.isfinite(number) and 0 <= number <= high):
         raise ValueError(f"{name}: got {value}, expected {expected}")
+    return number
+
+
+def _is_sequence(value: object) -> bool:
+    """Whether it has entries in order, as lists and arrays have."""
+    if isinstance(value, (np.ndarray, Tensor)):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
 def each(name: str, value: object, dims: int, low: int) -> tuple[int, ...]:
     """`value` is an int >= low or one for each of `dims` dimensions: all of them."""
-    values = tuple(value) if isinstance(value, (tuple, list)) else (value,) * dims
+    values = tuple(value) if _is_sequence(value) else (value,) * dims  # type: ignore[arg-type]
     if len(values) != dims:
         raise ValueError(f"{name}: got {value!r}, expected an int or {dims} of them")
-    for number in values:
-        integer(name, number, low)
-    return values  # type: ignore[return-value]
+    return tuple(integer(name, number, low) for number in values)
 
 
-def padding(value: object, dims: int, stride: Sequence[int]) -> None:
-    """`value` is "valid", "same" beside strides of 1, an int >= 0 or one for each dimension."""
+def padding(value: object, dims: int, stride: Sequence[int]) -> str | tuple[int, ...]:
+    """`value` is "valid", "same" beside strides of 1, an int >= 0 or one for each dimension: all of them."""
     if not isinstance(value, str):
-        each("padding", value, dims, 0)
-    elif value not in ("same", "valid"):
+        return each("padding", value, dims, 0)
+    if value not in ("same", "valid"):
         raise ValueError(
             f"padding: got {value!r}, expected an int, one for each dimension, 'same' or 'valid'"
         )
-    elif value == "same" and any(step != 1 for step in stride):
+    if value == "same" and any(step != 1 for step in stride):
         raise ValueError(f"padding: got 'same' with stride {tuple(stride)}, expected stride 1")
+    return value
 
 
-def spline_order(value: object) -> None:
-    integer("spline_order", value, 0, MAX_SPLINE_ORDER)
+def spline_order(value: object) -> int:
+    return integer("spline_order", value, 0, MAX_SPLINE_ORDER)
 
 
-def derivative(value: object) -> None:
-    integer("derivative", value, 0, MAX_DERIVATIVE)
+def derivative(value: object) -> int:
+    return integer("derivative", value, 0, MAX_DERIVATIVE)
 
 
 def base(value: object) -> None:
@@ -87,11 +119,20 @@ def grid_range(value: object) -> None:
 
 
 def tensor(name: str, value: object, rank: int | None = None) -> None:
-    """`value` is a floating tensor, of this rank if one is given."""
+    """`value` is a dense floating tensor, of this rank if one is given."""
+    if isinstance(value, torch.fx.Proxy):
+        raise TypeError(
+            f"{name}: got torch.fx's Proxy, expected a torch.Tensor; make the layer a leaf of the tracer "
+            "(Tracer.is_leaf_module), or mark the function by torch.fx.wrap"
+        )
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: got {type(value).__name__}, expected a torch.Tensor")
     if value.dtype not in DTYPES:
         raise TypeError(f"{name}: got {value.dtype}, expected float32, float64, bfloat16 or float16")
+    if value.is_nested:
+        raise NestedError(f"{name}: got a nested tensor, expected a dense one; pass its parts one by one")
+    if value.layout is not torch.strided:
+        raise TypeError(f"{name}: got {value.layout}, expected a dense tensor; pass {name}.to_dense()")
     if rank is not None and value.dim() != rank:
         raise ValueError(f"{name}: got {value.dim()} dimensions {tuple(value.shape)}, expected {rank}")
 
@@ -143,10 +184,10 @@ def layer(
     base_name: object,
 ) -> None:
     """The tensors of one layer fit together; the knots' values are not looked at."""
-    spline_order(order)
+    order = spline_order(order)
     base(base_name)
     tensor("spline_weight", spline_weight, 3)
-    assert isinstance(spline_weight, Tensor) and isinstance(order, int)
+    assert isinstance(spline_weight, Tensor)
     in_features, _, out_features = spline_weight.shape
     rows(x, in_features)
     assert isinstance(x, Tensor)
@@ -244,26 +285,56 @@ def global_layer(
 
 def _seen(grid: Tensor) -> bool:
     """Whether this state of a grid was looked at before, or cannot be without waiting for a device."""
-    if torch.compiler.is_compiling() or not grid.is_cpu or torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_compiling() or not grid.is_cpu:
         return True
-    return _checked.get(grid) is not None or not readable(grid)
+    return not torch._C._are_functorch_transforms_active() and _checked.get(grid) is not None
+
+
+def _look(grid: Tensor, complaint: Callable[[Tensor], str | None]) -> None:
+    """Raise GridError if there is a complaint about the grid's values: those beneath all transforms."""
+    with torch._C._DisableFuncTorch(), torch.no_grad():
+        values = _beneath_transforms(grid)
+        if values is None or _checked.get(values) is not None:
+            return
+        said = complaint(values)
+        if said is not None:
+            raise GridError(f"grid: {said}")
+        _checked.put(values, True)
+
+
+def _beneath_transforms(grid: Tensor) -> Tensor | None:
+    """The values (..., in, columns) of a grid that transforms have wrapped; None where there are none."""
+    functorch = torch._C._functorch
+    places = [grid.dim() - 2, grid.dim() - 1]  # of features and columns
+    while functorch.is_functorch_wrapped_tensor(grid):
+        if functorch.is_functionaltensor(grid):
+            return None
+        if functorch.is_batchedtensor(grid):
+            mapped = functorch.maybe_get_bdim(grid)
+            places = [place + (place >= mapped) for place in places]
+        grid = functorch.get_unwrapped(grid)
+    if not has_values(grid):
+        return None
+    return grid if places == [grid.dim() - 2, grid.dim() - 1] else grid.movedim(places, (-2, -1))
 
 
 def centres(grid: Tensor) -> None:
     """The centres of Gaussians are finite and their widths positive; looks at values as `knots` does."""
-    if _seen(grid):
-        return
-    with torch.no_grad():
-        good = torch.isfinite(grid)
-        good[:, -1] &= grid[:, -1] > 0
-        if not good.all():
-            feature, column = (~good).nonzero()[0].tolist()
-            what = "width" if column == grid.shape[1] - 1 else f"centre {column}"
-            raise GridError(
-                f"grid: the {what} of feature {feature} is {grid[feature, column].item()}, "
-                "expected finite centres and a finite width > 0"
-            )
-    _checked.put(grid, True)
+    if not _seen(grid):
+        untraced(_look, grid, _about_centres)
+
+
+def _about_centres(grid: Tensor) -> str | None:
+    good = torch.isfinite(grid)
+    good[..., -1] &= grid[..., -1] > 0
+    if good.all():
+        return None
+    *_, feature, column = place = (~good).nonzero()[0].tolist()
+    what = "width" if column == grid.shape[-1] - 1 else f"centre {column}"
+    return (
+        f"the {what} of feature {feature} is {grid[tuple(place)].item()}, "
+        "expected finite centres and a finite width > 0"
+    )
 
 
 def knots(grid: Tensor) -> None:
@@ -271,19 +342,22 @@ def knots(grid: Tensor) -> None:
 
     Looks at values only where that needs no device synchronisation, and once for each state of a tensor.
     """
-    if _seen(grid):
-        return
-    with torch.no_grad():
-        good = torch.isfinite(grid)
-        good[:, 1:] &= grid[:, 1:] >= grid[:, :-1]
-        if not good.all():
-            feature, knot = (~good).nonzero()[0].tolist()
-            after = f" after {grid[feature, knot - 1].item()}" if knot else ""
-            raise GridError(
-                f"grid: knot {knot} of feature {feature} is {grid[feature, knot].item()}{after}, "
-                "expected finite, non-decreasing knots"
-            )
-    _checked.put(grid, True)
+    if not _seen(grid):
+        untraced(_look, grid, _about_knots)
+
+
+def _about_knots(grid: Tensor) -> str | None:
+    good = torch.isfinite(grid)
+    good[..., 1:] &= grid[..., 1:] >= grid[..., :-1]
+    if good.all():
+        return None
+    *grids, feature, knot = (~good).nonzero()[0].tolist()
+    row = grid[(*grids, feature)]
+    after = f" after {row[knot - 1].item()}" if knot else ""
+    return (
+        f"knot {knot} of feature {feature} is {row[knot].item()}{after}, "
+        "expected finite, non-decreasing knots"
+    )
 
 
 def grid_like(grid: Tensor, operand: Tensor) -> None:
@@ -299,13 +373,13 @@ def dtype(value: object) -> None:
         raise TypeError(f"dtype: got {value!r}, expected float32, float64, bfloat16 or float16")
 
 
-def widths(value: object, name: str = "widths") -> None:
-    """`value` is a sequence of at least two positive ints."""
-    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+def widths(value: object, name: str = "widths") -> list[int]:
+    """`value` is a sequence of at least two positive ints: these."""
+    if not _is_sequence(value):
         raise TypeError(f"{name}: got {value!r}, expected a sequence of at least two positive ints")
-    if len(value) < 2:
+    values = list(value)  # type: ignore[call-overload]
+    if len(values) < 2:
         raise ValueError(
-            f"{name}: got {len(value)} of them, expected at least two, the input's and the output's"
+            f"{name}: got {len(values)} of them, expected at least two, the input's and the output's"
         )
-    for i, width in enumerate(value):
-        integer(f"{name}[{i}]", width, 1)
+    return [integer(f"{name}[{i}]", width, 1) for i, width in enumerate(values)]

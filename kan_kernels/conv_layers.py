@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import checks
 from .convolution import kan_conv
-from .nn import SplineModule
+from .spline_module import SplineModule
+
+torch.fx.wrap("kan_conv")  # symbolic_trace takes its calls as they stand
 
 
 class KANConv(SplineModule):
@@ -39,22 +42,21 @@ class KANConv(SplineModule):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        checks.integer("in_channels", in_channels, 1)
-        checks.integer("out_channels", out_channels, 1)
-        checks.integer("groups", groups, 1)
+        self.in_channels = in_channels = checks.integer("in_channels", in_channels, 1)
+        self.out_channels = out_channels = checks.integer("out_channels", out_channels, 1)
+        self.groups = groups = checks.integer("groups", groups, 1)
+        bias = checks.boolean("bias", bias)
         for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
             if channels % groups:
                 raise ValueError(f"groups: got {groups}, expected a divisor of {name}={channels}")
         options = (grid_size, spline_order, grid_range, base, backend)
         parameter, dtype = self.set_options(*options, device, dtype)
-        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = checks.each("kernel_size", kernel_size, self.DIMS, 1)
         self.stride = checks.each("stride", stride, self.DIMS, 1)
         self.dilation = checks.each("dilation", dilation, self.DIMS, 1)
-        checks.padding(padding, self.DIMS, self.stride)
-        self.padding = padding if isinstance(padding, str) else checks.each("padding", padding, self.DIMS, 0)
+        self.padding = checks.padding(padding, self.DIMS, self.stride)
         edges = (*self.kernel_size, out_channels // groups)
-        self.spline_weight = parameter(in_channels, grid_size + spline_order, *edges)
+        self.spline_weight = parameter(in_channels, self.grid_size + self.spline_order, *edges)
         self.register_parameter("base_weight", parameter(in_channels, *edges) if base else None)
         self.register_parameter("bias", parameter(out_channels) if bias else None)
         self.make_grid(in_channels, device, dtype)
@@ -62,7 +64,7 @@ class KANConv(SplineModule):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """As KANLinear's, where the inputs of an output are the channels of its group at every tap."""
+        """Initialise as KANLinear does; the inputs of an output are its group's channels at every tap."""
         self.reset_grid()
         taps = math.prod(self.kernel_size)
         fan_in, fan_out = self.in_channels // self.groups * taps, self.out_channels // self.groups * taps
@@ -123,15 +125,33 @@ class KANConv(SplineModule):
         self.spline_weight.copy_(torch.cat([part.unflatten(0, (inputs, rows)) for part in splines]))
         self.base_weight.copy_(torch.cat(bases))
 
+    def _apply(self, fn, recurse=True):
+        """Cast or move everything. No memory format is for weights: those in torch are of images alone."""
+
+        def flat(t: Tensor) -> Tensor:
+            return fn(t) if t.dim() < 4 else fn(t.data.flatten(2)).unflatten(2, t.shape[2:])
+
+        return super()._apply(flat, recurse)
+
+    def _dispatch_options(self) -> dict[str, Any]:
+        kernel = "x".join(map(str, self.kernel_size))
+        return {
+            "widths": (self.in_channels // self.groups, self.spline_weight[0, 0].numel()),
+            "convolution": f"{self.in_channels} -> {self.out_channels}, {kernel}",
+            "grid_size": self.grid_size,
+            "spline_order": self.spline_order,
+            "base": self.base,
+            "device": self.spline_weight.device,
+            "dtype": self.spline_weight.dtype,
+            "backend": self.backend,
+        }
+
     def extra_repr(self) -> str:
         parts = [
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}",
             f"padding={self.padding!r}, dilation={self.dilation}, groups={self.groups}",
-            f"grid_size={self.grid_size}, spline_order={self.spline_order}",
-            f"grid_range={self.grid_range}, base={self.base!r}, bias={self.bias is not None}",
+            self.options_repr(self.bias is not None),
         ]
-        if self.backend is not None:
-            parts.append(f"backend={self.backend!r}")
         return ", ".join(parts)
 
 

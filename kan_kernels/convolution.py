@@ -14,6 +14,9 @@ from . import checks, convolution_native, dispatch
 from .contract import BASE_CODES
 from .convolution_composed import Axis, Form, channels_last, composed
 from .functional import autocast, plan
+from .tracing import untraced
+
+torch.fx.wrap("kan_conv")  # symbolic_trace takes its calls, by way of this module, as they stand
 
 
 def kan_conv(
@@ -52,9 +55,35 @@ def kan_conv(
     Raises:
         TypeError, ValueError: naming the argument, before any kernel runs.
     """
+    form = untraced(
+        _form, x, spline_weight, grid, spline_order, base_weight, base, bias, stride, padding, dilation,
+        groups, backend,
+    )  # fmt: skip
+    batched = x.dim() == len(form.axes) + 2
+    if torch._C._is_any_autocast_enabled():
+        x, spline_weight, base_weight, bias = autocast(x, spline_weight, base_weight, bias)
+    if not batched:
+        x = x.unsqueeze(0)
+
+    def compose(
+        x: Tensor, spline_weight: Tensor, base_weight: Tensor | None, bias: Tensor | None, grid: Tensor
+    ) -> Tensor:
+        return composed(x, spline_weight, grid, base_weight, bias, form)
+
+    operands = x, spline_weight, base_weight, bias
+    if untraced(_backend, x, spline_weight, base_weight, grid, form) is None:
+        y = _native(operands, grid, form, compose)
+    else:
+        y = compose(*operands, grid)
+    return y if batched else y.squeeze(0).contiguous()
+
+
+def _form(
+    x, spline_weight, grid, spline_order, base_weight, base, bias, stride, padding, dilation, groups, backend
+) -> Form:
+    """The constants of a convolution, once what `_backend` will not see is known to fit."""
     dims = _check(x, spline_weight, grid, spline_order, base_weight, bias, groups)
     kernel = tuple(spline_weight.shape[2:-1])
-    batched = x.dim() == dims + 2
     size = tuple(x.shape[-dims:])
     steps, spread = checks.each("stride", stride, dims, 1), checks.each("dilation", dilation, dims, 1)
     axes = [
@@ -67,27 +96,16 @@ def kan_conv(
                 f"x: got size {size}, expected at least {(axis.kernel - 1) * axis.dilation + 1} with padding "
                 f"where the size is {number}, the kernel {axis.kernel} and the dilation {axis.dilation}"
             )
-    if torch._C._is_any_autocast_enabled():
-        x, spline_weight, base_weight, bias = autocast(x, spline_weight, base_weight, bias)
-    if not batched:
-        x = x.unsqueeze(0)
-    form = Form(tuple(axes), groups, spline_order, base, backend)
+    order = checks.spline_order(spline_order)
+    return Form(tuple(axes), checks.integer("groups", groups, 1), order, base, backend)
 
-    def compose(
-        x: Tensor, spline_weight: Tensor, base_weight: Tensor | None, bias: Tensor | None, grid: Tensor
-    ) -> Tensor:
-        return composed(x, spline_weight, grid, base_weight, bias, form)
 
-    operands = x, spline_weight, base_weight, bias
+def _backend(x, spline_weight, base_weight, grid, form: Form) -> str | None:
+    """Why the convolution is composed of `kan_linear`, or None; operands as the kernels will see them."""
     flat_base = None if base_weight is None else base_weight.flatten(1)
-    chosen = plan(
-        x.movedim(1, -1), spline_weight.flatten(2), grid, flat_base, None, spline_order, base, 0, backend
-    )
-    if dispatch.composed_because(chosen.NAME, x.device.type) is None:
-        y = _native(operands, grid, form, compose)
-    else:
-        y = compose(*operands, grid)
-    return y if batched else y.squeeze(0).contiguous()
+    rows, weight = x.movedim(1, -1), spline_weight.flatten(2)
+    chosen = plan(rows, weight, grid, flat_base, None, form.spline_order, form.base, 0, form.backend)
+    return dispatch.composed_because(chosen.NAME, x.device.type)
 
 
 def _native(operands: tuple, grid: Tensor, form: Form, compose: Callable[..., Tensor]) -> Tensor:
@@ -143,10 +161,10 @@ def _check(x, spline_weight, grid, spline_order, base_weight, bias, groups) -> i
 
 def _padding(value, kernel, stride, dilation) -> list[tuple[int, int]]:
     """(before, after) for each dimension; "same" puts the odd one behind, as torch does."""
-    checks.padding(value, len(kernel), stride)
+    value = checks.padding(value, len(kernel), stride)
     if value == "valid":
         return [(0, 0)] * len(kernel)
     if value == "same":
         totals = [(k - 1) * d for k, d in zip(kernel, dilation, strict=True)]
         return [(total // 2, total - total // 2) for total in totals]
-    return [(n, n) for n in checks.each("padding", value, len(kernel), 0)]
+    return [(n, n) for n in value]

@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from . import checks
+from .autograd import RowFunction
 from .functional import kan_linear
+from .tracing import tracing, untraced
 
 # Numbers of one block of (positions, taps, out): on the CPU about what the last cache holds.
 BLOCK = {"cpu": 1 << 21}
@@ -66,9 +67,12 @@ def composed(
 ) -> Tensor:
     """`kan_conv` of images (N, C, *size), in blocks."""
     axes, groups, spline_order, base, backend = form
-    kernel = spline_weight.shape[2:-1]
+    kernel = tuple(axis.kernel for axis in axes)
+    count, channels, outputs = untraced(_sizes, x, spline_weight)
+    inputs = channels // groups
+    if tracing():  # of any batch size, but one image size: cat refuses others, where slices would cut them
+        x = torch.cat((x, x.new_empty(0, channels, *(axis.size for axis in axes))))
     rows = x.movedim(1, -1)
-    inputs, outputs = x.shape[1] // groups, spline_weight.shape[-1]
 
     def group(n: int) -> Operands:
         """Of group n: rows of x, knots, spline weight and base weight."""
@@ -83,48 +87,60 @@ def composed(
         _, knots, weight, base_part = operands
         return kan_linear(
             x,
-            _select(weight, taps, 2).flatten(2),
+            _select(weight, taps, kernel, 2).flatten(2),
             knots,
             spline_order=spline_order,
-            base_weight=None if base_part is None else _select(base_part, taps, 1).flatten(1),
+            base_weight=None if base_part is None else _select(base_part, taps, kernel, 1).flatten(1),
             base=base,
             backend=backend,
         )
 
-    def block(operands: Operands, ranges: Sequence[range]) -> Tensor:
-        """(n, *block, out) of one group: images ranges[0], outputs ranges[1:]."""
+    def block(operands: Operands, images: slice, ranges: Sequence[range]) -> Tensor:
+        """(n, *block, out) of one group: these images, outputs `ranges`."""
         shape = (*map(len, ranges), outputs)
         total = None
-        for part in _classes(axes, ranges[1:]):
+        for part in _classes(axes, ranges):
             taps = tuple(ps.taps for ps in part)
-            z = layer(operands, operands[0][(_slice(ranges[0]), *(ps.positions for ps in part))], taps)
-            y = scatter(z.unflatten(-1, (*map(len, taps), outputs)), shape, _moves(part, ranges[1:]))
+            z = layer(operands, operands[0][(images, *(ps.positions for ps in part))], taps)
+            z = z.unflatten(-1, (*map(len, taps), outputs))
+            y = scatter(z, Places(shape, tuple(z.shape[1:]), _moves(part, ranges)))
             total = y if total is None else total + y
         if total is None:  # every tap of every output lies in the padding: zeros that depend on everything
             empty = layer(operands, operands[0].flatten(0, -2)[:0], [tuple(range(size)) for size in kernel])
-            total = empty.sum() + empty.new_zeros(shape)
+            total = empty.sum() + empty.new_zeros((operands[0][images].shape[0], *shape))
         return total
 
-    def blocks(operands: Operands, ranges: list[range], sizes: Sequence[int]) -> Tensor:
-        """All of one group, cut into blocks axis by axis."""
-        if len(ranges) == len(sizes):
-            return block(operands, ranges)
+    def blocks(operands: Operands, images: slice, ranges: list[range], sizes: Sequence[int]) -> Tensor:
+        """All of one group's outputs for these images, cut into blocks axis by axis."""
         axis = len(ranges)
-        cut = _cut(axes[axis - 1].out if axis else len(rows), sizes[axis])
-        return _join([blocks(operands, [*ranges, part], sizes) for part in cut], axis)
+        if axis == len(axes):
+            return block(operands, images, ranges)
+        cut = _cut(axes[axis].out, sizes[axis])
+        return _join([blocks(operands, images, [*ranges, part], sizes) for part in cut], axis + 1)
 
     # whole rows before several rows, whole images before several images
     room = BLOCK.get(x.device.type, BLOCK_ELSEWHERE) // (math.prod(kernel) * outputs)
     sizes: list[int] = []
-    for length in (*reversed([axis.out for axis in axes]), len(rows)):
+    for length in (*reversed([axis.out for axis in axes]), count):
         sizes.insert(0, max(1, min(length, room)))
         room //= sizes[0]
-    parts = [blocks(group(n), [], sizes) for n in range(groups)]
+    images = [_slice(part) for part in _cut(count, sizes[0])]
+    if len(images) == 1 or tracing():
+        images = [slice(None)]
+    parts = [
+        _join([blocks(operands, part, [], sizes[1:]) for part in images], 0)
+        for operands in map(group, range(groups))
+    ]
     y = _join(parts, -1)
     if bias is not None:
         y = y + bias.to(y.dtype)
     y = y.movedim(-1, 1)
     return y if channels_last(x) else y.contiguous()
+
+
+def _sizes(x: Tensor, spline_weight: Tensor) -> tuple[int, int, int]:
+    """Images, channels, outputs of a group."""
+    return x.shape[0], x.shape[1], spline_weight.shape[-1]
 
 
 class Taps(NamedTuple):
@@ -172,11 +188,14 @@ def _taps(axis: Axis, residue: int, taps: list[int], outputs: range) -> Iterator
     yield Taps(tuple(tap for tap, _ in inside), tuple(shift for _, shift in inside), first, last, positions)
 
 
-Move = tuple[tuple[slice, ...], tuple[slice | int, ...]]
+Move = tuple[tuple[slice, ...] | None, tuple[slice | int, ...]]
 
 
 def _moves(part: Sequence[Taps], outputs: Sequence[range]) -> tuple[Move, ...]:
-    """(where in the block of y, where in z) for each tap of a class; z: (n, *positions, *taps, out)."""
+    """(where in the block of y, where in z) for each tap of a class; z: (n, *positions, *taps, out).
+
+    None is all of the block: indexing would make an alias, which torch's older vmap does not know.
+    """
     moves = []
     for index in itertools.product(*(range(len(ps.taps)) for ps in part)):
         to: list[slice] = [slice(None)]
@@ -186,74 +205,84 @@ def _moves(part: Sequence[Taps], outputs: Sequence[range]) -> tuple[Move, ...]:
             begin, end = max(wanted.start, ps.first - shift), min(wanted.stop, ps.last - shift)
             to.append(slice(begin - wanted.start, end - wanted.start))
             origin.append(slice(begin + shift - ps.first, end + shift - ps.first))
-        moves.append((tuple(to), (*origin, *index)))
+        whole = all(place == slice(0, len(wanted)) for place, wanted in zip(to[1:], outputs, strict=True))
+        moves.append((None if whole else tuple(to), (*origin, *index)))
     return tuple(moves)
 
 
-def scatter(z: Tensor, shape: Sequence[int], moves: Sequence[Move]) -> Tensor:
+class Places:
+    """Where each tap puts its rows: the constants of a Scatter. torch.func would look into a tuple."""
+
+    def __init__(self, block: tuple[int, ...], source: tuple[int, ...], moves: tuple[Move, ...]) -> None:
+        self.block = block  # the shape of y behind its rows: (*block, out)
+        self.source = source  # the shape of z behind its rows: (*positions, *taps, out)
+        self.moves = moves
+
+
+def scatter(z: Tensor, places: Places) -> Tensor:
     """z (n, *positions, *taps, out) added up where each tap puts it: (n, *block, out)."""
-    if torch.compiler.is_compiling():  # the compiler takes no Function with a jvp, and needs none
-        return _scatter(z, shape, moves)
-    return Scatter.apply(z, shape, moves)
+    if torch.compiler.is_compiling() or tracing():  # neither takes a Function, and neither needs one
+        return _scatter(z, places)
+    return Scatter.apply(z, places)
 
 
-def _scatter(z: Tensor, shape: Sequence[int], moves: Sequence[Move]) -> Tensor:
+def _scatter(z: Tensor, places: Places) -> Tensor:
     # sums in float32 at least
-    y = z.new_zeros(shape, dtype=torch.float32 if z.dtype in checks.HALF_DTYPES else z.dtype)
-    for to, origin in moves:
-        y[to] += z[origin]
+    dtype = torch.float32 if z.dtype in checks.HALF_DTYPES else z.dtype
+    y = z.new_zeros((z.shape[0], *places.block), dtype=dtype)
+    for to, origin in places.moves:
+        (y if to is None else y[to]).add_(z[origin])
     return y.to(z.dtype)
 
 
-class Scatter(Function):
+class Scatter(RowFunction):
     """`scatter`, which is linear. Plain autograd's backward would fill a z of zeros for each tap."""
 
-    generate_vmap_rule = True
+    ROWS = (0,)
 
     @staticmethod
-    def forward(z, shape, moves):
-        return _scatter(z, shape, moves)
+    def forward(z, places):
+        return _scatter(z, places)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        z, ctx.shape, ctx.moves = inputs
-        ctx.z_shape = z.shape
+        ctx.places = inputs[1]
 
     @staticmethod
     def backward(ctx, g):
-        return Gather.apply(g, ctx.z_shape, ctx.moves), None, None
+        return Gather.apply(g, ctx.places), None
 
     @staticmethod
     def jvp(ctx, z_t, *_):
-        return Scatter.apply(z_t, ctx.shape, ctx.moves)
+        return Scatter.apply(z_t, ctx.places)
 
 
-class Gather(Function):
+class Gather(RowFunction):
     """The adjoint of Scatter: every tap reads the outputs that it wrote."""
 
-    generate_vmap_rule = True
+    ROWS = (0,)
 
     @staticmethod
-    def forward(g, shape, moves):
+    def forward(g, places):
+        shape = (g.shape[0], *places.source)
         z = g.new_empty(shape)
-        for to, origin in moves:
+        for to, origin in places.moves:
             for gap in _gaps(origin, shape):
                 z[gap] = 0
-            z[origin] = g[to]
+            z[origin] = g if to is None else g[to]
         return z
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        g, ctx.shape, ctx.moves = inputs
-        ctx.g_shape = g.shape
+        ctx.places = inputs[1]
 
     @staticmethod
     def backward(ctx, z):
-        return Scatter.apply(z, ctx.g_shape, ctx.moves), None, None
+        return Scatter.apply(z, ctx.places), None
 
     @staticmethod
     def jvp(ctx, g_t, *_):
-        return Gather.apply(g_t, ctx.shape, ctx.moves)
+        return Gather.apply(g_t, ctx.places)
 
 
 def _gaps(origin: tuple[slice | int, ...], shape: Sequence[int]) -> Iterator[tuple[slice | int, ...]]:
@@ -269,10 +298,10 @@ def _gaps(origin: tuple[slice | int, ...], shape: Sequence[int]) -> Iterator[tup
                     )
 
 
-def _select(weight: Tensor, taps: Sequence[tuple[int, ...]], first: int) -> Tensor:
+def _select(weight: Tensor, taps: Sequence[tuple[int, ...]], kernel: tuple[int, ...], first: int) -> Tensor:
     """`weight` with the chosen taps of its kernel dimensions, the first of which is `first`: a view."""
-    for dim, chosen in enumerate(taps, first):
-        if len(chosen) != weight.shape[dim]:
+    for dim, (chosen, size) in enumerate(zip(taps, kernel, strict=True), first):
+        if len(chosen) != size:
             step = chosen[1] - chosen[0] if len(chosen) > 1 else 1  # taps of a residue are evenly spaced
             weight = weight[(slice(None),) * dim + (slice(chosen[0], chosen[-1] + 1, step),)]
     return weight

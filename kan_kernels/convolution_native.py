@@ -14,6 +14,7 @@ from torch.autograd import Function
 from . import ops
 from .autograd import asked
 from .backends.native import below_autograd
+from .tracing import tracing
 
 Operands = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # x, spline_weight, base_weight, bias
 
@@ -34,7 +35,7 @@ def convolution(
     operands: Operands, grid: Tensor, constants: Constants, composed: Callable[..., Tensor]
 ) -> Tensor:
     """(N, C, *size) -> (N, O, *out). grid: in the type that the kernels compute in."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or tracing():
         return convolution_op(*operands, grid, *constants)
     return Convolution.apply(*operands, grid, constants, composed)
 

@@ -207,7 +207,7 @@ def available_backends() -> dict[str, str | None]:
 
 
 def explain(
-    layer_or_widths,
+    model_or_widths,
     *,
     grid_size: int = 5,
     spline_order: int = 3,
@@ -220,11 +220,15 @@ def explain(
     basis: str = "bspline",
     functions: int = 8,
 ) -> str:
-    """The backend that would run, and why: one paragraph a layer.
+    """Return the backend that would run each layer, and why; one paragraph a layer, by its name in the tree.
+
+    What only a call's input decides (another dtype, another device) is not seen for the layers of other
+    codebases.
 
     Args:
-        layer_or_widths: a KANLinear, a KAN, a KANConv1d, 2d or 3d, a layer or network of
-            `kan_kernels.compat`, or the widths of a KAN, such as (64, 64).
+        model_or_widths: a module, whose layers of this package, of `kan_kernels.compat` and of
+            `kan_kernels.integrations.accelerate` are found wherever they are; or the widths of a KAN, such as
+            (64, 64).
         x_dtype: of the input; None means `dtype`.
         basis: "bspline", or that of `functional.basis_linear`: "rbf", "chebyshev" or "fourier".
         functions: R, of these three: the number of centres, the degree + 1, or twice the number of
@@ -233,85 +237,76 @@ def explain(
 
     Raises:
         TypeError, ValueError: naming the argument.
-        RuntimeError: the backend asked for cannot run.
     """
-    module = layer_or_widths
-    if hasattr(module, "layers"):
-        return "\n".join(explain(layer, derivative=derivative, x_dtype=x_dtype) for layer in module.layers)
-    if hasattr(module, "kernel_size") and hasattr(module, "spline_weight"):
-        return _explain_convolution(module, x_dtype)
-    if isinstance(module, torch.nn.Module):
-        options = _options_of(module)
-        if isinstance(options, str):
-            return options
-        return explain(**options, derivative=derivative, x_dtype=x_dtype)
-    checks.widths(layer_or_widths)
+    if isinstance(model_or_widths, torch.nn.Module):
+        return _explain_tree(model_or_widths, derivative, x_dtype)
+    if isinstance(model_or_widths, type) or not hasattr(model_or_widths, "__len__"):
+        raise TypeError(
+            f"model_or_widths: got {type(model_or_widths).__name__}, expected a torch.nn.Module, or the "
+            "widths of a KAN"
+        )
+    widths = checks.widths(model_or_widths, "model_or_widths")
     checks.base(base)
     checks.basis(basis)
     check_name("backend", backend)
-    if basis != "bspline":
-        checks.integer("functions", functions, 1, most_rows(basis))
+    if basis == "bspline":
+        grid_size = checks.integer("grid_size", grid_size, 1)
+        spline_order = checks.spline_order(spline_order)
+    else:
+        functions = checks.integer("functions", functions, 1, most_rows(basis))
         if basis == "fourier" and functions % 2:
             raise ValueError(f"functions: got {functions}, expected an even number: cosines, then sines")
         spline_order = basis_order(basis, functions)
         grid_size = functions - spline_order
+    of = "" if basis == "bspline" else f", {functions} functions of {basis!r}"
     lines = []
-    for fan_in, fan_out in itertools.pairwise(layer_or_widths):
-        case = Case(
-            torch.device(device).type,
-            dtype,
-            x_dtype or dtype,
-            fan_in,
-            fan_out,
-            grid_size,
-            spline_order,
-            base,
-            derivative,
-            basis,
-        )
-        of = "" if basis == "bspline" else f", {functions} functions of {basis!r}"
-        lines.append(f"{fan_in} -> {fan_out} on {case.device}, {dtype}{of}: {choose(case, backend)}")
+    derivative, kind = checks.derivative(derivative), torch.device(device).type
+    spline = (grid_size, spline_order, base, derivative, basis)
+    for fan_in, fan_out in itertools.pairwise(widths):
+        case = Case(kind, dtype, x_dtype or dtype, fan_in, fan_out, *spline)
+        lines.append(f"{fan_in} -> {fan_out} on {case.device}, {dtype}{of}: {_chosen(case, backend)[0]}")
     return "\n".join(lines)
 
 
-def _options_of(module: Any) -> dict[str, Any] | str:
-    """What `explain` is told for a layer, or the answer where no backend is asked."""
-    if hasattr(module, "_dispatch_options"):
-        return module._dispatch_options()
-    if not all(hasattr(module, name) for name in ("in_features", "spline_weight", "base", "backend")):
-        raise TypeError(
-            f"layer_or_widths: got {type(module).__name__}, expected a KANLinear, a KAN, a layer of "
-            "kan_kernels.compat, or widths (an accelerated model: kan_kernels.integrations.explain)"
-        )
-    return {
-        "layer_or_widths": (module.in_features, module.out_features),
-        "grid_size": module.grid_size,
-        "spline_order": module.spline_order,
-        "base": module.base,
-        "device": module.spline_weight.device,
-        "dtype": module.spline_weight.dtype,
-        "backend": module.backend,
-    }
+def _explain_tree(model: torch.nn.Module, derivative: int, x_dtype: torch.dtype | None) -> str:
+    """What every layer says whose class has `_dispatch_options`: the text itself, or arguments of `explain`.
+
+    "convolution" among these is its name; the others are of the product that all its taps share.
+    """
+    lines = []
+    for name, module in model.named_modules():
+        describe = getattr(type(module), "_dispatch_options", None)
+        if describe is None:
+            continue
+        said = describe(module)
+        if not isinstance(said, str):
+            if "convolution" in said:
+                said = _explain_convolution(**said, x_dtype=x_dtype)
+            else:
+                said = explain(said.pop("widths"), **said, derivative=derivative, x_dtype=x_dtype)
+        lines.append(f"{name or '(the model)'} ({type(module).__qualname__}): {said}")
+    return "\n".join(lines) or "nothing in this model is accelerated"
 
 
-def _explain_convolution(layer, x_dtype: torch.dtype | None) -> str:
+def _chosen(case: Case, backend: str | None) -> tuple[str, str | None]:
+    """The choice in words, and the name of the backend, or None where the one asked for cannot run."""
+    try:
+        choice = choose(case, backend)
+    except RuntimeError as error:
+        return f"cannot run: {error}", None
+    return str(choice), choice.backend.NAME
+
+
+def _explain_convolution(
+    convolution: str, widths: tuple[int, int], device: torch.device, dtype: torch.dtype, backend: str | None,
+    x_dtype: torch.dtype | None, **spline: Any,
+) -> str:  # fmt: skip
     """The product over the taps that a position takes part in, and whether it is a kernel of its own."""
-    weight = layer.spline_weight
-    case = Case(
-        weight.device.type,
-        weight.dtype,
-        x_dtype or weight.dtype,
-        layer.in_channels // layer.groups,
-        weight[0, 0].numel(),
-        layer.grid_size,
-        layer.spline_order,
-        layer.base,
-    )
-    choice = choose(case, layer.backend)
-    reason = composed_because(choice.backend.NAME, case.device)
+    case = Case(device.type, dtype, x_dtype or dtype, *widths, **spline)
+    said, name = _chosen(case, backend)
+    text = f"{convolution} on {case.device}, {dtype}: {said}"
+    if name is None:
+        return text
+    reason = composed_because(name, case.device)
     how = "one kernel for the whole convolution" if reason is None else f"composed of kan_linear: {reason}"
-    kernel = "x".join(map(str, layer.kernel_size))
-    return (
-        f"{layer.in_channels} -> {layer.out_channels}, {kernel} on {case.device}, {case.dtype}: "
-        f"{choice}\n  {how}"
-    )
+    return f"{text}\n  {how}"

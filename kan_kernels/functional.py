@@ -1,6 +1,8 @@
 """The stateless API: validate, apply the precision policy, pick a backend, call autograd."""
 
-from types import ModuleType
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,12 +12,19 @@ from .backends import reference
 from .contract import BASE_CODES, BASIS_CODES, basis_order
 from .remembered import Remembered, readable
 from .statistics import basis_gram, edge_l1, edge_moments
+from .tracing import tracing, untraced
 
 __all__ = ["basis_gram", "basis_linear", "bspline_basis", "edge_l1", "edge_moments", "kan_linear"]
 
 # What was validated before: everything the checks look at -> the backend. Values of knots are checked apart.
-_plans: dict[tuple, ModuleType] = {}
+_plans: dict[tuple, Any] = {}
 _PLANS_LIMIT = 4096
+
+_RBF = BASIS_CODES["rbf"]
+
+# torch.fx.symbolic_trace takes calls of these, by way of this module, as they stand
+torch.fx.wrap("kan_linear")
+torch.fx.wrap("basis_linear")
 
 
 def kan_linear(
@@ -36,7 +45,8 @@ def kan_linear(
     phi[i,o](x) = base_weight[i,o] base(x) + sum_r spline_weight[i,r,o] B_r(x)  (arXiv 2404.19756, sec. 2.2)
 
     Args:
-        x: (..., in). The weights' dtype, or float32 beside 16-bit weights: cells are located in float32.
+        x: (..., in), also nested. The weights' dtype, or float32 beside 16-bit weights: cells are located in
+            float32.
         spline_weight: (in, G+k, out), float32, float64, bfloat16 or float16.
         grid: (in, G+2k+1) finite, non-decreasing knots, k extension knots on each side, in the weights' dtype
             or float32. No gradient flows to it.
@@ -56,9 +66,21 @@ def kan_linear(
         ValueError: a wrong shape, device, knot or name, or a base without its weight or the reverse.
         RuntimeError: the backend asked for cannot run this case.
     """
+    if type(spline_order) is not int or type(derivative) is not int:
+        spline_order, derivative = checks.spline_order(spline_order), checks.derivative(derivative)
     if torch._C._is_any_autocast_enabled() and isinstance(x, Tensor) and isinstance(spline_weight, Tensor):
         x, spline_weight, base_weight, bias = autocast(x, spline_weight, base_weight, bias)
-    ops = plan(x, spline_weight, grid, base_weight, bias, spline_order, base, derivative, backend)
+    try:
+        ops = plan(x, spline_weight, grid, base_weight, bias, spline_order, base, derivative, backend)
+    except checks.NestedError:
+        options: dict[str, Any] = {
+            "spline_order": spline_order,
+            "base_weight": base_weight,
+            "base": base,
+            "bias": bias,
+        }
+        options |= {"derivative": derivative, "backend": backend}
+        return of_parts(x, lambda rows: kan_linear(rows, spline_weight, grid, **options))
     return run(x, spline_weight, base_weight, bias, grid, spline_order, BASE_CODES[base], derivative, ops)
 
 
@@ -84,7 +106,7 @@ def basis_linear(
         and, on the CPU in float64, from 2^128 on.
 
     Args:
-        x: (..., in). The weights' dtype, or float32 beside 16-bit weights.
+        x: (..., in), also nested. The weights' dtype, or float32 beside 16-bit weights.
         weight: (in, R, out), float32, float64, bfloat16 or float16; 1 <= R <= 256, or for "fourier" an even
             R up to 1024.
         grid: for "rbf" (in, R + 1): the finite centres c of each feature, then their width h > 0, in the
@@ -102,18 +124,48 @@ def basis_linear(
     Raises:
         TypeError, ValueError, RuntimeError: as for `kan_linear`.
     """
+    if type(derivative) is not int:
+        derivative = checks.derivative(derivative)
     if torch._C._is_any_autocast_enabled() and isinstance(x, Tensor) and isinstance(weight, Tensor):
         x, weight, base_weight, bias = autocast(x, weight, base_weight, bias)
     if basis == "bspline":  # the only one whose arguments `plan` would take for another function's
         checks.global_basis(basis)
-    ops = plan(x, weight, grid, base_weight, bias, 0, base, derivative, backend, basis)
+    try:
+        ops = plan(x, weight, grid, base_weight, bias, 0, base, derivative, backend, basis)
+    except checks.NestedError:
+        options: dict[str, Any] = {"basis": basis, "base_weight": base_weight, "base": base, "bias": bias}
+        options |= {"derivative": derivative, "backend": backend}
+        return of_parts(x, lambda rows: basis_linear(rows, weight, grid, **options))
     order = 0
     if grid is None:
-        order = basis_order(basis, weight.shape[1])
-        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        grid = weight.new_empty((weight.shape[0], 0), dtype=dtype)
+        order, grid = untraced(_no_grid, weight, basis)
     code = BASIS_CODES[basis]
     return run(x, weight, base_weight, bias, grid, order, BASE_CODES[base], derivative, ops, code)
+
+
+def _no_grid(weight: Tensor, basis: str) -> tuple[int, Tensor]:
+    """The order, and the grid without columns, of a basis that has none."""
+    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    return basis_order(basis, weight.shape[1]), weight.new_empty((weight.shape[0], 0), dtype=dtype)
+
+
+def of_parts(x: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
+    """A layer's (..., out) for every part of a nested tensor, itself nested, of the layout that x has.
+
+    Raises:
+        NestedError: the parts of x differ in their last dimension.
+    """
+    if x.layout != torch.jagged:
+        return torch.nested.as_nested_tensor([layer(part) for part in x.unbind()])
+    if not isinstance(x.shape[-1], int):
+        raise checks.NestedError(
+            f"x: got a nested tensor of shape {tuple(x.shape)}, expected parts of one size in their last "
+            "dimension"
+        )
+    ragged: Any = x
+    return torch.nested.nested_tensor_from_jagged(
+        layer(x.values()), ragged.offsets(), ragged.lengths(), jagged_dim=ragged._ragged_idx
+    )
 
 
 def bspline_basis(x: Tensor, grid: Tensor, spline_order: int, derivative: int = 0) -> Tensor:
@@ -131,8 +183,7 @@ def bspline_basis(x: Tensor, grid: Tensor, spline_order: int, derivative: int = 
     Raises:
         TypeError, ValueError: as for `kan_linear`.
     """
-    checks.spline_order(spline_order)
-    checks.derivative(derivative)
+    spline_order, derivative = checks.spline_order(spline_order), checks.derivative(derivative)
     checks.grid_shape(grid, spline_order)
     checks.rows(x, grid.shape[0])
     checks.grid_like(grid, x)
@@ -145,7 +196,7 @@ def run(x, spline_weight, base_weight, bias, grid, order, base, derivative, ops,
     """`kan_linear` after its arguments were validated, save the knots, and `ops`, its backend, was chosen."""
     if basis == 0:
         checks.knots(grid)
-    elif grid.shape[1]:
+    elif basis == _RBF:
         checks.centres(grid)
     knots_dtype = torch.float64 if spline_weight.dtype == torch.float64 else torch.float32
     if grid.dtype != knots_dtype:
@@ -204,10 +255,8 @@ def autocast(x, spline_weight, base_weight, bias):
     )
 
 
-def plan(
-    x, weight, grid, base_weight, bias, spline_order, base, derivative, backend, basis="bspline"
-) -> ModuleType:
-    """The backend for these arguments, once they are known to be good."""
+def plan(x, weight, grid, base_weight, bias, spline_order, base, derivative, backend, basis="bspline") -> Any:
+    """The backend for these arguments, once they are known to be good; or what stands for it in a trace."""
     arguments = (x, weight, grid, base_weight, bias, spline_order, base, derivative, backend, basis)
     if torch.compiler.is_compiling():
         return _validate(*arguments)
@@ -216,6 +265,7 @@ def plan(
             x.shape[-1],
             x.dtype,
             x.device,
+            x.layout,
             weight.shape,
             weight.dtype,
             weight.device,
@@ -223,10 +273,8 @@ def plan(
             None if base_weight is None else (base_weight.shape, base_weight.dtype, base_weight.device),
             None if bias is None else (bias.shape, bias.dtype, bias.device),
             spline_order,
-            type(spline_order),
             base,
             derivative,
-            type(derivative),
             backend,
             basis,
             dispatch.forced_backend(),
@@ -235,7 +283,13 @@ def plan(
         ops = _plans.get(key)
     except (AttributeError, IndexError, TypeError):  # not even tensors: let the checks name the argument
         return _validate(*arguments)
+    except RuntimeError:
+        if isinstance(x, Tensor) and x.is_nested:  # has no shape where it is strided
+            return _validate(*arguments)
+        raise
     if ops is None:
+        if tracing():  # sizes are tensors now, so that no key is found
+            return _traced(untraced(_validate, *arguments))
         ops = _validate(*arguments)
         if len(_plans) >= _PLANS_LIMIT:
             _plans.clear()
@@ -243,9 +297,14 @@ def plan(
     return ops
 
 
-def _validate(
-    x, weight, grid, base_weight, bias, spline_order, base, derivative, backend, basis
-) -> ModuleType:
+def _traced(ops: Any) -> Any:
+    """A backend in a trace of torch.jit: its op, which has gradients of its own, and no Function."""
+    if ops.DIFFERENTIABLE:
+        return ops
+    return SimpleNamespace(DIFFERENTIABLE=True, NAME=ops.NAME, forward=ops.forward_op)
+
+
+def _validate(x, weight, grid, base_weight, bias, spline_order, base, derivative, backend, basis) -> Any:
     """Check everything but the grid's values, and choose the backend."""
     checks.derivative(derivative)
     dispatch.check_name("backend", backend)

@@ -78,7 +78,7 @@ def refine(model: nn.Module, new_grid_size: int, x: Tensor | None = None) -> Non
         TypeError, ValueError: naming the argument; the model is as it was.
     """
     layers = layers_of(model)
-    checks.integer("new_grid_size", new_grid_size, 1)
+    new_grid_size = checks.integer("new_grid_size", new_grid_size, 1)
     for n, layer in enumerate(layers):
         if new_grid_size < layer.grid_size:
             raise ValueError(
@@ -176,4 +176,4 @@ def _apply(changes: list[_Change]) -> None:
         if layer.spline_weight.shape[1] != coefficients.shape[1]:
             layer._resize(coefficients.shape[1] - layer.spline_order)
         layer.spline_weight.copy_(coefficients)
-        layer.grid.copy_(knots)
+        layer.place_grid(knots)

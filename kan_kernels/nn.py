@@ -2,80 +2,30 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 
-from . import checks, dispatch
+from . import checks
 from . import functional as F
+from .spline_module import SplineModule
 
 if TYPE_CHECKING:
     from .symbolic.edges import SymbolicEdges
 
+    _Layer = TypeVar("_Layer", bound=nn.Module)
 
-class SplineModule(nn.Module):
-    """What modules with knots share: the buffer `grid` (in, G+2k+1), uniform at first, never in 16 bits.
+    class Layers(nn.ModuleList, Generic[_Layer]):
+        """The type of `layers`, which is a plain nn.ModuleList: it knows what is in it."""
 
-    A subclass calls `set_options`, makes its parameters, and calls `make_grid`.
-    """
-
-    grid: Tensor
-    grid_size: int
-    spline_order: int
-    grid_range: tuple[float, float]
-
-    def set_options(
-        self,
-        grid_size: int,
-        spline_order: int,
-        grid_range: tuple[float, float],
-        base: str | None,
-        backend: str | None,
-        device: Any,
-        dtype: torch.dtype | None,
-    ) -> tuple[Callable[..., nn.Parameter], torch.dtype]:
-        """Check and keep the options: (what makes a parameter of a shape, its dtype)."""
-        checks.integer("grid_size", grid_size, 1)
-        checks.spline_order(spline_order)
-        checks.grid_range(grid_range)
-        checks.base(base)
-        dispatch.check_name("backend", backend)
-        made = torch.get_default_dtype() if dtype is None else dtype
-        checks.dtype(made)
-        self.grid_size = grid_size
-        self.spline_order = spline_order
-        self.grid_range = (float(grid_range[0]), float(grid_range[1]))
-        self.base = base
-        self.backend = backend
-
-        def parameter(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(shape, device=device, dtype=made))
-
-        return parameter, made
-
-    def make_grid(self, in_features: int, device: Any, dtype: torch.dtype) -> None:
-        """Register the buffer, its values still to be set. 16 bits tell no neighbouring knots apart."""
-        knots_dtype = torch.float32 if dtype in checks.HALF_DTYPES else dtype
-        knots = self.grid_size + 2 * self.spline_order + 1
-        self.register_buffer("grid", torch.empty(in_features, knots, device=device, dtype=knots_dtype))
-
-    @torch.no_grad()
-    def reset_grid(self) -> None:
-        """Uniform knots over grid_range, and k more cells on each side."""
-        low, high = self.grid_range
-        step = (high - low) / self.grid_size
-        steps = torch.arange(-self.spline_order, self.grid_size + self.spline_order + 1, dtype=torch.float64)
-        self.grid.copy_((low + step * steps).expand_as(self.grid))
-
-    def _apply(self, fn, recurse=True):
-        """Cast or move everything, but never round the knots to 16 bits."""
-        knots = self.grid
-        super()._apply(fn, recurse)
-        if self.grid.dtype in checks.HALF_DTYPES:
-            self.grid = knots.to(device=self.grid.device, dtype=torch.float32)
-        return self
+        @overload  # type: ignore[override]
+        def __getitem__(self, index: int) -> _Layer: ...
+        @overload
+        def __getitem__(self, index: slice) -> "Layers[_Layer]": ...
+        def __getitem__(self, index: Any) -> Any: ...
+        def __iter__(self) -> Iterator[_Layer]: ...
 
 
 class KANLinear(SplineModule):
@@ -97,6 +47,7 @@ class KANLinear(SplineModule):
         spline_weight: (in, G+k, out). base_weight: (in, out) or None. bias: (out,) or None.
         grid: buffer (in, G+2k+1). It stays in float32 when the module is cast to 16 bits, too few to tell
             neighbouring knots apart; it follows a cast to float64.
+        grid_range: (low, high), what the inner knots of all features span where they were last placed.
         edge_mask: buffer (in, out) of zeros and ones, or None, the default: an edge's function is multiplied
             by its entry. See `set_edge_mask`.
         symbolic: the edges that were given a formula, a `kan_kernels.symbolic.SymbolicEdges`, or None, the
@@ -134,13 +85,12 @@ class KANLinear(SplineModule):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        checks.integer("in_features", in_features, 1)
-        checks.integer("out_features", out_features, 1)
+        self.in_features = in_features = checks.integer("in_features", in_features, 1)
+        self.out_features = out_features = checks.integer("out_features", out_features, 1)
+        bias = checks.boolean("bias", bias)
         options = (grid_size, spline_order, grid_range, base, backend)
         parameter, dtype = self.set_options(*options, device, dtype)
-        self.in_features = in_features
-        self.out_features = out_features
-        self.spline_weight = parameter(in_features, grid_size + spline_order, out_features)
+        self.spline_weight = parameter(in_features, self.grid_size + self.spline_order, out_features)
         self.register_parameter("base_weight", parameter(in_features, out_features) if base else None)
         self.register_parameter("bias", parameter(out_features) if bias else None)
         self.make_grid(in_features, device, dtype)
@@ -149,8 +99,10 @@ class KANLinear(SplineModule):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """The paper's initialisation (section 2.2) and uniform knots.
+        """The paper's initialisation (section 2.2), and uniform knots on each feature's present range.
 
+        That range is the constructor's grid_range until `grids.update_grid`, a state dict or a converter
+        places the knots elsewhere; knots that were written into `grid` by other code are not followed.
         Xavier for base_weight. Spline coefficients from N(0, 0.1^2), so that spline(x) is about 0 and base
         carries the signal; divided by sqrt(in), so that it also holds for the sum over many inputs.
         Without a base the spline carries the signal alone, and the factor 0.1 is left out.
@@ -237,7 +189,10 @@ class KANLinear(SplineModule):
                 self.edge_mask,
             )
         if edge_mask is not None:
-            spline_weight, base_weight = _masked(spline_weight, base_weight, edge_mask)
+            if isinstance(x, Tensor):
+                spline_weight, base_weight = _masked(spline_weight, base_weight, edge_mask)
+            else:  # torch.fx sees what is made of attributes
+                spline_weight, base_weight = self.masked_weights()
         try:
             y = F.kan_linear(
                 x,
@@ -252,7 +207,11 @@ class KANLinear(SplineModule):
         except checks.GridError as error:  # written into after it was made or loaded
             raise checks.GridError(f"{self._get_name()}({self.extra_repr()}): {error}") from None
         symbolic = self._modules.get("symbolic")
-        return y if symbolic is None else y + symbolic(x).to(y.dtype)
+        if symbolic is None:
+            return y
+        nested = isinstance(x, Tensor) and x.is_nested
+        formulas = F.of_parts(x, symbolic) if nested else symbolic(x)
+        return y + formulas.to(y.dtype)
 
     def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
         with _unchanged_by_errors(self, state_dict):
@@ -294,14 +253,18 @@ class KANLinear(SplineModule):
         self.grid_size = grid_size
 
     def extra_repr(self) -> str:
-        parts = [
-            f"{self.in_features}, {self.out_features}",
-            f"grid_size={self.grid_size}, spline_order={self.spline_order}",
-            f"grid_range={self.grid_range}, base={self.base!r}, bias={self.bias is not None}",
-        ]
-        if self.backend is not None:
-            parts.append(f"backend={self.backend!r}")
-        return ", ".join(parts)
+        return f"{self.in_features}, {self.out_features}, {self.options_repr(self.bias is not None)}"
+
+    def _dispatch_options(self) -> dict[str, Any]:
+        return {
+            "widths": (self.in_features, self.out_features),
+            "grid_size": self.grid_size,
+            "spline_order": self.spline_order,
+            "base": self.base,
+            "device": self.spline_weight.device,
+            "dtype": self.spline_weight.dtype,
+            "backend": self.backend,
+        }
 
 
 def _masked(spline_weight: Tensor, base_weight: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -370,11 +333,22 @@ class KAN(nn.Module):
         self, widths: Sequence[int], grid_size: int = 5, spline_order: int = 3, **layer_options
     ) -> None:
         super().__init__()
-        checks.widths(widths)
         self.layers = nn.ModuleList(
             KANLinear(fan_in, fan_out, grid_size, spline_order, **layer_options)
-            for fan_in, fan_out in itertools.pairwise(widths)
+            for fan_in, fan_out in itertools.pairwise(checks.widths(widths))
         )
+
+    if TYPE_CHECKING:
+
+        @property
+        def layers(self) -> "Layers[KANLinear]": ...
+        @layers.setter
+        def layers(self, layers: nn.ModuleList) -> None: ...
+
+    def reset_parameters(self) -> None:
+        """Initialise every layer anew, as `KANLinear.reset_parameters` does."""
+        for layer in self.layers:
+            layer.reset_parameters()
 
     def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
         with _unchanged_by_errors(self, state_dict):

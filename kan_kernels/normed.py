@@ -14,6 +14,7 @@ from torch.nn import functional
 from . import checks, dispatch, ops
 from .contract import BASE_CODES
 from .functional import basis_linear
+from .tracing import tracing
 
 MOST_OUTPUTS, MOST_FEATURES = 8, 64  # as csrc/ops/normed_ops.cpp has them
 
@@ -76,7 +77,7 @@ def normed_rbf(
     rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
     code = BASE_CODES[base]
     args = (rows, scale, shift, spline_weight, base_weight, bias, grid, epsilon, code)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or tracing():
         y: Tensor = torch.ops.kan_kernels.normed_rbf(*args)
     elif torch.is_grad_enabled():
         y = _Normed.apply(*args)

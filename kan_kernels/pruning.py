@@ -151,6 +151,7 @@ def prune(
     Raises:
         TypeError, ValueError: naming the argument; ValueError if a layer would be left without any edge.
     """
+    checks.boolean("keep_means", keep_means)
     checks.nonnegative("node_threshold", node_threshold)
     checks.nonnegative("edge_threshold", edge_threshold)
     scores = _Scores(model, x, kind)
@@ -199,6 +200,7 @@ def prune_inputs(
     Raises:
         TypeError, ValueError: naming the argument; ValueError if no input would be left.
     """
+    checks.boolean("keep_means", keep_means)
     checks.nonnegative("threshold", threshold)
     scores = _Scores(model, x, kind)
     nodes = [torch.ones_like(s, dtype=torch.bool) for s in scores.nodes]
@@ -206,10 +208,9 @@ def prune_inputs(
         nodes[0] = scores.nodes[0] > threshold
     else:
         count = len(nodes[0])
-        if not all(isinstance(i, int) and 0 <= i < count for i in keep):
-            raise ValueError(f"keep: got {list(keep)!r}, expected indices of inputs, 0 to {count - 1}")
+        kept = [checks.integer(f"keep[{n}]", i, 0, count - 1) for n, i in enumerate(keep)]
         nodes[0] = torch.zeros_like(nodes[0])
-        nodes[0][list(keep)] = True
+        nodes[0][kept] = True
     active = [a.clone() for a in scores.active]
     active[0][~nodes[0]] = False
     if not active[0].any():
@@ -339,7 +340,7 @@ def _slice(layer: KANLinear, inputs: Tensor, outputs: Tensor, active: Tensor) ->
     new = copy.deepcopy(layer)
     i, o = inputs.nonzero().flatten(), outputs.nonzero().flatten()
     new.in_features, new.out_features = len(i), len(o)
-    new.grid = layer.grid[i]
+    new.place_grid(layer.grid[i])
     sliced = {
         "spline_weight": layer.spline_weight[i][:, :, o],
         "base_weight": None if layer.base_weight is None else layer.base_weight[i][:, o],

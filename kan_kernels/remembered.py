@@ -28,12 +28,14 @@ _memcmp = _c_memcmp()
 
 def readable(tensor: Tensor) -> bool:
     """Whether the tensor has values here and now: it is not traced, not transformed and not on meta."""
-    return not (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or tensor.is_meta
-        or isinstance(tensor, FakeTensor)
-    )
+    if not has_values(tensor) or torch._C._are_functorch_transforms_active():
+        return False
+    return torch._C._get_tracing_state() is None
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether a tensor that nothing has wrapped has values: it is not compiled for and not on meta."""
+    return not (torch.compiler.is_compiling() or tensor.is_meta or isinstance(tensor, FakeTensor))
 
 
 _FEW = 400  # numbers that torch.equal compares sooner than memcmp, which needs more questions first
@@ -45,7 +47,7 @@ class _Copy:
     def __init__(self, tensor: Tensor) -> None:
         with torch.inference_mode(False), torch.no_grad():
             self.values = tensor.detach().clone(memory_format=torch.contiguous_format)
-        self.dtype, self.shape, self.bytes = tensor.dtype, tensor.shape, self.values.nbytes
+        self.dtype, self.strides, self.bytes = tensor.dtype, self.values.stride(), self.values.nbytes
         self.pointer = self.values.data_ptr()
         self.by_bytes = tensor.numel() > _FEW
 
@@ -55,7 +57,9 @@ class _Copy:
             return False
         if not self.by_bytes or _memcmp is None or type(tensor) not in _PLAIN or not tensor.is_contiguous():
             return torch.equal(self.values, tensor)
-        return tensor.shape == self.shape and not _memcmp(tensor.data_ptr(), self.pointer, self.bytes)
+        # strides and bytes, which torch.jit.trace does not record, tell the shapes of contiguous tensors
+        same_shape = tensor.stride() == self.strides and tensor.nbytes == self.bytes
+        return same_shape and not _memcmp(tensor.data_ptr(), self.pointer, self.bytes)
 
 
 class Remembered(Generic[_Answer]):

@@ -49,7 +49,7 @@ def basis_gram(
     Raises:
         TypeError, ValueError: naming the argument.
     """
-    checks.spline_order(spline_order)
+    spline_order = checks.spline_order(spline_order)
     checks.tensor("x", x)
     grid = arguments.double_knots("grid", grid, spline_order, x)
     rows = x.reshape(-1, x.shape[-1])
@@ -59,7 +59,7 @@ def basis_gram(
             raise ValueError(f"other_order: got {other_order!r} without other_grid, expected both or neither")
         return _gram(rows, w, grid, spline_order, 0)[0]
     other_order = spline_order if other_order is None else other_order
-    checks.integer("other_order", other_order, 0, checks.MAX_SPLINE_ORDER)
+    other_order = checks.integer("other_order", other_order, 0, checks.MAX_SPLINE_ORDER)
     other_grid = arguments.double_knots("other_grid", other_grid, other_order, x)
     with torch.no_grad():
         cross_gram = torch.ops.kan_kernels.cross_gram if _compiled(x) else reference.cross_gram
@@ -90,7 +90,7 @@ def edge_moments(
     Raises:
         TypeError, ValueError: as for `kan_linear`; or x has no more than `correction` rows.
     """
-    checks.integer("correction", correction, 0)
+    correction = checks.integer("correction", correction, 0)
     rows = arguments.layer_rows(x, spline_weight, grid, base_weight, spline_order, base, correction + 1)
     given = (rows, spline_weight, base_weight, grid.double(), spline_order, BASE_CODES[base], correction)
     mean, std, *_ = _moments(*given) if _transforming() else apply(Moments, *given)

@@ -296,7 +296,7 @@ def test_plot_curve() -> None:
         (lambda: FastKANLayer(3, 2, 1.0, -1.0), ValueError, "grid_range"),
         (lambda: FastKANLayer(3, 2, num_grids=1), ValueError, "num_grids: got 1"),
         (lambda: FastKANLayer(3, 2, backend="gpu"), ValueError, "backend"),
-        (lambda: FastKAN([3]), ValueError, "widths"),
+        (lambda: FastKAN([3]), ValueError, "layers_hidden"),
         (lambda: FastKANLayer(3, 2)(torch.ones(4, 2)), ValueError, r"x: got shape \(4, 2\)"),
         (lambda: ChebyKANLayer(3, 2, -1), ValueError, "degree: got -1"),
         (lambda: ChebyKANLayer(3, 2, 256), ValueError, "degree: got 256"),

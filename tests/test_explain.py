@@ -6,12 +6,15 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import peer_efficient_kan as peer
 import pytest
 import torch
+from harness import BACKENDS
 from torch import nn
 
-from kan_kernels import KAN, KANLinear, dispatch, explain, functional, use_backend
+from kan_kernels import KAN, KANConv2d, KANLinear, dispatch, explain, functional, integrations, use_backend
 from kan_kernels.compat import cheby_kan, efficient_kan, fast_kan, fourier_kan
+from kan_kernels.integrations import accelerate
 
 HALF = torch.bfloat16
 
@@ -92,10 +95,68 @@ def test_fast_kan_in_plain_torch() -> None:
         (lambda: explain((3, 2), basis="rbf", functions=2.0), TypeError, "functions: got 2.0"),
         (lambda: explain((3, 2), basis="rbf", functions=257), ValueError,
          "functions: got 257"),
-        (lambda: explain(nn.Linear(3, 2)), TypeError, "layer_or_widths: got Linear, expected a KANLinear"),
-        (lambda: explain(nn.Conv2d(3, 2, 3)), TypeError, "layer_or_widths: got Conv2d"),
+        (lambda: explain(3), TypeError,
+         "model_or_widths: got int, expected a torch.nn.Module, or the widths"),
+        (lambda: explain("net"), TypeError, "model_or_widths: got 'net', expected a sequence"),
+        (lambda: explain(KANLinear), TypeError, "model_or_widths: got type, expected a torch.nn.Module"),
+        (lambda: explain((3,)), ValueError, "model_or_widths: got 1 of them"),
+        (lambda: explain((3, 2), spline_order=11), ValueError, "spline_order: got 11"),
     ],
 )  # fmt: skip
 def test_errors(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=re.escape(message)):
         call()
+
+
+class Block(nn.Module):
+    """A user's module, with layers of every origin in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 2, 3)
+        self.conv = KANConv2d(2, 4, (3, 1), groups=2)
+        self.kan, self.peer, self.cheby = KAN([4, 3, 2]), peer.KAN([3, 2]), cheby_kan.ChebyKANLayer(3, 2, 4)
+        self.again = self.conv
+
+
+def test_every_layer_of_a_tree() -> None:
+    """One paragraph a layer, by its name, once; what is no layer of ours is not mentioned."""
+    model = Block()
+    accelerate(model.peer)
+    paragraphs = [line for line in explain(model).splitlines() if not line.startswith("  ")]
+    starts = [
+        "conv (KANConv2d): 2 -> 4, 3x1 on cpu, torch.float32: ",
+        "kan.layers.0 (KANLinear): 4 -> 3 on cpu, torch.float32: ",
+        "kan.layers.1 (KANLinear): 3 -> 2 on cpu, torch.float32: ",
+        "peer.layers.0 (AcceleratedKANLinear): runs the kernels",
+        "cheby (ChebyKANLayer): 3 -> 2 on cpu, torch.float32, 5 functions of 'chebyshev': ",
+    ]
+    for paragraph, start in zip(paragraphs, starts, strict=True):
+        assert paragraph.startswith(start), paragraph
+    model.peer.layers[0].grid.requires_grad_()
+    assert "peer.layers.0 (AcceleratedKANLinear): runs the peer's own code: " in explain(model)
+
+
+def test_one_function() -> None:
+    """The name in `integrations` is this one; of a tree without our layers it says that there are none."""
+    assert integrations.explain is explain is dispatch.explain
+    assert explain(nn.Sequential(nn.Linear(3, 2))) == "nothing in this model is accelerated"
+    assert explain(KANLinear(3, 3)).replace("(the model)", "0") == explain(nn.Sequential(KANLinear(3, 3)))
+
+
+@pytest.mark.skipif("triton" in BACKENDS, reason="Triton runs here")
+@pytest.mark.parametrize("make", [KANLinear, lambda *sizes, **options: KANConv2d(*sizes, 3, **options)])
+def test_a_backend_that_cannot_run(make: Any) -> None:
+    """The reason that the call would raise, not an error; the layers beside it are told of too."""
+    text = explain(nn.Sequential(make(3, 4, backend="triton"), KANLinear(4, 2)))
+    assert "cannot run: backend 'triton', asked for by backend=, cannot run this case: " in text
+    assert "1 (KANLinear): 4 -> 2 on cpu" in text
+    assert "cannot run: backend 'triton'" in explain((3, 4), backend="triton")
+
+
+def test_compiled_and_wrapped_models() -> None:
+    """Layers are found under the names that their wrappers give them."""
+    assert explain(torch.compile(KAN([3, 2]))).startswith("_orig_mod.layers.0 (KANLinear): 3 -> 2 on cpu")
+    pruned = KANLinear(3, 2)
+    nn.utils.parametrizations.weight_norm(pruned, "spline_weight")
+    assert "3 -> 2 on cpu, torch.float32: " in explain(pruned)

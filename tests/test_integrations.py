@@ -228,7 +228,7 @@ def test_what_a_copy_lacks_is_named() -> None:
     )
 
 
-@pytest.mark.parametrize("function", [accelerate, restore, explain])
+@pytest.mark.parametrize("function", [accelerate, restore])
 def test_bad_argument(function: Any) -> None:
     with pytest.raises(TypeError, match=r"model: got int, expected a torch\.nn\.Module"):
         function(3)

@@ -38,17 +38,20 @@ class ChebyKANLayer(nn.Module):
 
     def __init__(self, input_dim: int, output_dim: int, degree: int, *, backend: str | None = None) -> None:
         super().__init__()
-        checks.integer("input_dim", input_dim, 1)
-        checks.integer("output_dim", output_dim, 1)
-        checks.integer("degree", degree, 0, MAX_FUNCTIONS - 1)
+        self.inputdim = checks.integer("input_dim", input_dim, 1)
+        self.outdim = checks.integer("output_dim", output_dim, 1)
+        self.degree = checks.integer("degree", degree, 0, MAX_FUNCTIONS - 1)
         dispatch.check_name("backend", backend)
-        self.inputdim = input_dim
-        self.outdim = output_dim
-        self.degree = degree
         self.backend = backend
-        self.cheby_coeffs = nn.Parameter(torch.empty(input_dim, output_dim, degree + 1))
-        nn.init.normal_(self.cheby_coeffs, mean=0.0, std=1 / (input_dim * (degree + 1)))
-        self.register_buffer("arange", torch.arange(degree + 1))
+        self.cheby_coeffs = nn.Parameter(torch.empty(self.inputdim, self.outdim, self.degree + 1))
+        self.register_buffer("arange", torch.arange(self.degree + 1))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the original's first coefficients."""
+        nn.init.normal_(self.cheby_coeffs, mean=0.0, std=1 / (self.inputdim * (self.degree + 1)))
+        self.arange.copy_(torch.arange(self.degree + 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., input_dim) -> (rows, output_dim): leading dimensions become one, as in the original."""
@@ -57,7 +60,7 @@ class ChebyKANLayer(nn.Module):
 
     def _dispatch_options(self) -> dict[str, Any]:
         return {
-            "layer_or_widths": (self.inputdim, self.outdim),
+            "widths": (self.inputdim, self.outdim),
             "basis": "chebyshev",
             "functions": self.degree + 1,
             "base": None,

@@ -9,7 +9,7 @@ methods, written from the behaviour of its revision 7b6ce1c:
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from .. import checks
 from .. import functional as F
 from ..activations import check_data
 from . import efficient_kan_core as core
+
+if TYPE_CHECKING:
+    from ..nn import Layers
 
 
 class KANLinear(nn.Module):
@@ -64,21 +67,21 @@ class KANLinear(nn.Module):
         grid_range: Sequence[float] = (-1, 1),
     ) -> None:
         super().__init__()
-        checks.integer("in_features", in_features, 1)
-        checks.integer("out_features", out_features, 1)
-        checks.integer("grid_size", grid_size, 1)
-        checks.integer("spline_order", spline_order, 1, checks.MAX_SPLINE_ORDER)
+        self.in_features = in_features = checks.integer("in_features", in_features, 1)
+        self.out_features = out_features = checks.integer("out_features", out_features, 1)
+        self.grid_size = grid_size = checks.integer("grid_size", grid_size, 1)
+        order = checks.integer("spline_order", spline_order, 1, checks.MAX_SPLINE_ORDER)
+        self.spline_order = spline_order = order
         checks.grid_range(grid_range)
-        checks.nonnegative("grid_eps", grid_eps, 1.0)
+        self.grid_eps = checks.nonnegative("grid_eps", grid_eps, 1.0)
+        self.enable_standalone_scale_spline = checks.boolean(
+            "enable_standalone_scale_spline", enable_standalone_scale_spline
+        )
         if not callable(base_activation):
             raise TypeError(
                 f"base_activation: got {base_activation!r}, expected a class or function without arguments "
                 "that returns the activation"
             )
-        self.in_features = in_features
-        self.out_features = out_features
-        self.grid_size = grid_size
-        self.spline_order = spline_order
         low, high = grid_range
         steps = torch.arange(-spline_order, grid_size + spline_order + 1)
         knots = steps * ((high - low) / grid_size) + low
@@ -90,9 +93,7 @@ class KANLinear(nn.Module):
         self.scale_noise = scale_noise
         self.scale_base = scale_base
         self.scale_spline = scale_spline
-        self.enable_standalone_scale_spline = enable_standalone_scale_spline
         self.base_activation = base_activation()
-        self.grid_eps = grid_eps
         self.reset_parameters()
 
     @torch.no_grad()
@@ -193,7 +194,7 @@ class KANLinear(nn.Module):
 
     def _dispatch_options(self) -> dict[str, Any]:
         return {
-            "layer_or_widths": (self.in_features, self.out_features),
+            "widths": (self.in_features, self.out_features),
             "grid_size": self.grid_size,
             "spline_order": self.spline_order,
             "base": core.kernel_base(self.base_activation),
@@ -240,9 +241,6 @@ class KAN(nn.Module):
         grid_range: Sequence[float] = (-1, 1),
     ) -> None:
         super().__init__()
-        checks.widths(layers_hidden, "layers_hidden")
-        self.grid_size = grid_size
-        self.spline_order = spline_order
         self.layers = nn.ModuleList(
             KANLinear(
                 fan_in,
@@ -256,8 +254,21 @@ class KAN(nn.Module):
                 grid_eps=grid_eps,
                 grid_range=grid_range,
             )
-            for fan_in, fan_out in pairwise(layers_hidden)
+            for fan_in, fan_out in pairwise(checks.widths(layers_hidden, "layers_hidden"))
         )
+        self.grid_size, self.spline_order = self.layers[0].grid_size, self.layers[0].spline_order
+
+    if TYPE_CHECKING:
+
+        @property
+        def layers(self) -> Layers[KANLinear]: ...
+        @layers.setter
+        def layers(self, layers: nn.ModuleList) -> None: ...
+
+    def reset_parameters(self) -> None:
+        """Initialise every layer anew, on the knots that it has."""
+        for layer in self.layers:
+            layer.reset_parameters()
 
     def forward(self, x: Tensor, update_grid: bool = False) -> Tensor:
         """(..., widths[0]) -> (..., widths[-1]).
@@ -266,7 +277,7 @@ class KAN(nn.Module):
             update_grid: each layer moves its knots first; x is (B, in). After an error in any of them all
                 knots and coefficients are as they were, where the peer's layers before it have moved.
         """
-        if update_grid:
+        if update_grid is not False and checks.boolean("update_grid", update_grid):
             return self._moving_forward(x)
         for layer in self.layers:
             x = layer(x)
@@ -275,7 +286,7 @@ class KAN(nn.Module):
     def _moving_forward(self, x: Tensor) -> Tensor:
         before: list[tuple[KANLinear, Tensor, Tensor]] = []
         try:
-            for layer in cast(list[KANLinear], self.layers):
+            for layer in self.layers:
                 before.append((layer, layer.grid.clone(), layer.spline_weight.detach().clone()))
                 layer.update_grid(x)
                 x = layer(x)
@@ -292,7 +303,6 @@ class KAN(nn.Module):
     ) -> Tensor:
         """The sum over the layers."""
         losses = [
-            layer.regularization_loss(regularize_activation, regularize_entropy)  # type: ignore[operator]
-            for layer in self.layers
+            layer.regularization_loss(regularize_activation, regularize_entropy) for layer in self.layers
         ]
         return torch.stack(losses).sum()

@@ -7,7 +7,7 @@ size batch x in x num_grids exists.
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from ..functional import basis_linear
 from ..remembered import Remembered, readable
 from .efficient_kan_core import kernel_base
 from .eligible import watched
+
+if TYPE_CHECKING:
+    from ..nn import Layers
 
 _Activation = Callable[[Tensor], Tensor]
 
@@ -122,13 +125,12 @@ def is_linear(module: nn.Module) -> bool:
     return type(module).forward is nn.Linear.forward and not watched(module)
 
 
-def _spline_linear(inputs: int, outputs: int, deviation: float) -> nn.Linear:
-    """The splines' weights (out, in * num_grids): from a truncated normal, the only random numbers drawn."""
-    layer: nn.Linear = nn.utils.skip_init(
-        nn.Linear, inputs, outputs, bias=False, device=torch.get_default_device()
+def _empty(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
+    """An nn.Linear whose values are still to be set."""
+    made: nn.Linear = nn.utils.skip_init(
+        nn.Linear, inputs, outputs, bias=bias, device=torch.get_default_device()
     )
-    nn.init.trunc_normal_(layer.weight, std=deviation)
-    return layer
+    return made
 
 
 class RadialBasisFunction(nn.Module):
@@ -146,17 +148,21 @@ class RadialBasisFunction(nn.Module):
     ) -> None:
         super().__init__()
         checks.grid_range((grid_min, grid_max))
-        checks.integer("num_grids", num_grids, 2 if denominator is None else 1, MAX_FUNCTIONS)
-        self.grid_min = grid_min
-        self.grid_max = grid_max
-        self.num_grids = num_grids
-        self.grid = nn.Parameter(torch.linspace(grid_min, grid_max, num_grids), requires_grad=False)
+        least = 2 if denominator is None else 1
+        self.num_grids = checks.integer("num_grids", num_grids, least, MAX_FUNCTIONS)
+        self.grid_min, self.grid_max = float(grid_min), float(grid_max)
+        self.grid = nn.Parameter(torch.empty(self.num_grids), requires_grad=False)
         if denominator is None:
-            denominator = (grid_max - grid_min) / (num_grids - 1)
-        checks.nonnegative("denominator", denominator)
-        if denominator == 0:
+            denominator = (self.grid_max - self.grid_min) / (self.num_grids - 1)
+        self.denominator = checks.nonnegative("denominator", denominator)
+        if self.denominator == 0:
             raise ValueError("denominator: got 0, expected a positive width or None")
-        self.denominator = denominator
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Spread the centres evenly from grid_min to grid_max."""
+        self.grid.copy_(torch.linspace(self.grid_min, self.grid_max, self.num_grids))
 
     def forward(self, x: Tensor) -> Tensor:
         """(...) -> (..., num_grids), dense, in plain torch."""
@@ -197,27 +203,39 @@ class FastKANLayer(nn.Module):
         backend: str | None = None,
     ) -> None:
         super().__init__()
-        checks.integer("input_dim", input_dim, 1)
-        checks.integer("output_dim", output_dim, 1)
+        self.input_dim = input_dim = checks.integer("input_dim", input_dim, 1)
+        self.output_dim = output_dim = checks.integer("output_dim", output_dim, 1)
+        self.use_base_update = checks.boolean("use_base_update", use_base_update)
+        use_layernorm = checks.boolean("use_layernorm", use_layernorm)
         dispatch.check_name("backend", backend)
         if use_layernorm and input_dim == 1:
             raise ValueError("use_layernorm: got True with input_dim=1, whose norm is 0; expected False")
-        self.input_dim = input_dim
-        self.output_dim = output_dim
         self.backend = backend
         self.layernorm = nn.LayerNorm(input_dim) if use_layernorm else None
         self.rbf = RadialBasisFunction(grid_min, grid_max, num_grids)
-        checks.nonnegative("spline_weight_init_scale", spline_weight_init_scale)
-        self.spline_linear = _spline_linear(input_dim * num_grids, output_dim, spline_weight_init_scale)
-        self.use_base_update = use_base_update
-        if use_base_update:
+        scale = checks.nonnegative("spline_weight_init_scale", spline_weight_init_scale)
+        self.spline_weight_init_scale = scale
+        # no random numbers but those of reset_parameters, in its order
+        self.spline_linear = _empty(input_dim * self.rbf.num_grids, output_dim, bias=False)
+        if self.use_base_update:
             self.base_activation = _made(base_activation)
-            self.base_linear = nn.Linear(input_dim, output_dim)
+            self.base_linear = _empty(input_dim, output_dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise all parts: the splines' weights from a truncated normal, the others as torch does."""
+        if self.layernorm is not None:
+            self.layernorm.reset_parameters()
+        self.rbf.reset_parameters()
+        nn.init.trunc_normal_(self.spline_linear.weight, std=self.spline_weight_init_scale)
+        if self.use_base_update:
+            self.base_linear.reset_parameters()
 
     def forward(self, x: Tensor, use_layernorm: bool = True) -> Tensor:
         """(..., input_dim) -> (..., output_dim); use_layernorm=False leaves the layernorm out."""
         checks.rows(x, self.input_dim)
-        normalise = self.layernorm is not None and use_layernorm
+        wanted = use_layernorm is True or checks.boolean("use_layernorm", use_layernorm)
+        normalise = self.layernorm is not None and wanted
         rows = kernel_rows(self.rbf, self.input_dim) if self._fused() else None
         return evaluate(self, x, rows, normalise, self.backend)
 
@@ -235,7 +253,7 @@ class FastKANLayer(nn.Module):
             )
         in_kernel = self.use_base_update and self.layernorm is None and is_linear(self.base_linear)
         return {
-            "layer_or_widths": sizes,
+            "widths": sizes,
             "basis": "rbf",
             "functions": len(self.rbf.grid),
             "base": kernel_base(self.base_activation) if in_kernel else None,
@@ -255,9 +273,9 @@ class FastKANLayer(nn.Module):
         Raises:
             TypeError, ValueError: no such edge, or a number that is no count.
         """
-        checks.integer("input_index", input_index, 0, self.input_dim - 1)
-        checks.integer("output_index", output_index, 0, self.output_dim - 1)
-        checks.integer("num_pts", num_pts, 1)
+        input_index = checks.integer("input_index", input_index, 0, self.input_dim - 1)
+        output_index = checks.integer("output_index", output_index, 0, self.output_dim - 1)
+        num_pts = checks.integer("num_pts", num_pts, 1)
         checks.nonnegative("num_extrapolate_bins", num_extrapolate_bins, math.inf)
         rbf, weight = self.rbf, self.spline_linear.weight.detach()
         edge = weight.view(self.output_dim, self.input_dim, rbf.num_grids)[output_index, input_index]
@@ -291,7 +309,6 @@ class FastKAN(nn.Module):
         backend: str | None = None,
     ) -> None:
         super().__init__()
-        checks.widths(layers_hidden)
         self.layers = nn.ModuleList(
             FastKANLayer(
                 fan_in,
@@ -304,8 +321,20 @@ class FastKAN(nn.Module):
                 spline_weight_init_scale=spline_weight_init_scale,
                 backend=backend,
             )
-            for fan_in, fan_out in pairwise(layers_hidden)
+            for fan_in, fan_out in pairwise(checks.widths(layers_hidden, "layers_hidden"))
         )
+
+    if TYPE_CHECKING:
+
+        @property
+        def layers(self) -> Layers[FastKANLayer]: ...
+        @layers.setter
+        def layers(self, layers: nn.ModuleList) -> None: ...
+
+    def reset_parameters(self) -> None:
+        """Initialise every layer anew."""
+        for layer in self.layers:
+            layer.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., layers_hidden[0]) -> (..., layers_hidden[-1])."""

@@ -57,20 +57,28 @@ class NaiveFourierKANLayer(nn.Module):
         backend: str | None = None,
     ) -> None:
         super().__init__()
-        checks.integer("inputdim", inputdim, 1)
-        checks.integer("outdim", outdim, 1)
-        checks.integer("gridsize", gridsize, 1, MAX_FREQUENCIES)
+        self.inputdim = checks.integer("inputdim", inputdim, 1)
+        self.outdim = checks.integer("outdim", outdim, 1)
+        self.gridsize = checks.integer("gridsize", gridsize, 1, MAX_FREQUENCIES)
+        self.addbias = checks.boolean("addbias", addbias)
+        self.smooth_initialization = checks.boolean("smooth_initialization", smooth_initialization)
         dispatch.check_name("backend", backend)
-        self.gridsize = gridsize
-        self.addbias = addbias
-        self.inputdim = inputdim
-        self.outdim = outdim
         self.backend = backend
-        damping = (torch.arange(gridsize) + 1) ** 2 if smooth_initialization else math.sqrt(gridsize)
-        first = torch.randn(2, outdim, inputdim, gridsize) / (math.sqrt(inputdim) * damping)
-        self.fouriercoeffs = nn.Parameter(first)
-        if addbias:
-            self.bias = nn.Parameter(torch.zeros(1, outdim))
+        self.fouriercoeffs = nn.Parameter(torch.empty(2, self.outdim, self.inputdim, self.gridsize))
+        if self.addbias:
+            self.bias = nn.Parameter(torch.empty(1, self.outdim))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the original's first coefficients; the bias becomes zero."""
+        coefficients = nn.init.normal_(self.fouriercoeffs)
+        damping: Tensor | float = math.sqrt(self.gridsize)
+        if self.smooth_initialization:
+            damping = (torch.arange(self.gridsize, device=coefficients.device) + 1) ** 2
+        coefficients /= math.sqrt(self.inputdim) * damping
+        if self.addbias:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputdim) -> (..., outdim)."""
@@ -81,7 +89,7 @@ class NaiveFourierKANLayer(nn.Module):
 
     def _dispatch_options(self) -> dict[str, Any]:
         return {
-            "layer_or_widths": (self.inputdim, self.outdim),
+            "widths": (self.inputdim, self.outdim),
             "basis": "fourier",
             "functions": 2 * self.gridsize,
             "base": None,

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from .. import dispatch, ops
+from ..tracing import tracing
 
 _SMALL = 2**15  # elements: below it, a Function of Python costs more than temporaries do
 
@@ -23,6 +24,7 @@ def scaled(weight: Tensor, scale: Tensor) -> Tensor:
     if (
         torch.compiler.is_compiling()
         or weight.numel() < _SMALL
+        or tracing()
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
         or type(weight).__torch_dispatch__ is not Tensor.__torch_dispatch__

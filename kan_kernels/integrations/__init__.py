@@ -21,6 +21,7 @@ from types import ModuleType
 
 from torch import nn
 
+from ..dispatch import explain
 from ..nn import KANLinear
 from ._shared.accelerated import Accelerated, accelerated_class, is_accelerated
 from ._shared.report import Entry, Report, has_parameters, looks_like_a_kan
@@ -126,26 +127,6 @@ def restore(model: nn.Module) -> Report:
                 )
             )
     return report
-
-
-def explain(model: nn.Module) -> str:
-    """What every accelerated module of the tree runs now, one line each: the kernels, or why not.
-
-    What is decided by a call's own input (another dtype, another device) is not seen here; it runs the peer's
-    own code.
-
-    Raises:
-        TypeError: `model` is no module.
-    """
-    _check(model)
-    lines = []
-    for name, module in model.named_modules():
-        if isinstance(module, Accelerated):
-            why = module._kan_kernels_fallback()
-            kernels = f"runs the kernels{module._kan_kernels_path()}"
-            what = kernels if why is None else f"runs the peer's own code: {why}"
-            lines.append(f"{name or '(the model)'} ({_class_name(module)}): {what}")
-    return "\n".join(lines) if lines else "nothing in this model is accelerated"
 
 
 def _check(model: object) -> None:

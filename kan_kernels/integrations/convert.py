@@ -213,7 +213,7 @@ def from_jaxkan(layers: Iterable[Mapping[str, Any]], spline_order: int, *, base:
             for one input cannot be held, nor can layers of different dtypes, nor knots that are only apart in
             a wider dtype than their layer's.
     """
-    checks.integer("spline_order", spline_order, 0, MAX_SPLINE_ORDER)
+    spline_order = checks.integer("spline_order", spline_order, 0, MAX_SPLINE_ORDER)
     checks.base(base)
     made = [_from_jax(arrays, spline_order, base, f"layers[{n}]") for n, arrays in enumerate(layers)]
     require(bool(made), "layers: got none, expected at least one")

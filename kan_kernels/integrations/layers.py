@@ -41,20 +41,18 @@ def filled(
     checks.knots(grid)
     fan_in, rows, fan_out = spline_weight.shape
     has_bias = bias is not None and bool(bias.any())
-    low, high = float(grid[:, order].min()), float(grid[:, -order - 1].max())
     layer = KANLinear(
         fan_in,
         fan_out,
         rows - order,
         order,
-        grid_range=(low, high) if low < high else (-1.0, 1.0),
         base=base,
         bias=has_bias,
         device="meta",
         dtype=spline_weight.dtype,
     ).to_empty(device=spline_weight.device)
     layer.spline_weight.copy_(spline_weight)
-    layer.grid.copy_(grid)
+    layer.place_grid(grid)
     if layer.base_weight is not None:
         assert base_weight is not None
         layer.base_weight.copy_(base_weight)

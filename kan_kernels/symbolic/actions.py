@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -95,7 +96,7 @@ def suggest(
         TypeError, ValueError: naming the argument; x that is empty, or has NaN or inf, too.
     """
     _check_edge(layer, i, o)
-    checks.integer("top", top, 1)
+    top = checks.integer("top", top, 1)
     _check_share("complexity_weight", complexity_weight)
     candidates = functions.resolve(library)
     x = rows(layer, x)
@@ -298,5 +299,5 @@ def _check_edge(layer: object, i: object, o: object) -> None:
 
 
 def _check_share(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
         raise ValueError(f"{name}: got {value!r}, expected a number from 0 to 1")

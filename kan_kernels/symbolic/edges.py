@@ -65,8 +65,8 @@ class SymbolicEdges(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        checks.integer("in_features", in_features, 1)
-        checks.integer("out_features", out_features, 1)
+        in_features = checks.integer("in_features", in_features, 1)
+        out_features = checks.integer("out_features", out_features, 1)
         dtype = torch.get_default_dtype() if dtype is None else dtype
         dtype = torch.float32 if dtype in checks.HALF_DTYPES else dtype
         edges = [edge._replace(name=library.get(edge.name).name) for edge in edges]  # no aliases
@@ -99,16 +99,16 @@ class SymbolicEdges(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), in the wider dtype of x and the parameters."""
-        dtype = torch.promote_types(x.dtype, self.affine.dtype)
-        rows = x.reshape(-1, self.in_features).to(dtype).t()
+        rows = x.reshape(-1, self.in_features).t()
         inputs, outputs = self.index.unbind(1)
-        a, b, c, d = self.affine.to(dtype).unsqueeze(-1).unbind(1)
+        a, b, c, d = self.affine.unsqueeze(-1).unbind(1)
         # advanced indexing and index_put, whose sums have a fixed order on every device; index_add has not
         z = a * rows[inputs] + b
         f = torch.cat([function.torch(z[start:end]) for function, start, end in self._groups])
-        y = rows.new_zeros(self.out_features, rows.shape[1])
-        y = y.index_put((outputs,), c * f + d, accumulate=True)
-        return y.t().reshape(*x.shape[:-1], self.out_features)
+        curves = c * f + d
+        y = curves.new_zeros(self.out_features, rows.shape[1])
+        y = y.index_put((outputs,), curves, accumulate=True)
+        return y.t().reshape(x.shape[:-1] + (self.out_features,))  # noqa: RUF005  # torch.fx unpacks no shape
 
     def edges(self) -> list[Edge]:
         """The edges as plain data, with the present values of the parameters."""

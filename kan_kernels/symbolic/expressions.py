@@ -43,7 +43,8 @@ def formula(
     layers = layers_of(model)
     names = _names(names, layers[0].in_features)
     if digits is not None:
-        checks.integer("digits", digits, 0, PRECISION)
+        digits = checks.integer("digits", digits, 0, PRECISION)
+    simplify = checks.boolean("simplify", simplify)
     _check_fixed(layers)
     values = [sympy.Symbol(name) for name in names]
     for layer in layers:

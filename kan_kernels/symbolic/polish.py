@@ -40,7 +40,7 @@ def polish(model: torch.nn.Module, x: Tensor, y: Tensor, *, steps: int = 50) -> 
         )
     if not y.isfinite().all():
         raise ValueError("y: has NaN or inf, expected finite numbers")
-    checks.integer("steps", steps, 0)
+    steps = checks.integer("steps", steps, 0)
     if all(layer.symbolic is None for layer in layers):
         raise ValueError(
             "model: no edge has a formula, expected at least one; use symbolic.auto or symbolic.fix"

@@ -89,23 +89,21 @@ def fit(
         TypeError, ValueError: naming the argument, before anything changes.
         ModuleNotFoundError: progress=True without tqdm.
     """
-    for name, value, least in (
-        ("steps", steps, 1),
-        ("history_size", history_size, 1),
-        ("batch_size", batch_size, 1),
-        ("evaluate_every", evaluate_every, 1),
-        ("patience", patience, 1),
-        ("checkpoint_every", checkpoint_every, 1),
-        ("seed", seed, 0),
-    ):
-        if value is not None or name in ("steps", "history_size", "checkpoint_every", "seed"):
-            checks.integer(name, value, least)
+    steps = checks.integer("steps", steps, 1)
+    history_size = checks.integer("history_size", history_size, 1)
+    checkpoint_every = checks.integer("checkpoint_every", checkpoint_every, 1)
+    seed = checks.integer("seed", seed, 0)
+    batch_size = _integer_or_none("batch_size", batch_size)
+    evaluate_every = _integer_or_none("evaluate_every", evaluate_every)
+    patience = _integer_or_none("patience", patience)
+    resume = checks.boolean("resume", resume)
+    if progress is not None:
+        progress = checks.boolean("progress", progress)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("model: no parameter requires a gradient, so there is nothing to train")
-    if not (math.isfinite(lamb) and lamb >= 0):
-        raise ValueError(f"lamb: got {lamb}, expected a finite number >= 0")
+    lamb = checks.nonnegative("lamb", lamb)
     if checkpoint is None and resume:
         raise ValueError("resume: got True, but there is no checkpoint to resume from")
     path = None if checkpoint is None else Path(checkpoint)
@@ -145,17 +143,21 @@ def fit(
     return run.to(steps)
 
 
+def _integer_or_none(name: str, value: object) -> int | None:
+    return None if value is None else checks.integer(name, value, 1)
+
+
 def _grid_changes(
     model: nn.Module, update_at: Iterable[int], refine_at: Mapping[int, int]
 ) -> dict[int, list[dict[str, Any]]]:
     """The events before each step; refinements first."""
     changes: dict[int, list[dict[str, Any]]] = {}
     for step, size in refine_at.items():
-        checks.integer("refine_at: step", step, 0)
-        checks.integer(f"refine_at[{step}]", size, 1)
+        step = checks.integer("refine_at: step", step, 0)
+        size = checks.integer(f"refine_at[{step}]", size, 1)
         changes[step] = [{"step": step, "kind": "refine", "grid_size": size}]
     for step in update_at:
-        checks.integer("update_grid_at: step", step, 0)
+        step = checks.integer("update_grid_at: step", step, 0)
         changes.setdefault(step, []).append({"step": step, "kind": "grid_update"})
     if changes:
         layers_of(model)

@@ -57,6 +57,13 @@ class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
         """Return what `explain` adds about the kernels that run."""
         return ""
 
+    def _dispatch_options(self) -> str:
+        """Return what `explain` says: whether the kernels run now, or why not."""
+        why = self._kan_kernels_fallback()
+        if why is None:
+            return f"runs the kernels{self._kan_kernels_path()}"
+        return f"runs the peer's own code: {why}"
+
     def _kan_kernels_takes(self, x: Any) -> bool:
         """Return whether its own code and the kernels agree for as many dimensions as x has."""
         return self._kan_kernels_dims is None or x.dim() in self._kan_kernels_dims
