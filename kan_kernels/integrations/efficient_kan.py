@@ -42,11 +42,11 @@ class EfficientKANLinear(Accelerated):
 
     _kan_kernels_watched = frozenset({"forward", "b_splines", "scaled_spline_weight"})
 
-    def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        own = args or kwargs or self._kan_kernels_left is not None or traced(x)
+    def forward(self: Any, x: Tensor) -> Tensor:
+        own = self._kan_kernels_left is not None or traced(x)
         if not own and self._kan_kernels_takes(x) and efficient_kan_core.why_not(self, x) is None:
             return efficient_kan_core.forward(self, x)
-        return super().forward(x, *args, **kwargs)  # type: ignore[misc]
+        return super().forward(x)  # type: ignore[misc]
 
     def _kan_kernels_judge(self) -> tuple[str | None, frozenset[int] | None]:
         return _examine(self)

@@ -45,14 +45,14 @@ SUBJECT = Subject(
 
 
 class FastKANLayer(Accelerated):
-    """forward(x) on the kernels; with any other argument, the peer's own code."""
+    """forward on the kernels."""
 
     _kan_kernels_watched = frozenset({"forward", "rbf"})
 
-    def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        rows = "another argument than x" if args or kwargs else _prepared(self, x)
+    def forward(self: Any, x: Tensor) -> Tensor:
+        rows = _prepared(self, x)
         if isinstance(rows, str):
-            return super().forward(x, *args, **kwargs)  # type: ignore[misc]
+            return super().forward(x)  # type: ignore[misc]
         return _evaluate(self, x, rows, True)
 
     def _kan_kernels_judge(self) -> tuple[str | None, frozenset[int] | None]:
@@ -73,6 +73,8 @@ class FastKANLayer(Accelerated):
 
 class FastKANLayerWithSwitch(FastKANLayer):
     """forward(x, use_layernorm) on the kernels."""
+
+    _kan_kernels_only_x = False
 
     def forward(self: Any, x: Tensor, use_layernorm: bool = True) -> Tensor:
         rows = _prepared(self, x)

@@ -37,9 +37,9 @@ class NaiveFourierKANLayer(Accelerated):
 
     _kan_kernels_watched = frozenset({"forward"})
 
-    def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if args or kwargs or _why_not(self, x) is not None:
-            return super().forward(x, *args, **kwargs)  # type: ignore[misc]
+    def forward(self: Any, x: Tensor) -> Tensor:
+        if _why_not(self, x) is not None:
+            return super().forward(x)  # type: ignore[misc]
         return fourier_kan.evaluate(x, self.fouriercoeffs, self.bias if self.addbias else None)
 
     def _kan_kernels_judge(self) -> tuple[str | None, frozenset[int] | None]:

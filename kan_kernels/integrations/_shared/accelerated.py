@@ -1,6 +1,7 @@
 """The class of a layer that was taken: the peer's class with an adapter's fast methods on top."""
 
 import copyreg
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,12 @@ class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
 
     _kan_kernels_original: type
     """The peer's class. Set on the classes that `accelerated_class` makes, and nowhere else."""
+
+    _kan_kernels_mixin: "type[Accelerated]"
+    """The adapter's class. Set beside it."""
+
+    _kan_kernels_only_x = True
+    """Whether forward takes nothing but x."""
 
     _kan_kernels_watched: frozenset[str] = frozenset()
     """Names whose replacement on the instance changes what its own code computes."""
@@ -102,8 +109,19 @@ class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
         if rest and isinstance(rest[0], dict):
             rest[0] = {key: value for key, value in rest[0].items() if not key.startswith("_kan_kernels_")}
         made = type(self)
-        mixin = next(base for base in made.__bases__ if issubclass(base, Accelerated))
-        return _rebuild, (mixin, made._kan_kernels_original, *args[1:]), *rest
+        return _rebuild, (made._kan_kernels_mixin, made._kan_kernels_original, *args[1:]), *rest
+
+
+class WithMoreArguments(Accelerated):
+    """On top of a mixin whose forward takes x, for code whose forward takes more: with more it runs as it is.
+
+    The others keep a forward of x alone, which torch.fx can trace.
+    """
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if args or kwargs:
+            return self._kan_kernels_original.forward(self, x, *args, **kwargs)  # type: ignore[attr-defined]
+        return super().forward(x)
 
 
 def traced(x: object) -> bool:
@@ -138,8 +156,11 @@ def accelerated_class(mixin: type[Accelerated], original: type[nn.Module]) -> ty
             "__qualname__": f"Accelerated{original.__qualname__}",
             "__doc__": original.__doc__,
             "_kan_kernels_original": original,
+            "_kan_kernels_mixin": mixin,
         }
-        made = type(f"Accelerated{original.__name__}", (mixin, original), body)
+        more = mixin._kan_kernels_only_x and len(inspect.signature(original.forward).parameters) > 2
+        bases = (WithMoreArguments, mixin, original) if more else (mixin, original)
+        made = type(f"Accelerated{original.__name__}", bases, body)
         _classes[mixin, original] = made
     return made
 

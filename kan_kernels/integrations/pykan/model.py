@@ -36,6 +36,7 @@ class AcceleratedModel(Accelerated):
     width: list[list[int]]
     mult_arity: Any
     mult_homo: bool
+    _kan_kernels_only_x = False
     _kan_kernels_plain: frozenset[type]
     """Classes of symbolic layers whose forward is pykan's."""
 
