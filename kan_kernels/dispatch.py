@@ -41,6 +41,7 @@ class Case:
     derivative: int = 0
     # Gaussians: order 0, grid_size centres; Chebyshev: order = degree, grid_size 1; Fourier: both frequencies
     basis: str = "bspline"
+    index: int | None = None  # of the device; None for the current one
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def choose(case: Case, backend: str | None = None) -> Choice:
 
 
 def _gpu_costs(case: Case) -> dict[str, cost_model.Cost]:
-    major = torch.cuda.get_device_capability()[0] if torch.version.hip is None else 9
+    major = torch.cuda.get_device_capability(case.index)[0] if torch.version.hip is None else 9
     return cost_model.gpu_costs(case, major, torch.backends.cuda.matmul.fp32_precision == "tf32")
 
 
@@ -194,13 +195,18 @@ def _settle(case: Case, backend: str | None) -> ModuleType:
     return choice.backend
 
 
-def available_backends() -> dict[str, str | None]:
-    """Each backend's name with None, or the reason why it cannot run float32 layers here."""
-    devices = ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]
+def available_backends(device: str | torch.device | None = None) -> dict[str, str | None]:
+    """Each backend's name with None, or the reason why it cannot run float32 layers here.
+
+    device: the reasons on this one, "cuda:1", say; None asks for any device of this machine.
+    """
+    names = ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]
+    devices = [torch.device(name) for name in (names if device is None else [device])]
     available: dict[str, str | None] = {}
     for name, module in BACKENDS.items():
         reasons = [
-            module.can_run(Case(device, torch.float32, torch.float32, 8, 8, 5, 3)) for device in devices
+            module.can_run(Case(d.type, torch.float32, torch.float32, 8, 8, 5, 3, index=d.index))
+            for d in devices
         ]
         available[name] = None if None in reasons else reasons[0]
     return available
@@ -268,6 +274,7 @@ def explain(
             base,
             derivative,
             basis,
+            torch.device(device).index,
         )
         of = "" if basis == "bspline" else f", {functions} functions of {basis!r}"
         lines.append(f"{fan_in} -> {fan_out} on {case.device}, {dtype}{of}: {choose(case, backend)}")
@@ -306,6 +313,7 @@ def _explain_convolution(layer, x_dtype: torch.dtype | None) -> str:
         layer.grid_size,
         layer.spline_order,
         layer.base,
+        index=weight.device.index,
     )
     choice = choose(case, layer.backend)
     reason = composed_because(choice.backend.NAME, case.device)

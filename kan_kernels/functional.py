@@ -266,5 +266,6 @@ def _validate(
         base=base,
         derivative=derivative,
         basis=basis,
+        index=x.device.index,
     )
     return dispatch.run_on(case, backend)
