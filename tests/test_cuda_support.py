@@ -105,6 +105,20 @@ def test_the_device_of_x_is_asked(two_gpus: None, monkeypatch: pytest.MonkeyPatc
     assert chosen[0].NAME == "reference" and chosen[1].NAME != "reference"
 
 
+def test_triton_runs_where_the_driver_is_too_old_for_the_library(
+    two_gpus: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels of a newer CUDA than the driver's are not tried, Triton's are; the answer has the reason."""
+    pytest.importorskip("triton")
+    monkeypatch.setattr(cuda_support, "library", lambda: ("90-real 90-virtual", (12040, 13000)))
+    case = dispatch.Case("cuda", torch.float32, torch.float32, 64, 64, 5, 3, index=0)
+    choice = dispatch.choose(case)
+    assert choice.backend.NAME == "triton"
+    assert "CUDA 13.0" in choice.passed_over["native"] and "CUDA 12.4" in choice.passed_over["native"]
+    with pytest.raises(RuntimeError, match="580 or newer"):
+        dispatch.choose(case, "native")
+
+
 def test_the_costs_are_those_of_the_device_of_x(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cost model is asked for the architecture of x's own device."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=None: (12 if index else 9, 0))
