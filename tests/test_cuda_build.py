@@ -21,6 +21,7 @@ needs_nvcc = pytest.mark.skipif(NVCC is None, reason="there is no nvcc for the s
 OLD = "50 52 53 60 61 62 70 72 75 80 86 87 89 90"
 KNOWN = {  # nvcc --list-gpu-code of each version
     "11.8": OLD,
+    "12.0": "",  # refuses everything, as where the host's compiler is too new for it
     "12.1": OLD,
     "12.8": f"{OLD} 100 101 120",
     "12.9": f"{OLD} 100 101 103 120 121",
@@ -34,8 +35,8 @@ if "--version" in sys.argv:
 elif "--list-gpu-code" in sys.argv:
     print("\\n".join("sm_" + number for number in known))
 else:
-    for number in re.findall(r"(?:compute|sm)_([0-9]+)", " ".join(sys.argv)):
-        if number not in known:
+    for number in re.findall(r"(?:compute|sm)_([0-9]+)", " ".join(sys.argv)) or [""]:
+        if number not in known and (number or not known):
             sys.exit("nvcc fatal   : Unsupported gpu architecture 'compute_" + number + "'")
     os.execv({real!r}, [{real!r}, *sys.argv[1:]])
 """
@@ -127,6 +128,16 @@ def test_what_was_asked_for(tmp_path: Path, version: str, asked: str, wanted: st
     assert built_for(tmp_path) == wanted
     warning = " ".join(done.stderr.split())
     assert said in warning and bool(said) == ("kan_kernels:" in warning)
+
+
+@needs_nvcc
+@pytest.mark.slow
+def test_a_broken_nvcc_is_named(tmp_path: Path) -> None:
+    """One that cannot compile here is left out of the build, and not in silence."""
+    done = configure(tmp_path, stand_in(tmp_path, "12.0"))
+    assert done.returncode == 0 and built_for(tmp_path) is None, done.stderr
+    said = " ".join(done.stderr.split())
+    assert "nvcc does not compile" in said and "CUDAHOSTCXX" in said
 
 
 @needs_nvcc
