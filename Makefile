@@ -4,8 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 SYSTEM_PATH := $(PATH)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# Where nvcc is, the CUDA kernels are built too: here for one architecture, by `pip install .` for all.
-export TORCH_CUDA_ARCH_LIST ?= 9.0
+# Where nvcc is, the CUDA kernels are built too: here for the cards of this machine, by `pip install .` for all.
+ifndef TORCH_CUDA_ARCH_LIST
+TORCH_CUDA_ARCH_LIST := $(shell $(PYTHON) tools/gpu_architectures.py)
+endif
+export TORCH_CUDA_ARCH_LIST
+# Our own checks stop at a warning; nobody else's build does.
+check test: export KAN_KERNELS_WERROR := 1
 
 SOURCES := $(shell find csrc python -type f) CMakeLists.txt setup.py pyproject.toml
 CXX_FILES := $(shell find csrc python tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')

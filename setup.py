@@ -2,6 +2,7 @@
 
 Environment: KAN_KERNELS_CUDA=auto|0|1 (build the CUDA C++ kernels: where nvcc is, never, or not without),
 TORCH_CUDA_ARCH_LIST (for which GPUs; default: all that the kernels run on), MAX_JOBS (parallel compilations),
+KAN_KERNELS_WERROR=1 (warnings are errors: for our own checks, no compiler of a user's is to fail on one),
 CMAKE_ARGS (anything else for CMake).
 """
 
@@ -36,6 +37,7 @@ class CMakeBuild(build_ext):
             f"-DKAN_KERNELS_VERSION={self.distribution.get_version()}",
             f"-DKAN_KERNELS_CUDA={os.environ.get('KAN_KERNELS_CUDA', 'auto')}",
             f"-DTORCH_CUDA_ARCH_LIST={os.environ.get('TORCH_CUDA_ARCH_LIST', '')}",
+            f"-DKAN_KERNELS_WERROR={os.environ.get('KAN_KERNELS_WERROR', 'OFF')}",
             *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         ]
         jobs = os.environ.get("MAX_JOBS")

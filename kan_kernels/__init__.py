@@ -28,7 +28,8 @@ if importlib.util.find_spec("torch") is not None:
     from . import functional
     from .conv_layers import KANConv1d, KANConv2d, KANConv3d
     from .dispatch import available_backends, explain, use_backend
+    from .graphs import warm_up
     from .nn import KAN, KANLinear
 
     __all__ += ["KAN", "KANConv1d", "KANConv2d", "KANConv3d", "KANLinear"]
-    __all__ += ["available_backends", "explain", "functional", "use_backend"]
+    __all__ += ["available_backends", "explain", "functional", "use_backend", "warm_up"]

@@ -41,6 +41,7 @@ class Case:
     derivative: int = 0
     # Gaussians: order 0, grid_size centres; Chebyshev: order = degree, grid_size 1; Fourier: both frequencies
     basis: str = "bspline"
+    index: int | None = None  # of the device; None for the current one
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def choose(case: Case, backend: str | None = None) -> Choice:
 
 
 def _gpu_costs(case: Case) -> dict[str, cost_model.Cost]:
-    major = torch.cuda.get_device_capability()[0] if torch.version.hip is None else 9
+    major = torch.cuda.get_device_capability(case.index)[0] if torch.version.hip is None else 9
     return cost_model.gpu_costs(case, major, torch.backends.cuda.matmul.fp32_precision == "tf32")
 
 
@@ -194,13 +195,18 @@ def _settle(case: Case, backend: str | None) -> ModuleType:
     return choice.backend
 
 
-def available_backends() -> dict[str, str | None]:
-    """Each backend's name with None, or the reason why it cannot run float32 layers here."""
-    devices = ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]
+def available_backends(device: str | torch.device | None = None) -> dict[str, str | None]:
+    """Each backend's name with None, or the reason why it cannot run float32 layers here.
+
+    device: the reasons on this one, "cuda:1", say; None asks for any device of this machine.
+    """
+    names = ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]
+    devices = [torch.device(name) for name in (names if device is None else [device])]
     available: dict[str, str | None] = {}
     for name, module in BACKENDS.items():
         reasons = [
-            module.can_run(Case(device, torch.float32, torch.float32, 8, 8, 5, 3)) for device in devices
+            module.can_run(Case(d.type, torch.float32, torch.float32, 8, 8, 5, 3, index=d.index))
+            for d in devices
         ]
         available[name] = None if None in reasons else reasons[0]
     return available
@@ -260,10 +266,10 @@ def explain(
         grid_size = functions - spline_order
     of = "" if basis == "bspline" else f", {functions} functions of {basis!r}"
     lines = []
-    derivative, kind = checks.derivative(derivative), torch.device(device).type
+    derivative, place = checks.derivative(derivative), torch.device(device)
     spline = (grid_size, spline_order, base, derivative, basis)
     for fan_in, fan_out in itertools.pairwise(widths):
-        case = Case(kind, dtype, x_dtype or dtype, fan_in, fan_out, *spline)
+        case = Case(place.type, dtype, x_dtype or dtype, fan_in, fan_out, *spline, place.index)
         lines.append(f"{fan_in} -> {fan_out} on {case.device}, {dtype}{of}: {_chosen(case, backend)[0]}")
     return "\n".join(lines)
 
@@ -302,7 +308,7 @@ def _explain_convolution(
     x_dtype: torch.dtype | None, **spline: Any,
 ) -> str:  # fmt: skip
     """The product over the taps that a position takes part in, and whether it is a kernel of its own."""
-    case = Case(device.type, dtype, x_dtype or dtype, *widths, **spline)
+    case = Case(device.type, dtype, x_dtype or dtype, *widths, **spline, index=device.index)
     said, name = _chosen(case, backend)
     text = f"{convolution} on {case.device}, {dtype}: {said}"
     if name is None:

@@ -216,29 +216,38 @@ def run(x, spline_weight, base_weight, bias, grid, order, base, derivative, ops,
 
 def _widened(grid: Tensor, dtype: torch.dtype) -> Tensor:
     """The knots in another dtype."""
-    if not grid.is_cuda or not readable(grid) or torch.cuda.is_current_stream_capturing():
-        return grid.to(dtype)
-    return _kept_copy(grid, dtype)
+    return _kept_copy(grid, dtype) if grid.is_cuda and readable(grid) else grid.to(dtype)
 
 
 _copies: dict[torch.dtype, Remembered[Tensor]] = {}
+_captured: dict[
+    int, Tensor
+] = {}  # copies that a CUDA graph fills at every replay: it needs their memory for ever
 
 
 def _kept_copy(grid: Tensor, dtype: torch.dtype) -> Tensor:
     """The same copy for as long as torch counts no write, with the values that the knots have now.
 
     A GPU backend looks at values once for each tensor and version (backends/triton/knots.py), so a new copy
-    at every call would be a synchronisation at every call; filling it past its version is none.
+    at every call would be a synchronisation at every call; filling it past its version is none. Every stream
+    fills it with the same values, and its memory is not given away while one still reads it.
     """
     copies = _copies.setdefault(dtype, Remembered())
     copy = copies.get(grid)
+    capturing = torch.cuda.is_current_stream_capturing()
     if copy is None or copy.shape != grid.shape or copy.device != grid.device:
+        if capturing:
+            return grid.to(dtype)
         with torch.inference_mode(False), torch.no_grad():  # autograd saves it
             copy = torch.empty_like(grid, dtype=dtype).copy_(grid)
         copies.put(grid, copy)
     else:
         with torch.no_grad():
             copy.data.copy_(grid)
+        if capturing:
+            _captured[id(copy)] = copy
+        else:
+            copy.record_stream(torch.cuda.current_stream(grid.device))
     return copy
 
 
@@ -325,5 +334,6 @@ def _validate(x, weight, grid, base_weight, bias, spline_order, base, derivative
         base=base,
         derivative=derivative,
         basis=basis,
+        index=x.device.index,
     )
     return dispatch.run_on(case, backend)

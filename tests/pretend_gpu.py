@@ -21,7 +21,7 @@ aten = torch.ops.aten
 CUDA = torch.device("cuda", 0)
 # Operations that make the host wait for the device.
 WAITS = {aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default, aten.is_nonzero.default}
-_state = SimpleNamespace(sync_is_error=False, capturing=None)
+_state = SimpleNamespace(sync_is_error=False, capturing=None, stream=None)
 
 
 class PretendTensor(torch.Tensor):
@@ -50,6 +50,9 @@ class PretendTensor(torch.Tensor):
 
     def data_ptr(self) -> int:
         return self.inner.data_ptr()
+
+    def record_stream(self, used_on: Stream) -> None:  # type: ignore[override]
+        self.streams = {*getattr(self, "streams", ()), used_on}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PretendTensor:
         copied = PretendTensor(self.inner.detach().clone()).requires_grad_(self.requires_grad)
@@ -212,7 +215,16 @@ def graph(captured: CUDAGraph, **options: Any) -> Iterator[None]:
 @contextlib.contextmanager
 def stream(chosen: Stream | None) -> Iterator[None]:
     assert chosen is None or isinstance(chosen, Stream)
-    yield
+    was = _state.stream
+    _state.stream = chosen or was
+    try:
+        yield
+    finally:
+        _state.stream = was
+
+
+def capturing() -> bool:
+    return _state.capturing is not None
 
 
 def set_sync_debug_mode(mode: str) -> None:
@@ -225,6 +237,7 @@ def install() -> None:
         name="Pretend GPU", major=9, minor=0, multi_processor_count=1, total_memory=2**30
     )
     nothing: Callable[..., None] = lambda *a, **k: None  # noqa: E731
+    _state.stream = Stream()
     for name, value in {
         "is_available": lambda: True, "device_count": lambda: 1, "current_device": lambda: 0,
         # too old for Triton, which could not launch anything
@@ -232,7 +245,9 @@ def install() -> None:
         "get_device_properties": lambda *a: properties,
         "memory_allocated": lambda *a: 0, "max_memory_allocated": lambda *a: 2**20,
         "synchronize": nothing, "empty_cache": nothing, "reset_peak_memory_stats": nothing, "_sleep": nothing,
-        "current_stream": lambda *a: Stream(), "set_sync_debug_mode": set_sync_debug_mode,
+        "current_stream": lambda *a: _state.stream, "is_current_stream_capturing": capturing,
+        "device": lambda *a: contextlib.nullcontext(), "get_device_name": lambda *a: properties.name,
+        "set_sync_debug_mode": set_sync_debug_mode,
         "Stream": Stream, "stream": stream, "Event": Event, "CUDAGraph": CUDAGraph, "graph": graph,
     }.items():  # fmt: skip
         setattr(torch.cuda, name, value)

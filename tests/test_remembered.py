@@ -148,8 +148,11 @@ def test_hidden_writes(name: str, way: str) -> None:
     assert torch.equal(got, fresh(x)) and not torch.equal(got, before)
 
 
-def test_copy_for_a_gpu() -> None:
+def test_copy_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """One copy while no write is counted, its values those of the knots; it can be saved for a backward."""
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
     grid = torch.linspace(-1, 1, 9).repeat(2, 1).bfloat16()
     with torch.inference_mode():
         copy = functional._kept_copy(grid, torch.float32)

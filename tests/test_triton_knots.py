@@ -53,6 +53,9 @@ def test_knots_of_16_bits_are_converted_once() -> None:
     with (
         mock.patch.object(knots, "_look", wraps=knots._look) as look,
         mock.patch.object(functional, "_widened", functional._kept_copy),  # what it does with CUDA tensors
+        mock.patch.object(torch.cuda, "is_current_stream_capturing", return_value=False),
+        mock.patch.object(torch.cuda, "current_stream"),
+        mock.patch.object(torch.Tensor, "record_stream"),
     ):
         for _ in range(3):
             functional.kan_linear(

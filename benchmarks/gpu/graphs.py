@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import torch
 
+from kan_kernels import warm_up
+
 from ..modes import Numbers, Runner
 from ..providers import Model
 from ..workloads import FORWARD, Problem
-
-WARM_UP = 3  # torch's own advice: lazy set-up and autotuning must be over before the capture
 
 
 class GraphRunner(Runner):
@@ -25,12 +25,7 @@ class GraphRunner(Runner):
     ) -> None:
         super().__init__(model, problem, mode, network)
         body = self.call
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP):
-                body()
-        torch.cuda.current_stream().wait_stream(side)
+        warm_up(body)
         self.release()
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):

@@ -19,6 +19,15 @@ void set_device(int index) {
                            (error == cudaErrorInsufficientDriver ? "; update the NVIDIA driver" : ""));
 }
 
+Versions versions() {
+  Versions v;
+  if (cudaDriverGetVersion(&v.driver) != cudaSuccess || cudaRuntimeGetVersion(&v.runtime) != cudaSuccess) {
+    cudaGetLastError();
+    throw std::runtime_error("kan_kernels: cannot read the versions of the CUDA driver and runtime");
+  }
+  return v;
+}
+
 int capability_major(int index) {
   constexpr int kKnown = 64;
   static std::atomic<int> known[kKnown];

@@ -10,6 +10,12 @@ namespace cuda {
 void set_device(int index);
 // The major number of a device's compute capability, asked once a device.
 int capability_major(int index);
+// CUDA versions, 1000 major + 10 minor: what the driver speaks (0 without one), what the kernels were built with.
+struct Versions {
+  int driver = 0;
+  int runtime = 0;
+};
+Versions versions();
 // The path named by the environment's KAN_KERNELS_CUDA_PATH (auto, gather, dense). Raises on another name.
 Path forced_path();
 

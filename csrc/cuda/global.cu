@@ -3,15 +3,12 @@
 #include <string>
 
 #include "global.h"
+#include "parts.h"
 #include "plan.h"
-#include "reduce.h"
 
 namespace kan {
 namespace cuda {
 namespace {
-
-DType compute_type(const cpu::Layer& l) { return l.weight_dtype == DType::f64 ? DType::f64 : DType::f32; }
-bool wide(const cpu::Layer& l) { return l.weight_dtype == DType::f64; }
 
 // Whether tiles hold numbers as they are stored.
 bool as_stored(const GlobalArgs& a) { return a.matrix || size_of(a.layer.weight_dtype) > 2; }
@@ -101,13 +98,6 @@ struct Passes {
   }
 };
 
-// to[e] = the sum over the parts, which lie as the result does.
-void add_parts(const void* from, int64_t parts, int64_t count, void* to, DType dtype, bool wide, void* stream) {
-  ReduceArgs r;
-  r.from = from, r.parts = parts, r.count = r.columns = count, r.to = to, r.dtype = dtype;
-  reduce(r, wide, stream);
-}
-
 // A layer without outputs has no gradient but the input's, which is zero.
 cpu::BackwardArgs without_empty(cpu::BackwardArgs args) {
   if (args.layer.out_features == 0) args.d_spline = args.d_base = nullptr;
@@ -131,17 +121,8 @@ int64_t global_forward_workspace(const cpu::ForwardArgs& args, const Options& op
 void run_global_forward(const cpu::ForwardArgs& args, const Options& options, void* workspace, void* stream) {
   const cpu::Layer& l = args.layer;
   if (l.batch == 0 || l.out_features == 0) return;
-  GlobalArgs a = arguments(args, options);
-  const bool split = a.cut.splits > 1;
-  a.bias = split ? nullptr : args.bias;
-  a.y = split ? workspace : args.y;
-  a.y_dtype = split ? compute_type(l) : l.weight_dtype;
-  global_forward(a, stream);
-  if (!split) return;
-  ReduceArgs r;
-  r.from = workspace, r.parts = a.cut.splits, r.count = l.batch * l.out_features, r.columns = l.out_features;
-  r.bias = args.bias, r.to = args.y, r.dtype = l.weight_dtype;
-  reduce(r, wide(l), stream);
+  const GlobalArgs a = arguments(args, options);
+  run_forward(global_forward, a, a.cut.splits, args, workspace, stream);
 }
 
 int64_t global_backward_workspace(const cpu::BackwardArgs& args, const Options& options) {

@@ -3,15 +3,12 @@
 
 #include "global.h"
 #include "kernels.h"
+#include "parts.h"
 #include "plan.h"
-#include "reduce.h"
 
 namespace kan {
 namespace cuda {
 namespace {
-
-bool wide(const cpu::SplineLayer& l) { return l.weight_dtype == DType::f64; }
-DType compute_type(const cpu::SplineLayer& l) { return wide(l) ? DType::f64 : DType::f32; }
 
 int64_t gradient_size(const cpu::SplineLayer& l) {
   return l.in_features * (l.grid_size + l.spline_order + (l.base != kNoBase)) * l.out_features;
@@ -83,10 +80,7 @@ void backward_dense(const cpu::BackwardArgs& args, const Options& options, void*
     if (passes.weight.splits > 1) reduce_gradient(args, workspace, passes.weight.splits, stream);
   }
   if (passes.input_parts == 1) return;
-  ReduceArgs r;
-  r.from = input_parts, r.parts = passes.input_parts, r.count = l.batch * l.in_features, r.columns = l.in_features;
-  r.to = args.input, r.dtype = args.x.dtype;
-  reduce(r, false, stream);
+  add_parts(input_parts, passes.input_parts, l.batch * l.in_features, args.input, args.x.dtype, false, stream);
 }
 
 // The kernels of one backward call: one for both gradients if that can be, else one each.
@@ -137,23 +131,6 @@ Path path_of(const cpu::SplineLayer& layer, int derivative, const Options& optio
   const char* const reason = options.path == Path::dense ? dense_reason(layer, derivative) : nullptr;
   if (reason) throw std::runtime_error(std::string("kan_kernels: the dense path cannot run this: ") + reason);
   return options.path;
-}
-
-// Runs a forward kernel, straight into y or in parts that are added afterwards.
-template <class Args>
-void run_forward(void (*kernel)(const Args&, void*), Args a, int64_t splits, const cpu::ForwardArgs& args,
-                 void* workspace, void* stream) {
-  const cpu::SplineLayer& l = args.layer;
-  const bool split = splits > 1;
-  a.bias = split ? nullptr : args.bias;
-  a.y = split ? workspace : args.y;
-  a.y_dtype = split ? compute_type(l) : l.weight_dtype;
-  kernel(a, stream);
-  if (!split) return;
-  ReduceArgs r;
-  r.from = workspace, r.parts = splits, r.count = l.batch * l.out_features, r.columns = l.out_features;
-  r.bias = args.bias, r.to = args.y, r.dtype = l.weight_dtype;
-  reduce(r, wide(l), stream);
 }
 
 }  // namespace

@@ -154,6 +154,11 @@ std::string cuda_path_reason(int64_t batch, int64_t in, int64_t out, int64_t gri
   return "";
 }
 
+std::tuple<int64_t, int64_t> cuda_versions() {
+  const cuda::Versions v = cuda::versions();
+  return {v.driver, v.runtime};
+}
+
 std::string cuda_architectures() { return KAN_CUDA_ARCHITECTURES; }
 
 }  // namespace
@@ -163,6 +168,7 @@ std::string cuda_architectures() { return KAN_CUDA_ARCHITECTURES; }
 STABLE_TORCH_LIBRARY_FRAGMENT(kan_kernels, m) {
   m.def("cuda_architectures() -> str");
   m.def("cuda_tf32_allowed() -> bool");
+  m.def("cuda_versions() -> (int, int)");
   m.def(
       "cuda_costs(int batch, int in_features, int out_features, int grid_size, int spline_order, int base, int dtype, "
       "int derivative, int capability_major, int basis=0) -> (float, float)");
@@ -178,4 +184,5 @@ STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CompositeExplicitAutograd, m) {
   m.impl("cuda_costs", TORCH_BOX(&kan::ops::cuda_costs));
   m.impl("cuda_path_reason", TORCH_BOX(&kan::ops::cuda_path_reason));
   m.impl("cuda_tf32_allowed", TORCH_BOX(&kan::ops::tf32_allowed));
+  m.impl("cuda_versions", TORCH_BOX(&kan::ops::cuda_versions));
 }

@@ -37,7 +37,7 @@ def can_run(case) -> str | None:
     if ops.LOAD_ERROR is not None:
         return f"the library is not loaded: {ops.LOAD_ERROR}"
     if case.device == "cuda":
-        reason = cuda_support.why_not()
+        reason = cuda_support.why_not(case.index)
         if reason is None:
             reason = limits.without_basis(case, CUDA_BASES)
         if reason is not None:
@@ -52,7 +52,7 @@ def why(case) -> str:
     if case.device == "cpu":
         return "compiled kernels for cpu, the fastest where they can run" + _products(case)
     if case.device == "cuda" and "cuda" in ops.DEVICES:
-        major = torch.cuda.get_device_capability()[0]
+        major = torch.cuda.get_device_capability(case.index)[0]
         return f"compiled kernels for cuda; with many rows, {cost_model.native_path(case, major)}"
     return f"compiled kernels for {case.device}"
 

@@ -13,7 +13,7 @@ import os
 
 import torch
 
-from ... import ops
+from ... import cuda_support, ops
 from ...contract import BASIS_CODES
 from .. import limits
 
@@ -21,8 +21,6 @@ NAME = "triton"
 DIFFERENTIABLE = False
 _INSTALLED = importlib.util.find_spec("triton") is not None
 NAMESPACE = "kan_kernels_triton" if _INSTALLED else None
-
-_CAPABILITY = (8, 0)  # the first with bfloat16 and TF32 on matrix units
 
 
 def interpreting() -> bool:
@@ -41,10 +39,11 @@ def can_run(case) -> str | None:
         return f"Triton's kernels run on a GPU, or on the CPU in its interpreter (TRITON_INTERPRET=1){seen}"
     if case.device == "cuda":
         if not torch.cuda.is_available():
-            return "torch sees no GPU here"
-        if torch.version.hip is None and torch.cuda.get_device_capability() < _CAPABILITY:
-            have = ".".join(map(str, torch.cuda.get_device_capability()))
-            return f"compute capability {have} is below 8.0"
+            return cuda_support.no_gpu()
+        if torch.version.hip is None:
+            reason = cuda_support.too_old(torch.cuda.get_device_capability(case.index))
+            if reason is not None:
+                return reason
         if torch.version.hip is not None and case.dtype == torch.float64:
             return "no float64 kernels on ROCm"
     return limits.beyond(case)

@@ -2,7 +2,8 @@
 
 The choice needs the values of the knots on the host. They are read once for each state of a tensor, when its
 kernels first see it, and again after it was written: the only host synchronisation of this backend. It does
-not happen while a CUDA graph is captured: a grid not seen before then runs on the exact kernels.
+not happen while a CUDA graph is captured: a grid not seen before then runs on the exact kernels, with a
+warning (`graphs.warm_up` is for that).
 
 What is remembered is one bool. The numbers come from the knots at every call (table_kernel.py), where knots
 that are not uniform after all, because they were written where torch counts no writes (`grid.data`, a
@@ -12,6 +13,8 @@ replayed graph, a collective), turn every result into NaN: never into a number t
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
+
+from ... import graphs
 
 TOLERANCE = 2.0**-14
 """Of a cell: how far a knot may be from its uniform place. It moves a basis value by less than 2^-14: an
@@ -35,7 +38,7 @@ def are_uniform(grid: Tensor) -> bool:
     entry = _known.get(key)
     if entry is not None and not entry[0].expired() and entry[1] == grid._version:
         return entry[2]
-    if grid.is_cuda and torch.cuda.is_current_stream_capturing():
+    if grid.is_cuda and graphs.captured_without("a look at its knots, for which the fast kernels wait"):
         return False
     if len(_known) >= _LIMIT:
         _known.clear()

@@ -8,7 +8,10 @@ INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 @triton.jit
 def product(a, b, acc, PRECISION: tl.constexpr):
-    """acc + a @ b, in acc's dtype. The interpreter would multiply the bit patterns of bfloat16."""
+    """acc + a @ b, in acc's dtype. The interpreter would multiply the bit patterns of bfloat16.
+
+    "tf32x3" starts from zero in the tensor core, which truncates, and adds acc by ordinary additions.
+    """
     if INTERPRETED and a.dtype == tl.bfloat16:
         a = a.to(tl.float32)
         b = b.to(tl.float32)

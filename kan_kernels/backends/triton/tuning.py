@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from ... import graphs
 from .plan import power_of_two
 
 _chosen: dict[str, dict] = {}  # class of shapes -> the tile, without its EVEN_*
@@ -44,7 +45,7 @@ def best(name: str, device: torch.device, case, constants: dict, tiles: list[dic
     for candidate in tiles:
         if _shape(candidate) == _chosen.get(key):
             return candidate
-    if torch.cuda.is_current_stream_capturing():
+    if graphs.captured_without("measured tiles"):
         return tiles[0]
     with torch.cuda.device(device):
         fastest = _measure(tiles, run)
