@@ -168,6 +168,9 @@ class KANLinear(SplineModule):
     def set_edge_mask(self, mask: Tensor | None) -> None:
         """Switch edges on (1) and off (0); None switches all on, at no cost.
 
+        A mask is about splines. An edge that has a formula keeps it, and 1 does not switch the spline
+        underneath on, but has `symbolic.unfix` find it on. To switch such an edge off, `unfix` it first.
+
         Args:
             mask: (in, out), zeros and ones of any dtype, copied. An edge that is off takes no part in forward
                 and its weights get no gradient; NaN and inf in x still reach every output.
@@ -176,7 +179,7 @@ class KANLinear(SplineModule):
             TypeError, ValueError: `mask` is no tensor, has another shape or other values.
         """
         if mask is None:
-            self.edge_mask = None
+            self._take_mask(None)
             return
         expected = f"a tensor ({self.in_features}, {self.out_features}) of zeros and ones, or None"
         if not isinstance(mask, Tensor):
@@ -186,7 +189,19 @@ class KANLinear(SplineModule):
         if not mask.is_meta and not ((mask == 0) | (mask == 1)).all():
             raise ValueError(f"mask: got other values than 0 and 1, expected {expected}")
         weight = self.spline_weight
-        self.edge_mask = mask.detach().to(device=weight.device, dtype=weight.dtype, copy=True)
+        self._take_mask(mask.detach().to(device=weight.device, dtype=weight.dtype, copy=True))
+
+    def _take_mask(self, mask: Tensor | None) -> None:
+        """Use a checked mask, but switch no spline of an edge with a formula on: `unfix` does."""
+        before, symbolic = self.edge_mask, self.symbolic
+        if symbolic is not None:
+            edges = symbolic.index.unbind(1)
+            wanted = True if mask is None else mask[edges] != 0
+            symbolic.mask_before.masked_fill_(torch.as_tensor(wanted, device=symbolic.index.device), 1.0)
+            if before is not None:
+                mask = torch.ones_like(before) if mask is None else mask
+                mask[edges] *= before[edges]
+        self.edge_mask = mask
 
     def masked_weights(self) -> tuple[Tensor, Tensor | None]:
         """spline_weight and base_weight as forward uses them: those of edges that are off are zero."""

@@ -351,8 +351,8 @@ def _slice(layer: KANLinear, inputs: Tensor, outputs: Tensor, active: Tensor) ->
             setattr(new, name, nn.Parameter(value.detach().contiguous(), requires_grad=wanted))
     mask = active if layer.edge_mask is None else active & (layer.edge_mask != 0)
     mask = mask[i][:, o]
+    new.set_symbolic(None)  # those of the old shape
     new.set_edge_mask(None if mask.all() else mask)
-    new.set_symbolic(None)
     if layer.symbolic is not None:
         new.set_symbolic(_symbolic(layer.symbolic, i.tolist(), o.tolist(), active))
     return new

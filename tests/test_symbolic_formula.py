@@ -190,9 +190,12 @@ def test_first_edge_without_a_formula_is_named() -> None:
     symbolic.unfix(net.layers[1], 1, 0)
     with pytest.raises(ValueError, match="edge 1 -> 0 of layer 1 has no formula"):
         symbolic.formula(net)
-    for mask in (None, torch.tensor([[0], [1]])):
+    for mask in (None, torch.tensor([[0], [1]])):  # a spline beside a formula, as pykan's mode "ns" has it
         net = fixed([2, 1], ["sin"])
-        net.layers[0].set_edge_mask(mask)
+        layer, edges = net.layers[0], net.layers[0].symbolic
+        layer.set_symbolic(None)
+        layer.set_edge_mask(mask)
+        layer.set_symbolic(edges)
         edge = "0 -> 0" if mask is None else "1 -> 0"
         with pytest.raises(ValueError, match=f"edge {edge} of layer 0 has a spline beside its formula"):
             symbolic.formula(net)

@@ -253,6 +253,7 @@ def _set(
     symbolic = (
         SymbolicEdges(*shape, edges.values(), device=weight.device, dtype=weight.dtype) if edges else None
     )
+    layer.set_symbolic(None)  # as long as a formula is there, its edge's mask is not the caller's
     layer.set_edge_mask(None if bool(mask.all()) else mask)
     layer.set_symbolic(symbolic)
 
