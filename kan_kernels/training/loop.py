@@ -43,7 +43,7 @@ def fit(
     patience: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 100,
-    resume: bool = False,
+    resume: bool | str | os.PathLike[str] = False,
     seed: int = 0,
     progress: bool | None = None,
 ) -> History:
@@ -76,7 +76,8 @@ def fit(
             and in any case end with the best state seen.
         checkpoint: a file that `resume` continues from, written every `checkpoint_every` steps and at the
             end. It holds tensors and plain data only: `torch.load(path, weights_only=True)`.
-        resume: continue from `checkpoint`, where it exists; mini-batches and results are those of a training
+        resume: a file of `fit`'s to continue from, or True for that of `checkpoint`, which need not exist
+            yet; an event of the history says what was done. Mini-batches and results are those of a training
             without the break, save that a DataLoader starts a new epoch.
         seed: of the shuffling.
         progress: a progress bar (needs tqdm); None shows one on a terminal, if tqdm is there.
@@ -106,11 +107,10 @@ def fit(
         raise ValueError("model: no parameter requires a gradient, so there is nothing to train")
     if not (math.isfinite(lamb) and lamb >= 0):
         raise ValueError(f"lamb: got {lamb}, expected a finite number >= 0")
-    if checkpoint is None and resume:
-        raise ValueError("resume: got True, but there is no checkpoint to resume from")
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and not path.parent.is_dir():
         raise ValueError(f"checkpoint: there is no folder {str(path.parent)!r}")
+    source = _source(resume, path)
     update_options, penalty_options = dict(update_grid or {}), dict(regularization or {})
     _check_options("update_grid", update_options, grids.update_grid)
     for name, value in update_options.items():
@@ -141,8 +141,23 @@ def fit(
         },
         open_bar=_bar(progress),
     )
-    run.prepare(resume and path is not None and path.exists())
+    run.prepare(source, steps, given=not isinstance(resume, bool))
     return run.to(steps)
+
+
+def _source(resume: object, checkpoint: Path | None) -> Path | None:
+    """The file to continue from, which may be missing where it is the checkpoint's, or None."""
+    if resume is False:
+        return None
+    if resume is True:
+        if checkpoint is None:
+            raise ValueError("resume: got True without checkpoint, expected one, or the file to resume from")
+        return checkpoint
+    if not isinstance(resume, (str, os.PathLike)):
+        raise TypeError(f"resume: got {resume!r}, expected True, False or the path of a file that fit wrote")
+    if not Path(resume).is_file():
+        raise ValueError(f"resume: there is no file {str(resume)!r}, expected one that fit wrote")
+    return Path(resume)
 
 
 def _grid_changes(

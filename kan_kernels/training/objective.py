@@ -39,9 +39,12 @@ class Objective:
 def mean_squared_error(prediction: Tensor, y: Tensor) -> Tensor:
     """The default loss; broadcasting is no part of it."""
     if prediction.shape != y.shape:
-        raise ValueError(
-            f"data: y has shape {tuple(y.shape)}, expected {tuple(prediction.shape)} like the prediction"
-        )
+        rows, expected = prediction.shape[:-1], f"{tuple(prediction.shape)} like the prediction"
+        if prediction.shape[-1:] != (1,) and y.shape in (rows, (*rows, 1)):
+            expected += (
+                f", or class indices of shape {tuple(rows)} with loss=torch.nn.functional.cross_entropy"
+            )
+        raise ValueError(f"data: y has shape {tuple(y.shape)}, expected {expected}")
     return nn.functional.mse_loss(prediction, y)
 
 

@@ -57,14 +57,19 @@ class Run:
     good: dict[str, Any] = field(default_factory=dict)
     best: dict[str, Any] | None = None
 
-    def prepare(self, resume: bool) -> None:
-        """Find out what cannot be computed, before anything changes; then take over the checkpoint."""
+    def prepare(self, source: Path | None, steps: int, given: bool) -> None:
+        """Find out what cannot be computed, before anything changes; then take over the checkpoint `source`.
+
+        One that was not `given` by name need not be there.
+        """
         with torch.no_grad(), evaluating(self.objective.model):
             self.objective(*self.train.first())
-        if resume:
-            self.resume()
-        else:
-            self.check_refinements(self.objective.model, -1)
+        if source is not None and (given or source.exists()):
+            self.resume(source, steps, "resume" if given else "checkpoint")
+            return
+        self.check_refinements(self.objective.model, -1)
+        if source is not None:
+            self.history.events.append({"step": 0, "kind": "not_resumed", "file": str(source)})
 
     def check_refinements(self, model: nn.Module, changed: int) -> None:
         """No refinement after step `changed` makes a grid coarser."""
@@ -239,19 +244,18 @@ class Run:
         os.replace(partial, self.path)
         self.saved = self.good["step"]
 
-    def resume(self) -> None:
-        """Continue from the checkpoint.
+    def resume(self, source: Path, steps: int, argument: str) -> None:
+        """Continue from a checkpoint.
 
         Raises:
-            ValueError: the file is none of `fit`'s, or of another optimizer or recipe.
+            ValueError: the file is none of `fit`'s, or of another optimizer or recipe, or of more steps.
             RuntimeError: its model does not fit; nothing has changed then.
         """
-        assert self.path is not None
         model = self.objective.model
         where = next(model.parameters()).device
-        foreign = f"checkpoint: {str(self.path)!r} is not a file that fit wrote"
+        foreign = f"{argument}: {str(source)!r} is not a file that fit wrote"
         try:
-            content = torch.load(self.path, map_location=where, weights_only=True)
+            content = torch.load(source, map_location=where, weights_only=True)
         except OSError:
             raise
         except Exception as error:  # torch has no error of its own for files of another kind
@@ -263,20 +267,24 @@ class Run:
             if had != value:
                 raise ValueError(f"{name}: got {value!r}, but the checkpoint's training had {had!r}")
         snapshot = content["snapshot"]
+        if snapshot["step"] > steps:
+            raise ValueError(
+                f"steps: got {steps}, but {str(source)!r} is at step {snapshot['step']}, expected no less"
+            )
         trial = copy.deepcopy(model)
         trial.load_state_dict(snapshot["model"])
         self.check_refinements(trial, snapshot["changed"])
         try:
             Minimizer(trial, self.minimizer.build, self.minimizer.lr).load_state_dict(snapshot["minimizer"])
         except (ValueError, KeyError) as error:
-            raise ValueError(f"checkpoint: its optimizer does not fit: {error}") from error
+            raise ValueError(f"{argument}: its optimizer does not fit: {error}") from error
         model.load_state_dict(snapshot["model"])
         self.minimizer.load_state_dict(snapshot["minimizer"])
         self.start, self.changed, self.judged = snapshot["step"], snapshot["changed"], snapshot["step"]
         self.best, self.best_value, self.stale = content["best"], content["best_value"], content["stale"]
         self.history = History(**content["history"])
         self.history.cut(self.start - 1)
-        self.history.events.append({"step": self.start, "kind": "resumed"})
+        self.history.events.append({"step": self.start, "kind": "resumed", "file": str(source)})
 
 
 def _clone(state: Any) -> Any:
