@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checks
+from . import checks, replicas
 from . import functional as F
 from .backends import reference
 from .contract import BASE_CODES
@@ -14,12 +14,18 @@ from .nn import KAN, KANLinear
 from .statistics import compute_dtype
 
 
-def layers_of(model: nn.Module) -> list[KANLinear]:
+def layers_of(model: nn.Module, *, sharded: bool = False) -> list[KANLinear]:
     """The layers of a KAN, or the KANLinear itself.
 
     Raises:
         TypeError: `model` is neither.
+        ValueError: its parameters are sharded over ranks, and not `sharded`, whether they may be.
     """
+    if not sharded and isinstance(model, nn.Module) and replicas.is_sharded(model):
+        raise ValueError(
+            "model: its parameters are sharded over ranks (fully_shard), expected whole ones; "
+            "do this before sharding, or on a model that loaded their full tensors"
+        )
     if isinstance(model, KANLinear):
         return [model]
     if isinstance(model, KAN):

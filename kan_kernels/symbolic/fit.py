@@ -88,7 +88,7 @@ def fit(
                 p.select(again.repeat_interleave(n)).within(limit[again].repeat_interleave(n))
                 for p, n in ((many, STARTS), (few, 1))
             ]
-            other = _best(*bounded, starts[:, 1, part].flatten(0, 1)[again])
+            other = _best(bounded[0], bounded[1], starts[:, 1, part].flatten(0, 1)[again])
             plainer = other.error <= found.error[again] * excess[again].square()
             for value, new in zip(found, other, strict=True):
                 value[again.nonzero()[plainer, 0]] = new[plainer]

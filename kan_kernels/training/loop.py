@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .. import checks, grids
+from .. import checks, grids, replicas
 from ..activations import layers_of
 from ..regularization import regularization as penalty
 from .data import split
@@ -46,6 +46,7 @@ def fit(
     resume: bool | str | os.PathLike[str] = False,
     seed: int = 0,
     progress: bool | None = None,
+    group: Any = None,
 ) -> History:
     """Train a model in place.
 
@@ -81,6 +82,9 @@ def fit(
             without the break, save that a DataLoader starts a new epoch.
         seed: of the shuffling.
         progress: a progress bar (needs tqdm); None shows one on a terminal, if tqdm is there.
+        group: where several ranks run, for the changes of grids: see `kan_kernels.grids.update_grid`. Of a
+            model in a DistributedDataParallel, losses and metrics are means over its ranks, so that all stop
+            and fall back together, and the first writes the checkpoint.
 
     Returns:
         The history. When the loss or a weight is no longer finite (with a warning), or at KeyboardInterrupt,
@@ -118,12 +122,16 @@ def fit(
     _check_options("regularization", penalty_options, penalty)
     train, test = split(data, model, batch_size, seed)
     minimizer = Minimizer(model, builder(optimizer, history_size), lr)
+    changes = _grid_changes(model, update_grid_at, refine_at or {})
+    ranks = _ranks(model, group, minimizer, changes, path)
     run = Run(
         minimizer=minimizer,
         objective=Objective(model, loss, lamb, penalty_options),
         train=train,
         test=test,
-        grid_changes=_grid_changes(model, update_grid_at, refine_at or {}),
+        grid_changes=changes,
+        group=group,
+        ranks=ranks,
         update_options=update_options,
         metrics=dict(metrics or {}),
         evaluate_every=evaluate_every or (1 if minimizer.lbfgs else 10),
@@ -143,6 +151,39 @@ def fit(
     )
     run.prepare(source, steps, given=not isinstance(resume, bool))
     return run.to(steps)
+
+
+def _ranks(
+    model: nn.Module,
+    group: Any,
+    minimizer: Minimizer,
+    changes: dict[int, list[dict[str, Any]]],
+    path: Path | None,
+) -> Any:
+    """The process group that the model itself is spread over, or None; refuse what its ranks cannot do."""
+    sharded, spread = replicas.is_sharded(model), replicas.unwrapped(model) is not model
+    if not (sharded or spread):
+        if changes:
+            replicas.resolve(model, group)
+        return None
+    if any(event["kind"] == "refine" for events in changes.values() for event in events):
+        raise ValueError(
+            "refine_at: replaces parameters that DistributedDataParallel and fully_shard hold, expected "
+            "none; use kan_kernels.grids.refine before the model is wrapped, and fit once for each grid size"
+        )
+    ranks = replicas.resolve(model, None)
+    if ranks is None:
+        return None
+    if minimizer.lbfgs:
+        raise ValueError(
+            "optimizer: LBFGS follows the loss of each rank, on which ranks differ; expected 'adam', 'adamw' "
+            "or another that looks at gradients only, for a model spread over ranks"
+        )
+    if sharded and path is not None:
+        raise ValueError(
+            "checkpoint: holds whole models, expected none for one that fully_shard spread over ranks"
+        )
+    return ranks
 
 
 def _source(resume: object, checkpoint: Path | None) -> Path | None:
@@ -173,7 +214,7 @@ def _grid_changes(
         checks.integer("update_grid_at: step", step, 0)
         changes.setdefault(step, []).append({"step": step, "kind": "grid_update"})
     if changes:
-        layers_of(model)
+        layers_of(replicas.unwrapped(model), sharded=True)
     return dict(sorted(changes.items()))
 
 

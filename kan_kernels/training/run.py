@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import replicas
 from ..activations import layers_of
 from .data import Batches, evaluating, measure
 from .history import History
@@ -43,6 +44,8 @@ class Run:
     checkpoint_every: int
     recipe: dict[str, Any]
     open_bar: Callable[..., Any]
+    group: Any = None  # for changes of grids
+    ranks: Any = None  # the process group that the model is spread over
     bar: Any = None  # while it is open
     history: History = field(default_factory=History)
     losses: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)  # not looked at yet
@@ -75,7 +78,7 @@ class Run:
         """No refinement after step `changed` makes a grid coarser."""
         events = [e for step, es in self.grid_changes.items() if step > changed for e in es]
         sizes = [(e["step"], e["grid_size"]) for e in events if e["kind"] == "refine"]
-        least = max(layer.grid_size for layer in layers_of(model)) if sizes else 0
+        least = max(layer.grid_size for layer in layers_of(replicas.unwrapped(model))) if sizes else 0
         for step, size in sizes:
             if size < least:
                 raise ValueError(
@@ -160,9 +163,10 @@ class Run:
             from .. import grids
 
             if event["kind"] == "refine":
-                grids.refine(self.objective.model, event["grid_size"], self.train.sample())
+                grids.refine(self.objective.model, event["grid_size"], self.train.sample(), group=self.group)
             else:
-                grids.update_grid(self.objective.model, self.train.sample(), **self.update_options)
+                options = {"group": self.group, **self.update_options}
+                grids.update_grid(self.objective.model, self.train.sample(), **options)
             self.history.events.append(event)
             self.minimizer.rebuild()
         self.changed = step
@@ -173,6 +177,7 @@ class Run:
         if self.test is not None:
             functions[""] = self.objective.loss
         values = measure(self.objective.model, self.test or self.train, functions) if functions else {}
+        values = dict(zip(values, replicas.mean(self.ranks, list(values.values())), strict=True))
         self.history.evaluated.append(step)
         if "" in values:
             self.history.test_loss.append(values.pop(""))
@@ -185,8 +190,9 @@ class Run:
         """Look at the losses since the pending snapshot, judge it by them; why to stop, or None."""
         history, snapshot = self.history, self.pending
         seen = len(history.train_loss)
-        history.train_loss += [float(value) for value, _ in self.losses]
-        history.regularization += [float(penalty) for _, penalty in self.losses if penalty is not None]
+        history.train_loss += replicas.mean(self.ranks, [float(value) for value, _ in self.losses])
+        penalties = [float(penalty) for _, penalty in self.losses if penalty is not None]
+        history.regularization += replicas.mean(self.ranks, penalties)
         self.losses.clear()
         totals = history.train_loss
         if history.regularization:
@@ -239,9 +245,10 @@ class Run:
             "best_value": self.best_value,
             "stale": self.stale,
         }
-        partial = self.path.with_name(self.path.name + ".partial")
-        torch.save(content, partial)
-        os.replace(partial, self.path)
+        if replicas.leads(self.ranks):
+            partial = self.path.with_name(self.path.name + ".partial")
+            torch.save(content, partial)
+            os.replace(partial, self.path)
         self.saved = self.good["step"]
 
     def resume(self, source: Path, steps: int, argument: str) -> None:
