@@ -106,6 +106,29 @@ def edge_values(layer: KANLinear, x: Tensor) -> Tensor:
     return values
 
 
+@torch.no_grad()
+def formula_agreement(layer: KANLinear, x: Tensor) -> dict[tuple[int, int], float]:
+    """r2 of every formula against the spline underneath it, which it took the place of, on x (n, in).
+
+    NaN where that spline is constant on x.
+    """
+    found: dict[tuple[int, int], float] = {}
+    for edge in [] if layer.symbolic is None else layer.symbolic.edges():
+        i, o = edge.input, edge.output
+        base = layer.base_weight
+        spline = F.kan_linear(
+            x[:, i : i + 1].double(),
+            layer.spline_weight[i : i + 1, :, o : o + 1].double(),
+            layer.grid[i : i + 1].double(),
+            spline_order=layer.spline_order,
+            base_weight=None if base is None else base[i : i + 1, o : o + 1].double(),
+            base=layer.base,
+        )[:, 0]
+        unexplained = (spline - edge.curve(x[:, i].double())).square().mean()
+        found[i, o] = float(1 - unexplained / spline.var(correction=0))
+    return found
+
+
 def edge_arguments(layer: KANLinear) -> dict[str, Any]:
     """A layer's splines as arguments of the functional statistics; masked ones are zero."""
     spline_weight, base_weight = layer.masked_weights()

@@ -8,10 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..activations import active_edges, check_data, edge_deviations, edge_magnitudes, edge_values
+from ..activations import (
+    active_edges,
+    check_data,
+    edge_deviations,
+    edge_magnitudes,
+    edge_values,
+    formula_agreement,
+)
 from ..nn import KANLinear
 from ..training.history import History
-from .style import ACCENT, ALARM, FAINT, FORMULA, INK, matplotlib, new_figure, style
+from .style import ACCENT, ALARM, FAINT, FORMULA, INK, formula_label, matplotlib, new_figure, style
 
 PAGE = 16  # edges on a page that were not chosen
 POINTS = 401
@@ -28,6 +35,8 @@ def plot_edges(
     outputs: Sequence[str] | None = None,
 ) -> Any:
     """A page of edges of one layer, each with its axes, its knots and the density of the data below it.
+
+    A formula stands with its r2 against the spline underneath, which it took the place of.
 
     Args:
         layer: a KANLinear.
@@ -69,6 +78,7 @@ def plot_edges(
     curves = edge_values(layer, points).double().cpu().numpy()
     places = points.double().cpu().numpy()
     formulas = {} if layer.symbolic is None else {(e.input, e.output): e.name for e in layer.symbolic.edges()}
+    agreement = formula_agreement(layer, rows)
     knots = layer.grid.double().cpu().numpy()
     samples = rows.double().cpu().numpy()
     columns = min(columns, len(edges))
@@ -87,7 +97,7 @@ def plot_edges(
             panel.set_xlim(places[0, i], places[-1, i])
             first = inputs[i] if inputs else f"input {i}"
             second = outputs[o] if outputs else f"output {o}"
-            note = f"{name}, " if name else ""
+            note = f"{formula_label(name, agreement[i, o])}, " if name else ""
             size = f"mean |φ| {l1[i, o]:.2g}, std {deviation[i, o]:.2g}"
             panel.set_title(f"{first} → {second}\n{note}{size}", fontsize=8)
         for panel in panels[len(edges) :]:
@@ -148,6 +158,7 @@ def plot_history(history: History, *, title: str | None = None, ax: Any = None) 
         positive = [v for v in (*history.train_loss, *history.test_loss) if math.isfinite(v)]
         if positive and min(positive) > 0:
             ax.set_yscale("log")
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_xlabel("step")
         ax.set_ylabel("loss")
         ax.grid(axis="y", color="#eeeeee", linewidth=0.8)
