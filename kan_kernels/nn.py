@@ -178,30 +178,18 @@ class KANLinear(SplineModule):
         Raises:
             TypeError, ValueError: `mask` is no tensor, has another shape or other values.
         """
-        if mask is None:
-            self._take_mask(None)
-            return
         expected = f"a tensor ({self.in_features}, {self.out_features}) of zeros and ones, or None"
-        if not isinstance(mask, Tensor):
-            raise TypeError(f"mask: got {type(mask).__name__}, expected {expected}")
-        if mask.shape != (self.in_features, self.out_features):
-            raise ValueError(f"mask: got shape {tuple(mask.shape)}, expected {expected}")
-        if not mask.is_meta and not ((mask == 0) | (mask == 1)).all():
-            raise ValueError(f"mask: got other values than 0 and 1, expected {expected}")
-        weight = self.spline_weight
-        self._take_mask(mask.detach().to(device=weight.device, dtype=weight.dtype, copy=True))
-
-    def _take_mask(self, mask: Tensor | None) -> None:
-        """Use a checked mask, but switch no spline of an edge with a formula on: `unfix` does."""
-        before, symbolic = self.edge_mask, self.symbolic
-        if symbolic is not None:
-            edges = symbolic.index.unbind(1)
-            wanted = True if mask is None else mask[edges] != 0
-            symbolic.mask_before.masked_fill_(torch.as_tensor(wanted, device=symbolic.index.device), 1.0)
-            if before is not None:
-                mask = torch.ones_like(before) if mask is None else mask
-                mask[edges] *= before[edges]
-        self.edge_mask = mask
+        if mask is not None:
+            if not isinstance(mask, Tensor):
+                raise TypeError(f"mask: got {type(mask).__name__}, expected {expected}")
+            if mask.shape != (self.in_features, self.out_features):
+                raise ValueError(f"mask: got shape {tuple(mask.shape)}, expected {expected}")
+            if not mask.is_meta and not ((mask == 0) | (mask == 1)).all():
+                raise ValueError(f"mask: got other values than 0 and 1, expected {expected}")
+            weight = self.spline_weight
+            mask = mask.detach().to(device=weight.device, dtype=weight.dtype, copy=True)
+        symbolic = self.symbolic
+        self.edge_mask = mask if symbolic is None else symbolic.splines_on(mask, self.edge_mask)
 
     def masked_weights(self) -> tuple[Tensor, Tensor | None]:
         """spline_weight and base_weight as forward uses them: those of edges that are off are zero."""

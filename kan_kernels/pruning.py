@@ -216,8 +216,8 @@ def prune_inputs(
         nodes[0] = scores.nodes[0] > threshold
     else:
         count = len(nodes[0])
-        if not all(isinstance(i, int) and 0 <= i < count for i in keep):
-            raise ValueError(f"keep: got {list(keep)!r}, expected indices of inputs, 0 to {count - 1}")
+        for i in keep:
+            checks.integer("keep: input", i, 0, count - 1)
         nodes[0] = torch.zeros_like(nodes[0])
         nodes[0][list(keep)] = True
     active = [a.clone() for a in scores.active]

@@ -341,7 +341,10 @@ def test_bad_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda: plot_edges(net, x), TypeError, "layer: got KAN"),
         (lambda: plot_edges(net.layers[0], x, [(2, 0)]), ValueError, r"edges: got \(2, 0\)"),
         (lambda: plot_edges(net.layers[0], x, []), ValueError, "edges: there are none"),
+        (lambda: plot_edges(net.layers[0], x, [(True, False)]), ValueError, r"edges: got \(True, False\)"),
+        (lambda: plot_edges(net.layers[0], x, inputs="ab"), ValueError, "inputs: got 'ab', expected 2 names"),
         (lambda: plot_edges(net.layers[0], x, columns=0), ValueError, "columns: got 0"),
+        (lambda: plot_edges(net.layers[0], x, columns=1.5), TypeError, "columns: got 1.5"),
         (lambda: plot_history([1.0]), TypeError, "history: got list"),
     ):
         with pytest.raises(error, match=match):

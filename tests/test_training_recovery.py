@@ -310,7 +310,7 @@ def test_interrupt_in_the_middle_of_a_grid_change(monkeypatch: pytest.MonkeyPatc
     """Ctrl-C when one layer is refined and the next is not yet: the model is whole again afterwards."""
     import kan_kernels.grids as grids
 
-    def halfway(model: KAN, size: int, x: Tensor) -> None:
+    def halfway(model: KAN, size: int, x: Tensor, *, group: Any) -> None:
         refine(model.layers[0], size)
         raise KeyboardInterrupt
 

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .. import checks
 from ..activations import (
     active_edges,
     check_data,
@@ -64,13 +66,14 @@ def plot_edges(
     if not edges:
         raise ValueError("edges: there are none to draw, expected at least one pair (input, output)")
     for edge in edges:
-        if len(edge) != 2 or not all(0 <= n < size for n, size in zip(edge, shape, strict=True)):
+        whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in edge)
+        if len(edge) != 2 or not whole or not all(0 <= n < m for n, m in zip(edge, shape, strict=True)):
             raise ValueError(f"edges: got {tuple(edge)}, expected (input, output) below {shape}")
-    if columns < 1:
-        raise ValueError(f"columns: got {columns}, expected at least 1")
+    checks.integer("columns", columns, 1)
     for argument, names, count in (("inputs", inputs, shape[0]), ("outputs", outputs, shape[1])):
-        if names is not None and len(names) != count:
-            raise ValueError(f"{argument}: got {len(names)} names, expected {count}")
+        if names is not None and (isinstance(names, str) or len(names) != count):
+            got = repr(names) if isinstance(names, str) else f"{len(names)} names"
+            raise ValueError(f"{argument}: got {got}, expected {count} names")
     low, high = rows.amin(0), rows.amax(0)
     pad = torch.where(high > low, 0.03 * (high - low), 0.5)
     steps = torch.linspace(0, 1, POINTS, dtype=x.dtype, device=x.device).unsqueeze(1)

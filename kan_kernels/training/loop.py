@@ -109,8 +109,15 @@ def fit(
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("model: no parameter requires a gradient, so there is nothing to train")
-    if not (math.isfinite(lamb) and lamb >= 0):
-        raise ValueError(f"lamb: got {lamb}, expected a finite number >= 0")
+    checks.nonnegative("lamb", lamb)
+    if metrics is not None and not isinstance(metrics, Mapping):
+        raise TypeError(
+            f"metrics: got {type(metrics).__name__}, expected {{name: function of (prediction, y)}}"
+        )
+    functions = {"loss": loss, **{f"metrics[{name!r}]": metric for name, metric in (metrics or {}).items()}}
+    for name, function in functions.items():
+        if not callable(function) and (name != "loss" or function is not None):
+            raise TypeError(f"{name}: got {function!r}, expected a function of (prediction, y)")
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and not path.parent.is_dir():
         raise ValueError(f"checkpoint: there is no folder {str(path.parent)!r}")

@@ -91,8 +91,12 @@ class Minimizer:
     """
 
     def __init__(self, model: nn.Module, build, lr: Rate | None) -> None:
-        if lr is not None and not callable(lr) and not (math.isfinite(lr) and lr > 0):
-            raise ValueError(f"lr: got {lr}, expected a positive number or a function of the step")
+        if lr is not None and not callable(lr):
+            expected = "a positive number or a function of the step"
+            if isinstance(lr, bool) or not isinstance(lr, (int, float)):
+                raise TypeError(f"lr: got {lr!r}, expected {expected}")
+            if not (math.isfinite(lr) and lr > 0):
+                raise ValueError(f"lr: got {lr}, expected {expected}")
         self.model, self.build, self.lr = model, build, lr
         self.rebuild()
         self.lbfgs = isinstance(self.optimizer, LBFGS)
