@@ -39,6 +39,10 @@ def resolve(model: nn.Module, group: Group) -> Group:
     if isinstance(group, str):
         if group != LOCAL:
             raise ValueError(f"group: got {group!r}, expected {expected}")
+        if running and dist.get_world_size() > 1 and (unwrapped(model) is not model or is_sharded(model)):
+            raise ValueError(
+                "group: got 'local' for a model that is spread over ranks, expected its group or None"
+            )
         return None
     if group is None:
         if unwrapped(model) is not model:

@@ -290,7 +290,7 @@ def test_rows_and_columns_are_named() -> None:
     wide = [f"a long name {o}" for o in range(40)]
     figure = plot(make([40, 30, 40]), data(40), outputs=wide)
     first, last = figure.axes[0].images[0].get_extent(), figure.axes[0].images[1].get_extent()
-    for (left, right, low, high), names, count in (
+    for (_, _, low, high), names, count in (
         (first, [f"$x_{{{i + 1}}}$" for i in range(40)], 40),
         (last, [str(i) for i in range(30)], 30),
     ):

@@ -99,6 +99,9 @@ def parallel(rank: int, size: int) -> None:
         optimizer.step()
     first = states(net.module)[0]
     assert all(torch.equal(first[k], v) for state in states(net.module) for k, v in state.items())
+    if size > 1:
+        with pytest.raises(ValueError, match="group: got 'local' for a model that is spread"):
+            update_grid(net, part(rows(), rank), group="local")
     with pytest.raises(TypeError, match="model: got DistributedDataParallel"):
         refine(net, 7, rows())
 
@@ -110,6 +113,7 @@ def sharded(rank: int, size: int) -> None:
 
     from kan_kernels import symbolic
     from kan_kernels.pruning import prune
+    from kan_kernels.training import fit
 
     whole, x = model(), part(rows(), rank, size=size)
     update_grid(whole, rows(), group="local")
@@ -123,6 +127,19 @@ def sharded(rank: int, size: int) -> None:
         equal(net, whole)
         torch.testing.assert_close(net(x), whole(x), rtol=0, atol=0)
         net(x).square().sum().backward()
+        options: dict[str, Any] = {"steps": 3, "update_grid_at": [1], "evaluate_every": 1}
+        history = fit(net, (x, x[:, :2].sin()), optimizer="adam", **options)
+        every: list[Any] = [None] * size
+        dist.all_gather_object(every, history.train_loss)
+        assert all(one == every[0] for one in every) and history.train_loss[-1] < history.train_loss[0]
+        if size > 1:
+            with pytest.raises(ValueError, match="optimizer: LBFGS follows"):
+                fit(net, (x, x[:, :2].sin()), **options)
+            with pytest.raises(ValueError, match="checkpoint: holds whole models"):
+                fit(net, (x, x[:, :2].sin()), optimizer="adam", checkpoint="never.pt", **options)
+        if size > 1:
+            with pytest.raises(ValueError, match="group: got 'local' for a model that is spread"):
+                update_grid(net, x, group="local")
         for call in (
             lambda net=net: refine(net, 10),
             lambda net=net: prune(net, x),

@@ -111,7 +111,7 @@ class SymbolicEdges(nn.Module):
         return y.t().reshape(*x.shape[:-1], self.out_features)
 
     def splines_on(self, wanted: Tensor | None, before: Tensor | None) -> Tensor | None:
-        """The layer's new mask, of which a 1 at a formula is only kept for `unfix`; `wanted` is written to."""
+        """The layer's new mask: a 1 at a formula is kept for `unfix`. `wanted` is written to."""
         edges = self.index.unbind(1)
         self.mask_before[slice(None) if wanted is None else wanted[edges] != 0] = 1.0
         if before is not None:

@@ -128,16 +128,22 @@ def fit(
         checks.nonnegative(f"update_grid: {name}", value, 1.0 if name == "grid_eps" else math.inf)
     _check_options("regularization", penalty_options, penalty)
     train, test = split(data, model, batch_size, seed)
-    minimizer = Minimizer(model, builder(optimizer, history_size), lr)
     changes = _grid_changes(model, update_grid_at, refine_at or {})
-    ranks = _ranks(model, group, minimizer, changes, path)
+    ranks = _ranks(model, group, changes, path)
+    build = builder(optimizer, history_size)
+    minimizer = None if ranks is not None and optimizer == "lbfgs" else Minimizer(model, build, lr)
+    if minimizer is None or (ranks is not None and minimizer.lbfgs):
+        raise ValueError(
+            "optimizer: LBFGS follows the loss of each rank, on which ranks differ; expected 'adam', 'adamw' "
+            "or another that looks at gradients only, for a model spread over ranks"
+        )
     run = Run(
         minimizer=minimizer,
         objective=Objective(model, loss, lamb, penalty_options),
         train=train,
         test=test,
         grid_changes=changes,
-        group=group,
+        group=group if ranks is None else ranks,
         ranks=ranks,
         update_options=update_options,
         metrics=dict(metrics or {}),
@@ -163,7 +169,6 @@ def fit(
 def _ranks(
     model: nn.Module,
     group: Any,
-    minimizer: Minimizer,
     changes: dict[int, list[dict[str, Any]]],
     path: Path | None,
 ) -> Any:
@@ -181,11 +186,6 @@ def _ranks(
     ranks = replicas.resolve(model, None)
     if ranks is None:
         return None
-    if minimizer.lbfgs:
-        raise ValueError(
-            "optimizer: LBFGS follows the loss of each rank, on which ranks differ; expected 'adam', 'adamw' "
-            "or another that looks at gradients only, for a model spread over ranks"
-        )
     if sharded and path is not None:
         raise ValueError(
             "checkpoint: holds whole models, expected none for one that fully_shard spread over ranks"

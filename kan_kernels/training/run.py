@@ -165,7 +165,7 @@ class Run:
             if event["kind"] == "refine":
                 grids.refine(self.objective.model, event["grid_size"], self.train.sample(), group=self.group)
             else:
-                options = {"group": self.group, **self.update_options}
+                options = {**self.update_options, "group": self.group}
                 grids.update_grid(self.objective.model, self.train.sample(), **options)
             self.history.events.append(event)
             self.minimizer.rebuild()
