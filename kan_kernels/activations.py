@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checks
+from . import checks, replicas
 from . import functional as F
 from .backends import reference
 from .contract import BASE_CODES
@@ -14,12 +14,18 @@ from .nn import KAN, KANLinear
 from .statistics import compute_dtype
 
 
-def layers_of(model: nn.Module) -> list[KANLinear]:
+def layers_of(model: nn.Module, *, sharded: bool = False) -> list[KANLinear]:
     """The layers of a KAN, or the KANLinear itself.
 
     Raises:
         TypeError: `model` is neither.
+        ValueError: its parameters are sharded over ranks, and not `sharded`, whether they may be.
     """
+    if not sharded and isinstance(model, nn.Module) and replicas.is_sharded(model):
+        raise ValueError(
+            "model: its parameters are sharded over ranks (fully_shard), expected whole ones; "
+            "do this before sharding, or on a model that loaded their full tensors"
+        )
     if isinstance(model, KANLinear):
         return [model]
     if isinstance(model, KAN):
@@ -98,6 +104,29 @@ def edge_values(layer: KANLinear, x: Tensor) -> Tensor:
         for edge in layer.symbolic.edges():
             values[:, edge.input, edge.output] += edge.curve(x[:, edge.input])
     return values
+
+
+@torch.no_grad()
+def formula_agreement(layer: KANLinear, x: Tensor) -> dict[tuple[int, int], float]:
+    """r2 of every formula against the spline underneath it, which it took the place of, on x (n, in).
+
+    NaN where that spline is constant on x.
+    """
+    found: dict[tuple[int, int], float] = {}
+    for edge in [] if layer.symbolic is None else layer.symbolic.edges():
+        i, o = edge.input, edge.output
+        base = layer.base_weight
+        spline = F.kan_linear(
+            x[:, i : i + 1].double(),
+            layer.spline_weight[i : i + 1, :, o : o + 1].double(),
+            layer.grid[i : i + 1].double(),
+            spline_order=layer.spline_order,
+            base_weight=None if base is None else base[i : i + 1, o : o + 1].double(),
+            base=layer.base,
+        )[:, 0]
+        unexplained = (spline - edge.curve(x[:, i].double())).square().mean()
+        found[i, o] = float(1 - unexplained / spline.var(correction=0))
+    return found
 
 
 def edge_arguments(layer: KANLinear) -> dict[str, Any]:

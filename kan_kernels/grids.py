@@ -8,21 +8,24 @@ half-changed.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import checks
+from . import checks, replicas
 from .activations import check_data, layers_of
 from .nn import KANLinear
 from .spline_refit import insert_knots, refit
 
-_Change = tuple[KANLinear, Tensor, Tensor]  # layer, its new knots, its new coefficients, both float64
+_Change = tuple[Tensor, Tensor] | None  # of a layer: its new knots, its new coefficients, both float64
 
 
 @torch.no_grad()
-def update_grid(model: nn.Module, x: Tensor, *, grid_eps: float = 0.02, margin: float = 0.01) -> None:
+def update_grid(
+    model: nn.Module, x: Tensor, *, grid_eps: float = 0.02, margin: float = 0.01, group: Any = None
+) -> None:
     """Move the knots of every layer to where its inputs are, and keep its function on them.
 
     The knots are those of efficient-kan: with `G` cells, G+1 quantiles of the data (sample number
@@ -38,26 +41,38 @@ def update_grid(model: nn.Module, x: Tensor, *, grid_eps: float = 0.02, margin: 
     layers see what the layers before them computed before the change.
 
     Args:
-        model: a KAN or KANLinear.
+        model: a KAN or KANLinear, also in a DistributedDataParallel or sharded by fully_shard.
         x: (..., in) finite inputs of the model, at least one sample, in its dtype.
         grid_eps: 0 for quantiles, 1 for uniform knots.
         margin: how far uniform knots reach beyond the data, in units of x, >= 0.
+        group: where several ranks run, the process group whose ranks hold replicas and all make this call:
+            the knots follow the rows of all of them, and all end with the same bits. "local" for the model
+            and rows of this rank alone. None takes the group of a wrapped or sharded model, and is an error
+            for others.
 
     Raises:
         TypeError, ValueError: naming the argument; the model is as it was.
     """
     checks.nonnegative("grid_eps", grid_eps, 1.0)
     checks.nonnegative("margin", margin)
-    changes: list[_Change] = []
-    for layer, rows in _inputs(layers_of(model), x):
-        knots = _placed_knots(layer, rows, grid_eps, margin)
-        coefficients, old_knots = layer.spline_weight.double(), layer.grid.double()
-        changes.append((layer, knots, refit(coefficients, old_knots, knots, layer.spline_order, rows)))
-    _apply(changes)
+    layers = layers_of(replicas.unwrapped(model), sharded=True)
+    ranks = replicas.resolve(model, group)
+    whole = replicas.whole(model, layers)
+
+    def moved(x: Tensor) -> list[_Change]:
+        changes: list[_Change] = []
+        for layer, rows in _inputs(whole, x):
+            knots = _placed_knots(layer, rows, grid_eps, margin)
+            coefficients, old_knots = layer.spline_weight.double(), layer.grid.double()
+            changes.append((knots, refit(coefficients, old_knots, knots, layer.spline_order, rows)))
+        return changes
+
+    settings = {"grid_eps": grid_eps, "margin": margin}
+    _apply(layers, replicas.shared(ranks, nn.ModuleList(whole), settings, moved, x))
 
 
 @torch.no_grad()
-def refine(model: nn.Module, new_grid_size: int, x: Tensor | None = None) -> None:
+def refine(model: nn.Module, new_grid_size: int, x: Tensor | None = None, *, group: Any = None) -> None:
     """Give every layer more cells, and keep its function.
 
     If the new grid size is a multiple of a layer's, each cell is divided into equal parts and the spline
@@ -67,12 +82,14 @@ def refine(model: nn.Module, new_grid_size: int, x: Tensor | None = None) -> Non
     `update_grid`), else over the whole span of the knots. The k extension knots on each side stay where they
     are.
 
-    `spline_weight` becomes another Parameter of another shape: an optimizer must be built anew.
+    `spline_weight` becomes another Parameter of another shape: an optimizer, and a DistributedDataParallel,
+    must be built anew; fully_shard comes after it.
 
     Args:
         model: a KAN or KANLinear.
         new_grid_size: at least the grid size of every layer; layers that have it stay as they are.
         x: (..., in) finite inputs of the model, at least one sample, in its dtype; or None.
+        group: as for `update_grid`, where the data counts.
 
     Raises:
         TypeError, ValueError: naming the argument; the model is as it was.
@@ -85,23 +102,32 @@ def refine(model: nn.Module, new_grid_size: int, x: Tensor | None = None) -> Non
                 f"new_grid_size: got {new_grid_size}, but layer {n} has {layer.grid_size} cells already, "
                 f"expected {layer.grid_size} or more"
             )
-    if x is not None:
+    if x is not None and (group is None or group == replicas.LOCAL):  # a rank of several may have no rows
         check_data(x, layers[0])
     exact = all(new_grid_size % layer.grid_size == 0 for layer in layers)
-    changes: list[_Change] = []
-    for layer, rows in ((layer, None) for layer in layers) if x is None or exact else _inputs(layers, x):
-        _check_plain(layer)
-        if layer.grid_size == new_grid_size:
-            continue
-        coefficients, old_knots = layer.spline_weight.double(), layer.grid.double()
-        # float32 knots are rounded before the fit: it is made for the knots that the layer will have
-        knots = _divided_knots(old_knots, layer.spline_order, new_grid_size).to(layer.grid.dtype).double()
-        if new_grid_size % layer.grid_size == 0:
-            new = insert_knots(coefficients, old_knots, knots, layer.spline_order)
-        else:
-            new = refit(coefficients, old_knots, knots, layer.spline_order, rows)
-        changes.append((layer, knots, new))
-    _apply(changes)
+
+    def finer(x: Tensor | None) -> list[_Change]:
+        changes: list[_Change] = []
+        for layer, rows in ((layer, None) for layer in layers) if x is None else _inputs(layers, x):
+            _check_plain(layer)
+            if layer.grid_size == new_grid_size:
+                changes.append(None)
+                continue
+            coefficients, old_knots = layer.spline_weight.double(), layer.grid.double()
+            # float32 knots are rounded before the fit: it is made for the knots that the layer will have
+            knots = _divided_knots(old_knots, layer.spline_order, new_grid_size).to(layer.grid.dtype).double()
+            if new_grid_size % layer.grid_size == 0:
+                new = insert_knots(coefficients, old_knots, knots, layer.spline_order)
+            else:
+                new = refit(coefficients, old_knots, knots, layer.spline_order, rows)
+            changes.append((knots, new))
+        return changes
+
+    if x is None or exact:
+        _apply(layers, finer(None))
+        return
+    ranks = replicas.resolve(model, group)
+    _apply(layers, replicas.shared(ranks, model, {"new_grid_size": new_grid_size}, finer, x))
 
 
 def _inputs(layers: list[KANLinear], x: Tensor) -> Iterator[tuple[KANLinear, Tensor]]:
@@ -171,9 +197,12 @@ def _divided_knots(knots: Tensor, order: int, size: int) -> Tensor:
     return torch.cat([knots[:, :order], inner, knots[:, order + old_size + 1 :]], 1)
 
 
-def _apply(changes: list[_Change]) -> None:
-    for layer, knots, coefficients in changes:
+def _apply(layers: list[KANLinear], changes: list[_Change]) -> None:
+    for layer, change in zip(layers, changes, strict=True):
+        if change is None:
+            continue
+        knots, coefficients = change
         if layer.spline_weight.shape[1] != coefficients.shape[1]:
             layer._resize(coefficients.shape[1] - layer.spline_order)
-        layer.spline_weight.copy_(coefficients)
+        replicas.write(layer.spline_weight, coefficients)
         layer.place_grid(knots)

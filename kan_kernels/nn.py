@@ -120,6 +120,9 @@ class KANLinear(SplineModule):
     def set_edge_mask(self, mask: Tensor | None) -> None:
         """Switch edges on (1) and off (0); None switches all on, at no cost.
 
+        A mask is about splines. An edge that has a formula keeps it, and 1 does not switch the spline
+        underneath on, but has `symbolic.unfix` find it on. To switch such an edge off, `unfix` it first.
+
         Args:
             mask: (in, out), zeros and ones of any dtype, copied. An edge that is off takes no part in forward
                 and its weights get no gradient; NaN and inf in x still reach every output.
@@ -127,18 +130,18 @@ class KANLinear(SplineModule):
         Raises:
             TypeError, ValueError: `mask` is no tensor, has another shape or other values.
         """
-        if mask is None:
-            self.edge_mask = None
-            return
         expected = f"a tensor ({self.in_features}, {self.out_features}) of zeros and ones, or None"
-        if not isinstance(mask, Tensor):
-            raise TypeError(f"mask: got {type(mask).__name__}, expected {expected}")
-        if mask.shape != (self.in_features, self.out_features):
-            raise ValueError(f"mask: got shape {tuple(mask.shape)}, expected {expected}")
-        if not mask.is_meta and not ((mask == 0) | (mask == 1)).all():
-            raise ValueError(f"mask: got other values than 0 and 1, expected {expected}")
-        weight = self.spline_weight
-        self.edge_mask = mask.detach().to(device=weight.device, dtype=weight.dtype, copy=True)
+        if mask is not None:
+            if not isinstance(mask, Tensor):
+                raise TypeError(f"mask: got {type(mask).__name__}, expected {expected}")
+            if mask.shape != (self.in_features, self.out_features):
+                raise ValueError(f"mask: got shape {tuple(mask.shape)}, expected {expected}")
+            if not mask.is_meta and not ((mask == 0) | (mask == 1)).all():
+                raise ValueError(f"mask: got other values than 0 and 1, expected {expected}")
+            weight = self.spline_weight
+            mask = mask.detach().to(device=weight.device, dtype=weight.dtype, copy=True)
+        symbolic = self.symbolic
+        self.edge_mask = mask if symbolic is None else symbolic.splines_on(mask, self.edge_mask)
 
     def masked_weights(self) -> tuple[Tensor, Tensor | None]:
         """spline_weight and base_weight as forward uses them: those of edges that are off are zero."""

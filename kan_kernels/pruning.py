@@ -2,14 +2,14 @@
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from . import checks
+from . import checks, replicas
 from .activations import (
     active_edges,
     check_data,
@@ -129,6 +129,7 @@ def prune(
     edge_threshold: float = 3e-2,
     kind: str = "l1",
     keep_means: bool = False,
+    group: Any = None,
 ) -> tuple[Model, PruneReport]:
     """A smaller KAN without the hidden nodes and edges that hardly matter on the data x.
 
@@ -144,6 +145,8 @@ def prune(
         kind: of score, see `edge_scores`.
         keep_means: add the mean over x of what went to the bias of its layer (which gets one if it has none),
             so that only its variation is lost.
+        group: where several ranks run, the process group whose ranks hold replicas and all make this call:
+            the rows of all count, and all get the same. "local" for the model and rows of this rank alone.
 
     Returns:
         The new model, of the same class, and a report.
@@ -154,6 +157,9 @@ def prune(
     checks.boolean("keep_means", keep_means)
     checks.nonnegative("node_threshold", node_threshold)
     checks.nonnegative("edge_threshold", edge_threshold)
+    if (ranks := replicas.resolve(model, group)) is not None:
+        options = {"node_threshold": node_threshold, "edge_threshold": edge_threshold}
+        return _together(prune, ranks, model, x, {**options, "kind": kind, "keep_means": keep_means})
     scores = _Scores(model, x, kind)
     active = [s.gt(edge_threshold) & a for s, a in zip(scores.edges, scores.active, strict=True)]
     nodes = [torch.ones_like(s, dtype=torch.bool) for s in scores.nodes]
@@ -185,11 +191,12 @@ def prune_inputs(
     keep: Sequence[int] | None = None,
     kind: str = "attribution",
     keep_means: bool = False,
+    group: Any = None,
 ) -> tuple[Model, PruneReport]:
     """A KAN without the inputs that hardly matter on the data x; call it with x[..., report.kept[0]].
 
     Args:
-        model, x, keep_means: as for `prune`.
+        model, x, keep_means, group: as for `prune`.
         threshold: inputs whose score is not above it go.
         keep: the inputs that stay, in place of the threshold; sorted.
         kind: of score, see `edge_scores`.
@@ -202,13 +209,16 @@ def prune_inputs(
     """
     checks.boolean("keep_means", keep_means)
     checks.nonnegative("threshold", threshold)
+    if (ranks := replicas.resolve(model, group)) is not None:
+        options = {"threshold": threshold, "keep": keep, "kind": kind, "keep_means": keep_means}
+        return _together(prune_inputs, ranks, model, x, options)
     scores = _Scores(model, x, kind)
     nodes = [torch.ones_like(s, dtype=torch.bool) for s in scores.nodes]
     if keep is None:
         nodes[0] = scores.nodes[0] > threshold
     else:
         count = len(nodes[0])
-        kept = [checks.integer(f"keep[{n}]", i, 0, count - 1) for n, i in enumerate(keep)]
+        kept = [checks.integer("keep: input", i, 0, count - 1) for i in keep]
         nodes[0] = torch.zeros_like(nodes[0])
         nodes[0][kept] = True
     active = [a.clone() for a in scores.active]
@@ -223,6 +233,20 @@ def prune_inputs(
         for j in (~nodes[0]).nonzero().flatten().tolist()
     ]
     return _build(model, scores, nodes, active, gone, keep_means)
+
+
+def _together(
+    function: Callable[..., tuple[Model, PruneReport]], ranks: Any, model: Model, x: Tensor, options: dict
+) -> tuple[Model, PruneReport]:
+    """The pruned model and the report of the first rank, on the rows of all."""
+    place = layers_of(model)[0].spline_weight.device
+
+    def pruned(x: Tensor) -> tuple[Model, PruneReport]:
+        small, report = function(model, x, **options, group=replicas.LOCAL)
+        return small.cpu(), report
+
+    small, report = replicas.shared(ranks, model, (function.__name__, options), pruned, x)
+    return small.to(place), report
 
 
 class _Scores:
@@ -352,8 +376,8 @@ def _slice(layer: KANLinear, inputs: Tensor, outputs: Tensor, active: Tensor) ->
             setattr(new, name, nn.Parameter(value.detach().contiguous(), requires_grad=wanted))
     mask = active if layer.edge_mask is None else active & (layer.edge_mask != 0)
     mask = mask[i][:, o]
+    new.set_symbolic(None)  # those of the old shape
     new.set_edge_mask(None if mask.all() else mask)
-    new.set_symbolic(None)
     if layer.symbolic is not None:
         new.set_symbolic(_symbolic(layer.symbolic, i.tolist(), o.tolist(), active))
     return new

@@ -13,7 +13,7 @@ import torch
 from harness import DEVICE
 from torch import Tensor
 
-from kan_kernels import KAN, KANLinear, to_numpy_model
+from kan_kernels import KAN, KANLinear, symbolic, to_numpy_model
 
 MASK = torch.tensor([[1, 0, 1], [0, 0, 1], [1, 1, 0], [0, 0, 0]])
 
@@ -195,3 +195,63 @@ def test_numpy_model() -> None:
     np.testing.assert_allclose(
         to_numpy_model(net)(x.numpy()), net(x).detach().numpy(), rtol=1e-12, atol=1e-14
     )
+
+
+@pytest.mark.parametrize(
+    "mask", (None, torch.ones(4, 3), MASK, 1 - MASK), ids=("none", "ones", "some", "rest")
+)
+@pytest.mark.parametrize("before", (None, MASK), ids=("none", "some"))
+def test_splines_under_formulas_stay_off(mask: Tensor | None, before: Tensor | None) -> None:
+    """Whatever mask is set after `fix`: the edge is its formula alone, also in a state dict and a copy; the
+    others follow the mask. `unfix` gives the spline back that a 1 switched on, or that was on before.
+    """
+    layer, x = KANLinear(4, 3, dtype=torch.float64), torch.randn(6, 4, dtype=torch.float64)
+    layer.set_edge_mask(before)
+    for i in range(4):
+        symbolic.fix(layer, i, 1, "sin", params=(1.3, 0.2, 0.7, i))
+    formulas = (0.7 * torch.sin(1.3 * x + 0.2)).sum(1) + 6
+    layer.set_edge_mask(mask)
+    fresh = KANLinear(4, 3, dtype=torch.float64)
+    fresh.load_state_dict(layer.state_dict())
+    plain = copy.deepcopy(layer)
+    plain.set_symbolic(None)
+    plain.set_edge_mask(mask)
+    for one in (layer, fresh, copy.deepcopy(layer)):
+        torch.testing.assert_close(one(x)[:, 1], formulas, rtol=1e-13, atol=1e-13)
+        assert torch.equal(one(x)[:, [0, 2]], plain(x)[:, [0, 2]])
+    before = torch.ones(4, 3) if before is None else before
+    on = torch.ones(4) if mask is None else torch.maximum(mask, before)[:, 1]
+    for i in range(4):
+        symbolic.unfix(layer, i, 1)
+    plain.set_edge_mask(torch.tensor([[1, float(b), 1] for b in on]))
+    assert torch.equal(layer(x)[:, 1], plain(x)[:, 1])
+
+
+def test_a_mask_that_went_round_keeps_formulas_and_splines() -> None:
+    """Read, changed elsewhere and set again, a mask changes nothing at a formula, nor what `unfix` finds."""
+    layer, x = KANLinear(4, 3, dtype=torch.float64), torch.randn(6, 4, dtype=torch.float64)
+    before = layer(x)
+    symbolic.fix(layer, 2, 1, "sin", params=(1.3, 0.2, 0.7, 0.0))
+    fixed, mask = layer(x), layer.edge_mask.clone()
+    mask[0, 0] = 0
+    layer.set_edge_mask(mask)
+    assert torch.equal(layer(x)[:, 1:], fixed[:, 1:]) and not torch.equal(layer(x)[:, 0], fixed[:, 0])
+    mask[0, 0] = 1
+    layer.set_edge_mask(mask)
+    symbolic.unfix(layer, 2, 1)
+    assert torch.equal(layer(x), before)
+
+
+def test_a_spline_beside_its_formula_loads_and_can_be_switched_off() -> None:
+    """A state dict may hold both on one edge, as pykan's mode "ns" does: it loads as it was."""
+    layer, x = KANLinear(4, 3, dtype=torch.float64), torch.randn(6, 4, dtype=torch.float64)
+    symbolic.fix(layer, 2, 1, "sin", params=(1.3, 0.2, 0.7, 0.0))
+    alone, state = layer(x), layer.state_dict()
+    both = KANLinear(4, 3, dtype=torch.float64)
+    del state["edge_mask"]
+    assert both.load_state_dict(state) == ([], [])
+    assert both.edge_mask is None and not torch.equal(both(x), alone)
+    mask = torch.ones(4, 3)
+    mask[2, 1] = 0
+    both.set_edge_mask(mask)
+    assert torch.equal(both(x), alone)

@@ -87,7 +87,7 @@ def test_pruned_is_gone_and_formulas_are_marked() -> None:
     last.set_edge_mask(torch.tensor([[1], [1], [1], [0]]))
     figure = plot(net, x)
     assert boxes(figure) == (8 - 3) + 3
-    assert texts(figure).count("sin") == 1
+    assert sum(text.startswith("sin") for text in texts(figure)) == 1
     colours = collections(figure, "LineCollection")[-1].get_colors()
     assert sum(np.allclose(c[:3], VERMILION) for c in colours) == 1
     drawn = graphs(figure)[[np.allclose(c[:3], VERMILION) for c in colours].index(True)][:, 1]
@@ -234,7 +234,9 @@ def test_page_of_edges() -> None:
     symbolic(layer, Edge(2, 3, "exp", (1.0, 0.0, 5.0, 0.0)))
     figure = plot_edges(layer, x, [(2, 3), (0, 1), (1, 1)], columns=2, inputs=["a", "b", "c"])
     titles = [a.get_title(loc="left") for a in figure.axes]
-    assert titles[0].startswith("c → output 3\nexp, mean") and titles[1].startswith("a → output 1\nmean")
+    assert titles[0].startswith("c → output 3\nexp, r² < 0, mean") and titles[1].startswith(
+        "a → output 1\nmean"
+    )
     panel = figure.axes[1]
     u, drawn = panel.lines[1].get_data()
     want = edge_values(layer, torch.tensor(u, dtype=F64, device=DEVICE).unsqueeze(1).expand(-1, 3))[:, 0, 1]
@@ -255,6 +257,55 @@ def test_page_of_edges() -> None:
     assert largest.axes[0].get_title(loc="left").startswith("input 2 → output 3")
 
 
+def test_formulas_stand_with_their_r2() -> None:
+    """That of the fit, on the same data, never rounded up; none against a constant."""
+    from kan_kernels import symbolic
+
+    net, x = make([2, 2, 1]), data(2, 300)
+    layer = net.layers[0]
+    with torch.no_grad():
+        torch.nn.init.normal_(layer.spline_weight)
+        layer.spline_weight[1, :, 1] = layer.base_weight[1, 1] = 0.0
+    r2 = symbolic.fix(layer, 0, 0, "sin", x).r2
+    symbolic.fix(layer, 1, 1, "x", params=(1.0, 0.0, 1.0, 0.0))
+    shown = [text for text in texts(plot(net, x)) if text.startswith(("sin", "x\n")) or text == "x"]
+    assert shown[1] == "x" and shown[0].startswith("sin\nr² 0.")
+    value = float(shown[0].split()[-1])
+    assert 0 <= r2 - value < 1.1e-4 and 0.01 < r2 < 0.999
+    (panel,) = plot_edges(layer, x, [(0, 0)]).axes
+    assert f"sin, r² {value:.4g}, mean" in panel.get_title(loc="left")
+
+
+def test_rows_and_columns_are_named() -> None:
+    """Every row of a crossbar at its height; of a heat map as many of both sides as there is room for."""
+    names = [f"in {i}" for i in range(8)]
+    figure = plot(make([8, 6, 1]), data(8), inputs=names)
+    rows = [t for t in figure.axes[0].texts if t.get_text() in names and t.get_ha() == "right"]
+    assert [t.get_text() for t in rows] == names
+    heights = np.array(
+        [p.vertices[:4, 1] for c in collections(figure, "PolyCollection") for p in c.get_paths()]
+    )
+    middles = sorted({round(float(h.mean()), 3) for h in heights})[:8]
+    np.testing.assert_allclose([t.get_position()[1] for t in rows], middles, atol=0.1)
+    wide = [f"a long name {o}" for o in range(40)]
+    figure = plot(make([40, 30, 40]), data(40), outputs=wide)
+    first, last = figure.axes[0].images[0].get_extent(), figure.axes[0].images[1].get_extent()
+    for (_, _, low, high), names, count in (
+        (first, [f"$x_{{{i + 1}}}$" for i in range(40)], 40),
+        (last, [str(i) for i in range(30)], 30),
+    ):
+        seen = {
+            t.get_text(): t.get_position()[1]
+            for t in figure.axes[0].texts
+            if t.get_ha() == "right" and low < t.get_position()[1] < high
+        }
+        assert 12 <= len(seen) <= 24
+        for name, height in seen.items():
+            assert (height - low) / (high - low) == pytest.approx((names.index(name) + 0.5) / count)
+    columns = [t for t in figure.axes[0].texts if t.get_rotation() == 90]
+    assert [t.get_text() for t in columns] == wide[::2]
+
+
 def test_history_marks() -> None:
     """Losses on a logarithmic axis; refinements, grid updates and the end where they happened."""
     history = History(
@@ -267,6 +318,7 @@ def test_history_marks() -> None:
         ],
     )  # fmt: skip
     axes = plot_history(history, title="run").axes[0]
+    assert all(float(tick).is_integer() for tick in axes.get_xticks()), "there is no half step"
     assert axes.get_yscale() == "log" and axes.get_title(loc="left") == "run"
     assert [list(line.get_xdata()) for line in axes.lines] == [
         [0, 1, 2, 3], [0, 2], [1, 1], [2, 2], [2, 2], [3, 3],
@@ -289,7 +341,10 @@ def test_bad_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda: plot_edges(net, x), TypeError, "layer: got KAN"),
         (lambda: plot_edges(net.layers[0], x, [(2, 0)]), ValueError, r"edges: got \(2, 0\)"),
         (lambda: plot_edges(net.layers[0], x, []), ValueError, "edges: there are none"),
+        (lambda: plot_edges(net.layers[0], x, [(True, False)]), ValueError, r"edges: got \(True, False\)"),
+        (lambda: plot_edges(net.layers[0], x, inputs="ab"), ValueError, "inputs: got 'ab', expected 2 names"),
         (lambda: plot_edges(net.layers[0], x, columns=0), ValueError, "columns: got 0"),
+        (lambda: plot_edges(net.layers[0], x, columns=1.5), TypeError, "columns: got 1.5"),
         (lambda: plot_history([1.0]), TypeError, "history: got list"),
     ):
         with pytest.raises(error, match=match):

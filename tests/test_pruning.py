@@ -343,8 +343,10 @@ def test_bad_arguments() -> None:
         prune(net, x, edge_threshold=-1)
     with pytest.raises(TypeError, match="node_threshold: got 'a'"):
         prune(net, x, node_threshold="a")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"keep\[0\]: got 2, expected an int in 0..1"):
+    with pytest.raises(ValueError, match="keep: input: got 2"):
         prune_inputs(net, x, keep=[2])
+    with pytest.raises(TypeError, match="keep: input: got True"):
+        prune_inputs(net, x, keep=[True, False])  # a mask, which is no list of inputs
     with pytest.raises(ValueError, match="at least two"):
         prune(net, x[:1], kind="attribution")
     with torch.no_grad():

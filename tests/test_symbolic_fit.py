@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from kan_kernels import symbolic
+from kan_kernels import KANLinear, symbolic
 from kan_kernels.symbolic import library, search
+from kan_kernels.symbolic.curves import Curves
 from kan_kernels.symbolic.fit import FINE, Fits, fit, samples
 
 # name, (a, b, c, d), data interval
@@ -99,15 +101,21 @@ def test_parameters_in_plainest_form() -> None:
 
 
 def grid_search(x: Tensor, y: Tensor, f, zooms: int = 3) -> float:
-    """The best r2 of c f(a x + b) + d over a, b in (-10, 10): 101 x 101 points, zoomed into three times."""
+    """The best r2 of c f(a x + b) + d over a, b in (-10, 10): 101 x 101 points, zoomed into three times.
+
+    Among those whose terms do not cancel: |c f| is at most ten times the largest |y|.
+    """
     centre, half, best = (0.0, 0.0), 10.0, 0.0
     for _ in range(zooms):
         a, b = (torch.linspace(m - half, m + half, 101, dtype=torch.float64) for m in centre)
         z = f(a[:, None, None] * x[:, 0] + b[:, None])
+        largest = z.abs().amax(-1)
         z = z - z.mean(-1, keepdim=True)
         yc = (y - y.mean(0))[:, 0]
         r2 = (z @ yc).square() / (z.square().sum(-1) * yc.square().sum())
         r2[z.square().mean(-1) < 1e-10] = 0.0  # a is about 0, and what is left are rounding errors
+        c = (z @ yc) / z.square().sum(-1)
+        r2[~(c.abs() * largest <= search.CANCEL * y.abs().max())] = 0.0
         top = torch.nan_to_num(r2, 0.0).flatten().argmax()
         best = max(best, float(torch.nan_to_num(r2, 0.0).max()))
         centre, half = (float(a[top // 101]), float(b[top % 101])), half / 10
@@ -134,8 +142,10 @@ def test_not_worse_than_a_grid_search(curve: str) -> None:
     fits = fit_one(x, CURVES[curve], names)
     for n, name in enumerate(names):
         searched = grid_search(x, CURVES[curve](x), library.get(name).torch)
-        # sqrt and arcsin stay a little inside of their domains, and their slope is infinite at the ends
-        slack = 1e-7 if name in ("sqrt", "arcsin") else 1e-9
+        # sqrt and arcsin stay a little inside of their domains, and their slope is infinite at the ends;
+        # |log| depends on the scale of its argument, which the search chooses and the plainest form does not;
+        # arccos may be held by its domain and by the limit at once
+        slack = {"sqrt": 1e-7, "arcsin": 1e-7, "log": 0.1, "arccos": 1e-5}.get(name, 1e-9)
         assert float(fits.r2[0, n]) >= searched - slack, (name, float(fits.r2[0, n]), searched)
 
 
@@ -200,6 +210,42 @@ def test_does_not_cancel_in_float32() -> None:
             error = (value.double() - curve(x)[:, 0]).square().mean() / curve(x).var(unbiased=False)
             assert float(error) < 1 - float(fits.r2[0, n]) + 1e-4, (name, eps)
             assert abs(float(c)) < largest, (name, eps)
+
+
+def edges(count: int) -> tuple[Tensor, Any]:
+    """Points and curves of random edges: silu times a number plus a small cubic spline, as layers begin."""
+    layer = KANLinear(count, 1, dtype=torch.float64)
+    x = torch.linspace(-1, 1, 256, dtype=torch.float64)[:, None].expand(-1, count).contiguous()
+    return x, Curves(layer, torch.stack([torch.arange(count), torch.zeros(count, dtype=torch.int64)], 1))
+
+
+def test_terms_do_not_cancel() -> None:
+    """Lines and parabolas with a little else in them, which every short arc of a function resembles: no fit
+    has terms of more than ten times the curve's size, in either precision.
+    """
+    x, curves = edges(20)
+    y = curves(slice(None), x)
+    for eps in (2.0**-52, 2.0**-23):
+        fits = fit(x, curves, library.resolve(None), eps)
+        for n, function in enumerate(fits.functions):
+            a, b, c, d = fits.affine[:, n].unbind(-1)
+            term = (c * function.torch(a * x + b)).abs().amax(0)
+            assert bool((term <= 10.001 * y.abs().amax(0)).all()), (function.name, eps)
+            assert bool((d.abs() <= 11.001 * y.abs().amax(0)).all()), (function.name, eps)
+        r2 = dict(zip((f.name for f in fits.functions), fits.r2.unbind(1), strict=True))
+        assert bool((r2["sin"] > r2["x"] - 0.01).all()), "a line is a long arc, in which little cancels"
+
+
+@pytest.mark.parametrize("name", ("cos", "cosh", "gaussian", "exp", "tanh", "sqrt"))
+def test_terms_that_cancel_in_truth(name: str) -> None:
+    """A short arc less its own mean is that function, exactly: the fit says so, whatever cancels."""
+    x = data(-1, 1)
+    arc = evaluate(name, torch.tensor((0.05, 1.0, 1.0, 0.0), dtype=torch.float64), x)
+    curve = lambda p: evaluate(name, torch.tensor((0.05, 1.0, 1.0, -float(arc.mean()))), p)  # noqa: E731
+    assert float(1 - fit_one(x, curve, [name]).r2[0, 0]) < 1e-10
+    # the same arc with its mean has terms of its own size, in which nothing cancels
+    curve = lambda p: evaluate(name, torch.tensor((0.05, 1.0, 1.0, 0.0), dtype=torch.float64), p)  # noqa: E731
+    assert float(1 - fit_one(x, curve, [name]).r2[0, 0]) < 1e-10
 
 
 def test_poles_stay_outside_of_the_data() -> None:

@@ -116,6 +116,35 @@ def test_simplify() -> None:
     assert simple == 1 and plain == sympy.sin(x) ** 2 + sympy.cos(x) ** 2
 
 
+def decimals(expression: Any) -> int:
+    """The most decimals of a number in it."""
+    return max((len(str(float(n)).partition(".")[2]) for n in expression.atoms(sympy.Float)), default=0)
+
+
+def test_rounding_comes_after_simplifying() -> None:
+    """Products that sympy multiplies out are rounded too, and are those of the numbers before rounding."""
+    net = KAN([2, 2, 1], dtype=torch.float64)  # ((p x + q y)^2 - (r x - s y)^2) / 4
+    for node, (first, second) in enumerate(((1.00003, 0.99998), (0.99997, -1.00001))):
+        symbolic.fix(net.layers[0], 0, node, "x", params=(1.0, 0.0, 100 * first, 0.0))
+        symbolic.fix(net.layers[0], 1, node, "x", params=(1.0, 0.0, 100 * second, 0.0))
+        symbolic.fix(net.layers[1], node, 0, "x^2", params=(1.0, 0.0, 0.25e-4 * (-1) ** node, 0.0))
+    x, y = sympy.symbols("x y")
+    (got,) = symbolic.formula(net, ["x", "y"], digits=4, simplify=True)
+    assert decimals(got) <= 4
+    for point in ({x: 1.0, y: 0.7}, {x: -2.0, y: 1.0}):
+        values = torch.tensor([[point[x], point[y]]], dtype=torch.float64)
+        assert float(got.subs(point)) == pytest.approx(net(values).item(), abs=5e-4), got
+
+
+def test_simplify_sees_through_rounding_noise() -> None:
+    """Constants that are whole but for the last digits of a polish are whole to sympy."""
+    net = KAN([1, 2, 1], dtype=torch.float64)
+    for node, name in enumerate(("sin", "cos")):
+        symbolic.fix(net.layers[0], 0, node, name, params=(1.0, 0.0, 1 + 4e-16 * node, 0.0))
+        symbolic.fix(net.layers[1], node, 0, "x^2", params=(1.0, 0.0, 1 - 3e-16 * node, 0.0))
+    assert symbolic.formula(net, ["x"], digits=6, simplify=True) == [1]
+
+
 def test_masked_edges_are_absent() -> None:
     """An edge that is off and has no formula takes no part; an input without edges is no symbol."""
     net = paper()
@@ -190,9 +219,12 @@ def test_first_edge_without_a_formula_is_named() -> None:
     symbolic.unfix(net.layers[1], 1, 0)
     with pytest.raises(ValueError, match="edge 1 -> 0 of layer 1 has no formula"):
         symbolic.formula(net)
-    for mask in (None, torch.tensor([[0], [1]])):
+    for mask in (None, torch.tensor([[0], [1]])):  # a spline beside a formula, as pykan's mode "ns" has it
         net = fixed([2, 1], ["sin"])
-        net.layers[0].set_edge_mask(mask)
+        layer, edges = net.layers[0], net.layers[0].symbolic
+        layer.set_symbolic(None)
+        layer.set_edge_mask(mask)
+        layer.set_symbolic(edges)
         edge = "0 -> 0" if mask is None else "1 -> 0"
         with pytest.raises(ValueError, match=f"edge {edge} of layer 0 has a spline beside its formula"):
             symbolic.formula(net)

@@ -24,6 +24,10 @@ from kan_kernels.training import fit
         ({"data": {"training": None}}, ValueError, r"data: got a dict with the keys \['training'\]"),
         ({"y": lambda y: y[:-1]}, ValueError, "data: train has 200 samples of x and 199 of y"),
         ({"y": lambda y: y[:, 0]}, ValueError, r"y has shape \(200,\), expected \(200, 1\)"),
+        ({"y": lambda y: (y[:, 0] > 1).long(), "net": [2, 3]}, ValueError,
+         r"y has shape \(200,\), expected \(200, 3\) like the prediction, "
+         r"or class indices of shape \(200,\) with loss=torch.nn.functional.cross_entropy"),
+        ({"y": lambda y: (y > 1).long(), "net": [2, 3]}, ValueError, "functional.cross_entropy"),
         ({"x": lambda x: x[:0], "y": lambda y: y[:0]}, ValueError, "expected at least one sample"),
         ({"x": lambda x: x.index_fill(0, torch.tensor([7], device=DEVICE), math.nan)}, ValueError,
          "data: train x has a value that is not finite in sample 7"),
@@ -39,6 +43,11 @@ from kan_kernels.training import fit
          "history_size: got 20 with optimizer='adam', expected it with 'lbfgs' only"),
         ({"lr": -1.0}, ValueError, "lr: got -1.0"),
         ({"lamb": -1.0}, ValueError, "lamb: got -1.0"),
+        ({"lr": True, "optimizer": "adam"}, TypeError, "lr: got True, expected a positive number"),
+        ({"lamb": "1"}, TypeError, "lamb: got '1'"),
+        ({"loss": "mse"}, TypeError, r"loss: got 'mse', expected a function of \(prediction, y\)"),
+        ({"metrics": {"a": 3}}, TypeError, r"metrics\['a'\]: got 3, expected a function"),
+        ({"metrics": [abs]}, TypeError, "metrics: got list"),
         ({"patience": 0}, ValueError, "patience: got 0"),
         ({"refine_at": {3: 0}}, ValueError, r"refine_at\[3\]: got 0"),
         ({"refine_at": {3: 4}}, ValueError, r"refine_at\[3\]: got 4, but the grids have 5 cells"),
@@ -52,7 +61,9 @@ from kan_kernels.training import fit
          r"loss: got shape \(200, 1\)"),
         ({"data": {"train_input": 0, "test_input": 0}}, ValueError, "data: got a dict without 'train_label'"),
         ({"update_grid_at": [-1]}, ValueError, "update_grid_at: step: got -1"),
-        ({"resume": True}, ValueError, "resume: got True"),
+        ({"resume": True}, ValueError, "resume: got True without checkpoint"),
+        ({"resume": 1}, TypeError, "resume: got 1, expected True, False or the path"),
+        ({"resume": None}, TypeError, "resume: got None"),
         ({"checkpoint": "/nowhere/at/all.pt"}, ValueError, "checkpoint: there is no folder"),
         ({"loss": lambda p, y: (p - y) ** 2}, ValueError, r"loss: got shape \(200, 1\)"),
     ],
@@ -62,7 +73,7 @@ def test_bad_arguments(change: dict[str, Any], error: type[Exception], match: st
     x, y = data()
     change = dict(change)
     x, y = change.pop("x", lambda x: x)(x), change.pop("y", lambda y: y)(y)
-    net = make()
+    net = make(change.pop("net", None))
     before = copy.deepcopy(net)
     with pytest.raises(error, match=match):
         fit(net, change.pop("data", (x, y)), **change)

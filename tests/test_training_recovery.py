@@ -120,9 +120,58 @@ def test_resume_is_exact(optimizer: str, tmp_path: Path) -> None:
     assert same(fresh, whole)
     keep = [t for t in two.evaluated if t != 9]  # where the first part ended
     assert two.train_loss == one.train_loss and keep == one.evaluated
-    assert {"step": 9, "kind": "resumed"} in two.events
+    assert {"step": 9, "kind": "resumed", "file": str(path)} in two.events
     content = torch.load(path, weights_only=True)
     assert content["snapshot"]["step"] == 14 and not (tmp_path / "run.pt.partial").exists()
+
+
+@pytest.mark.parametrize("as_text", (False, True))
+def test_resume_from_a_named_file(as_text: bool, tmp_path: Path) -> None:
+    """`resume` names the file, `checkpoint` another or none: the training goes on from the first, bit for
+    bit, writes the second only, and the history says what it went on from.
+    """
+    x, y = data()
+    old, new = tmp_path / "old.pt", tmp_path / "new.pt"
+    fit(make(), (x, y), steps=3, checkpoint=old)
+    content, whole = old.read_bytes(), make()
+    one = fit(whole, (x, y), steps=6)
+    for checkpoint in (new, None):
+        net = make(seed=7)
+        source = str(old) if as_text else old
+        two = fit(net, (x, y), steps=6, resume=source, checkpoint=checkpoint)
+        assert same(net, whole) and two.train_loss == one.train_loss
+        assert two.events == [{"step": 3, "kind": "resumed", "file": str(old)}]
+        assert old.read_bytes() == content
+    assert torch.load(new, weights_only=True)["snapshot"]["step"] == 6
+
+
+def test_nothing_to_resume_from(tmp_path: Path) -> None:
+    """A named file must be there; True starts anew where there is none yet, and says so."""
+    x, y = data()
+    path, net = tmp_path / "run.pt", make()
+    before = copy.deepcopy(net)
+    for source in (path, tmp_path):
+        with pytest.raises(ValueError, match="resume: there is no file"):
+            fit(net, (x, y), steps=2, resume=source, checkpoint=tmp_path / "new.pt")
+    path.write_bytes(b"text")
+    with pytest.raises(ValueError, match=r"resume: .* is not a file that fit wrote"):
+        fit(net, (x, y), steps=2, resume=path)
+    path.unlink()
+    assert same(net, before) and not list(tmp_path.iterdir())
+    history = fit(net, (x, y), steps=2, resume=True, checkpoint=path)
+    assert history.events == [{"step": 0, "kind": "not_resumed", "file": str(path)}]
+
+
+def test_resume_of_a_longer_training(tmp_path: Path) -> None:
+    """A checkpoint that is past `steps` is no training of so many steps."""
+    x, y = data()
+    path, net = tmp_path / "run.pt", make(seed=3)
+    fit(make(), (x, y), steps=4, checkpoint=path)
+    before = copy.deepcopy(net)
+    with pytest.raises(ValueError, match=r"steps: got 3, but '.*run.pt' is at step 4"):
+        fit(net, (x, y), steps=3, checkpoint=path, resume=True)
+    assert same(net, before)
+    assert len(fit(net, (x, y), steps=4, checkpoint=path, resume=True).train_loss) == 5
 
 
 def test_checkpoints_while_training(tmp_path: Path) -> None:
@@ -261,7 +310,7 @@ def test_interrupt_in_the_middle_of_a_grid_change(monkeypatch: pytest.MonkeyPatc
     """Ctrl-C when one layer is refined and the next is not yet: the model is whole again afterwards."""
     import kan_kernels.grids as grids
 
-    def halfway(model: KAN, size: int, x: Tensor) -> None:
+    def halfway(model: KAN, size: int, x: Tensor, *, group: Any) -> None:
         refine(model.layers[0], size)
         raise KeyboardInterrupt
 

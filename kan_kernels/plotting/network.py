@@ -10,13 +10,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..activations import active_edges, check_data, edge_magnitudes, edge_values, layers_of, node_values
+from ..activations import (
+    active_edges,
+    check_data,
+    edge_magnitudes,
+    edge_values,
+    formula_agreement,
+    layers_of,
+    node_values,
+)
 from ..nn import KANLinear
-from .style import ACCENT, FAINT, FORMULA, INK, PAPER, matplotlib, new_figure, style
+from .style import ACCENT, FAINT, FORMULA, INK, PAPER, formula_label, matplotlib, new_figure, style
 
 FAN = 24  # edges that still fit side by side
 CROSSBAR = 16  # nodes on a side whose functions can still be seen in a table
 POINTS = 101  # of a curve
+TICKS = 24  # names along a side of a heat map
 FAINTEST = 0.06  # opacity of an edge that is there but does nothing
 
 
@@ -34,10 +43,11 @@ def plot(
 
     A layer of up to 24 edges is drawn as in the paper: every edge leads through a box with the graph of its
     function, over the range of the data. A layer of up to 16 nodes on each side becomes a crossbar, a table
-    of such boxes with a row for every input and a column for every output; a larger one a heat map of the
-    edges' magnitudes (formulas: dots). Opacity is tanh(beta |phi|), where |phi| is the mean magnitude on the
-    data (eq. 2.17), as in pykan. Edges with a formula are vermilion and carry its name. Masked edges, and
-    hidden nodes that nothing leads to and nothing away from, are left out.
+    of such boxes with a row for each input and a column for each output; a larger one a heat map of the
+    edges' magnitudes (formulas: dots). Rows of tables and both sides of heat maps are named, hidden nodes by
+    their number. Opacity is tanh(beta |phi|), where |phi| is the mean magnitude on the data (eq. 2.17), as in
+    pykan. Edges with a formula are vermilion and carry its name, with its r2 against the spline underneath,
+    which it took the place of. Masked edges, and hidden nodes without a way in and a way out, are left out.
 
     Args:
         model: a KAN or KANLinear.
@@ -63,16 +73,18 @@ def plot(
     seen = [_look(layer, None if values is None else values[i]) for i, layer in enumerate(layers)]
     nodes = _visible(seen)
     picture = _Picture(beta)
-    bands = [_band(s, nodes[i], nodes[i + 1]) for i, s in enumerate(seen)]
+    bands = [_band(s, nodes[i], nodes[i + 1], i == len(seen) - 1) for i, s in enumerate(seen)]
     width = max(band.width for band in bands)
     y = 0.0
-    picture.nodes(_spread(nodes[0], width), y, [names[j] for j in nodes[0]], below=True)
+    picture.nodes(_spread(nodes[0], width), width, y, [names[j] for j in nodes[0]], below=True)
     for i, band in enumerate(bands):
         ends = _spread(nodes[i], width), _spread(nodes[i + 1], width)
-        band.draw(picture, width, y, *ends)
+        called = names if i == 0 else [str(j) for j in range(layers[i].in_features)]
+        feeding = results if i == len(bands) - 1 else [str(j) for j in range(layers[i].out_features)]
+        band.draw(picture, width, y, *ends, called, feeding)
         y += band.height
         last = i == len(bands) - 1
-        picture.nodes(ends[1], y, [results[j] for j in nodes[-1]] if last else None, below=False)
+        picture.nodes(ends[1], width, y, [results[j] for j in nodes[-1]] if last else None, below=False)
     with style():
         return picture.render(ax, width, y, title)
 
@@ -107,7 +119,9 @@ def _look(layer: KANLinear, x: Tensor | None) -> _Seen:
     l1 = edge_magnitudes(layer, x)
     formulas: dict[tuple[int, int], str] = {}
     if layer.symbolic is not None:
-        formulas = {(edge.input, edge.output): edge.name for edge in layer.symbolic.edges()}
+        agreement = formula_agreement(layer, x)
+        edges = [(edge.input, edge.output, edge.name) for edge in layer.symbolic.edges()]
+        formulas = {(i, o): formula_label(name, agreement[i, o]) for i, o, name in edges}
     return _Seen(l1.cpu().numpy(), active_edges(layer).cpu().numpy(), formulas, layer, low, high)
 
 
@@ -128,6 +142,11 @@ def _names(argument: str, names: Sequence[str] | None, count: int, letter: str) 
     return [str(name) for name in names]
 
 
+def _letters(text: str) -> int:
+    """About how many letters wide a name is; of mathematics, a symbol and its index."""
+    return 3 if "$" in text else max(1, len(text))
+
+
 def _spread(nodes: list[int], width: float) -> dict[int, float]:
     """Where the nodes are, evenly."""
     return {node: width * (j + 0.5) / len(nodes) for j, node in enumerate(nodes)}
@@ -143,7 +162,9 @@ class _Fan:
         self.width = max(4.0, 1.25 * self.box * len(self.edges))
         self.height = self.box + 1.5
 
-    def draw(self, picture: "_Picture", width: float, y: float, bottom: dict, top: dict) -> None:
+    def draw(
+        self, picture: "_Picture", width: float, y: float, bottom: dict, top: dict, names: list, results: list
+    ) -> None:
         x, phi = self.seen.curves()
         middle = y + self.height / 2
         for n, (i, o) in enumerate(self.edges):
@@ -151,7 +172,8 @@ class _Fan:
             name, score = self.seen.formulas.get((i, o)), self.seen.scores[i, o]
             picture.line([(bottom[i], y), (centre, middle - self.box / 2)], score, name)
             picture.line([(centre, middle + self.box / 2), (top[o], y + self.height)], score, name)
-            picture.curve(centre, middle, self.box, x[:, i], phi[:, i, o], score, name)
+            label = name and name.replace(", ", "\n")  # boxes may be narrower than the line
+            picture.curve(centre, middle, self.box, x[:, i], phi[:, i, o], score, label)
 
 
 class _Crossbar:
@@ -161,12 +183,14 @@ class _Crossbar:
         self.seen, self.inputs, self.outputs = seen, inputs, outputs
         self.box = 0.8 if max(len(inputs), len(outputs)) <= 8 else 0.6
         self.shared = -(-len(inputs) // len(outputs))  # inputs that rise in one gap
-        self.row = 1.25 * self.box
+        self.row = 1.35 * self.box
         self.column = self.box + 0.2 + 0.06 * self.shared
         self.width = self.column * len(outputs) + 0.3
         self.height = self.row * len(inputs) + 1.3
 
-    def draw(self, picture: "_Picture", width: float, y: float, bottom: dict, top: dict) -> None:
+    def draw(
+        self, picture: "_Picture", width: float, y: float, bottom: dict, top: dict, names: list, results: list
+    ) -> None:
         x, phi = self.seen.curves()
         scores, there = self.seen.scores, self.seen.active
         left, low = (width - self.column * len(self.outputs)) / 2, y + 0.65
@@ -182,6 +206,7 @@ class _Crossbar:
                 picture.line([(bottom[i], y), (rise, y + 0.4), (rise, bus)], strongest, None)
                 picture.line([(reach[0], bus), (reach[1], bus)], strongest, None)
                 picture.joints.append((rise, bus))
+                picture.name(names[i], left - 0.02, bus + 0.5 * self.row)
         for c, o in enumerate(self.outputs):
             used = [r for r, i in enumerate(self.inputs) if there[i, o]]
             if used:
@@ -206,13 +231,15 @@ class _Crossbar:
 class _Heat:
     """Magnitudes as an image: a row for every input, a column for every output."""
 
-    def __init__(self, seen: _Seen, inputs: list[int], outputs: list[int]) -> None:
-        self.seen, self.inputs, self.outputs = seen, inputs, outputs
+    def __init__(self, seen: _Seen, inputs: list[int], outputs: list[int], last: bool) -> None:
+        self.seen, self.inputs, self.outputs, self.last = seen, inputs, outputs, last
         self.width = 8.0
         self.tall = min(6.0, max(1.5, 7.0 * len(inputs) / max(len(inputs), len(outputs))))
         self.height = self.tall + 1.6
 
-    def draw(self, picture: "_Picture", width: float, y: float, bottom: dict, top: dict) -> None:
+    def draw(
+        self, picture: "_Picture", width: float, y: float, bottom: dict, top: dict, names: list, results: list
+    ) -> None:
         scores = np.where(self.seen.active, self.seen.scores, np.nan)[np.ix_(self.inputs, self.outputs)]
         low, high = y + 0.7, y + 0.7 + self.tall
         picture.images.append(((0.0, width, low, high), scores))
@@ -222,18 +249,25 @@ class _Heat:
             r, c = self.inputs.index(i), self.outputs.index(o)
             place = width * (c + 0.5) / len(self.outputs), low + self.tall * (r + 0.5) / len(self.inputs)
             picture.marks.append(place)
+        for r in range(0, len(self.inputs), -(-len(self.inputs) // TICKS)):
+            picture.name(names[self.inputs[r]], -0.06, low + self.tall * (r + 0.5) / len(self.inputs))
+        named = len(self.outputs) <= 2 * CROSSBAR and self.last  # at the nodes, right above
+        for c in () if named else range(0, len(self.outputs), -(-len(self.outputs) // TICKS)):
+            picture.name(
+                results[self.outputs[c]], width * (c + 0.5) / len(self.outputs), low - 0.06, below=True
+            )
         note = f"rows: {len(self.inputs)} inputs, from below; columns: {len(self.outputs)} outputs; "
         note += f"black: mean magnitude {np.nanmax(scores):.2g}"
         at = {"ha": "left", "va": "bottom", "fontsize": 8.0, "color": INK}
         picture.texts.append((0.0, high + 0.06, note, at))
 
 
-def _band(seen: _Seen, inputs: list[int], outputs: list[int]) -> "_Fan | _Crossbar | _Heat":
+def _band(seen: _Seen, inputs: list[int], outputs: list[int], last: bool) -> "_Fan | _Crossbar | _Heat":
     if seen.active.sum() <= FAN:
         return _Fan(seen)
     if max(len(inputs), len(outputs)) <= CROSSBAR:
         return _Crossbar(seen, inputs, outputs)
-    return _Heat(seen, inputs, outputs)
+    return _Heat(seen, inputs, outputs, last)
 
 
 @dataclass
@@ -249,6 +283,7 @@ class _Picture:
     joints: list[tuple[float, float]] = field(default_factory=list)
     marks: list[tuple[float, float]] = field(default_factory=list)
     images: list[tuple[tuple[float, float, float, float], NDArray]] = field(default_factory=list)
+    margin: float = 0.35  # beside the picture
 
     def opacity(self, score: float) -> float:
         return FAINTEST + (1 - FAINTEST) * float(np.tanh(self.beta * min(np.nan_to_num(score), 1e6)))
@@ -273,19 +308,34 @@ class _Picture:
             at = {"ha": "left", "va": "bottom", "fontsize": 7.0, "color": FORMULA}
             self.texts.append((cx - half, cy + half + 0.02, formula, at))
 
-    def nodes(self, places: dict[int, float], y: float, names: list[str] | None, below: bool) -> None:
+    def name(self, text: str, x: float, y: float, below: bool = False) -> None:
+        """The name of a row, which ends at x, or of a column, which hangs from y."""
+        at = {"fontsize": 7.0, "color": INK, "ha": "right", "va": "center"}
+        if below:
+            long = _letters(text) > 4
+            at |= {"ha": "center", "va": "top", "rotation": 90 if long else 0}
+            at["fontsize"] = min(7.0, 60.0 / _letters(text))
+        else:
+            self.margin = max(self.margin, 0.1 + 0.06 * _letters(text) - x)
+        self.texts.append((x, y, text, at))
+
+    def nodes(
+        self, places: dict[int, float], width: float, y: float, names: list[str] | None, below: bool
+    ) -> None:
         self.dots += [(x, y) for x in places.values()]
         if names is None or len(places) > 2 * CROSSBAR:
             return
+        apart = 72 * width / len(places)  # points; a letter is about 0.6 of its size wide
+        size = max(5.0, min(11.0, apart / (0.62 * max(map(_letters, names)))))
         for x, name in zip(places.values(), names, strict=True):
-            at = {"ha": "center", "va": "top" if below else "bottom", "fontsize": 11.0, "color": INK}
+            at = {"ha": "center", "va": "top" if below else "bottom", "fontsize": size, "color": INK}
             self.texts.append((x, y + (-0.14 if below else 0.14), name, at))
 
     def render(self, ax: Any, width: float, height: float, title: str | None) -> Any:
         matplotlib()
         from matplotlib.collections import LineCollection, PolyCollection
 
-        margin, head = 0.35, 0.85 if title else 0.5
+        margin, head = self.margin, 0.85 if title else 0.5
         if ax is None:
             figure = new_figure(width + 2 * margin, height + 0.5 + head)
             ax = figure.add_axes((0, 0, 1, 1))

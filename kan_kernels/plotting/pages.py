@@ -2,16 +2,25 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..activations import active_edges, check_data, edge_deviations, edge_magnitudes, edge_values
+from .. import checks
+from ..activations import (
+    active_edges,
+    check_data,
+    edge_deviations,
+    edge_magnitudes,
+    edge_values,
+    formula_agreement,
+)
 from ..nn import KANLinear
 from ..training.history import History
-from .style import ACCENT, ALARM, FAINT, FORMULA, INK, matplotlib, new_figure, style
+from .style import ACCENT, ALARM, FAINT, FORMULA, INK, formula_label, matplotlib, new_figure, style
 
 PAGE = 16  # edges on a page that were not chosen
 POINTS = 401
@@ -28,6 +37,8 @@ def plot_edges(
     outputs: Sequence[str] | None = None,
 ) -> Any:
     """A page of edges of one layer, each with its axes, its knots and the density of the data below it.
+
+    A formula stands with its r2 against the spline underneath, which it took the place of.
 
     Args:
         layer: a KANLinear.
@@ -55,13 +66,14 @@ def plot_edges(
     if not edges:
         raise ValueError("edges: there are none to draw, expected at least one pair (input, output)")
     for edge in edges:
-        if len(edge) != 2 or not all(0 <= n < size for n, size in zip(edge, shape, strict=True)):
+        whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in edge)
+        if len(edge) != 2 or not whole or not all(0 <= n < m for n, m in zip(edge, shape, strict=True)):
             raise ValueError(f"edges: got {tuple(edge)}, expected (input, output) below {shape}")
-    if columns < 1:
-        raise ValueError(f"columns: got {columns}, expected at least 1")
+    checks.integer("columns", columns, 1)
     for argument, names, count in (("inputs", inputs, shape[0]), ("outputs", outputs, shape[1])):
-        if names is not None and len(names) != count:
-            raise ValueError(f"{argument}: got {len(names)} names, expected {count}")
+        if names is not None and (isinstance(names, str) or len(names) != count):
+            got = repr(names) if isinstance(names, str) else f"{len(names)} names"
+            raise ValueError(f"{argument}: got {got}, expected {count} names")
     low, high = rows.amin(0), rows.amax(0)
     pad = torch.where(high > low, 0.03 * (high - low), 0.5)
     steps = torch.linspace(0, 1, POINTS, dtype=x.dtype, device=x.device).unsqueeze(1)
@@ -69,6 +81,7 @@ def plot_edges(
     curves = edge_values(layer, points).double().cpu().numpy()
     places = points.double().cpu().numpy()
     formulas = {} if layer.symbolic is None else {(e.input, e.output): e.name for e in layer.symbolic.edges()}
+    agreement = formula_agreement(layer, rows)
     knots = layer.grid.double().cpu().numpy()
     samples = rows.double().cpu().numpy()
     columns = min(columns, len(edges))
@@ -87,7 +100,7 @@ def plot_edges(
             panel.set_xlim(places[0, i], places[-1, i])
             first = inputs[i] if inputs else f"input {i}"
             second = outputs[o] if outputs else f"output {o}"
-            note = f"{name}, " if name else ""
+            note = f"{formula_label(name, agreement[i, o])}, " if name else ""
             size = f"mean |φ| {l1[i, o]:.2g}, std {deviation[i, o]:.2g}"
             panel.set_title(f"{first} → {second}\n{note}{size}", fontsize=8)
         for panel in panels[len(edges) :]:
@@ -148,6 +161,7 @@ def plot_history(history: History, *, title: str | None = None, ax: Any = None) 
         positive = [v for v in (*history.train_loss, *history.test_loss) if math.isfinite(v)]
         if positive and min(positive) > 0:
             ax.set_yscale("log")
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_xlabel("step")
         ax.set_ylabel("loss")
         ax.grid(axis="y", color="#eeeeee", linewidth=0.8)

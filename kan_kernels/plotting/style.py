@@ -1,5 +1,6 @@
 """What all pictures share: colours, figures without global state, files with the same bytes every time."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,13 @@ def new_figure(width: float, height: float, **options: Any) -> Any:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), **options)
+
+
+def formula_label(name: str, r2: float) -> str:
+    """A formula's name with how well it follows the spline that it took the place of; never rounded up."""
+    if math.isnan(r2) or math.isinf(r2):  # a constant spline says nothing about it
+        return name
+    return f"{name}, r² {math.floor(r2 * 1e4) / 1e4:.4g}" if r2 > 0 else f"{name}, r² < 0"
 
 
 def save(figure: Any, path: str | os.PathLike[str], dpi: int = 160) -> None:

@@ -4,12 +4,12 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .. import checks
+from .. import checks, replicas
 from ..activations import layers_of
 from ..nn import KANLinear
 from . import library as functions
@@ -112,6 +112,8 @@ def fix(
     name: str,
     x: Tensor | None = None,
     params: Sequence[float] | None = None,
+    *,
+    group: Any = None,
 ) -> Candidate | None:
     """Give an edge a formula, c f(a x + b) + d with trainable a, b, c, d, in place of its spline.
 
@@ -123,6 +125,9 @@ def fix(
         name: of a function in the library.
         x: (..., in), the layer's own input, which the fit looks at; None: evenly spaced over the grid.
         params: (a, b, c, d), instead of a fit.
+        group: where several ranks run and x is given, the process group whose ranks hold replicas and all
+            make this call: the rows of all count, and all get the same. "local" for the layer and rows of
+            this rank alone.
 
     Returns:
         The fit with its r2, or None where params were given.
@@ -136,6 +141,15 @@ def fix(
     if params is not None:
         _set(layer, {(i, o): (function.name, _affine(params))})
         return None
+    if x is not None and (ranks := replicas.resolve(layer, group)) is not None:
+
+        def fixed(x: Tensor) -> Candidate | None:
+            return fix(copy.deepcopy(layer), i, o, name, x, group=replicas.LOCAL)
+
+        found = replicas.shared(ranks, layer, ("fix", i, o, function.name), fixed, x)
+        assert found is not None
+        _set(layer, {(i, o): (function.name, found.affine)})
+        return found
     x = rows(layer, x)
     best = _fit_edges(layer, [(i, o)], x, [function], 0.0)[0][0]
     if not _finite(best, x[:, i].to(x_dtype(layer))):
@@ -164,6 +178,7 @@ def auto(
     library: Iterable[str] | None = None,
     r2_threshold: float = 0.9,
     complexity_weight: float = 0.7,
+    group: Any = None,
 ) -> Report:
     """Fix every edge of a model that is switched on and has no formula yet.
 
@@ -179,6 +194,8 @@ def auto(
         r2_threshold: 0 to 1; candidates that explain less are out of the question. At 0 are those that
             explain nothing, r2 <= 1e-5, such as the constant.
         complexity_weight: as for `suggest`.
+        group: where several ranks run, the process group whose ranks hold replicas and all make this call:
+            the rows of all count, and all get the same. "local" for the model and rows of this rank alone.
 
     Raises:
         TypeError, ValueError: naming the argument; x that is empty, or has NaN or inf, too.
@@ -187,6 +204,17 @@ def auto(
     candidates = functions.resolve(library)
     _check_share("complexity_weight", complexity_weight)
     _check_share("r2_threshold", r2_threshold)
+    if (ranks := replicas.resolve(model, group)) is not None:
+        options = {"library": [f.name for f in candidates], "r2_threshold": r2_threshold,
+                   "complexity_weight": complexity_weight}  # fmt: skip
+
+        def found(x: Tensor) -> Report:
+            return auto(copy.deepcopy(model), x, **options, group=replicas.LOCAL)  # type: ignore[arg-type]
+
+        report = replicas.shared(ranks, model, ("auto", options), found, x)
+        for n, layer in enumerate(layers):
+            _set(layer, _formulas(report.edges, n))
+        return report
     reports: list[EdgeReport] = []
     reached = rows(layers[0], x)
     for n, (layer, inputs) in enumerate(zip(layers, layer_inputs(layers, x), strict=True)):
@@ -209,7 +237,7 @@ def auto(
 _Formulas = dict[tuple[int, int], tuple[str, tuple[float, float, float, float]]]
 
 
-def _formulas(reports: list[EdgeReport], layer: int) -> _Formulas:
+def _formulas(reports: Sequence[EdgeReport], layer: int) -> _Formulas:
     fixed = (report for report in reports if report.layer == layer and report.fixed)
     return {(report.input, report.output): (report.best.name, report.best.affine) for report in fixed}
 
@@ -254,6 +282,7 @@ def _set(
     symbolic = (
         SymbolicEdges(*shape, edges.values(), device=weight.device, dtype=weight.dtype) if edges else None
     )
+    layer.set_symbolic(None)  # as long as a formula is there, its edge's mask is not the caller's
     layer.set_edge_mask(None if bool(mask.all()) else mask)
     layer.set_symbolic(symbolic)
 

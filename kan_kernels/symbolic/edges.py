@@ -110,6 +110,15 @@ class SymbolicEdges(nn.Module):
         y = y.index_put((outputs,), curves, accumulate=True)
         return y.t().reshape(x.shape[:-1] + (self.out_features,))  # noqa: RUF005  # torch.fx unpacks no shape
 
+    def splines_on(self, wanted: Tensor | None, before: Tensor | None) -> Tensor | None:
+        """The layer's new mask: a 1 at a formula is kept for `unfix`. `wanted` is written to."""
+        edges = self.index.unbind(1)
+        self.mask_before[slice(None) if wanted is None else wanted[edges] != 0] = 1.0
+        if before is not None:
+            wanted = torch.ones_like(before) if wanted is None else wanted
+            wanted[edges] *= before[edges]
+        return wanted
+
     def edges(self) -> list[Edge]:
         """The edges as plain data, with the present values of the parameters."""
         columns = zip(

@@ -14,6 +14,7 @@ from . import library
 from .curves import active_pairs, fixed_edges
 
 PRECISION = 17  # decimal digits that tell all float64 apart
+_NOISE = 13  # decimal digits that a polished constant has
 
 
 def formula(
@@ -31,9 +32,9 @@ def formula(
     Args:
         model: a KAN or a KANLinear; each edge is off (`edge_mask`) or has a formula.
         names: of the inputs; x_1, x_2, ... by default. They become sympy symbols and are never evaluated.
-        digits: decimals that numbers are rounded to, after all constants were collected; whole numbers become
-            integers, and what becomes 0 disappears. None: no rounding.
-        simplify: let sympy.simplify look for a shorter form, after rounding; this may take minutes.
+        digits: decimals that numbers are rounded to, last, after constants were collected and the result
+            simplified; whole numbers become integers, and what becomes 0 disappears. None: no rounding.
+        simplify: let sympy.simplify look for a shorter form; this may take minutes.
 
     Raises:
         ImportError: sympy is missing.
@@ -49,9 +50,13 @@ def formula(
     values = [sympy.Symbol(name) for name in names]
     for layer in layers:
         values = _layer(layer, values, sympy)
+    if simplify:
+        if digits is not None:  # 1 + 1e-15 is 1 to the rules that shorten, and no more is lost than that
+            values = [_round(value, lambda n: float(f"{n:.{_NOISE}g}"), sympy) for value in values]
+        values = [sympy.simplify(value) for value in values]
     if digits is not None:
-        values = [_round(value, digits, sympy) for value in values]
-    return [sympy.simplify(value) for value in values] if simplify else values
+        values = [_round(value, lambda n: round(n, digits), sympy) for value in values]
+    return values
 
 
 def latex(model: torch.nn.Module, names: Sequence[str] | None = None, digits: int | None = 4) -> list[str]:
@@ -178,10 +183,10 @@ def _apply(function: library.Function, z: Any, sympy: Any) -> tuple[Any, Any]:
     return sympy.Integer(1), function.sympy(z)
 
 
-def _round(expression: Any, digits: int, sympy: Any) -> Any:
-    """Every floating number rounded to so many decimals."""
+def _round(expression: Any, rounded: Callable[[float], float], sympy: Any) -> Any:
+    """The expression with every floating number rounded."""
     numbers = expression.atoms(sympy.Float)
-    return expression.xreplace({n: _number(round(float(n), digits), sympy, 15) for n in numbers})
+    return expression.xreplace({n: _number(rounded(float(n)), sympy, 15) for n in numbers})
 
 
 def _number(value: float, sympy: Any, precision: int = PRECISION) -> Any:

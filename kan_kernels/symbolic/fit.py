@@ -55,31 +55,63 @@ def fit(
         curves: (columns, points) -> values, both (m, len(columns)): the curves `columns` at points.
         functions: the F candidates.
         eps: of the dtype that will evaluate the fits. They stay a few eps inside of the domain, so that
-            rounding does not turn a data point into NaN, and do not add large numbers that cancel.
+            rounding does not turn a data point into NaN.
+
+    A short arc of nearly any function is as good a line or parabola as one likes, times a large c that d
+    cancels. So a fit whose |c f| is more than `search.CANCEL` times the largest value of the curve is made
+    once more within that limit, and kept only where it leaves less of the curve, by the square of its excess.
     """
     low, high = x.amin(0), x.amax(0)
     width = torch.where(high > low, high - low, 1.0)
     nodes = torch.linspace(0, 1, search.NODES, dtype=torch.float64, device=x.device)[:, None]
     weight, values = _histogram((x - low) / width), curves(slice(None), low + nodes * width)
-    starts = torch.stack([search.starts(function, weight, values, STARTS, eps) for function in functions])
-
     edges, count = x.shape[1], len(functions)
+    within = search.CANCEL * values.abs().amax(0)
+    limits = torch.stack((torch.full_like(within, torch.inf), within))  # first without, then within
+    twice = weight.repeat(1, 2), values.repeat(1, 2), limits.flatten()
+    starts = torch.stack([search.starts(f, *twice, STARTS, eps).unflatten(0, (2, -1)) for f in functions])
+
     step = max(1, _CHUNK // (max(x.shape[0], COARSE * STARTS) * count))
     fits = []
     for start in range(0, edges, step):
         part = slice(start, min(start + step, edges))
         unit, fine = (low[part], width[part]), x[:, part]
         coarse = samples(fine, COARSE)
-        ends = starts[:, part]  # (F, E, S, 2)
-        problems = _Problems.every(functions, eps, coarse, curves(part, coarse), *unit, STARTS)
-        ends, error = problems.refine(ends.flatten(0, 2), STEPS[0])
-        best = error.view(count, -1, STARTS).argmin(-1)[..., None, None].expand(-1, -1, 1, 2)
-        ends = ends.view(count, -1, STARTS, 2).gather(2, best).flatten(0, 2)
-        problems = _Problems.every(functions, eps, fine, curves(part, fine), *unit)
-        ends, _ = problems.refine(ends, STEPS[1])
-        fits.append([v.unflatten(0, (count, -1)).transpose(0, 1) for v in problems.result(ends)])
+        many = _Problems.every(functions, eps, coarse, curves(part, coarse), *unit, STARTS)
+        few = _Problems.every(functions, eps, fine, curves(part, fine), *unit)
+        found = _best(many, few, starts[:, 0, part].flatten(0, 1))
+        limit = within[part].repeat(count)
+        excess = found.term / limit
+        again = excess > 1
+        if again.any():
+            bounded = [
+                p.select(again.repeat_interleave(n)).within(limit[again].repeat_interleave(n))
+                for p, n in ((many, STARTS), (few, 1))
+            ]
+            other = _best(bounded[0], bounded[1], starts[:, 1, part].flatten(0, 1)[again])
+            plainer = other.error <= found.error[again] * excess[again].square()
+            for value, new in zip(found, other, strict=True):
+                value[again.nonzero()[plainer, 0]] = new[plainer]
+        fits.append([v.unflatten(0, (count, -1)).transpose(0, 1) for v in found[:2]])
     r2, affine = (torch.cat(part) for part in zip(*fits, strict=True))
     return Fits(r2, affine, functions)
+
+
+class _Found(NamedTuple):
+    """P fits: r2 (P,), affine (P, 4), the mean square error (P,), the largest |c f| (P,)."""
+
+    r2: Tensor
+    affine: Tensor
+    error: Tensor
+    term: Tensor
+
+
+def _best(coarse: "_Problems", fine: "_Problems", starts: Tensor) -> _Found:
+    """The best of the starts (P, STARTS, 2), refined on few samples and then on all."""
+    ends, error = coarse.refine(starts.flatten(0, 1), STEPS[0])
+    best = error.view(-1, STARTS).argmin(-1)[:, None, None].expand(-1, 1, 2)
+    ends, _ = fine.refine(ends.view(-1, STARTS, 2).gather(1, best)[:, 0], STEPS[1])
+    return fine.result(ends)
 
 
 def _histogram(t: Tensor) -> Tensor:
@@ -132,7 +164,8 @@ class _Problems(NamedTuple):
     z = (1 - t) z0 + t z1.
 
     function: (P,) indices into `functions`. low, high: (P, 1), of the domain. x, t, y: (P, n) samples, t in
-    [0, 1] and y centred. origin, width: (P, 1), x = origin + t width. mean: (P, 1), of y before.
+    [0, 1] and y centred. origin, width: (P, 1), x = origin + t width. mean: (P, 1), of y before. limit:
+    (P, 1), the largest |c f| that is allowed.
     """
 
     functions: list[Function]
@@ -147,6 +180,7 @@ class _Problems(NamedTuple):
     origin: Tensor
     width: Tensor
     mean: Tensor
+    limit: Tensor
 
     @classmethod
     def every(
@@ -159,6 +193,14 @@ class _Problems(NamedTuple):
         low, high = x.new_tensor([search.bounds(f) for f in functions])[function].split(1, -1)
         x, y, origin, width = x.t()[edge], y.t()[edge], origin[edge, None], width[edge, None]
         mean = y.mean(-1, keepdim=True)
+        span = (
+            high - low
+        )  # of a bounded domain, which bounds the slope, and so what `result` will keep clear of
+        clear = (
+            4 * eps * (span / width * x.abs().amax(-1, keepdim=True) + torch.maximum(low.abs(), high.abs()))
+        )
+        clear = torch.where(span.isfinite(), torch.minimum(clear, span / 2), 0.0)
+        low, high = low + clear, high - clear
         return cls(
             functions,
             eps,
@@ -172,7 +214,12 @@ class _Problems(NamedTuple):
             origin,
             width,
             mean,
+            torch.full_like(mean, torch.inf),
         )
+
+    def within(self, limit: Tensor) -> "_Problems":
+        """The same with |c f| up to limit (P,)."""
+        return self._replace(limit=limit[:, None])
 
     def select(self, which: Tensor) -> "_Problems":
         return _Problems(*self[:3], *(value[which] for value in self[3:]))  # type: ignore[arg-type]
@@ -195,7 +242,7 @@ class _Problems(NamedTuple):
         largest = f.abs().amax(-1, keepdim=True)
         f = f - f.mean(-1, keepdim=True)
         good = search.usable(f, largest, self.eps, strict)
-        c = torch.where(good, _dot(f, self.y) / _dot(f, f), 0.0)
+        c = search.bounded(torch.where(good, _dot(f, self.y) / _dot(f, f), 0.0), largest, self.limit)
         residual = torch.addcmul(self.y, c, f, value=-1)
         error = _dot(residual, residual) / f.shape[-1]
         return c, f, residual, torch.where(error.isfinite(), error, torch.inf)
@@ -204,8 +251,8 @@ class _Problems(NamedTuple):
         """The mean square error (P, 1); of its half: the negative gradient (P, 2), Gauss-Newton's matrix and
         the Hessian, each as its entries 00, 11, 01 (P, 3).
         """
-        f, slope, bend = self.evaluate(ends, groups)
-        c, f, residual, error = self.regress(f, self.strict)
+        raw, slope, bend = self.evaluate(ends, groups)
+        c, f, residual, error = self.regress(raw, self.strict)
         square = _dot(f, f)
         inverse = torch.where(square > 0, 1 / square, 0.0)
         # derivatives of f along z1 and z0; what c and d cannot take care of is orthogonal to f and 1
@@ -224,16 +271,46 @@ class _Problems(NamedTuple):
         cross = g[:, first] * along[:, second] + g[:, second] * along[:, first]
         hessian = gauss_newton - c * curvature - inverse * (g[:, first] * g[:, second] - c * cross)
         gradient = c * g
+        if self.limit.isfinite().any():
+            held, *at_limit = self._at_limit(raw, slope, f, c, residual)
+            gradient, gauss_newton = (
+                torch.where(held, new, old)
+                for new, old in zip(at_limit, (gradient, gauss_newton), strict=True)
+            )
+            hessian = torch.where(held, gauss_newton, hessian)
         # an end that lies on its bound and wants to leave is held
         free = ~(((ends <= self.low) & (gradient < 0)) | ((ends >= self.high) & (gradient > 0)))
         mask = torch.cat((free, free.all(-1, keepdim=True)), -1)
         scale = 1 / f.shape[-1]
         return error, scale * gradient * free, scale * gauss_newton * mask, scale * hessian * mask
 
+    def _at_limit(
+        self, raw: Tensor, slope: Tensor, f: Tensor, c: Tensor, residual: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Where c is held by its limit (P, 1), and what `system` needs there: c follows the largest |f|."""
+        largest, place = raw.abs().max(-1, keepdim=True)
+        held = (c != 0) & (c.abs() * largest >= (1 - 1e-9) * self.limit)
+        share = self.t.gather(-1, place)
+        follows = -c * slope.gather(-1, place) / raw.gather(-1, place)
+        j0, j1 = (
+            c * (j - j.mean(-1, keepdim=True)) + follows * s * f
+            for j, s in ((slope * (1 - self.t), 1 - share), (slope * self.t, share))
+        )
+        gradient = torch.cat((_dot(j0, residual), _dot(j1, residual)), -1)
+        return held, gradient, torch.cat((_dot(j0, j0), _dot(j1, j1), _dot(j0, j1)), -1)
+
+    def scaled(self, ends: Tensor, groups) -> Tensor:
+        """The ends with |a| = 1 where the scale of a x + b only adds to d, as in the plainest form."""
+        for function, part in groups:
+            if function.degree == 0 and not function.step:
+                a = (ends[part, 1:] - ends[part, :1]).abs() / self.width[part]
+                ends[part] = torch.where(a > 0, ends[part] / a, ends[part])
+        return ends
+
     def refine(self, ends: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """Damped Newton from ends (P, 2): the better ends and their mean square errors (P,)."""
-        ends = self._steps(ends)
         problems, groups = self, self.groups()
+        ends = self.scaled(self._steps(ends), groups)
         variance = self.y.square().mean(-1, keepdim=True)
         state = problems.system(ends, groups)
         damping = torch.full_like(variance, 1e-2)
@@ -253,7 +330,8 @@ class _Problems(NamedTuple):
                 groups = problems.groups()
                 ends, variance, damping, move = (v[keep] for v in (ends, variance, damping, move))
                 state = tuple(v[keep] for v in state)
-            trial = torch.minimum(torch.maximum(ends + move, problems.low), problems.high)
+            trial = problems.scaled(ends + move, groups)
+            trial = torch.minimum(torch.maximum(trial, problems.low), problems.high)
             new = problems.system(trial, groups)
             better = new[0] < state[0]
             ends = torch.where(better, trial, ends)
@@ -279,13 +357,15 @@ class _Problems(NamedTuple):
                 ends[part] = torch.cat((-zero, 1 - zero), -1)
         return ends
 
-    def result(self, ends: Tensor) -> tuple[Tensor, Tensor]:
-        """r2 (P,) and affine (P, 4)."""
+    def result(self, ends: Tensor) -> _Found:
+        """What the ends (P, 2) amount to, in the functions' plainest form."""
         slope = (ends[:, 1:] - ends[:, :1]).abs() / self.width
         margin = (
             4 * self.eps * (slope * self.x.abs().amax(-1, keepdim=True) + ends.abs().amax(-1, keepdim=True))
         )
-        margin = torch.minimum(margin, (self.high - self.low) / 2)
+        margin = torch.where(
+            (self.high - self.low).isfinite(), 0.0, margin
+        )  # `every` kept clear of both ends
         ends = torch.minimum(torch.maximum(ends, self.low + margin), self.high - margin)
         a = (ends[:, 1:] - ends[:, :1]) / self.width
         affine = torch.cat((a, ends[:, :1] - a * self.origin, torch.ones_like(a), torch.zeros_like(a)), -1)
@@ -302,4 +382,5 @@ class _Problems(NamedTuple):
         affine[:, 2:3] = torch.where(constant, 0.0, c)
         affine[:, 3:] = self.mean - affine[:, 2:3] * f.mean(-1, keepdim=True)
         r2 = torch.where(finite, torch.where(constant, 1.0, 1 - error / variance), 0.0)
-        return r2[:, 0], affine
+        term = affine[:, 2] * f.abs().amax(-1)
+        return _Found(r2[:, 0], affine, error[:, 0], term.abs())

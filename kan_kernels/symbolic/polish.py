@@ -1,18 +1,20 @@
 """Polish: least squares on the few parameters of the formulas, to rounding error."""
 
+import copy
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import checks
+from .. import checks, replicas
 from ..activations import layers_of
 from .curves import rows
 
 _ROWS = 4096  # at a time
 
 
-def polish(model: torch.nn.Module, x: Tensor, y: Tensor, *, steps: int = 50) -> float:
+def polish(model: torch.nn.Module, x: Tensor, y: Tensor, *, steps: int = 50, group: Any = None) -> float:
     """Fit all formulas of a model together: Levenberg-Marquardt on their parameters and the biases.
 
     With a handful of parameters this ends at rounding error, where first-order methods and LBFGS slow down.
@@ -22,6 +24,8 @@ def polish(model: torch.nn.Module, x: Tensor, y: Tensor, *, steps: int = 50) -> 
         model: a KAN or a KANLinear with at least one formula.
         x: (..., in), finite. y: (..., out), finite.
         steps: iterations, at most.
+        group: where several ranks run, the process group whose ranks hold replicas and all make this call:
+            the rows of all count, and all get the same. "local" for the model and rows of this rank alone.
 
     Returns:
         The root mean square error at the end; the model's is never larger than before.
@@ -31,6 +35,16 @@ def polish(model: torch.nn.Module, x: Tensor, y: Tensor, *, steps: int = 50) -> 
             outputs or derivatives are not finite. The model is as it was.
     """
     layers = layers_of(model)
+    if (ranks := replicas.resolve(model, group)) is not None:
+
+        def polished(x: Tensor, y: Tensor) -> tuple[float, dict[str, Tensor]]:
+            other = copy.deepcopy(model)
+            left = polish(other, x, y, steps=steps, group=replicas.LOCAL)
+            return left, {name: value.cpu() for name, value in other.state_dict().items()}
+
+        left, state = replicas.shared(ranks, model, ("polish", steps), polished, x, y)
+        model.load_state_dict(state)
+        return left
     x = rows(layers[0], x)
     checks.tensor("y", y)
     y = y.detach().reshape(-1, y.shape[-1]) if y.dim() else y

@@ -16,6 +16,7 @@ from .library import Function
 NODES = 128  # of t, on which the curves are compared
 FAR = 30.0  # the largest |z| that is searched; the refinement may go on from there
 LARGE = 1e16  # f may vary by this much, or its inverse, over the data
+CANCEL = 10.0  # |c f| may be so many times the largest value of the curve, unless that pays: see `fit`
 OPEN, CLOSED = 1e-12, 1e-15  # how far from the ends of a domain
 _COLUMNS = 512  # edges at a time
 
@@ -82,12 +83,20 @@ def usable(f: Tensor, largest: Tensor, eps: float, strict: float) -> Tensor:
     return (size > 1 / LARGE) & (size < LARGE) & (size > strict * max(1e3 * eps, 1e-6) * largest)
 
 
-def starts(function: Function, weight: Tensor, curve: Tensor, count: int, eps: float) -> Tensor:
+def bounded(c: Tensor, largest: Tensor, limit: Tensor) -> Tensor:
+    """c as far as |c f| stays within the limit, where |f| is at most `largest`."""
+    most = limit / largest.clamp(min=1e-300)
+    return torch.minimum(torch.maximum(c, -most), most)
+
+
+def starts(
+    function: Function, weight: Tensor, curve: Tensor, limit: Tensor, count: int, eps: float
+) -> Tensor:
     """The best local optima of r2 on the grid.
 
     Args:
         weight: (NODES, E), how many of an edge's data lie at each node of t; columns add up to 1.
-        curve: (NODES, E), the edge at the nodes.
+        curve: (NODES, E), the edge at the nodes. limit: (E,), the largest |c f| that is allowed.
 
     Returns:
         (E, count, 2): pairs (z0, z1), the best first; repeated where there are fewer.
@@ -100,14 +109,16 @@ def starts(function: Function, weight: Tensor, curve: Tensor, count: int, eps: f
     largest = f.abs().amax(1, keepdim=True)
     f = f - f.mean(1, keepdim=True)
     good = usable(f, largest, eps, 16.0)
-    f = torch.where(good, f / f.abs().amax(1, keepdim=True), 0.0)
+    scale = f.abs().amax(1, keepdim=True)
+    f, largest = torch.where(good, f / scale, 0.0), torch.where(good, largest / scale, 1.0)
     # r2 is the squared correlation: of the sums below, y is centred by its weights and f is not
     best = []
-    for w, y in zip(weight.split(_COLUMNS, 1), curve.split(_COLUMNS, 1), strict=True):
+    for w, y, most in zip(*(v.split(_COLUMNS, -1) for v in (weight, curve, limit)), strict=True):
         mean = f @ w
         variance = f.square() @ w - mean.square()
         covariance = f @ (w * (y - (w * y).sum(0)))
-        r2 = torch.where(good & (variance > 1e-12), covariance.square() / variance.clamp(min=1e-12), -1.0)
+        c = bounded(covariance / variance.clamp(min=1e-12), largest, most)
+        r2 = torch.where(good & (variance > 1e-12), c * (2 * covariance - c * variance), -1.0)
         table = r2.t().reshape(-1, 1, rows, columns)
         peak = (table >= 0) & (table >= torch.nn.functional.max_pool2d(table, 3, 1, 1))
         size = table.amax((2, 3), keepdim=True)  # r2 times the variance of y

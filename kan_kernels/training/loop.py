@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .. import checks, grids
+from .. import checks, grids, replicas
 from ..activations import layers_of
 from ..regularization import regularization as penalty
 from .data import split
@@ -43,9 +43,10 @@ def fit(
     patience: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 100,
-    resume: bool = False,
+    resume: bool | str | os.PathLike[str] = False,
     seed: int = 0,
     progress: bool | None = None,
+    group: Any = None,
 ) -> History:
     """Train a model in place.
 
@@ -76,10 +77,14 @@ def fit(
             and in any case end with the best state seen.
         checkpoint: a file that `resume` continues from, written every `checkpoint_every` steps and at the
             end. It holds tensors and plain data only: `torch.load(path, weights_only=True)`.
-        resume: continue from `checkpoint`, where it exists; mini-batches and results are those of a training
+        resume: a file of `fit`'s to continue from, or True for that of `checkpoint`, which need not exist
+            yet; an event of the history says what was done. Mini-batches and results are those of a training
             without the break, save that a DataLoader starts a new epoch.
         seed: of the shuffling.
         progress: a progress bar (needs tqdm); None shows one on a terminal, if tqdm is there.
+        group: where several ranks run, for the changes of grids: see `kan_kernels.grids.update_grid`. Of a
+            model in a DistributedDataParallel, losses and metrics are means over its ranks, so that all stop
+            and fall back together, and the first writes the checkpoint.
 
     Returns:
         The history. When the loss or a weight is no longer finite (with a warning), or at KeyboardInterrupt,
@@ -96,7 +101,6 @@ def fit(
     batch_size = _integer_or_none("batch_size", batch_size)
     evaluate_every = _integer_or_none("evaluate_every", evaluate_every)
     patience = _integer_or_none("patience", patience)
-    resume = checks.boolean("resume", resume)
     if progress is not None:
         progress = checks.boolean("progress", progress)
     if not isinstance(model, nn.Module):
@@ -104,24 +108,41 @@ def fit(
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("model: no parameter requires a gradient, so there is nothing to train")
     lamb = checks.nonnegative("lamb", lamb)
-    if checkpoint is None and resume:
-        raise ValueError("resume: got True, but there is no checkpoint to resume from")
+    if metrics is not None and not isinstance(metrics, Mapping):
+        raise TypeError(
+            f"metrics: got {type(metrics).__name__}, expected {{name: function of (prediction, y)}}"
+        )
+    functions = {"loss": loss, **{f"metrics[{name!r}]": metric for name, metric in (metrics or {}).items()}}
+    for name, function in functions.items():
+        if not callable(function) and (name != "loss" or function is not None):
+            raise TypeError(f"{name}: got {function!r}, expected a function of (prediction, y)")
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and not path.parent.is_dir():
         raise ValueError(f"checkpoint: there is no folder {str(path.parent)!r}")
+    source = _source(resume, path)
     update_options, penalty_options = dict(update_grid or {}), dict(regularization or {})
     _check_options("update_grid", update_options, grids.update_grid)
     for name, value in update_options.items():
         checks.nonnegative(f"update_grid: {name}", value, 1.0 if name == "grid_eps" else math.inf)
     _check_options("regularization", penalty_options, penalty)
     train, test = split(data, model, batch_size, seed)
-    minimizer = Minimizer(model, builder(optimizer, history_size), lr)
+    changes = _grid_changes(model, update_grid_at, refine_at or {})
+    ranks = _ranks(model, group, changes, path)
+    build = builder(optimizer, history_size)
+    minimizer = None if ranks is not None and optimizer == "lbfgs" else Minimizer(model, build, lr)
+    if minimizer is None or (ranks is not None and minimizer.lbfgs):
+        raise ValueError(
+            "optimizer: LBFGS follows the loss of each rank, on which ranks differ; expected 'adam', 'adamw' "
+            "or another that looks at gradients only, for a model spread over ranks"
+        )
     run = Run(
         minimizer=minimizer,
         objective=Objective(model, loss, lamb, penalty_options),
         train=train,
         test=test,
-        grid_changes=_grid_changes(model, update_grid_at, refine_at or {}),
+        grid_changes=changes,
+        group=group if ranks is None else ranks,
+        ranks=ranks,
         update_options=update_options,
         metrics=dict(metrics or {}),
         evaluate_every=evaluate_every or (1 if minimizer.lbfgs else 10),
@@ -139,12 +160,54 @@ def fit(
         },
         open_bar=_bar(progress),
     )
-    run.prepare(resume and path is not None and path.exists())
+    run.prepare(source, steps, given=not isinstance(resume, bool))
     return run.to(steps)
 
 
 def _integer_or_none(name: str, value: object) -> int | None:
     return None if value is None else checks.integer(name, value, 1)
+
+
+def _ranks(
+    model: nn.Module,
+    group: Any,
+    changes: dict[int, list[dict[str, Any]]],
+    path: Path | None,
+) -> Any:
+    """The process group that the model itself is spread over, or None; refuse what its ranks cannot do."""
+    sharded, spread = replicas.is_sharded(model), replicas.unwrapped(model) is not model
+    if not (sharded or spread):
+        if changes:
+            replicas.resolve(model, group)
+        return None
+    if any(event["kind"] == "refine" for events in changes.values() for event in events):
+        raise ValueError(
+            "refine_at: replaces parameters that DistributedDataParallel and fully_shard hold, expected "
+            "none; use kan_kernels.grids.refine before the model is wrapped, and fit once for each grid size"
+        )
+    ranks = replicas.resolve(model, None)
+    if ranks is None:
+        return None
+    if sharded and path is not None:
+        raise ValueError(
+            "checkpoint: holds whole models, expected none for one that fully_shard spread over ranks"
+        )
+    return ranks
+
+
+def _source(resume: object, checkpoint: Path | None) -> Path | None:
+    """The file to continue from, which may be missing where it is the checkpoint's, or None."""
+    if resume is False:
+        return None
+    if resume is True:
+        if checkpoint is None:
+            raise ValueError("resume: got True without checkpoint, expected one, or the file to resume from")
+        return checkpoint
+    if not isinstance(resume, (str, os.PathLike)):
+        raise TypeError(f"resume: got {resume!r}, expected True, False or the path of a file that fit wrote")
+    if not Path(resume).is_file():
+        raise ValueError(f"resume: there is no file {str(resume)!r}, expected one that fit wrote")
+    return Path(resume)
 
 
 def _grid_changes(
@@ -160,7 +223,7 @@ def _grid_changes(
         step = checks.integer("update_grid_at: step", step, 0)
         changes.setdefault(step, []).append({"step": step, "kind": "grid_update"})
     if changes:
-        layers_of(model)
+        layers_of(replicas.unwrapped(model), sharded=True)
     return dict(sorted(changes.items()))
 
 

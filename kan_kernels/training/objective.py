@@ -39,9 +39,12 @@ class Objective:
 def mean_squared_error(prediction: Tensor, y: Tensor) -> Tensor:
     """The default loss; broadcasting is no part of it."""
     if prediction.shape != y.shape:
-        raise ValueError(
-            f"data: y has shape {tuple(y.shape)}, expected {tuple(prediction.shape)} like the prediction"
-        )
+        rows, expected = prediction.shape[:-1], f"{tuple(prediction.shape)} like the prediction"
+        if prediction.shape[-1:] != (1,) and y.shape in (rows, (*rows, 1)):
+            expected += (
+                f", or class indices of shape {tuple(rows)} with loss=torch.nn.functional.cross_entropy"
+            )
+        raise ValueError(f"data: y has shape {tuple(y.shape)}, expected {expected}")
     return nn.functional.mse_loss(prediction, y)
 
 
@@ -88,8 +91,12 @@ class Minimizer:
     """
 
     def __init__(self, model: nn.Module, build, lr: Rate | None) -> None:
-        if lr is not None and not callable(lr) and not (math.isfinite(lr) and lr > 0):
-            raise ValueError(f"lr: got {lr}, expected a positive number or a function of the step")
+        if lr is not None and not callable(lr):
+            expected = "a positive number or a function of the step"
+            if isinstance(lr, bool) or not isinstance(lr, (int, float)):
+                raise TypeError(f"lr: got {lr!r}, expected {expected}")
+            if not (math.isfinite(lr) and lr > 0):
+                raise ValueError(f"lr: got {lr}, expected {expected}")
         self.model, self.build, self.lr = model, build, lr
         self.rebuild()
         self.lbfgs = isinstance(self.optimizer, LBFGS)

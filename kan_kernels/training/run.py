@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import replicas
 from ..activations import layers_of
 from .data import Batches, evaluating, measure
 from .history import History
@@ -43,6 +44,8 @@ class Run:
     checkpoint_every: int
     recipe: dict[str, Any]
     open_bar: Callable[..., Any]
+    group: Any = None  # for changes of grids
+    ranks: Any = None  # the process group that the model is spread over
     bar: Any = None  # while it is open
     history: History = field(default_factory=History)
     losses: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)  # not looked at yet
@@ -57,20 +60,25 @@ class Run:
     good: dict[str, Any] = field(default_factory=dict)
     best: dict[str, Any] | None = None
 
-    def prepare(self, resume: bool) -> None:
-        """Find out what cannot be computed, before anything changes; then take over the checkpoint."""
+    def prepare(self, source: Path | None, steps: int, given: bool) -> None:
+        """Find out what cannot be computed, before anything changes; then take over the checkpoint `source`.
+
+        One that was not `given` by name need not be there.
+        """
         with torch.no_grad(), evaluating(self.objective.model):
             self.objective(*self.train.first())
-        if resume:
-            self.resume()
-        else:
-            self.check_refinements(self.objective.model, -1)
+        if source is not None and (given or source.exists()):
+            self.resume(source, steps, "resume" if given else "checkpoint")
+            return
+        self.check_refinements(self.objective.model, -1)
+        if source is not None:
+            self.history.events.append({"step": 0, "kind": "not_resumed", "file": str(source)})
 
     def check_refinements(self, model: nn.Module, changed: int) -> None:
         """No refinement after step `changed` makes a grid coarser."""
         events = [e for step, es in self.grid_changes.items() if step > changed for e in es]
         sizes = [(e["step"], e["grid_size"]) for e in events if e["kind"] == "refine"]
-        least = max(layer.grid_size for layer in layers_of(model)) if sizes else 0
+        least = max(layer.grid_size for layer in layers_of(replicas.unwrapped(model))) if sizes else 0
         for step, size in sizes:
             if size < least:
                 raise ValueError(
@@ -155,9 +163,10 @@ class Run:
             from .. import grids
 
             if event["kind"] == "refine":
-                grids.refine(self.objective.model, event["grid_size"], self.train.sample())
+                grids.refine(self.objective.model, event["grid_size"], self.train.sample(), group=self.group)
             else:
-                grids.update_grid(self.objective.model, self.train.sample(), **self.update_options)
+                options = {**self.update_options, "group": self.group}
+                grids.update_grid(self.objective.model, self.train.sample(), **options)
             self.history.events.append(event)
             self.minimizer.rebuild()
         self.changed = step
@@ -168,6 +177,7 @@ class Run:
         if self.test is not None:
             functions[""] = self.objective.loss
         values = measure(self.objective.model, self.test or self.train, functions) if functions else {}
+        values = dict(zip(values, replicas.mean(self.ranks, list(values.values())), strict=True))
         self.history.evaluated.append(step)
         if "" in values:
             self.history.test_loss.append(values.pop(""))
@@ -180,8 +190,9 @@ class Run:
         """Look at the losses since the pending snapshot, judge it by them; why to stop, or None."""
         history, snapshot = self.history, self.pending
         seen = len(history.train_loss)
-        history.train_loss += [float(value) for value, _ in self.losses]
-        history.regularization += [float(penalty) for _, penalty in self.losses if penalty is not None]
+        history.train_loss += replicas.mean(self.ranks, [float(value) for value, _ in self.losses])
+        penalties = [float(penalty) for _, penalty in self.losses if penalty is not None]
+        history.regularization += replicas.mean(self.ranks, penalties)
         self.losses.clear()
         totals = history.train_loss
         if history.regularization:
@@ -234,24 +245,24 @@ class Run:
             "best_value": self.best_value,
             "stale": self.stale,
         }
-        partial = self.path.with_name(self.path.name + ".partial")
-        torch.save(content, partial)
-        os.replace(partial, self.path)
+        if replicas.leads(self.ranks):
+            partial = self.path.with_name(self.path.name + ".partial")
+            torch.save(content, partial)
+            os.replace(partial, self.path)
         self.saved = self.good["step"]
 
-    def resume(self) -> None:
-        """Continue from the checkpoint.
+    def resume(self, source: Path, steps: int, argument: str) -> None:
+        """Continue from a checkpoint.
 
         Raises:
-            ValueError: the file is none of `fit`'s, or of another optimizer or recipe.
+            ValueError: the file is none of `fit`'s, or of another optimizer or recipe, or of more steps.
             RuntimeError: its model does not fit; nothing has changed then.
         """
-        assert self.path is not None
         model = self.objective.model
         where = next(model.parameters()).device
-        foreign = f"checkpoint: {str(self.path)!r} is not a file that fit wrote"
+        foreign = f"{argument}: {str(source)!r} is not a file that fit wrote"
         try:
-            content = torch.load(self.path, map_location=where, weights_only=True)
+            content = torch.load(source, map_location=where, weights_only=True)
         except OSError:
             raise
         except Exception as error:  # torch has no error of its own for files of another kind
@@ -263,20 +274,24 @@ class Run:
             if had != value:
                 raise ValueError(f"{name}: got {value!r}, but the checkpoint's training had {had!r}")
         snapshot = content["snapshot"]
+        if snapshot["step"] > steps:
+            raise ValueError(
+                f"steps: got {steps}, but {str(source)!r} is at step {snapshot['step']}, expected no less"
+            )
         trial = copy.deepcopy(model)
         trial.load_state_dict(snapshot["model"])
         self.check_refinements(trial, snapshot["changed"])
         try:
             Minimizer(trial, self.minimizer.build, self.minimizer.lr).load_state_dict(snapshot["minimizer"])
         except (ValueError, KeyError) as error:
-            raise ValueError(f"checkpoint: its optimizer does not fit: {error}") from error
+            raise ValueError(f"{argument}: its optimizer does not fit: {error}") from error
         model.load_state_dict(snapshot["model"])
         self.minimizer.load_state_dict(snapshot["minimizer"])
         self.start, self.changed, self.judged = snapshot["step"], snapshot["changed"], snapshot["step"]
         self.best, self.best_value, self.stale = content["best"], content["best_value"], content["stale"]
         self.history = History(**content["history"])
         self.history.cut(self.start - 1)
-        self.history.events.append({"step": self.start, "kind": "resumed"})
+        self.history.events.append({"step": self.start, "kind": "resumed", "file": str(source)})
 
 
 def _clone(state: Any) -> Any:

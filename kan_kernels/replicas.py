@@ -1,0 +1,213 @@
+"""What the ranks of a process group decide together, so that replicas of a model stay replicas.
+
+Whatever looks at data and then changes a model must see the rows of all ranks, or replicas drift apart
+without a word. Which ranks hold replicas is nothing that a model knows, and a collective that some never
+enter hangs: so the caller says it by `group`, and where several ranks run and nobody did, that is an error.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .nn import KANLinear
+
+LOCAL = "local"
+Group = Any  # a ProcessGroup, "local" or None: torch builds without distributed have no such class
+_Result = TypeVar("_Result")
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module in a DistributedDataParallel, or the model itself."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+def resolve(model: nn.Module, group: Group) -> Group:
+    """The process group whose ranks hold replicas, or None for this process alone.
+
+    Raises:
+        TypeError, ValueError: several ranks run and `group` is None, or it is none that this rank is in.
+    """
+    running = dist.is_available() and dist.is_initialized()
+    expected = (
+        "the process group whose ranks all hold this model and all make this call, such as "
+        "torch.distributed.group.WORLD, or 'local' for the model and the rows of this rank alone"
+    )
+    if isinstance(group, str):
+        if group != LOCAL:
+            raise ValueError(f"group: got {group!r}, expected {expected}")
+        if running and dist.get_world_size() > 1 and (unwrapped(model) is not model or is_sharded(model)):
+            raise ValueError(
+                "group: got 'local' for a model that is spread over ranks, expected its group or None"
+            )
+        return None
+    if group is None:
+        if unwrapped(model) is not model:
+            group = model.process_group  # of the DistributedDataParallel
+        elif is_sharded(model):
+            group = _mesh_group(model)
+        elif not running or dist.get_world_size() == 1:
+            return None
+        else:
+            raise ValueError(
+                f"group: got None beside {dist.get_world_size()} running ranks, expected {expected}"
+            )
+    elif not running or not isinstance(group, dist.ProcessGroup):
+        raise TypeError(f"group: got {group!r}, expected {expected}")
+    if dist.get_rank(group) < 0:
+        raise ValueError(f"group: this rank is not in it, expected {expected}")
+    return group if dist.get_world_size(group) > 1 else None
+
+
+def shared(
+    ranks: Group, model: nn.Module, settings: Any, compute: Callable[..., _Result], *data: Any
+) -> _Result:
+    """compute(*data), or on several ranks compute(*their rows, rank after rank), the same everywhere.
+
+    The first rank computes, and the others get what it found, to the last bit, or its error. A rank may have
+    no rows. Models or settings that differ between the ranks are an error on all of them: no rank hangs.
+
+    Args:
+        ranks: what `resolve` gave.
+        model: must have the same values on all of them.
+        settings: what else the result depends on.
+        data: tensors (..., features).
+    """
+    if ranks is None:
+        return compute(*data)
+    size, first = dist.get_world_size(ranks), dist.get_global_rank(ranks, 0)
+    mine = (_fingerprint(model, settings), [v.detach().cpu() if isinstance(v, Tensor) else v for v in data])
+    seen: list[Any] | None = [None] * size if dist.get_rank(ranks) == 0 else None
+    dist.gather_object(mine, seen, dst=first, group=ranks)
+    answer: list[Any] = [None]
+    if seen is not None:
+        try:
+            answer = [(compute(*_joined(seen, data)), None)]
+        except Exception as error:  # every rank has to hear of it, or the others wait for ever
+            kind = next(k for k in (TypeError, ValueError, Exception) if isinstance(error, k))
+            answer = [(None, (kind if kind is not Exception else RuntimeError, str(error)))]
+    dist.broadcast_object_list(answer, src=first, group=ranks)
+    result, failure = answer[0]
+    if failure is not None:
+        raise failure[0](failure[1])
+    return result
+
+
+def mean(group: Group, values: list[float]) -> list[float]:
+    """Means over the ranks of a resolved group; the values themselves without one."""
+    if group is None or not values:
+        return values
+    every: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(every, values, group=group)
+    return [sum(column) / len(every) for column in zip(*every, strict=True)]
+
+
+def leads(group: Group) -> bool:
+    """Whether this rank is the first of a resolved group, or alone."""
+    return group is None or dist.get_rank(group) == 0
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether parameters are spread over ranks, as by fully_shard."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return False
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
+
+    modules = [model, *model.modules()]
+    return any(isinstance(m, FSDPModule) for m in modules) or any(
+        isinstance(p, DTensor) for p in model.parameters()
+    )
+
+
+def whole(model: nn.Module, layers: list[KANLinear]) -> list[KANLinear]:
+    """The layers, or copies with whole parameters where these are sharded: every rank takes part."""
+    if not is_sharded(model):
+        return layers
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
+
+    for module in [model, *model.modules()]:
+        if isinstance(module, FSDPModule):
+            module.reshard()  # what is written to parameters that a forward left whole would be lost
+    copies = []
+    for layer in layers:
+        copy = KANLinear(
+            layer.in_features, layer.out_features, layer.grid_size, layer.spline_order,
+            grid_range=layer.grid_range, base=layer.base, bias=layer.bias is not None, backend=layer.backend,
+            device=layer.spline_weight.device, dtype=layer.spline_weight.dtype,
+        )  # fmt: skip
+        state = layer.state_dict()
+        copy.load_state_dict({k: v.full_tensor() if isinstance(v, DTensor) else v for k, v in state.items()})
+        copies.append(copy)
+    return copies
+
+
+def write(target: Tensor, values: Tensor) -> None:
+    """Copy whole values, the same on every rank, to a tensor, or to this rank's part of one."""
+    if dist.is_available() and dist.is_initialized():
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        if isinstance(target, DTensor):
+            local = values.to(target.device, target.dtype)
+            values = distribute_tensor(local, target.device_mesh, target.placements, src_data_rank=None)
+    target.copy_(values)
+
+
+def _mesh_group(model: nn.Module) -> Group:
+    """The ranks over which fully_shard spread the parameters."""
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
+
+    for module in [model, *model.modules()]:
+        if isinstance(module, FSDPModule):
+            module.reshard()
+    mesh = next(p.device_mesh for p in model.parameters() if isinstance(p, DTensor))
+    if mesh.ndim > 1:
+        raise ValueError(
+            "group: got None for parameters on a mesh of several dimensions, expected the group of "
+            "all its ranks"
+        )
+    return mesh.get_group()
+
+
+def _fingerprint(model: nn.Module, settings: Any) -> tuple[str, str]:
+    """Of the values of a model and of the settings."""
+    digest = hashlib.sha256()
+    for name, value in unwrapped(model).state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest(), repr(settings)
+
+
+def _joined(seen: list[Any], own: tuple[Any, ...]) -> list[Any]:
+    """The data of all ranks, rows after rows, on the device of this rank's."""
+    for rank, ((values, settings), data) in enumerate(seen):
+        if values != seen[0][0][0]:
+            raise ValueError(
+                f"model: rank {rank} of the group has other values than rank 0, expected replicas"
+            )
+        if settings != seen[0][0][1]:
+            raise ValueError(f"rank {rank} of the group asks for {settings}, rank 0 for {seen[0][0][1]}")
+        for value, reference in zip(data, seen[0][1], strict=True):
+            if isinstance(value, Tensor) != isinstance(reference, Tensor):
+                raise TypeError(
+                    f"x: got {type(value).__name__} on rank {rank}, expected a tensor on every rank"
+                )
+            if isinstance(value, Tensor) and (
+                value.dim() == 0 or value.dtype != reference.dtype or value.shape[-1:] != reference.shape[-1:]
+            ):
+                raise ValueError(
+                    f"x: got {value.dtype} of shape {tuple(value.shape)} on rank {rank}, beside "
+                    f"{reference.dtype} of shape {tuple(reference.shape)} on rank 0, expected alike rows"
+                )
+    columns = zip(*(data for _, data in seen), strict=True)
+    return [
+        torch.cat([part.flatten(0, -2) if part.dim() > 1 else part[None] for part in parts]).to(mine.device)
+        if isinstance(mine, Tensor)
+        else mine
+        for parts, mine in zip(columns, own, strict=True)
+    ]
