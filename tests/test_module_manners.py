@@ -310,7 +310,6 @@ X = torch.rand(32, 2)
         ("use_layernorm", lambda v: fast_kan.FastKANLayer(3, 4)(torch.rand(9, 3), v)),
         ("addbias", lambda v: fourier_kan.NaiveFourierKANLayer(3, 4, addbias=v)),
         ("smooth_initialization", lambda v: fourier_kan.NaiveFourierKANLayer(3, 4, smooth_initialization=v)),
-        ("resume", lambda v: fit(KAN([2, 1]), (X, X[:, :1]), resume=v)),
         ("keep_means", lambda v: prune_inputs(KAN([2, 1]), X, keep_means=v)),
         ("simplify", lambda v: formula(KAN([2, 1]), simplify=v)),
     ],
