@@ -11,6 +11,8 @@ import pytest
 import torch
 from test_benchmarks import PROJECT, harness
 
+from benchmarks.science.contests import SAME_R2
+
 RESULT = PROJECT / "benchmarks" / "results" / "science.json"
 
 
@@ -49,7 +51,7 @@ def test_committed_result() -> None:
         ours, theirs = row["peak_extra_bytes"]
         assert ours < theirs
         for edge in row.get("edges", ()):
-            assert edge["ours"]["r2"] >= edge["theirs"]["r2"], edge
+            assert edge["ours"]["r2"] >= edge["theirs"]["r2"] - SAME_R2, edge
 
 
 def test_says_where_pykan_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from . import twin
 
 SAME = 1e-10  # the two networks before the work, relative to the largest output
 FIRST_STEP = 1e-6  # relative difference of the losses after one step of LBFGS
+SAME_R2 = 1e-6  # of two fits of one function: ours keep terms from cancelling, which may cost as much
 LOSS = 1.1  # ratio of the RMSEs at the end: rounding grows with every step
 MOVED = 1.5  # ratio of how far update_grid moves the outputs: the quantiles are up to one sample apart
 
@@ -216,13 +217,13 @@ def automatic(
                 name: twin.explained(functions[name], affine, column, curve)
                 for name, affine in theirs_of.items()
             }
-            single += sum(r > found[symbolic.get(name).name] + 1e-6 for name, r in rival.items())
+            single += sum(r > found[symbolic.get(name).name] + SAME_R2 for name, r in rival.items())
             edge = {"edge": [n, i, o], "chosen": [picked[n, i, o], chosen[n, i, o]]}
             for side, values in (("ours", found), ("theirs", rival)):
                 best = max(values, key=values.__getitem__)
                 edge[side] = {"best": best, "r2": values[best]}
             edges.append(edge)
-        behind = [e["edge"] for e in edges if e["ours"]["r2"] < e["theirs"]["r2"]]
+        behind = [e["edge"] for e in edges if e["ours"]["r2"] < e["theirs"]["r2"] - SAME_R2]
         found_all = {
             "edges": edges,
             "functions": len(functions),

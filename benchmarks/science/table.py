@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..document import size, times
-from .contests import contests
+from .contests import SAME_R2, contests
 
 PAGE = Path(__file__).absolute().parents[2] / "docs" / "training.md"
 BEGIN, END = "<!-- science:begin -->", "<!-- science:end -->"
@@ -87,7 +87,7 @@ def _same(row: dict[str, Any]) -> str:
     edges = row["edges"]
     least = min(edges, key=lambda e: e["ours"]["r2"] - e["theirs"]["r2"])
     return (
-        f"best r2 at least pykan's on all {len(edges)} edges (smallest lead "
+        f"best r2 at least pykan's less {SAME_R2:.0e} on all {len(edges)} edges (smallest lead "
         f"{least['ours']['r2'] - least['theirs']['r2']:.1e}); single functions: pykan's r2 is higher in "
         f"{row['fits_better_with_pykan']} of {row['fits']} fits"
     )
