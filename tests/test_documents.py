@@ -23,7 +23,9 @@ from kan_kernels import KAN
 from kan_kernels.grids import update_grid
 from tools import build_needs
 
-NOT_RUN = Counter({"fastkan is not on PyPI": 1, "needs jax and a model of jaxKAN": 1})
+NOT_RUN = Counter(
+    {"fastkan is not on PyPI": 1, "needs jax and a model of jaxKAN": 1, "needs several ranks": 1}
+)
 CONTINUES = "continues the first block"
 LANGUAGES = {"python", "bash", "text", "output"}
 

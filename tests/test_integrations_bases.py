@@ -179,7 +179,8 @@ def test_centres_and_width_are_followed(fast_peer: type[Any]) -> None:
     same(fast(x), own(x))
     assert torch.equal(pickle.loads(pickle.dumps(fast))(x), fast(x))
     twin = copy.deepcopy(fast)
-    assert set(vars(twin)) == before and torch.equal(twin(x), fast(x))
+    assert {name for name in vars(twin) if not name.startswith("_kan_kernels_")} == before
+    assert torch.equal(twin(x), fast(x))
     restore(fast)
     assert set(vars(fast)) == before and torch.equal(fast(x), own(x))
 

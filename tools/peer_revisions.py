@@ -44,12 +44,12 @@ PYKAN = {
 class _All(judging._Reading):
     """A reading to which every revision is known, and which keeps what it read."""
 
-    def departs(self, function: Any, name: str) -> str | None:
-        made = self.definition(function, name)
+    def departs(self, function: Any, name: str, method: bool = True) -> str | None:
+        made = self.definition(function, name, method)
         add(self.subject.peer, name, fingerprint(made))
-        for called, callee, _ in self.called(made):
-            if called not in self.functions:
-                self.departs(callee, called)
+        for called, callee, of_class in self.called(made):
+            if (called, of_class) not in self.functions:
+                self.departs(callee, called, of_class)
         return None
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.modules.module import _has_any_global_hook
 
 from .. import checks
 
@@ -51,4 +52,4 @@ def watched(module: nn.Module) -> bool:
     """Whether somebody would miss a call of this module: it has hooks, or a forward put on the instance."""
     hooks = module._forward_hooks or module._forward_pre_hooks
     backward_hooks = module._backward_hooks or module._backward_pre_hooks
-    return bool(hooks or backward_hooks) or "forward" in module.__dict__
+    return bool(hooks or backward_hooks or _has_any_global_hook()) or "forward" in module.__dict__

@@ -61,7 +61,7 @@ def accelerate(model: nn.Module) -> Report:
     """
     _check(model)
     taken, left = list[Entry](), list[Entry]()
-    changes = list[tuple[nn.Module, type[Accelerated], Entry]]()
+    changes = list[tuple[nn.Module, type, Entry]]()
     inside_known: set[int] = set()
     unknown = list[tuple[str, nn.Module]]()
     known = adapters()
@@ -81,7 +81,14 @@ def accelerate(model: nn.Module) -> Report:
         if why is not None:
             left.append(Entry(name, class_name, f"{adapter.NAME}: {why}"))
             continue
-        changes.append((module, adapter.mixin(module), Entry(name, class_name, adapter.NAME)))
+        try:
+            made = accelerated_class(adapter.mixin(module), type(module))
+        except TypeError as error:  # a class may refuse to be inherited from
+            left.append(
+                Entry(name, class_name, f"{adapter.NAME}: its class cannot be inherited from: {error}")
+            )
+            continue
+        changes.append((module, made, Entry(name, class_name, adapter.NAME)))
     others = 0
     for name, module in unknown:
         if id(module) in inside_known:
@@ -91,8 +98,8 @@ def accelerate(model: nn.Module) -> Report:
             left.append(Entry(name, _class_name(module), why))
         elif has_parameters(module) and type(module).__module__.partition(".")[0] != "torch":
             others += 1
-    for module, mixin, entry in changes:
-        module.__class__ = accelerated_class(mixin, type(module))
+    for module, made, entry in changes:
+        module.__class__ = made
         assert isinstance(module, Accelerated)
         module._kan_kernels_attach()
         module._kan_kernels_judge_again()

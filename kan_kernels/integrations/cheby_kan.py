@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from ..compat import cheby_kan, eligible
 from ..contract import MAX_FUNCTIONS
+from ..remembered import Remembered, readable
 from ._shared import probe
-from ._shared.accelerated import Accelerated, overrides, traced
+from ._shared.accelerated import Accelerated, overrides
 from ._shared.judge import judge
 from ._shared.probe import Probe
 from ._shared.whitelist import Subject
@@ -66,7 +67,7 @@ def lacks(module: nn.Module) -> str | None:
 
 
 def _missing(module: nn.Module) -> list[str]:
-    return [name for name in (*_CODE, *_SIZES) if not hasattr(module, name)]
+    return [name for name in (*_CODE, *_SIZES) if not probe.has(module, name)]
 
 
 def reason(module: nn.Module) -> str | None:
@@ -75,7 +76,7 @@ def reason(module: nn.Module) -> str | None:
         return "is the drop-in of kan_kernels and runs the kernels already"
     owner = probe.owner_by_code(module, _CODE)
     if owner is None:
-        return "no class of it has a forward that names cheby_coeffs"
+        return "no class of it has a plain forward that names cheby_coeffs"
     return overrides(module, owner, ("forward",)) or _why_other(module) or _examine(module)[0]
 
 
@@ -85,11 +86,10 @@ def mixin(module: nn.Module) -> type[Accelerated]:
 
 def _why_not(layer: Any, x: object) -> str | None:
     coefficients = layer.cheby_coeffs
-    if traced(x):
-        return "the call is traced"
+    if layer._kan_kernels_runs_own(x):
+        return "its own code runs"
     assert isinstance(x, Tensor)
-    rows = layer._kan_kernels_dims is None or (x.dim() > 0 and x.shape[-1] == coefficients.shape[0])
-    if not (rows and layer._kan_kernels_takes(x)):
+    if layer._kan_kernels_dims is not None and (x.dim() == 0 or x.shape[-1] != coefficients.shape[0]):
         return f"its own code does something else with x of shape {tuple(x.shape)}"
     # the peer's rows are whatever `view(-1, inputdim)` makes of x: an image becomes one
     if x.numel() % coefficients.shape[0]:
@@ -105,7 +105,7 @@ def _why_not_now(layer: Any) -> str | None:
     expected = (layer.inputdim, layer.outdim, layer.degree + 1)
     if tuple(coefficients.shape) != expected:
         return f"cheby_coeffs is {tuple(coefficients.shape)}, inputdim, outdim, degree + 1 are {expected}"
-    return eligible.why_not_tensors(coefficients, (coefficients,))
+    return _why_degrees(layer) or eligible.why_not_tensors(coefficients, (coefficients,))
 
 
 def _why_other(module: Any) -> str | None:
@@ -114,14 +114,32 @@ def _why_other(module: Any) -> str | None:
         return "is parametrized; accelerate first, then parametrize"
     degree = module.degree
     if isinstance(degree, bool) or not isinstance(degree, int) or not 0 <= degree < MAX_FUNCTIONS:
-        return f"degree is {degree!r}, the kernels have 0 to {MAX_FUNCTIONS - 1}"
+        return f"degree is {degree!r}, expected an int from 0 to {MAX_FUNCTIONS - 1}, the kernels' most"
     shape = (module.inputdim, module.outdim, degree + 1)
-    return probe.wrong_shape(module, {"cheby_coeffs": shape}) or probe.more_than(
-        module, {"cheby_coeffs", "arange"}
-    )
+    why = probe.wrong_shape(module, {"cheby_coeffs": shape}) or _why_degrees(module)
+    return why or probe.more_than(module, {"cheby_coeffs", "arange"})
 
 
-_IN, _OUT = 3, 2  # at most, of a probe
+_counts: Remembered[bool] = Remembered(by_value=True)  # whether `arange` holds 0, 1, 2, ...
+
+
+def _why_degrees(module: Any) -> str | None:
+    """What is against the degrees that its forward multiplies with, where it has them."""
+    if not probe.has(module, "arange"):
+        return None
+    degrees = module.arange
+    if not isinstance(degrees, Tensor) or degrees.shape != (module.degree + 1,):
+        return "arange does not hold the degrees 0, 1, 2, ..."
+    if not readable(degrees):
+        return None
+    good = _counts.get(degrees)
+    if good is None:
+        good = bool((degrees == torch.arange(len(degrees), device=degrees.device)).all())
+        _counts.put(degrees, good)
+    return None if good else "arange does not hold the degrees 0, 1, 2, ..."
+
+
+_IN, _OUT = 7, 5  # at most, of a probe
 _RANGE = 2.0  # of its inputs: the peer's acos loses digits where tanh comes near 1
 
 

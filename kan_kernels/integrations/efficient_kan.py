@@ -14,7 +14,7 @@ from .. import checks
 from ..compat import efficient_kan_core
 from ..compat.efficient_kan import KANLinear as DropIn
 from ._shared import probe
-from ._shared.accelerated import Accelerated, mro_class, overrides, traced
+from ._shared.accelerated import Accelerated, mro_class, overrides
 from ._shared.judge import judge, why_not_known
 from ._shared.probe import Probe
 from ._shared.whitelist import Subject
@@ -43,16 +43,18 @@ class EfficientKANLinear(Accelerated):
     _kan_kernels_watched = frozenset({"forward", "b_splines", "scaled_spline_weight"})
 
     def forward(self: Any, x: Tensor) -> Tensor:
-        own = self._kan_kernels_left is not None or traced(x)
-        if not own and self._kan_kernels_takes(x) and efficient_kan_core.why_not(self, x) is None:
+        if not self._kan_kernels_runs_own(x) and efficient_kan_core.why_not(self, x) is None:
             return efficient_kan_core.forward(self, x)
         return super().forward(x)  # type: ignore[misc]
+
+    def _kan_kernels_options(self) -> tuple[Any, ...]:
+        return _options(self)
 
     def _kan_kernels_judge(self) -> tuple[str | None, frozenset[int] | None]:
         return _examine(self)
 
     def _kan_kernels_fallback(self) -> str | None:
-        return self._kan_kernels_left or efficient_kan_core.why_not_now(self)
+        return self._kan_kernels_why_own() or efficient_kan_core.why_not_now(self)
 
     def _kan_kernels_note(self: Any) -> str:
         notes = [self._kan_kernels_for_now()]
@@ -69,6 +71,7 @@ class EfficientKANLinearWithGrid(EfficientKANLinear):
     @torch.no_grad()
     def update_grid(self: Any, x: Tensor, margin: float = 0.01) -> None:
         own = self._kan_kernels_left is not None or not isinstance(x, Tensor)
+        own = own or not self.__dict__.keys().isdisjoint(("curve2coeff", "b_splines"))
         new = None if own else efficient_kan_core.moved(self, x, margin)
         if new is None:
             return super().update_grid(x, margin)  # type: ignore[misc]
@@ -92,7 +95,7 @@ def lacks(module: nn.Module) -> str | None:
 
 
 def _missing(module: nn.Module) -> list[str]:
-    return [name for name in (*_SIZES, *_TENSORS, *_OPTIONS) if not hasattr(module, name)]
+    return [name for name in (*_SIZES, *_TENSORS, *_OPTIONS) if not probe.has(module, name)]
 
 
 def _owner(module: nn.Module) -> type | None:
@@ -146,7 +149,7 @@ def _name(activation: object) -> str:
     return getattr(activation, "__name__", None) or type(activation).__name__
 
 
-_IN, _OUT, _CELLS = 3, 2, 6  # at most, of a probe
+_IN, _OUT, _CELLS = 7, 5, 6  # at most, of a probe
 
 
 def _examine(module: Any) -> tuple[str | None, frozenset[int] | None]:
@@ -154,14 +157,11 @@ def _examine(module: Any) -> tuple[str | None, frozenset[int] | None]:
     verdict = judge(module, SUBJECT)
     if verdict.why is not None:
         return verdict.why, None
-    activation = module.base_activation
-    kind = type(activation) if isinstance(activation, nn.Module) else activation
-    options = (
-        module.spline_order,
-        min(_CELLS, module.grid_size),
-        bool(module.enable_standalone_scale_spline),
-    )
-    key = (verdict.token, options, kind, getattr(activation, "inplace", False))
+    options = _options(module)
+    if not verdict.known and isinstance(module, Accelerated):
+        module.__dict__["_kan_kernels_judged"] = options
+    if verdict.known:  # its activation is called in one way
+        options = (*options[:-1], *probe.kind_of(module.base_activation))
     own = probe.own_class(module).forward
 
     def make(generator: torch.Generator) -> tuple[Any, Tensor, Tensor]:
@@ -169,7 +169,17 @@ def _examine(module: Any) -> tuple[str | None, frozenset[int] | None]:
         return clone, probe.inputs(clone.grid[:, 0], clone.grid[:, -1], generator), clone.grid.t().clone()
 
     compared = Probe(NAME, make, own, efficient_kan_core.forward, limits=True)
-    return probe.remembered(key, lambda: probe.compare(compared, verdict.known))
+    return probe.remembered((verdict.token, *options), lambda: probe.compare(compared, verdict.known))
+
+
+def _options(module: Any) -> tuple[Any, ...]:
+    """All that a clone is made of, the activation last."""
+    sizes = min(_IN, module.in_features), min(_OUT, module.out_features), min(_CELLS, module.grid_size)
+    scaled, activation = (
+        bool(module.enable_standalone_scale_spline),
+        probe.identity_of(module.base_activation),
+    )
+    return *sizes, module.spline_order, scaled, activation
 
 
 def _clone(module: Any, generator: torch.Generator) -> Any:

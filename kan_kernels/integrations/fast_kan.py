@@ -17,7 +17,7 @@ from .. import checks
 from ..compat import eligible, fast_kan
 from ..contract import MAX_FUNCTIONS
 from ._shared import probe
-from ._shared.accelerated import Accelerated, overrides, traced
+from ._shared.accelerated import Accelerated, overrides
 from ._shared.judge import judge
 from ._shared.probe import Probe
 from ._shared.whitelist import Subject
@@ -54,6 +54,10 @@ class FastKANLayer(Accelerated):
         if isinstance(rows, str):
             return super().forward(x)  # type: ignore[misc]
         return _evaluate(self, x, rows, True)
+
+    def _kan_kernels_options(self: Any) -> tuple[Any, ...]:
+        known = len(self._kan_kernels_judged) == 1
+        return (type(self.rbf),) if known else _options(self)
 
     def _kan_kernels_judge(self) -> tuple[str | None, frozenset[int] | None]:
         return _examine(self)
@@ -124,13 +128,11 @@ _NOTHING = object()
 
 def _prepared(layer: Any, x: object = _NOTHING) -> Tensor | str:
     """Return the kernels' grid; or why they cannot run it as it is now, or for this x."""
-    if layer._kan_kernels_left is not None:
-        return layer._kan_kernels_left
-    if x is not _NOTHING:
-        if traced(x):
-            return "the call is traced"
-        if not layer._kan_kernels_takes(x):
-            return f"its own code does something else with {x.dim()} dimensions"  # type: ignore[attr-defined]
+    why = layer._kan_kernels_why_own()
+    if why is not None:
+        return why
+    if x is not _NOTHING and layer._kan_kernels_runs_own(x):
+        return "its own code runs"
     rbf, spline, with_base = layer.rbf, layer.spline_linear, layer.use_base_update
     weight, grid = spline.weight, rbf.grid
     tensors, linear = [weight, grid], [spline]
@@ -151,6 +153,8 @@ def _prepared(layer: Any, x: object = _NOTHING) -> Tensor | str:
         return why
     if grid.requires_grad:
         return "the centres ask for a gradient, which the kernels do not compute"
+    if grid.dim() != 1 or (with_base and layer.base_linear.weight.shape[0] != weight.shape[0]):
+        return "its centres are no row of numbers, or its two branches have other outputs"
     features, rest = divmod(weight.shape[1], len(grid))
     if rest or spline.bias is not None:
         return "spline_linear has a bias, or no whole number of weights for each centre"
@@ -181,7 +185,7 @@ def _why_attributes(layer: Any) -> str | None:
     width = getattr(layer.rbf, "denominator", None)
     if not isinstance(width, (int, float)) or not 0 < width < math.inf:
         return f"the Gaussians' width is {width!r}, the kernels have finite positive numbers"
-    if layer.use_base_update and getattr(layer.base_activation, "inplace", False):
+    if layer.use_base_update and probe.in_place(layer.base_activation):
         return "its base activation works in place"
     return None
 
@@ -218,7 +222,7 @@ def _why_other(module: Any) -> str | None:
     return why or _why_attributes(module)
 
 
-_IN, _OUT = 3, 2  # at most, of a probe
+_IN, _OUT = 7, 5  # at most, of a probe
 
 
 def _clone(module: Any, generator: torch.Generator) -> tuple[Any, Tensor, Tensor]:
@@ -272,7 +276,9 @@ def _examine(module: Any) -> tuple[str | None, frozenset[int] | None]:
     It runs with and without the layernorm where the layer can be asked for both.
     """
     verdict = judge(module, SUBJECT)
-    why = verdict.why or _why_centres(module.rbf)
+    if isinstance(module, Accelerated):
+        module.__dict__["_kan_kernels_judged"] = (type(module.rbf),) if verdict.known else _options(module)
+    why = verdict.why or _why_centres(module.rbf) or _why_attributes(module)
     if why is not None:
         return why, None
     own, norm = probe.own_class(module).forward, getattr(module, "layernorm", None)
@@ -293,9 +299,26 @@ def _examine(module: Any) -> tuple[str | None, frozenset[int] | None]:
         why = next((answer[0] for answer in answers if answer[0] is not None), None)
         return why, frozenset.intersection(*dims) if dims else None
 
-    activation = module.base_activation if module.use_base_update else None
-    kind = type(activation) if isinstance(activation, nn.Module) else activation
-    shapes = (module.spline_linear.weight.shape[1], len(module.rbf.grid), bool(module.use_base_update))
-    norms = None if norm is None else (norm.elementwise_affine, norm.eps, getattr(norm, "bias", None) is None)
-    linear = module.use_base_update and module.base_linear.bias is None
-    return probe.remembered((verdict.token, kind, shapes, norms, linear, module.rbf.denominator), work)
+    options = _options(module)
+    if verdict.known:  # the activation is called in one way, and the width is an argument of the kernels
+        options = (
+            *options[:_KNOWN],
+            *probe.kind_of(module.base_activation if module.use_base_update else None),
+        )
+    return probe.remembered((verdict.token, *options), work)
+
+
+_KNOWN = 5  # the first of `_options` are all that counts of the peer's own code, but for the activation
+
+
+def _options(module: Any) -> tuple[Any, ...]:
+    """All that a clone is made of."""
+    rbf, norm, base = module.rbf, getattr(module, "layernorm", None), module.use_base_update
+    norms = tuple(getattr(norm, name, None) for name in ("elementwise_affine", "eps"))
+    biased = getattr(norm, "bias", None) is None, bool(base) and module.base_linear.bias is None
+    grid, weight = getattr(rbf, "grid", None), module.spline_linear.weight
+    count = len(grid) if isinstance(grid, Tensor) and grid.dim() else 0
+    sizes = min(_IN, weight.shape[1] // max(count, 1)), min(_OUT, weight.shape[0]), count, bool(base)
+    ranges = tuple(getattr(rbf, name, None) for name in ("grid_min", "grid_max", "num_grids", "denominator"))
+    activation = probe.identity_of(module.base_activation) if base else None
+    return type(rbf), type(norm), norms, biased, sizes, ranges, activation

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..compat import eligible, fourier_kan
 from ..contract import MAX_FREQUENCIES
 from ._shared import probe
-from ._shared.accelerated import Accelerated, overrides, traced
+from ._shared.accelerated import Accelerated, overrides
 from ._shared.judge import judge
 from ._shared.probe import Probe
 from ._shared.whitelist import Subject
@@ -65,7 +65,7 @@ def lacks(module: nn.Module) -> str | None:
 
 
 def _missing(module: nn.Module) -> list[str]:
-    return [name for name in (*_CODE, *_SIZES) if not hasattr(module, name)]
+    return [name for name in (*_CODE, *_SIZES) if not probe.has(module, name)]
 
 
 def reason(module: nn.Module) -> str | None:
@@ -74,7 +74,7 @@ def reason(module: nn.Module) -> str | None:
         return "is the drop-in of kan_kernels and runs the kernels already"
     owner = probe.owner_by_code(module, _CODE)
     if owner is None:
-        return "no class of it has a forward that names fouriercoeffs"
+        return "no class of it has a plain forward that names fouriercoeffs"
     return overrides(module, owner, ("forward",)) or _why_other(module) or _examine(module)[0]
 
 
@@ -84,10 +84,8 @@ def mixin(module: nn.Module) -> type[Accelerated]:
 
 def _why_not(layer: Any, x: object) -> str | None:
     coefficients = layer.fouriercoeffs
-    if traced(x):
-        return "the call is traced"
-    if not layer._kan_kernels_takes(x):
-        return f"its own code does something else with {x.dim()} dimensions"  # type: ignore[attr-defined]
+    if layer._kan_kernels_runs_own(x):
+        return "its own code runs"
     why = eligible.why_not_rows(x, coefficients, layer.inputdim) or _why_not_now(layer)
     if why is None and x.dtype != coefficients.dtype:  # type: ignore[attr-defined]
         return f"x is {x.dtype}, the weights are {coefficients.dtype}"  # type: ignore[attr-defined]
@@ -119,7 +117,7 @@ def _why_other(module: Any) -> str | None:
     return probe.wrong_shape(module, shapes) or probe.more_than(module, shapes)
 
 
-_IN, _OUT = 3, 2  # at most, of a probe
+_IN, _OUT = 7, 5  # at most, of a probe
 _RANGE = 4.0  # of its inputs: more than one period
 
 

@@ -37,6 +37,24 @@ class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
     _kan_kernels_dims: frozenset[int] | None = None
     """The numbers of dimensions of x for which its own code and the kernels agree; None for all."""
 
+    _kan_kernels_judged: tuple[Any, ...] | None = None
+    """`_kan_kernels_options` when it was judged, where its code may do something else with others."""
+
+    def _kan_kernels_options(self) -> tuple[Any, ...]:
+        """Return what the probe of code that is not the peer's to the letter was told of the layer."""
+        return ()
+
+    def _kan_kernels_why_own(self) -> str | None:
+        """Return why the layer is no longer the one that was taken, or None; judge it again if it changed."""
+        judged = None if torch.compiler.is_compiling() else self._kan_kernels_judged
+        if judged is not None and self._kan_kernels_options() != judged:
+            self._kan_kernels_judge_again()
+        return self._kan_kernels_left
+
+    def _kan_kernels_runs_own(self, x: Any) -> bool:
+        """Return whether a call with x runs the layer's own code, by what was judged."""
+        return self._kan_kernels_why_own() is not None or traced(x) or not self._kan_kernels_takes(x)
+
     def _kan_kernels_judge(self) -> "tuple[str | None, frozenset[int] | None]":
         """Return why the layer as it is now has to run its own code, or None, and `_kan_kernels_dims`."""
         return None, None
@@ -58,7 +76,7 @@ class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
 
     def _kan_kernels_fallback(self) -> str | None:
         """Return why forward runs the peer's own code as the module is now; None if it runs the kernels."""
-        return self._kan_kernels_left
+        return self._kan_kernels_why_own()
 
     def _kan_kernels_path(self) -> str:
         """Return what `explain` adds about the kernels that run."""
@@ -78,7 +96,8 @@ class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
     def _kan_kernels_judge_again(self) -> None:
         """Put down what `_kan_kernels_judge` says, where it is not what holds for every layer."""
         state = self.__dict__
-        state.pop("_kan_kernels_left", None), state.pop("_kan_kernels_dims", None)
+        for name in ("_kan_kernels_left", "_kan_kernels_dims", "_kan_kernels_judged"):
+            state.pop(name, None)
         why, dims = self._kan_kernels_judge()
         if why is not None:
             state["_kan_kernels_left"] = why
@@ -113,15 +132,16 @@ class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
 
 
 class WithMoreArguments(Accelerated):
-    """On top of a mixin whose forward takes x, for code whose forward takes more: with more it runs as it is.
+    """On top of a mixin whose forward takes x, for code whose forward takes more or calls it otherwise.
 
-    The others keep a forward of x alone, which torch.fx can trace.
+    Called with more than one argument, or by its name, the layer's own code runs. The others keep a forward
+    of x alone, which torch.fx can trace.
     """
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if args or kwargs:
-            return self._kan_kernels_original.forward(self, x, *args, **kwargs)  # type: ignore[attr-defined]
-        return super().forward(x)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if kwargs or len(args) != 1:
+            return self._kan_kernels_original.forward(self, *args, **kwargs)  # type: ignore[attr-defined]
+        return super().forward(*args)
 
 
 def traced(x: object) -> bool:
@@ -158,7 +178,8 @@ def accelerated_class(mixin: type[Accelerated], original: type[nn.Module]) -> ty
             "_kan_kernels_original": original,
             "_kan_kernels_mixin": mixin,
         }
-        more = mixin._kan_kernels_only_x and len(inspect.signature(original.forward).parameters) > 2
+        arguments = list(inspect.signature(original.forward).parameters)
+        more = mixin._kan_kernels_only_x and arguments[1:] != ["x"]
         bases = (WithMoreArguments, mixin, original) if more else (mixin, original)
         made = type(f"Accelerated{original.__name__}", bases, body)
         _classes[mixin, original] = made

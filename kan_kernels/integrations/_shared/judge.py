@@ -41,32 +41,33 @@ class _Reading:
 
     cls: type
     subject: Subject
-    functions: dict[str, FunctionType] = field(default_factory=dict)
+    functions: dict[tuple[str, bool], FunctionType] = field(default_factory=dict)  # by name, and if a method
     methods: set[str] = field(default_factory=set)
     names: list[tuple[Definition, str, Any]] = field(default_factory=list)
     depth: int = 0
 
-    def definition(self, function: Any, name: str) -> Definition:
+    def definition(self, function: Any, name: str, method: bool) -> Definition:
         try:
             made = definition(function)
         except Unreadable as error:
             raise Refused(f"its {name} {error}") from None
-        self.functions[name] = function
+        self.functions[name, method] = function
         return made
 
     def still_holds(self) -> bool:
         """Whether the names that were looked up stand for the same objects."""
         for name in self.methods:
             value = find(self.cls, name)
-            if (value.fget if isinstance(value, property) else value) is not self.functions.get(name, value):
+            value = value.fget if isinstance(value, property) else value
+            if value is not self.functions.get((name, True), value):
                 return False
         return all(made.resolve(name) is value for made, name, value in self.names)
 
     # ---- the peer's to the letter
 
-    def departs(self, function: Any, name: str) -> str | None:
+    def departs(self, function: Any, name: str, method: bool = True) -> str | None:
         """The first line that no known revision has, in this function or one that it calls, or None."""
-        made = self.definition(function, name)
+        made = self.definition(function, name, method)
         own = fingerprint(made)
         revisions = KNOWN.get(self.subject.peer, {}).get(name, ())
         if own not in revisions:
@@ -78,23 +79,24 @@ class _Reading:
             return f"{where} is not {self.subject.peer}'s"
         for called, callee, method in self.called(made):
             self.methods |= {called} if method else set()
-            if called not in self.functions:
-                why = self.departs(callee, called)
+            if not isinstance(callee, FunctionType):
+                return f"{called} is a {type(callee).__name__}, which {self.subject.peer}'s is not"
+            if (called, method) not in self.functions:
+                why = self.departs(callee, called, method)
                 if why is not None:
                     return why
         return None
 
-    def called(self, made: Definition) -> list[tuple[str, FunctionType, bool]]:
-        """Functions that are not torch's, of the class and of the module, that a function names."""
-        found: list[tuple[str, FunctionType, bool]] = []
+    def called(self, made: Definition) -> list[tuple[str, Any, bool]]:
+        """What a function names of its class, and functions of its module that are not torch's."""
+        found: list[tuple[str, Any, bool]] = []
         arguments = getattr(made.node.args, "args", [])
         me = arguments[0].arg if arguments else None
         for node in ast.walk(made.node):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == me:
                 value = find(self.cls, node.attr)
-                value = value.fget if isinstance(value, property) else value
-                if isinstance(value, FunctionType):
-                    found.append((node.attr, value, True))
+                if value is not MISSING and node.attr not in self.subject.callables:
+                    found.append((node.attr, value.fget if type(value) is property else value, True))
             elif isinstance(node, ast.Name):
                 value = made.resolve(node.id)
                 if value is LOCAL or value is MISSING:
@@ -116,7 +118,7 @@ class _Reading:
         """
         if method:
             self.methods.add(name)
-        made = self.definition(function, name)
+        made = self.definition(function, name, method)
         self.depth += 1
         if self.depth > _DEEPEST:
             raise Refused(f"{made.line(made.node)} calls itself")
@@ -154,6 +156,8 @@ def judge(module: nn.Module, subject: Subject) -> Verdict:
     if replaced:
         return Verdict(f"{replaced[0]} was replaced on this instance")
     known, tokens = verdict.known, list[Any]([reading])
+    if cls.__call__ is not nn.Module.__call__:
+        return Verdict(f"{cls.__qualname__} has a __call__ of its own")
     for name, part in subject.parts.items():
         child = module._modules.get(name)
         if verdict.why is None and child is not None:
@@ -174,7 +178,7 @@ def _read(cls: type, subject: Subject) -> tuple[_Reading, Verdict]:
             return reading, Verdict(None, known=True)
         if not subject.open:
             return reading, Verdict(departure)
-        made = reading.definition(root, subject.root)
+        made = reading.definition(root, subject.root, True)
         arguments = [a.arg for a in made.node.args.args]
         if len(arguments) < 2:
             raise Refused(f"{made.line(made.node)} takes no x")

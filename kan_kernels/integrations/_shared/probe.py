@@ -33,6 +33,31 @@ def owner_by_code(module: nn.Module, names: Collection[str]) -> type | None:
     return mro_class(module, names_them)
 
 
+def has(module: nn.Module, name: str) -> bool:
+    """Return whether a module or its class has an attribute of this name, without reading it."""
+    tables = (module.__dict__, module._parameters, module._buffers, module._modules)
+    return any(name in table for table in tables) or hasattr(type(module), name)
+
+
+def in_place(activation: Any) -> bool:
+    """Return whether a base activation, or a part of it, works in place."""
+    modules = activation.modules() if isinstance(activation, nn.Module) else (activation,)
+    return any(getattr(module, "inplace", False) for module in modules)
+
+
+def kind_of(activation: Any) -> tuple[Any, bool]:
+    """Return what of a base activation matters to code that calls it once, on x."""
+    return type(activation) if isinstance(activation, nn.Module) else activation, in_place(activation)
+
+
+def identity_of(activation: Any) -> Any:
+    """Return what of a base activation matters to any code: torch's own by its options, else the object."""
+    plain = isinstance(activation, nn.Module) and type(activation).__module__.startswith("torch.nn.modules")
+    if plain and not any((activation._parameters, activation._buffers, activation._modules)):
+        return repr(activation)  # with its options
+    return activation
+
+
 def own_class(module: nn.Module) -> type[Any]:
     """Return the peer's class of a layer, accelerated or not."""
     return getattr(type(module), "_kan_kernels_original", type(module))
@@ -203,6 +228,8 @@ def _differs_beyond(probe: Probe) -> str | None:
         "for one row": x[:1],
         "for 5000 rows": many,
     }
+    if not _gradients_agree(probe, made, places):
+        return f"its gradients are others than {probe.peer}'s on knots (compared on a probe)"
     for where, rows in inputs.items():
         if not _agree(probe, made, rows, _TOLERANCE, probe.limits and where == "where x is infinite"):
             return f"its forward computes something else than {probe.peer}'s {where} (compared on a probe)"
@@ -215,7 +242,34 @@ def _differs_beyond(probe: Probe) -> str | None:
     made.float()
     if not _agree(probe, made, x.float(), _SINGLE):
         return f"its forward computes something else than {probe.peer}'s in float32 (compared on a probe)"
+    with torch.autocast("cpu", torch.bfloat16):
+        if not _same_kind(probe, made, x.float()):
+            return f"its forward returns another dtype than {probe.peer}'s under autocast"
+    for dtype in (torch.bfloat16, torch.float16):
+        if not _same_kind(probe, made.to(dtype), x.to(dtype)):
+            return f"its forward returns another dtype than {probe.peer}'s in {dtype}"
     return None
+
+
+def _same_kind(probe: Probe, made: Any, x: Tensor) -> bool:
+    """Whether the results are of one dtype and shape: their values are rounded in many ways in 16 bits."""
+    try:
+        own = probe.own(made, x)
+    except Exception:  # in 16 bits many a peer's code raises, which the caller will hear from the kernels
+        return True
+    ours = probe.ours(made, x)
+    return own.dtype == ours.dtype and own.shape == ours.shape
+
+
+def _gradients_agree(probe: Probe, made: Any, places: Tensor) -> bool:
+    """Whether the gradients are the same where the formula changes."""
+    with torch.enable_grad():
+        gradients = []
+        for call in (probe.own, probe.ours):
+            x = places.clone().requires_grad_()
+            y = call(made, x.clone())  # an activation may work in place
+            gradients.append(torch.autograd.grad(y.sum(), x, allow_unused=True)[0])
+    return same(gradients[1], gradients[0])
 
 
 def _dims(probe: Probe) -> frozenset[int] | None:
@@ -287,7 +341,7 @@ def _with(x: Tensor, values: tuple[float, ...]) -> Tensor:
 
 
 _answers: dict[Any, tuple[str | None, frozenset[int] | None]] = {}
-_MOST_ANSWERS = 1024
+_MOST_ANSWERS = 4096
 
 
 def remembered(
@@ -296,6 +350,6 @@ def remembered(
     """Return the answer of a probe of the same code with the same options, which needs no second run."""
     if key not in _answers:
         if len(_answers) >= _MOST_ANSWERS:
-            _answers.clear()
+            _answers.pop(next(iter(_answers)))  # the oldest
         _answers[key] = work()
     return _answers[key]

@@ -96,7 +96,9 @@ def definition(function: Any) -> Definition:
     nodes = [node for node in _functions(tree) if _first_line(node) == code.co_firstlineno]
     nodes = [node for node in nodes if getattr(node, "name", "<lambda>") == code.co_name]
     if len(nodes) != 1 or not any(_same_code(code, other) for other in codes):
-        raise Unreadable("has a source that is not what runs (edited since it was imported?)")
+        raise Unreadable(
+            "has a source that is not what runs (edited since it was imported, or rewritten by pytest?)"
+        )
     return Definition(function, nodes[0], lines)
 
 
@@ -104,7 +106,12 @@ def definition(function: Any) -> Definition:
 def _parsed(filename: str, lines: tuple[str, ...]) -> tuple[ast.Module, tuple[CodeType, ...]]:
     text = "".join(lines)
     compiled = compile(text, filename, "exec", dont_inherit=True)
-    return ast.parse(text), tuple(_nested(compiled))
+    tree = ast.parse(text)
+    codes = list(_nested(compiled))
+    for node in tree.body:  # as IPython compiles a cell, which makes other byte code of imported names
+        alone = compile(ast.Module([node], []), filename, "exec", dont_inherit=True)
+        codes += _nested(alone)
+    return tree, tuple(codes)
 
 
 def _nested(code: CodeType) -> Iterator[CodeType]:

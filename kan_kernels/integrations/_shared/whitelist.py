@@ -91,7 +91,9 @@ class Reader:
         self.judge, self.made, self.subject, self.cls = judge, made, subject, cls
         self.kinds: dict[str, int] = dict(arguments)
         node = made.node
-        if isinstance(node, ast.Lambda) or node.args.vararg or node.args.kwarg:
+        if isinstance(node, ast.Lambda):
+            raise self.refuse(node, "is a lambda")
+        if node.args.vararg or node.args.kwarg:
             raise self.refuse(node, "takes any arguments")
         names = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
         self.me = names[0] if method and names else None
@@ -226,7 +228,7 @@ class Reader:
                 raise self.refuse(node, "passes the layer itself on")
             return self.kinds.get(node.id, DATA)
         if isinstance(value, (int, float, str, type(None))):
-            return CONSTANT
+            return self.of_Constant(ast.copy_location(ast.Constant(value), node))
         raise self.refuse(node, f"names {node.id}")
 
     def of_Attribute(self, node: ast.Attribute) -> int:
@@ -258,7 +260,7 @@ class Reader:
         if name in subject.options or name in subject.parts or name in subject.callables:
             return CONSTANT
         value = find(self.cls, name)
-        if isinstance(value, property):
+        if type(value) is property:
             return self.judge.follow(value.fget, name, [], {}, method=True)
         raise self.refuse(node, f"reads {name}, which {subject.peer}'s does not")
 
@@ -301,7 +303,8 @@ class Reader:
         order = all(isinstance(op, (ast.Lt, ast.LtE, ast.Gt, ast.GtE)) for op in node.ops)
         if order and len(kinds) == 2 and set(kinds) == {KNOTS, DATA}:
             return DATA
-        raise self.refuse(node, "compares something else than x with knots")
+        sizes = SIZE in kinds or EXTENT in kinds
+        raise self.refuse(node, "compares sizes" if sizes else "compares something else than x with knots")
 
     def of_Subscript(self, node: ast.Subscript) -> int:
         kind = self.kind(node.value)
@@ -315,7 +318,10 @@ class Reader:
     def bound(self, node: ast.expr) -> None:
         if self.kind(node) > EXTENT:
             raise self.refuse(node, "cuts by a size of x or by a tensor")
-        if not any(isinstance(part, (ast.Name, ast.Attribute)) for part in ast.walk(node)):
+        named = [part for part in ast.walk(node) if isinstance(part, (ast.Name, ast.Attribute))]
+        if any(self.made.constant(part) not in (LOCAL, MISSING) for part in named):
+            raise self.refuse(node, "cuts by a number of the module")
+        if not named:
             value = eval(compile(ast.Expression(node), "", "eval"), {"__builtins__": {}})  # numbers only
             if isinstance(value, int) and abs(value) > _LONGEST_CUT:
                 raise self.refuse(node, f"cuts at {value}, which no probe sees")

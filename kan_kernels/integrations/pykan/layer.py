@@ -109,6 +109,9 @@ def unsupported(layer: Any) -> str | None:
             )
     if grid.requires_grad:
         return "grid requires grad, the kernels have no gradient for knots"
+    for name in ("scale_base", "scale_sp", "mask"):
+        if getattr(layer, name).shape != coef.shape[:2]:
+            return f"{name} is {tuple(getattr(layer, name).shape)}, expected {tuple(coef.shape[:2])}"
     if coef.shape[::2] != (grid.shape[0], grid.shape[1] - layer.k - 1):
         return f"coef {tuple(coef.shape)} does not fit grid {tuple(grid.shape)} with k={layer.k}"
     return None
