@@ -120,14 +120,16 @@ def _why_other(module: Any) -> str | None:
     return why or probe.more_than(module, {"cheby_coeffs", "arange"})
 
 
-_counts: Remembered[bool] = Remembered(by_value=True)  # whether `arange` holds 0, 1, 2, ...
+_counts: Remembered[bool] = Remembered()  # whether `arange` holds 0, 1, 2, ...
 
 
 def _why_degrees(module: Any) -> str | None:
     """What is against the degrees that its forward multiplies with, where it has them."""
-    if not probe.has(module, "arange"):
-        return None
-    degrees = module.arange
+    degrees = module._buffers.get("arange")
+    if degrees is None:
+        if not probe.has(module, "arange"):
+            return None
+        degrees = module.arange
     if not isinstance(degrees, Tensor) or degrees.shape != (module.degree + 1,):
         return "arange does not hold the degrees 0, 1, 2, ..."
     if not readable(degrees):

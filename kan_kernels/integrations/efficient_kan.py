@@ -47,8 +47,8 @@ class EfficientKANLinear(Accelerated):
             return efficient_kan_core.forward(self, x)
         return super().forward(x)  # type: ignore[misc]
 
-    def _kan_kernels_options(self) -> tuple[Any, ...]:
-        return _options(self)
+    def _kan_kernels_options(self: Any) -> tuple[Any, ...]:
+        return self.spline_order, self.enable_standalone_scale_spline, self.base_activation
 
     def _kan_kernels_judge(self) -> tuple[str | None, frozenset[int] | None]:
         return _examine(self)
@@ -159,7 +159,7 @@ def _examine(module: Any) -> tuple[str | None, frozenset[int] | None]:
         return verdict.why, None
     options = _options(module)
     if not verdict.known and isinstance(module, Accelerated):
-        module.__dict__["_kan_kernels_judged"] = options
+        module.__dict__["_kan_kernels_judged"] = module._kan_kernels_options()
     if verdict.known:  # its activation is called in one way
         options = (*options[:-1], *probe.kind_of(module.base_activation))
     own = probe.own_class(module).forward

@@ -17,7 +17,7 @@ from .. import checks
 from ..compat import eligible, fast_kan
 from ..contract import MAX_FUNCTIONS
 from ._shared import probe
-from ._shared.accelerated import Accelerated, overrides
+from ._shared.accelerated import Accelerated, overrides, traced
 from ._shared.judge import judge
 from ._shared.probe import Probe
 from ._shared.whitelist import Subject
@@ -56,8 +56,11 @@ class FastKANLayer(Accelerated):
         return _evaluate(self, x, rows, True)
 
     def _kan_kernels_options(self: Any) -> tuple[Any, ...]:
-        known = len(self._kan_kernels_judged) == 1
-        return (type(self.rbf),) if known else _options(self)
+        rbf, state = self._modules["rbf"], self.__dict__
+        if state["_kan_kernels_known"]:
+            return (type(rbf),)
+        activation = state.get("base_activation") or self._modules.get("base_activation")
+        return type(rbf), activation, *map(rbf.__dict__.get, _RANGES)
 
     def _kan_kernels_judge(self) -> tuple[str | None, frozenset[int] | None]:
         return _examine(self)
@@ -131,7 +134,7 @@ def _prepared(layer: Any, x: object = _NOTHING) -> Tensor | str:
     why = layer._kan_kernels_why_own()
     if why is not None:
         return why
-    if x is not _NOTHING and layer._kan_kernels_runs_own(x):
+    if x is not _NOTHING and (traced(x) or not layer._kan_kernels_takes(x)):
         return "its own code runs"
     rbf, spline, with_base = layer.rbf, layer.spline_linear, layer.use_base_update
     weight, grid = spline.weight, rbf.grid
@@ -277,7 +280,8 @@ def _examine(module: Any) -> tuple[str | None, frozenset[int] | None]:
     """
     verdict = judge(module, SUBJECT)
     if isinstance(module, Accelerated):
-        module.__dict__["_kan_kernels_judged"] = (type(module.rbf),) if verdict.known else _options(module)
+        module.__dict__["_kan_kernels_known"] = verdict.known
+        module.__dict__["_kan_kernels_judged"] = module._kan_kernels_options()
     why = verdict.why or _why_centres(module.rbf) or _why_attributes(module)
     if why is not None:
         return why, None
@@ -308,6 +312,7 @@ def _examine(module: Any) -> tuple[str | None, frozenset[int] | None]:
     return probe.remembered((verdict.token, *options), work)
 
 
+_RANGES = ("grid_min", "grid_max", "num_grids", "denominator")
 _KNOWN = 5  # the first of `_options` are all that counts of the peer's own code, but for the activation
 
 
@@ -319,6 +324,6 @@ def _options(module: Any) -> tuple[Any, ...]:
     grid, weight = getattr(rbf, "grid", None), module.spline_linear.weight
     count = len(grid) if isinstance(grid, Tensor) and grid.dim() else 0
     sizes = min(_IN, weight.shape[1] // max(count, 1)), min(_OUT, weight.shape[0]), count, bool(base)
-    ranges = tuple(getattr(rbf, name, None) for name in ("grid_min", "grid_max", "num_grids", "denominator"))
+    ranges = tuple(getattr(rbf, name, None) for name in _RANGES)
     activation = probe.identity_of(module.base_activation) if base else None
     return type(rbf), type(norm), norms, biased, sizes, ranges, activation

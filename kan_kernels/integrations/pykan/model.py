@@ -39,6 +39,8 @@ class AcceleratedModel(Accelerated):
     _kan_kernels_only_x = False
     _kan_kernels_plain: frozenset[type]
     """Classes of symbolic layers whose forward is pykan's."""
+    _kan_kernels_own_reg: bool
+    """Whether `reg` is pykan's."""
 
     def forward(self, x: Tensor, singularity_avoiding: bool = False, y_th: float = 10.0) -> Tensor:
         """(B, inputs) -> (B, outputs), as pykan's; the statistics of the pass are computed when read."""
@@ -144,7 +146,7 @@ class AcceleratedModel(Accelerated):
         attribute = _METRICS.get(reg_metric)
         lambs = (lamb_l1, lamb_entropy, lamb_coef, lamb_coefdiff)
         numbers = all(isinstance(lamb, (int, float)) for lamb in lambs)
-        if attribute is None or not numbers or not is_its_own(self, "MultKAN", "reg"):
+        if attribute is None or not numbers or not self._kan_kernels_own_reg:
             return super().reg(reg_metric, *lambs)  # type: ignore[misc]
         sizes = getattr(self, attribute)
         if not any(size.requires_grad for size in sizes):  # then pykan's number has the gradient of 0 * coef
@@ -178,6 +180,7 @@ class AcceleratedModel(Accelerated):
         self.__dict__["_kan_kernels_plain"] = frozenset(
             cls for cls in classes if why_not_its_code(cls, "Symbolic_KANLayer", "forward") is None
         )
+        self.__dict__["_kan_kernels_own_reg"] = is_its_own(self, "MultKAN", "reg")
         return why_not_its_code(self._kan_kernels_original, "MultKAN", "forward"), None
 
     def _kan_kernels_fallback(self) -> str | None:
