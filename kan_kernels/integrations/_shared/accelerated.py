@@ -16,7 +16,8 @@ class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
     it is left out of copies and pickles, and removed by `restore`.
 
     The code of a layer is judged when it is taken, copied or unpickled, and again when an attribute is set or
-    deleted that its code calls: a method, or a child whose code was judged. A forward only reads the answer.
+    deleted that its code calls: a method, or a child whose code was judged. A forward reads the answer, and
+    compares a few options where the code is not the peer's to the letter.
     """
 
     _kan_kernels_original: type

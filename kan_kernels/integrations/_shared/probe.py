@@ -255,7 +255,7 @@ def _same_kind(probe: Probe, made: Any, x: Tensor) -> bool:
     """Whether the results are of one dtype and shape: their values are rounded in many ways in 16 bits."""
     try:
         own = probe.own(made, x)
-    except Exception:  # in 16 bits many a peer's code raises, which the caller will hear from the kernels
+    except Exception:  # in 16 bits many a peer's code raises where the kernels can
         return True
     ours = probe.ours(made, x)
     return own.dtype == ours.dtype and own.shape == ours.shape
