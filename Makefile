@@ -19,7 +19,7 @@ CXX_FILES := $(shell find csrc python tests -name '*.h' -o -name '*.cpp' -o -nam
 
 help:
 	@echo "make demo      train KANs beside MLPs of the same size, print the table, draw the picture"
-	@echo "make test      everything that CI runs: checks, sanitizers, tests, the wheel"
+	@echo "make test      checks, sanitizers, tests, the wheel"
 	@echo "make test-edits  500 random edits of each other codebase's layers (CI runs it after make test)"
 	@echo "make bench     the benchmark harness (BENCH='--quick' for a short run)"
 	@echo "make gpu       on a GPU: build, test, measure, one report (the system's Python, offline, 8 minutes)"

@@ -138,12 +138,7 @@ class KANConv(SplineModule):
         return {
             "widths": (self.in_channels // self.groups, self.spline_weight[0, 0].numel()),
             "convolution": f"{self.in_channels} -> {self.out_channels}, {kernel}",
-            "grid_size": self.grid_size,
-            "spline_order": self.spline_order,
-            "base": self.base,
-            "device": self.spline_weight.device,
-            "dtype": self.spline_weight.dtype,
-            "backend": self.backend,
+            **self.options_of_dispatch(),
         }
 
     def extra_repr(self) -> str:

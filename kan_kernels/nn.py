@@ -259,15 +259,7 @@ class KANLinear(SplineModule):
         return f"{self.in_features}, {self.out_features}, {self.options_repr(self.bias is not None)}"
 
     def _dispatch_options(self) -> dict[str, Any]:
-        return {
-            "widths": (self.in_features, self.out_features),
-            "grid_size": self.grid_size,
-            "spline_order": self.spline_order,
-            "base": self.base,
-            "device": self.spline_weight.device,
-            "dtype": self.spline_weight.dtype,
-            "backend": self.backend,
-        }
+        return {"widths": (self.in_features, self.out_features), **self.options_of_dispatch()}
 
 
 def _masked(spline_weight: Tensor, base_weight: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor | None]:

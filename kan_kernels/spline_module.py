@@ -125,6 +125,17 @@ class SplineModule(nn.Module):
         if prefix + "grid" in state_dict:
             self._keep_ranges()
 
+    def options_of_dispatch(self) -> dict[str, Any]:
+        """Return what `explain` is told of any module with knots and a `spline_weight`."""
+        return {
+            "grid_size": self.grid_size,
+            "spline_order": self.spline_order,
+            "base": self.base,
+            "device": self.spline_weight.device,
+            "dtype": self.spline_weight.dtype,
+            "backend": self.backend,
+        }
+
     def options_repr(self, bias: bool) -> str:
         """The options, for `extra_repr`; grid_range is where the knots are now."""
         found = untraced(self._present_ranges) or list(self._ranges)
