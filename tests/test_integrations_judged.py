@@ -310,3 +310,18 @@ def test_layers_of_many_sizes_share_a_probe() -> None:
     before = len(probe._answers)
     assert len(accelerate(nn.Sequential(*layers[1:])).taken) == 31
     assert len(probe._answers) == before
+
+
+def test_a_guard_against_cells_without_width() -> None:
+    """Forks add something small to the widths, which is much where cells are small."""
+
+    def guarded(self: Any, x: Tensor) -> Tensor:
+        t, u = self.grid, x[..., None]
+        n = t.shape[1]
+        value = torch.logical_and(u >= t[:, : n - 1], u < t[:, 1:]).to(x.dtype)
+        rising = (u - t[:, : n - 2]) / (t[:, 1 : n - 1] - t[:, : n - 2] + 1e-10)
+        falling = (t[:, 2:] - u) / (t[:, 2:] - t[:, 1 : n - 1] + 1e-10)
+        return rising * value[..., : n - 2] + falling * value[..., 1:]
+
+    layer = fork(efficient.KANLinear, b_splines=guarded)(3, 2, 5, 1, grid_range=(-1e-6, 1e-6))
+    check(layer, 1e-6 * torch.randn(5, 3, dtype=F64), taken=False)

@@ -183,7 +183,7 @@ def _options(module: Any) -> tuple[Any, ...]:
 
 
 def _clone(module: Any, generator: torch.Generator) -> Any:
-    """With few features and cells, on uneven knots: code may hold for even ones only."""
+    """With few features, on uneven cells, small ones too: code may add something to their widths."""
     fan_in, fan_out = min(_IN, module.in_features), min(_OUT, module.out_features)
     cells = min(_CELLS, module.grid_size)
     shape = fan_out, fan_in, cells + module.spline_order
@@ -193,7 +193,8 @@ def _clone(module: Any, generator: torch.Generator) -> Any:
     steps = 0.5 + torch.rand(
         fan_in, shape[2] + module.spline_order + 1, generator=generator, dtype=torch.float64
     )
-    grid = 0.4 * steps.cumsum(1)
-    clone = probe.clone(module, shapes, generator, {"grid": grid - grid.mean()})
+    widths = 0.4 * 10 ** (0.5 * torch.arange(fan_in, dtype=torch.float64) - 3)
+    grid = widths[:, None] * steps.cumsum(1)
+    clone = probe.clone(module, shapes, generator, {"grid": grid - grid.mean(1, keepdim=True)})
     clone.in_features, clone.out_features, clone.grid_size = fan_in, fan_out, cells
     return clone
