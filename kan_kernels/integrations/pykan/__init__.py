@@ -8,7 +8,7 @@ computed when something reads them. They are recognised by their code, whatever 
 from torch import nn
 
 from .._shared.accelerated import Accelerated, mro_class, overrides
-from .code import why_not_its_code
+from .code import why_not_its_code, why_not_model
 from .layer import AcceleratedLayer, unsupported
 from .model import AcceleratedModel
 
@@ -31,7 +31,7 @@ def reason(module: nn.Module) -> str | None:
     """Return why the module is left alone, or None."""
     owner = _owner(module, _MODEL)
     if owner is not None:
-        return overrides(module, owner, ("forward",)) or why_not_its_code(type(module), "MultKAN", "forward")
+        return overrides(module, owner, ("forward",)) or why_not_model(type(module), module)
     owner = _owner(module, _LAYER)
     assert owner is not None
     why = overrides(module, owner, ("forward",)) or why_not_its_code(type(module), "KANLayer", "forward")

@@ -12,6 +12,14 @@ def why_not_its_code(cls: type, name: str, method: str) -> str | None:
     return why_not_known(cls, f"pykan {name}", method)
 
 
+def why_not_model(cls: type, model: Any) -> str | None:
+    """Return why a model's forward is not pykan's, or its symbolic layers, whose results are used later."""
+    whys = [why_not_its_code(cls, "MultKAN", "forward")]
+    for layer in {type(layer) for layer in model.symbolic_fun}:
+        whys.append(why_not_its_code(layer, "Symbolic_KANLayer", "forward"))
+    return next(filter(None, whys), None)
+
+
 def is_its_own(module: Accelerated, name: str, method: str) -> bool:
     """Return whether an accelerated module has this method of pykan's, and not an edited one."""
     return why_not_its_code(module._kan_kernels_original, name, method) is None

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import accelerate
 from .._shared.accelerated import Accelerated, traced
-from .code import is_its_own, why_not_its_code
+from .code import is_its_own, why_not_its_code, why_not_model
 from .layer import AcceleratedLayer, _transforming, has_own_call
 from .penalty import penalty
 from .statistics import STATISTICS, Layer, Pass
@@ -181,7 +181,7 @@ class AcceleratedModel(Accelerated):
             cls for cls in classes if why_not_its_code(cls, "Symbolic_KANLayer", "forward") is None
         )
         self.__dict__["_kan_kernels_own_reg"] = is_its_own(self, "MultKAN", "reg")
-        return why_not_its_code(self._kan_kernels_original, "MultKAN", "forward"), None
+        return why_not_model(self._kan_kernels_original, self), None
 
     def _kan_kernels_fallback(self) -> str | None:
         if self._kan_kernels_left is not None:
