@@ -231,15 +231,14 @@ _IN, _OUT = 7, 5  # at most, of a probe
 def _clone(module: Any, generator: torch.Generator) -> tuple[Any, Tensor, Tensor]:
     """With few features, on uneven centres; inputs around these; and the centres themselves."""
     rbf, spline, norm = module.rbf, module.spline_linear, getattr(module, "layernorm", None)
-    centres = rbf.grid.detach()
+    count, width = len(rbf.grid), float(rbf.denominator)
     fan_out, fan_in = spline.weight.shape
-    fan_out, fan_in = min(_OUT, fan_out), min(_IN, fan_in // len(centres))
-    width = float(module.rbf.denominator)
-    steps = 0.5 + torch.rand(len(centres), generator=generator, dtype=torch.float64)
+    fan_out, fan_in = min(_OUT, fan_out), min(_IN, fan_in // count)
+    steps = 0.5 + torch.rand(count, generator=generator, dtype=torch.float64)
     centres = width * (steps.cumsum(0) - steps.sum() / 2)
     children = {
         "rbf": probe.clone(rbf, {}, generator, {"grid": centres}),
-        "spline_linear": _linear(spline, fan_in * len(centres), fan_out, generator),
+        "spline_linear": _linear(spline, fan_in * count, fan_out, generator),
     }
     if norm is not None:
         affine = dict.fromkeys(norm._parameters, (fan_in,)) if norm.elementwise_affine else {}
@@ -255,11 +254,8 @@ def _clone(module: Any, generator: torch.Generator) -> tuple[Any, Tensor, Tensor
     clone.input_dim, clone.output_dim = fan_in, fan_out
     low, high = centres.min().expand(fan_in), centres.max().expand(fan_in)
     x = probe.inputs(low - width, high + width, generator)
-    return (
-        clone,
-        x,
-        centres.unsqueeze(1).repeat(1, fan_in) + 1e-3 * probe.random((len(centres), fan_in), generator),
-    )
+    places = centres.unsqueeze(1).repeat(1, fan_in) + 1e-3 * probe.random((count, fan_in), generator)
+    return clone, x, places
 
 
 def _linear(module: Any, fan_in: int, fan_out: int, generator: torch.Generator) -> Any:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import accelerate
 from .._shared.accelerated import Accelerated, traced
-from .code import is_its_own, why_not_its_code, why_not_model
+from .code import is_its_own, why_not_model
 from .layer import AcceleratedLayer, _transforming, has_own_call
 from .penalty import penalty
 from .statistics import STATISTICS, Layer, Pass
@@ -176,10 +176,8 @@ class AcceleratedModel(Accelerated):
                 getattr(self, name)
 
     def _kan_kernels_judge(self) -> tuple[str | None, frozenset[int] | None]:
-        classes = {type(layer) for layer in self.symbolic_fun}
-        self.__dict__["_kan_kernels_plain"] = frozenset(
-            cls for cls in classes if why_not_its_code(cls, "Symbolic_KANLayer", "forward") is None
-        )
+        # of a model that is taken all of them are pykan's: see why_not_model
+        self.__dict__["_kan_kernels_plain"] = frozenset(type(layer) for layer in self.symbolic_fun)
         self.__dict__["_kan_kernels_own_reg"] = is_its_own(self, "MultKAN", "reg")
         return why_not_model(self._kan_kernels_original, self), None
 
