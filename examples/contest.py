@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kan_kernels import KAN
-from kan_kernels.activations import active_edges
+from kan_kernels.inspection import active_edges
 from kan_kernels.plotting import save
 from kan_kernels.plotting.style import ACCENT, FORMULA, new_figure, style
 from kan_kernels.pruning import prune

@@ -12,8 +12,8 @@ import sys
 if sys.version_info < (3, 10):  # noqa: UP036  (a clone on the path, which no installer has checked)
     raise ImportError(f"kan_kernels needs Python >= 3.10; this is {sys.version.split()[0]}")
 
-from .contract import MAX_DERIVATIVE, MAX_SPLINE_ORDER, MIN_TORCH
-from .numpy_model import NumpyKAN, to_numpy_model
+from ._core.bases import MAX_DERIVATIVE, MAX_SPLINE_ORDER, MIN_TORCH
+from .deploy.numpy_model import NumpyKAN, to_numpy_model
 
 __version__ = "0.1.0"
 __all__ = ["MAX_DERIVATIVE", "MAX_SPLINE_ORDER", "NumpyKAN", "__version__", "to_numpy_model"]
@@ -26,10 +26,10 @@ if importlib.util.find_spec("torch") is not None:
             f"kan_kernels needs torch >= {'.'.join(map(str, MIN_TORCH))}; this is {torch.__version__}"
         )
     from . import functional
-    from .conv_layers import KANConv1d, KANConv2d, KANConv3d
-    from .dispatch import available_backends, explain, use_backend
-    from .graphs import warm_up
+    from ._core.graphs import warm_up
+    from ._engine.dispatch import available_backends, explain, use_backend
     from .nn import KAN, KANLinear
+    from .nn.conv import KANConv1d, KANConv2d, KANConv3d
 
     __all__ += ["KAN", "KANConv1d", "KANConv2d", "KANConv3d", "KANLinear"]
     __all__ += ["available_backends", "explain", "functional", "use_backend", "warm_up"]

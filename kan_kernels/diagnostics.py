@@ -7,7 +7,9 @@ import torch
 
 import kan_kernels
 
-from . import cuda_support, dispatch, functional, ops
+from . import functional
+from ._core import cuda_support, library
+from ._engine import dispatch
 
 
 def report() -> tuple[str, bool]:
@@ -17,17 +19,18 @@ def report() -> tuple[str, bool]:
         f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, "
         f"{torch.get_num_threads()} threads"
     ]
-    well = ops.LOAD_ERROR is None
+    well = library.LOAD_ERROR is None
     lines += ["", "libraries"]
     if well:
-        lines.append(f"  ops       {ops.LIBRARY}")
+        lines.append(f"  ops       {library.LIBRARY}")
         lines.append(
-            f"            kernels for {', '.join(ops.DEVICES)}; on the CPU they run as {ops.cpu_isa()}"
+            f"            kernels for {', '.join(library.DEVICES)}; "
+            f"on the CPU they run as {library.cpu_isa()}"
         )
-        if "cuda" in ops.DEVICES:
+        if "cuda" in library.DEVICES:
             lines.append(f"            CUDA code for {cuda_support.library()[0]}")
     else:
-        lines.append(f"  ops       not loaded: {ops.LOAD_ERROR}")
+        lines.append(f"  ops       not loaded: {library.LOAD_ERROR}")
     path, info, error = numpy_module()
     if error is None:
         lines.append(f"  _C        {path}")
@@ -50,7 +53,7 @@ def report() -> tuple[str, bool]:
 def numpy_module() -> tuple[str, dict[str, Any], str | None]:
     """The path of the module _C and its build information, or the reason why it does not import."""
     try:
-        from kan_kernels import _C
+        from . import _C
     except ImportError as error:
         return "", {}, str(error)
     return _C.__file__, _C.build_info(), None

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import checks, replicas
-from .activations import check_data, layers_of
+from . import replicas
+from ._core import checks
+from .inspection import check_data, layers_of
 from .nn import KANLinear
-from .spline_refit import insert_knots, refit
+from .refit import insert_knots, refit
 
 _Change = tuple[Tensor, Tensor] | None  # of a layer: its new knots, its new coefficients, both float64
 

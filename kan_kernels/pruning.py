@@ -9,15 +9,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from . import checks, replicas
-from .activations import (
-    active_edges,
-    check_data,
-    edge_deviations,
-    edge_magnitudes,
-    layers_of,
-    node_values,
-)
+from . import replicas
+from ._core import checks
+from .inspection import active_edges, check_data, edge_deviations, edge_magnitudes, layers_of, node_values
 from .nn import KAN, KANLinear
 
 KINDS = ("l1", "attribution")

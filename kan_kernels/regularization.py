@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checks
 from . import functional as F
-from .activations import edge_arguments, layers_of
+from ._core import checks
+from .functional.edges import compute_dtype
+from .inspection import edge_arguments, layers_of
 from .nn import KANLinear
-from .statistics import compute_dtype
 
 _Norms = Callable[[KANLinear, Tensor | None], Tensor]
 

@@ -253,7 +253,7 @@ def install() -> None:
         setattr(torch.cuda, name, value)
     # Module.to would write the wrapper's storage, which it has not, into the old parameter
     torch.__future__.set_overwrite_module_params_on_conversion(True)
-    from kan_kernels import cuda_support
+    from kan_kernels._core import cuda_support
 
     # the CPU kernels stand in for the compiled ones: nothing speaks against them
     cuda_support.why_not = nothing

@@ -16,10 +16,11 @@ from harness import DEVICE, bits, check_op, check_same_bits, run_op
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from kan_kernels import MAX_DERIVATIVE, KANLinear, dispatch, use_backend
+from kan_kernels import MAX_DERIVATIVE, KANLinear, use_backend
 from kan_kernels import functional as F
+from kan_kernels._core.bases import basis_order
+from kan_kernels._engine import dispatch
 from kan_kernels.backends.native import CUDA_BASES
-from kan_kernels.contract import basis_order
 
 F32, F64 = torch.float32, torch.float64
 NAMES = ("rbf", "chebyshev", "fourier")
@@ -362,7 +363,8 @@ def test_ops_refuse_what_they_do_not_know() -> None:
 
 def test_who_runs_a_basis() -> None:
     """Compiled kernels run every basis, to 256 functions; a basis that CUDA lacks is refused by name."""
-    from kan_kernels.backends import limits, native
+    from kan_kernels._core import limits
+    from kan_kernels.backends import native
 
     polynomials = dispatch.Case("cpu", F32, F32, 8, 8, 1, 31, basis="chebyshev")
     assert native.can_run(polynomials) is None

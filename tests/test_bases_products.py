@@ -14,7 +14,7 @@ from cases import OPS, Case, build
 from harness import check_op, check_same_bits, run_op
 from test_bases import LAYOUTS, NAMES, case, laid_out
 
-from kan_kernels import dispatch
+from kan_kernels._engine import dispatch
 from kan_kernels.backends import native
 
 F32, F64 = torch.float32, torch.float64

@@ -15,8 +15,8 @@ import torch
 from harness import DEVICE
 from torch import Tensor, nn
 
-from kan_kernels.compat.cheby_kan import ChebyKANLayer
-from kan_kernels.compat.fast_kan import FastKAN, FastKANLayer, RadialBasisFunction
+from kan_kernels.integrations.cheby_kan.adapter import ChebyKANLayer
+from kan_kernels.integrations.fast_kan.adapter import FastKAN, FastKANLayer, RadialBasisFunction
 
 FIXTURES = Path(__file__).parent / "fixtures"
 BACKENDS = ("reference", "native")

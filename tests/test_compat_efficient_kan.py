@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kan_kernels.compat.efficient_kan import KAN, KANLinear
+from kan_kernels.integrations.efficient_kan.adapter import KAN, KANLinear
 
 F64 = torch.float64
 

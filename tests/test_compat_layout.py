@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kan_kernels.compat import layout
+from kan_kernels.integrations._shared import layout
 
 
 def leaves() -> tuple[Tensor, Tensor]:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from kan_kernels import KAN, KANLinear, symbolic
-from kan_kernels.compat import efficient_kan as drop_in
 from kan_kernels.integrations import accelerate
+from kan_kernels.integrations import efficient_kan as drop_in
 from kan_kernels.integrations.convert import from_efficient_kan, from_jaxkan, to_efficient_kan
 
 F64 = torch.float64

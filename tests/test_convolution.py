@@ -12,16 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as TF
 
-from kan_kernels import (
-    KANConv1d,
-    KANConv2d,
-    KANConv3d,
-    KANLinear,
-    convolution,
-    convolution_composed,
-    dispatch,
-)
+from kan_kernels import KANConv1d, KANConv2d, KANConv3d, KANLinear
 from kan_kernels import functional as F
+from kan_kernels._engine import conv_composed, dispatch
+from kan_kernels.functional import conv
 
 LAYERS = {1: KANConv1d, 2: KANConv2d, 3: KANConv3d}
 CONVS = {1: TF.conv1d, 2: TF.conv2d, 3: TF.conv3d}
@@ -86,7 +80,7 @@ def test_equals_the_convolution_of_bases(
     """Values, first and second derivatives, whatever the blocks, and by the kernel where there is one."""
     if block is not None:
         compose(monkeypatch)
-        monkeypatch.setitem(convolution_composed.BLOCK, "cpu", block)
+        monkeypatch.setitem(conv_composed.BLOCK, "cpu", block)
     layer = made(**case)
     x = image(case["dims"]).requires_grad_()
     inputs = [x, *layer.parameters()]
@@ -126,7 +120,7 @@ def test_derivatives_of_any_kind() -> None:
 
     def f(x: Tensor, weight: Tensor) -> Tensor:
         options = {"spline_order": 2, "base_weight": layer.base_weight.detach(), "stride": 2, "padding": 1}
-        return convolution.kan_conv(x, weight, layer.grid, **options)
+        return conv.kan_conv(x, weight, layer.grid, **options)
 
     inputs = (x, layer.spline_weight)
     assert torch.autograd.gradcheck(f, inputs, check_forward_ad=True)
@@ -268,7 +262,7 @@ def test_blocks_are_small_and_bases_shared(
 ) -> None:
     """No block exceeds its limit by more than half on each axis; positions are evaluated `most` times."""
     calls = []
-    true = convolution_composed.kan_linear
+    true = conv_composed.kan_linear
 
     def counted(x: Tensor, *args: Any, **options: Any) -> Tensor:
         y = true(x, *args, **options)
@@ -279,8 +273,8 @@ def test_blocks_are_small_and_bases_shared(
     x = torch.randn(2, 4, *size, dtype=torch.float64)
     want = layer(x)
     compose(monkeypatch)
-    monkeypatch.setattr(convolution_composed, "kan_linear", counted)
-    monkeypatch.setitem(convolution_composed.BLOCK, "cpu", limit)
+    monkeypatch.setattr(conv_composed, "kan_linear", counted)
+    monkeypatch.setitem(conv_composed.BLOCK, "cpu", limit)
     torch.testing.assert_close(layer(x), want)
     assert max(n for _, n in calls) <= limit * 1.5**dims
     assert sum(n for n, _ in calls) <= most * x.numel()
@@ -342,16 +336,14 @@ def test_bad_tensors() -> None:
     with pytest.raises(TypeError, match=r"^x: got torch\.float32"):
         layer(x.float())
     with pytest.raises(ValueError, match=r"^spline_weight: got shape"):
-        convolution.kan_conv(x, layer.spline_weight[:, :, 0, 0], layer.grid, **options)
+        conv.kan_conv(x, layer.spline_weight[:, :, 0, 0], layer.grid, **options)
     with pytest.raises(ValueError, match=r"^base_weight: got shape"):
-        convolution.kan_conv(
-            x, layer.spline_weight, layer.grid, spline_order=3, base_weight=x.new_zeros(4, 3, 3, 7)
-        )
+        conv.kan_conv(x, layer.spline_weight, layer.grid, spline_order=3, base_weight=x.new_zeros(4, 3, 3, 7))
     for grid, error in ((layer.grid.repeat(2, 1), ValueError), (None, TypeError)):
         with pytest.raises(error, match=r"^grid: got"):
-            convolution.kan_conv(x, layer.spline_weight, grid, **options)
+            conv.kan_conv(x, layer.spline_weight, grid, **options)
     with pytest.raises(ValueError, match=r"^bias: got shape"):
-        convolution.kan_conv(x, layer.spline_weight, layer.grid, bias=x.new_zeros(4), **options)
+        conv.kan_conv(x, layer.spline_weight, layer.grid, bias=x.new_zeros(4), **options)
 
 
 def test_every_tap_pattern() -> None:

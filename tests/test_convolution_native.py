@@ -14,8 +14,9 @@ from test_isa import RUNNABLE
 from torch import Tensor
 
 import kan_kernels
-from kan_kernels import KANConv1d, KANConv2d, convolution_native, dispatch
-from kan_kernels.convolution import kan_conv
+from kan_kernels import KANConv1d, KANConv2d
+from kan_kernels._engine import conv_autograd, dispatch
+from kan_kernels.functional.conv import kan_conv
 
 pytestmark = pytest.mark.skipif("native" not in FUSED, reason="the native backend is not under test")
 
@@ -179,8 +180,8 @@ def test_one_pass_is_two_passes() -> None:
 
 def test_asks_for_no_more_than_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    true = convolution_native._backward
-    monkeypatch.setattr(convolution_native, "_backward", lambda *a: asked.append(a[-2:]) or true(*a))
+    true = conv_autograd._backward
+    monkeypatch.setattr(conv_autograd, "_backward", lambda *a: asked.append(a[-2:]) or true(*a))
     layer = made(2, kernel_size=3, bias=True)
     x = image(2)
     layer(x).sum().backward()
@@ -254,7 +255,7 @@ def test_one_op_in_the_graph(memory: torch.memory_format, compiler: str) -> None
         return lookup_backend(compiler)(graph, inputs)
 
     got = step(torch.compile(layer, fullgraph=True, backend=inspected), x)
-    assert len(graphs) == 1 and "kan_kernels.convolution" in graphs[0]
+    assert len(graphs) == 1 and "kan_kernels.functional.conv" in graphs[0]
     for mine, true in zip(got, step(layer, x), strict=True):
         torch.testing.assert_close(mine, true)
         assert mine.stride() == true.stride()
@@ -270,12 +271,12 @@ def test_ops_agree_with_their_fakes() -> None:
         bias = torch.randn(8 * groups, dtype=x.dtype)
         operands = (x, weight, layer.base_weight, bias, layer.grid, *constants)
         tests = ("test_schema", "test_faketensor", "test_autograd_registration")
-        torch.library.opcheck(convolution_native.convolution_op, operands, test_utils=tests)
-        y = convolution_native.convolution_op(*operands).detach()
+        torch.library.opcheck(conv_autograd.convolution_op, operands, test_utils=tests)
+        y = conv_autograd.convolution_op(*operands).detach()
         backward = (x.detach(), weight.detach(), layer.base_weight.detach(), y, layer.grid, *constants)
         for needs in ((True, True), (True, False), (False, True)):
             torch.library.opcheck(
-                convolution_native.backward_op,
+                conv_autograd.backward_op,
                 (*backward, *needs),
                 test_utils=("test_schema", "test_faketensor"),
             )
@@ -325,11 +326,11 @@ def test_op_refuses_bad_arguments(message: str, changed: dict[int, Any]) -> None
     arguments: list[Any] = [image(2), layer.spline_weight, layer.base_weight, layer.bias, layer.grid, 3, 1]
     arguments += [[1, 1], [0, 0, 0, 0], [1, 1], 1, False]
     with torch.no_grad():
-        assert convolution_native.convolution_op(*arguments).shape == (3, 8, 7, 9)
+        assert conv_autograd.convolution_op(*arguments).shape == (3, 8, 7, 9)
         for index, value in changed.items():
             arguments[index] = value
         with pytest.raises(RuntimeError, match=message):
-            convolution_native.convolution_op(*arguments)
+            conv_autograd.convolution_op(*arguments)
 
 
 def test_empty_batches() -> None:

@@ -18,7 +18,7 @@ from benchmarks.static_cost import budget as budgets
 from benchmarks.static_cost import sass
 from benchmarks.static_cost.measure import Measured, measure
 from benchmarks.static_cost.providers import Selection, cuda_cubins
-from kan_kernels import ops
+from kan_kernels._core import library
 
 BUDGET = Path(__file__).parent / "budgets" / "cuda.json"
 ARCHS = (80, 86, 89, 90, 100, 120)
@@ -39,7 +39,7 @@ SILU_TABLE = {"fp32": 34 * 4, "fp64": 34 * 8}  # bytes of the recursion's table 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        "cuda" not in ops.DEVICES, reason="the library was built without CUDA kernels: there was no nvcc"
+        "cuda" not in library.DEVICES, reason="the library was built without CUDA kernels: there was no nvcc"
     ),
 ]
 

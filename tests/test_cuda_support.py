@@ -9,20 +9,13 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from kan_kernels import (
-    available_backends,
-    cost_model,
-    cuda_support,
-    diagnostics,
-    dispatch,
-    explain,
-    functional,
-    ops,
-)
+from kan_kernels import available_backends, diagnostics, explain, functional
+from kan_kernels._core import cuda_support, library
+from kan_kernels._engine import cost_model, dispatch
 from kan_kernels.backends import BACKENDS
 
 needs_cuda_build = pytest.mark.skipif(
-    "cuda" not in ops.DEVICES, reason="the library was built without CUDA kernels: there was no nvcc"
+    "cuda" not in library.DEVICES, reason="the library was built without CUDA kernels: there was no nvcc"
 )
 
 
@@ -78,8 +71,8 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=None: capabilities[index])
-    monkeypatch.setattr(ops, "DEVICES", ("cpu", "cuda"))
-    monkeypatch.setattr(ops, "LOAD_ERROR", None)
+    monkeypatch.setattr(library, "DEVICES", ("cpu", "cuda"))
+    monkeypatch.setattr(library, "LOAD_ERROR", None)
     monkeypatch.setattr(cuda_support, "library", lambda: ("80-real 90-real", (13000, 13000)))
     costs = {name: cost_model.Cost("dense", 1.0) for name in ("native", "triton")}
     monkeypatch.setattr(cost_model, "gpu_costs", lambda *_: costs)

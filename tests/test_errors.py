@@ -336,7 +336,7 @@ def test_numpy_model_refuses() -> None:
 
 
 BROKEN = """
-import sys, torch, kan_kernels, kan_kernels.ops as ops
+import sys, torch, kan_kernels, kan_kernels._core.library as ops
 from kan_kernels import KAN, available_backends, explain
 assert not kan_kernels.__file__.startswith({root!r}), kan_kernels.__file__
 reason = available_backends()["native"]

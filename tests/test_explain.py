@@ -12,9 +12,9 @@ import torch
 from harness import BACKENDS
 from torch import nn
 
-from kan_kernels import KAN, KANConv2d, KANLinear, dispatch, explain, functional, integrations, use_backend
-from kan_kernels.compat import cheby_kan, efficient_kan, fast_kan, fourier_kan
-from kan_kernels.integrations import accelerate
+from kan_kernels import KAN, KANConv2d, KANLinear, explain, functional, integrations, use_backend
+from kan_kernels._engine import dispatch
+from kan_kernels.integrations import accelerate, cheby_kan, efficient_kan, fast_kan, fourier_kan
 
 HALF = torch.bfloat16
 

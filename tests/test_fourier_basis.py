@@ -9,8 +9,8 @@ import torch
 from harness import FUSED, child
 from torch import Tensor
 
-from kan_kernels import dispatch
 from kan_kernels import functional as F
+from kan_kernels._engine import dispatch
 from kan_kernels.backends import native
 
 F32, F64 = torch.float32, torch.float64

@@ -15,9 +15,8 @@ from torch.nn.utils import parametrizations
 
 from benchmarks import basis_forms as forms
 from kan_kernels import use_backend
-from kan_kernels.compat import fourier_kan
-from kan_kernels.compat.fourier_kan import NaiveFourierKANLayer
-from kan_kernels.integrations import accelerate, explain, is_accelerated, restore
+from kan_kernels.integrations import accelerate, explain, fourier_kan, is_accelerated, restore
+from kan_kernels.integrations.fourier_kan.adapter import NaiveFourierKANLayer
 
 BACKENDS = ("reference", "native")
 

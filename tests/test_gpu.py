@@ -14,9 +14,9 @@ from torch import Tensor
 
 from kan_kernels import KAN, KANLinear
 from kan_kernels import functional as F
+from kan_kernels._engine.dispatch import Case as Situation
+from kan_kernels._engine.dispatch import choose, explain
 from kan_kernels.backends import BACKENDS
-from kan_kernels.dispatch import Case as Situation
-from kan_kernels.dispatch import choose, explain
 
 HAVE_GPU = torch.cuda.is_available()
 pytestmark = [

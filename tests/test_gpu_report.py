@@ -26,7 +26,7 @@ from benchmarks.gpu.measurements import Measured, run_jobs  # noqa: E402
 from benchmarks.gpu.plan import SMOKE_JOBS, find_job  # noqa: E402
 from benchmarks.gpu.worker import Task, blank  # noqa: E402
 from benchmarks.workloads import FORWARD, TRAIN  # noqa: E402
-from kan_kernels import ops  # noqa: E402
+from kan_kernels._core import library  # noqa: E402
 
 
 def report(*arguments: str, path: str = "", timeout: float = 240) -> subprocess.CompletedProcess[str]:
@@ -89,7 +89,7 @@ def test_whole_report(tmp_path: Path) -> None:
     statuses = {stage["name"]: stage["status"] for stage in document["stages"]}
     assert statuses == {
         "build": "skipped", "gpu tests": "ok", "headline benchmarks": "ok", "shared tests": "ok",
-        "other benchmarks": "ok", "cost model": "ok" if "cuda" in ops.DEVICES else "skipped",
+        "other benchmarks": "ok", "cost model": "ok" if "cuda" in library.DEVICES else "skipped",
         "sanitizer": "skipped",
     }  # fmt: skip
     assert set(document["gates"]) == set(SMOKE_JOBS) == {r["job"] for r in document["results"]}
@@ -118,7 +118,7 @@ def test_whole_report(tmp_path: Path) -> None:
     assert absent["ours-auto", "eager"].startswith("chooses native")
     assert document["tests"]["the shared suite on this device"]["passed"] > 0
     text = path.with_suffix(".md").read_text()
-    assert ("## Cost model: measured over counted" in text) is ("cuda" in ops.DEVICES)
+    assert ("## Cost model: measured over counted" in text) is ("cuda" in library.DEVICES)
     assert "No GPU was used" in text and "| MLP, same parameters | torch.compile |" in text
     if importlib.util.find_spec("matplotlib") is not None:
         assert path.with_name("smoke-ratios.png").exists() and "![smoke-ratios.png]" in text

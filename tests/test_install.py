@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kan_kernels import contract
+from kan_kernels._core import bases
 from tools import build_needs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -150,12 +150,12 @@ def test_old_python_at_import(tmp_path: Path) -> None:
 
 def test_least_torch_is_one_number() -> None:
     """pyproject.toml twice, the stable ABI that the library asks for, the import and the README agree."""
-    least = ".".join(map(str, contract.MIN_TORCH))
+    least = ".".join(map(str, bases.MIN_TORCH))
     assert (ROOT / "pyproject.toml").read_text().count(f'"torch>={least}"') == 2
     (target,) = re.findall(
         r"TORCH_TARGET_VERSION=0x(\w\w)(\w\w)0{12}\b", (ROOT / "CMakeLists.txt").read_text()
     )
-    assert tuple(int(part, 16) for part in target) == contract.MIN_TORCH
+    assert tuple(int(part, 16) for part in target) == bases.MIN_TORCH
     assert f"torch ≥ {least}" in (ROOT / "README.md").read_text()
 
 
@@ -193,5 +193,5 @@ def test_not_built(library: str | None, tmp_path: Path) -> None:
     run = python(["-c", UNBUILT], tmp_path, PYTHONPATH=str(tmp_path), PYTHONDONTWRITEBYTECODE="1")
     assert run.returncode == 0, run.stderr
     numpy_model, torch_library = run.stdout.splitlines()
-    assert numpy_model.endswith(contract.REMEDY) and torch_library.endswith(contract.REMEDY)
+    assert numpy_model.endswith(bases.REMEDY) and torch_library.endswith(bases.REMEDY)
     assert ("does not exist" if library is None else "does not fit") in torch_library

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from kan_kernels import KAN, integrations
-from kan_kernels.compat import efficient_kan as drop_in
 from kan_kernels.integrations import Accelerated, accelerate, explain, is_accelerated, restore
+from kan_kernels.integrations import efficient_kan as drop_in
 
 
 class Block(nn.Module):
@@ -237,7 +237,7 @@ def test_bad_argument(function: Any) -> None:
 
 def test_nothing_changes_if_one_layer_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """All is decided before anything changes."""
-    from kan_kernels.integrations import efficient_kan
+    from kan_kernels.integrations.efficient_kan import adapter
 
     model = peer.KAN([2, 2, 2])
     answers = iter([None, RuntimeError("broken adapter")])
@@ -248,7 +248,7 @@ def test_nothing_changes_if_one_layer_fails(monkeypatch: pytest.MonkeyPatch) -> 
             raise answer
         return None
 
-    monkeypatch.setattr(efficient_kan, "reason", reason)
+    monkeypatch.setattr(adapter, "reason", reason)
     with pytest.raises(RuntimeError, match="broken adapter"):
         accelerate(model)
     assert all(type(layer) is peer.KANLinear for layer in model.layers)

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from benchmarks import basis_forms as forms
-from kan_kernels.compat import cheby_kan, fast_kan
-from kan_kernels.integrations import accelerate, explain
+from kan_kernels.integrations import accelerate, cheby_kan, explain, fast_kan
 
 
 @pytest.fixture(params=FAST)

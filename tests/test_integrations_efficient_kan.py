@@ -21,8 +21,8 @@ import torch.nn.functional as torch_functional
 from torch import Tensor, nn
 
 from kan_kernels import use_backend
-from kan_kernels.compat import efficient_kan as drop_in
 from kan_kernels.integrations import accelerate, explain, is_accelerated
+from kan_kernels.integrations import efficient_kan as drop_in
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FILES = sorted(path.stem for path in FIXTURES.glob("efficient_kan_*.npz"))
@@ -364,6 +364,6 @@ def test_example_needs_the_peer() -> None:
     """The drop-in runs the kernels by itself, so there would be nothing to compare."""
     example = importlib.import_module("examples.use_efficient_kan")
     with pytest.raises(SystemExit, match="is not taken for efficient-kan"):
-        example.main("kan_kernels.compat.efficient_kan", steps=1)
+        example.main("kan_kernels.integrations.efficient_kan", steps=1)
     with pytest.raises(SystemExit, match="No module named 'no_such_peer': put"):
         example.main("no_such_peer")

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kan_kernels import KAN, KANConv1d, KANConv2d, KANConv3d, KANLinear, convolution
+from kan_kernels import KAN, KANConv1d, KANConv2d, KANConv3d, KANLinear
 from kan_kernels import functional as F
-from kan_kernels.compat import cheby_kan, efficient_kan, fast_kan, fourier_kan
+from kan_kernels.functional import conv
 from kan_kernels.grids import refine, update_grid
-from kan_kernels.integrations import convert
+from kan_kernels.integrations import cheby_kan, convert, efficient_kan, fast_kan, fourier_kan
 from kan_kernels.pruning import prune_inputs
 from kan_kernels.symbolic import fix, formula
 from kan_kernels.training import fit
@@ -418,7 +418,7 @@ def test_sparse_weights_and_grids() -> None:
     with pytest.raises(TypeError, match=r"grid: got torch\.sparse_csr"):
         F.kan_linear(x, weight, layer.grid.to_sparse_csr(), spline_order=3, base=None)
     with pytest.raises(TypeError, match="x: got a nested tensor, expected a dense one"):
-        convolution.kan_conv(
+        conv.kan_conv(
             torch.nested.nested_tensor([torch.randn(2, 4, 4)], layout=torch.jagged),
             torch.randn(2, 8, 3, 3, 2), layer.grid[:2], spline_order=3, base=None,
         )  # fmt: skip

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
 from benchmarks.basis_forms import FastKANLayer
-from kan_kernels import normed, use_backend
-from kan_kernels.compat import fast_kan
-from kan_kernels.integrations import accelerate, explain
+from kan_kernels import use_backend
+from kan_kernels.integrations import accelerate, explain, fast_kan
+from kan_kernels.integrations.fast_kan.adapter import layer_norm_rbf
 
 F32, F64 = torch.float32, torch.float64
 # batch, in, out, functions: one lane, past a block of rows, rows that are split, as wide as it goes
@@ -100,7 +100,7 @@ def test_values_and_gradients(sizes: tuple[int, ...], base: str | None) -> None:
         narrow = [a.float() if isinstance(a, Tensor) else a for a in wide]
         rounded = [a.double() if isinstance(a, Tensor) else a for a in narrow]
         with poisoned_memory():
-            double, single = first(normed.normed_rbf, wide), first(normed.normed_rbf, narrow)
+            double, single = first(layer_norm_rbf.normed_rbf, wide), first(layer_norm_rbf.normed_rbf, narrow)
         truth, plain = first(plainly, rounded), first(plainly, narrow)
         for got, want in zip(double, first(plainly, wide), strict=True):
             size = float(want.abs().amax()) if want.numel() else 0.0
@@ -117,13 +117,13 @@ def test_not_finite() -> None:
     for bad in (torch.nan, torch.inf, -torch.inf):
         args = arguments((300, 4, 3, 5), "silu")
         args[0][7, 2] = bad
-        got, want = first(normed.normed_rbf, args), first(plainly, args)
+        got, want = first(layer_norm_rbf.normed_rbf, args), first(plainly, args)
         for a, b in zip(got, want, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, equal_nan=True)
         assert got[0].isnan().any(1).nonzero().tolist() == [[7]]
     args = arguments((5, 3, 2, 4), None, affine=False)
     args[0][:], args[7] = 2.0, 0.0  # 0 / 0, as the layer norm has it
-    assert normed.normed_rbf(*args).isnan().all()
+    assert layer_norm_rbf.normed_rbf(*args).isnan().all()
 
 
 @pytest.mark.parametrize("dtype", (F32, F64))
@@ -131,7 +131,7 @@ def test_same_bits(dtype: torch.dtype) -> None:
     """The same bits with 1, 2 and 3 threads."""
     for sizes in ((5000, 20, 5, 8), (100_000, 2, 5, 8)):
         args = arguments(sizes, "silu", dtype)
-        check_same_bits(functools.partial(first, normed.normed_rbf, args))
+        check_same_bits(functools.partial(first, layer_norm_rbf.normed_rbf, args))
 
 
 @pytest.mark.parametrize("base", (None, "silu", "identity"))
@@ -139,14 +139,14 @@ def test_gradcheck(base: str | None) -> None:
     """First and second derivatives with respect to every tensor; a third order against plain torch."""
     args, wanted = leaves(arguments((4, 3, 2, 4), base))
 
-    def function(*some: Tensor, call: Any = normed.normed_rbf) -> Tensor:
+    def function(*some: Tensor, call: Any = layer_norm_rbf.normed_rbf) -> Tensor:
         rest = iter(some)
         return call(*(next(rest) if isinstance(a, Tensor) and a.requires_grad else a for a in args))
 
     assert gradcheck(function, wanted, atol=1e-6, rtol=1e-5)
     assert gradgradcheck(function, wanted, atol=1e-5, rtol=1e-4)
     thirds = []
-    for call in (normed.normed_rbf, plainly):
+    for call in (layer_norm_rbf.normed_rbf, plainly):
         y = function(*wanted, call=call).square().sum()
         for _ in range(2):
             (d,) = torch.autograd.grad(y, args[0], create_graph=True)
@@ -166,11 +166,11 @@ def test_some_gradients() -> None:
         some = [
             a.clone().requires_grad_(n == only) if isinstance(a, Tensor) else a for n, a in enumerate(args)
         ]
-        y = normed.normed_rbf(*some)
+        y = layer_norm_rbf.normed_rbf(*some)
         y.backward(torch.cos(torch.arange(y.numel(), dtype=y.dtype)).view_as(y))
         torch.testing.assert_close(some[only].grad, all_of_them[only + 1])
     args, wanted = leaves(args)
-    y = normed.normed_rbf(*args)
+    y = layer_norm_rbf.normed_rbf(*args)
     many = torch.randn(3, *y.shape, dtype=F64)
     together = torch.autograd.grad(y, wanted, many, is_grads_batched=True, retain_graph=True)
     for n, g in enumerate(many):
@@ -194,9 +194,9 @@ def test_op_checks() -> None:
         (6, torch.ones(3, 5), "grid must have x's dtype"),
     ):
         with pytest.raises(RuntimeError, match=message):
-            normed.normed_rbf(*args[:at], value, *args[at + 1 :])
+            layer_norm_rbf.normed_rbf(*args[:at], value, *args[at + 1 :])
     with pytest.raises(ValueError, match="width of feature 0"):
-        normed.normed_rbf(*args[:6], torch.zeros(3, 5, dtype=F64), *args[7:])
+        layer_norm_rbf.normed_rbf(*args[:6], torch.zeros(3, 5, dtype=F64), *args[7:])
 
 
 def layers(dtype: torch.dtype = F64, **options: Any) -> tuple[Any, Any]:
@@ -213,12 +213,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How often the op was asked for."""
     count = [0]
 
-    def counted(*args: Any, run: Any = normed.normed_rbf) -> Tensor:
+    def counted(*args: Any, run: Any = layer_norm_rbf.normed_rbf) -> Tensor:
         count[0] += 1
         result: Tensor = run(*args)
         return result
 
-    monkeypatch.setattr(normed, "normed_rbf", counted)
+    monkeypatch.setattr(layer_norm_rbf, "normed_rbf", counted)
     return count
 
 

@@ -14,7 +14,7 @@ from harness import DEVICE
 from torch import Tensor
 
 from kan_kernels import KAN, KANLinear
-from kan_kernels.activations import edge_magnitudes, edge_values
+from kan_kernels.inspection import edge_magnitudes, edge_values
 from kan_kernels.plotting import plot, plot_edges, plot_history, save
 from kan_kernels.symbolic.edges import Edge, SymbolicEdges
 from kan_kernels.training import History

@@ -12,8 +12,8 @@ from torch.autograd import grad, gradcheck, gradgradcheck
 
 from kan_kernels import KAN, KANLinear, use_backend
 from kan_kernels import functional as F
+from kan_kernels._core.bases import BASE_CODES
 from kan_kernels.backends import reference
-from kan_kernels.contract import BASE_CODES
 from kan_kernels.regularization import regularization
 
 F64 = torch.float64

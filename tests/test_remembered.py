@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from kan_kernels import KANLinear, functional, remembered
-from kan_kernels.compat.efficient_kan import KANLinear as EfficientKANLinear
-from kan_kernels.compat.fast_kan import FastKANLayer
-from kan_kernels.remembered import Remembered, readable
+from kan_kernels import KANLinear, functional
+from kan_kernels._core import tensor_cache
+from kan_kernels._core.tensor_cache import Remembered, readable
+from kan_kernels.integrations.efficient_kan.adapter import KANLinear as EfficientKANLinear
+from kan_kernels.integrations.fast_kan.adapter import FastKANLayer
 
 
 def test_an_answer_is_for_one_state_of_one_tensor() -> None:
@@ -40,8 +41,8 @@ def test_an_answer_is_for_one_state_of_one_tensor() -> None:
 def test_every_value_is_compared(shape: tuple[int, int], by_bytes: bool, monkeypatch: Any) -> None:
     """Small ones and large ones, with memcmp and without: values, shape, dtype, NaN, another layout."""
     if not by_bytes:
-        monkeypatch.setattr(remembered, "_memcmp", None)
-    elif remembered._memcmp is None:
+        monkeypatch.setattr(tensor_cache, "_memcmp", None)
+    elif tensor_cache._memcmp is None:
         pytest.skip("memcmp is not among the symbols of this process")
     kept, t = Remembered[int](by_value=True), torch.rand(shape)
     for place in (0, t.numel() // 2, t.numel() - 1):

@@ -9,7 +9,7 @@ import torch
 from harness import DEVICE
 from spline_cases import F64, layer_of, normal, splines
 
-from kan_kernels.spline_refit import refit, solve_banded
+from kan_kernels.refit import refit, solve_banded
 
 
 @pytest.mark.parametrize("width", [0, 1, 3, 10])

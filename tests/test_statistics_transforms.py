@@ -14,7 +14,8 @@ from torch.autograd import forward_ad
 from torch.autograd.functional import hessian, jacobian
 
 from kan_kernels import functional as F
-from kan_kernels import statistics, use_backend
+from kan_kernels import use_backend
+from kan_kernels.functional import edges
 
 F64 = torch.float64
 KNOTS = torch.linspace(-2, 2, 12, dtype=F64, device=DEVICE).repeat(3, 1)
@@ -83,7 +84,7 @@ def trained() -> Tensor:
 @pytest.mark.parametrize("fake_first", (False, True))
 def test_fake_tensors(fake_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call with fake tensors and one with real ones do not get in each other's way, whichever is first."""
-    monkeypatch.setattr(statistics, "_known_places", {})
+    monkeypatch.setattr(edges, "_known_places", {})
     for fake in (fake_first, not fake_first, fake_first):
         if fake:
             with FakeTensorMode():
@@ -101,8 +102,8 @@ def test_fake_tensors(fake_first: bool, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_inference_mode_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a call under inference_mode remembers is of use to training."""
-    monkeypatch.setattr(statistics, "_known_places", {})
+    monkeypatch.setattr(edges, "_known_places", {})
     with torch.inference_mode():
         moments(*arguments())
-    assert [t.is_inference() for t in statistics._known_places.values()] == [False]
+    assert [t.is_inference() for t in edges._known_places.values()] == [False]
     assert bool(trained().isfinite().all())

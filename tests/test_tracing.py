@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kan_kernels import KAN, KANConv1d, KANConv2d, KANConv3d, KANLinear, checks, use_backend
+from kan_kernels import KAN, KANConv1d, KANConv2d, KANConv3d, KANLinear, use_backend
 from kan_kernels import functional as F
-from kan_kernels.compat import cheby_kan, efficient_kan, fast_kan, fourier_kan
+from kan_kernels._core import checks
+from kan_kernels.integrations import cheby_kan, efficient_kan, fast_kan, fourier_kan
 from kan_kernels.symbolic import fix
 
 F64 = torch.float64
@@ -103,9 +104,9 @@ def test_trace_of_convolutions(backend: str, case: Any) -> None:
 
 def test_trace_of_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Images that are taken in blocks: the trace does not hold how many there were."""
-    from kan_kernels import convolution_composed
+    from kan_kernels._engine import conv_composed
 
-    monkeypatch.setattr(convolution_composed, "BLOCK", {"cpu": 200})
+    monkeypatch.setattr(conv_composed, "BLOCK", {"cpu": 200})
     with use_backend("reference"):
         module = KANConv2d(2, 3, 3, dtype=F64)
         trace = traced(module, torch.randn(4, 2, 5, 5, dtype=F64))

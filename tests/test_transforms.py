@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, hessian, jacfwd, jacrev, vmap
 
-from kan_kernels import KANConv1d, KANConv2d, KANConv3d, checks
+from kan_kernels import KANConv1d, KANConv2d, KANConv3d
 from kan_kernels import functional as F
+from kan_kernels._core import checks
 
 F64 = torch.float64
 MESSAGE = r"knot 1 of feature 1 is .* expected finite, non-decreasing knots"

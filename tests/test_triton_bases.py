@@ -17,7 +17,7 @@ from test_triton_interpreted import check_tiles_of_a_gpu, launches, tf32
 from torch.autograd import gradcheck, gradgradcheck
 
 from kan_kernels import functional as F
-from kan_kernels.contract import basis_order
+from kan_kernels._core.bases import basis_order
 
 pytestmark = pytest.mark.skipif(
     not (INTERPRETED and "triton" in FUSED),

@@ -9,7 +9,9 @@ import pytest
 import torch
 from harness import child
 
-from kan_kernels import KAN, KANLinear, available_backends, dispatch, explain, ops
+from kan_kernels import KAN, KANLinear, available_backends, explain
+from kan_kernels._core import library
+from kan_kernels._engine import dispatch
 from kan_kernels.backends import BACKENDS
 
 TRITON = importlib.util.find_spec("triton") is not None
@@ -75,7 +77,7 @@ def test_a_gpu_without_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None
 
 @needs_triton
 @pytest.mark.skipif(
-    "cuda" not in ops.DEVICES, reason="the library was built without CUDA kernels: there was no nvcc"
+    "cuda" not in library.DEVICES, reason="the library was built without CUDA kernels: there was no nvcc"
 )
 def test_the_cheaper_backend_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where both fused backends can run, the cost model decides, in figures; either can be forced."""
@@ -103,7 +105,7 @@ def test_the_cheaper_backend_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_triton
-@pytest.mark.skipif("cuda" not in ops.DEVICES, reason="built without CUDA kernels: there was no nvcc")
+@pytest.mark.skipif("cuda" not in library.DEVICES, reason="built without CUDA kernels: there was no nvcc")
 def test_the_choice_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.compile(fullgraph=True) goes through the automatic choice between two GPU backends."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
@@ -151,9 +153,9 @@ def test_import_leaves_triton_alone() -> None:
 
 def test_schemas_are_those_of_the_library() -> None:
     """One family: what Python declares for its namespaces is what C++ declares, word for word."""
-    if ops.LOAD_ERROR is not None:
-        pytest.skip(f"the compiled library is not here: {ops.LOAD_ERROR}")
-    for op, schema in ops.SCHEMAS.items():
+    if library.LOAD_ERROR is not None:
+        pytest.skip(f"the compiled library is not here: {library.LOAD_ERROR}")
+    for op, schema in library.SCHEMAS.items():
         theirs = str(getattr(torch.ops.kan_kernels, op).default._schema)
         assert theirs == f"kan_kernels::{op}{schema}"
 

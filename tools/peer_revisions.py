@@ -19,11 +19,14 @@ from typing import Any
 
 import torch
 
-from kan_kernels.integrations import cheby_kan, efficient_kan, fast_kan, fourier_kan
 from kan_kernels.integrations._shared import judge as judging
 from kan_kernels.integrations._shared.revisions import KNOWN
 from kan_kernels.integrations._shared.source import definition, fingerprint
 from kan_kernels.integrations._shared.whitelist import MISSING, Subject, find
+from kan_kernels.integrations.cheby_kan import adapter as cheby_kan
+from kan_kernels.integrations.efficient_kan import adapter as efficient_kan
+from kan_kernels.integrations.fast_kan import adapter as fast_kan
+from kan_kernels.integrations.fourier_kan import adapter as fourier_kan
 
 OUT = Path(judging.__file__).with_name("revisions.py")
 MARK = '_TEXT = """'

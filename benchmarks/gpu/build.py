@@ -18,7 +18,7 @@ PROBE = """
 import json, sys, torch
 from kan_kernels import ops
 from kan_kernels.backends import BACKENDS
-from kan_kernels.dispatch import Case
+from kan_kernels._engine.dispatch import Case
 device = sys.argv[1]
 case = Case(device, torch.float32, torch.float32, 64, 64, 5, 3)
 reasons = {name: backend.can_run(case) for name, backend in BACKENDS.items()}

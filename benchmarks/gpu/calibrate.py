@@ -1,8 +1,8 @@
 """How far the cost model is from the clock: every path of every fused backend, in cycles an edge.
 
 The parent starts this module as a child, which times the forward passes; what it prints is compared with what
-`kan_kernels.cost_model` and csrc/cuda/cost.cu count. A factor is measured over counted, the median of the
-layers: the number to write into `_FACTORS` and `kDenseFactor`, `kGatherFactor`.
+`kan_kernels._engine.cost_model` and csrc/cuda/cost.cu count. A factor is measured over counted, the median of
+the layers: the number to write into `_FACTORS` and `kDenseFactor`, `kGatherFactor`.
 """
 
 from __future__ import annotations
@@ -58,10 +58,11 @@ class Timed:
 
 def candidates(case: Any, major: int, tf32: bool, device: str) -> Iterator[tuple[str, str, float | None]]:
     """(backend, path, counted cycles) of everything that can run here."""
-    from kan_kernels import cost_model, ops
+    from kan_kernels._core import library
+    from kan_kernels._engine import cost_model
     from kan_kernels.backends import BACKENDS
 
-    if BACKENDS["native"].can_run(case) is None and "cuda" in ops.DEVICES:
+    if BACKENDS["native"].can_run(case) is None and "cuda" in library.DEVICES:
         for path, cycles in cost_model.native_paths(case, major).items():
             yield "native", path, cycles
     if device == "cuda" and BACKENDS["triton"].can_run(case) is None:
@@ -71,7 +72,8 @@ def candidates(case: Any, major: int, tf32: bool, device: str) -> Iterator[tuple
 
 def measure(device: Device, smoke: bool) -> tuple[list[Timed], list[str]]:
     """Time every candidate on every layer, interleaved within a layer; and the clocks seen meanwhile."""
-    from kan_kernels import KANLinear, dispatch
+    from kan_kernels import KANLinear
+    from kan_kernels._engine import dispatch
 
     major = torch.cuda.get_device_capability()[0] if device.is_gpu else 8
     found, clocks = [], []

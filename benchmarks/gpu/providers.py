@@ -45,7 +45,7 @@ class OnBackend(Ours):
 
 def _cases(job: Job, device: Device) -> list[Any]:
     """A dispatch.Case for each layer of the job."""
-    make = importlib.import_module("kan_kernels.dispatch").Case
+    make = importlib.import_module("kan_kernels._engine.dispatch").Case
     w, dtype = job.workload, job.precision.dtype
     return [
         make(device.torch.type, dtype, dtype, i, o, w.grid_size, w.spline_order)
@@ -57,7 +57,7 @@ def automatic(job: Job, device: Device) -> list[str]:
     """The backend that dispatch chooses for each layer of the job; empty without kan_kernels."""
     if import_or_reason("kan_kernels", "") is not None:
         return []
-    choose = importlib.import_module("kan_kernels.dispatch").choose
+    choose = importlib.import_module("kan_kernels._engine.dispatch").choose
     return [choose(case).backend.NAME for case in _cases(job, device)]
 
 

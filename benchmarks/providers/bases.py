@@ -87,7 +87,7 @@ class OursForm(Ours):
 
 
 def _fast_kan(form: Any) -> nn.Module:
-    module: Any = importlib.import_module("kan_kernels.compat.fast_kan")
+    module: Any = importlib.import_module("kan_kernels.integrations.fast_kan")
     sizes = form.input_dim, form.output_dim
     layer: nn.Module = module.FastKANLayer(*sizes, num_grids=form.rbf.num_grids, backend="native")
     layer.load_state_dict(form.state_dict())
@@ -95,7 +95,7 @@ def _fast_kan(form: Any) -> nn.Module:
 
 
 def _cheby_kan(form: Any) -> nn.Module:
-    module: Any = importlib.import_module("kan_kernels.compat.cheby_kan")
+    module: Any = importlib.import_module("kan_kernels.integrations.cheby_kan")
     layer: nn.Module = module.ChebyKANLayer(form.inputdim, form.outdim, form.degree, backend="native")
     layer.load_state_dict(form.state_dict())
     return layer

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kan_kernels import KAN, grids, symbolic
-from kan_kernels.activations import edge_values, node_values
+from kan_kernels.inspection import edge_values, node_values
 from kan_kernels.training import fit
 
 from . import twin

@@ -6,7 +6,7 @@ namespace kan {
 namespace ops {
 namespace {
 
-constexpr int64_t kMostOutputs = 8, kMostFeatures = 64;  // as kan_kernels/normed.py has them
+constexpr int64_t kMostOutputs = 8, kMostFeatures = 64;  // as kan_kernels/integrations/fast_kan/layer_norm_rbf.py has them
 
 // The layer's tensors, checked and made contiguous; owns what it had to copy.
 struct NormedTensors {

@@ -6,8 +6,8 @@
 A layer that is taken stays the same object with its own parameters, buffers, hooks, state dict and methods:
 only its class becomes a subclass of its class, with a forward on the kernels. `restore` gives the class back.
 
-Each peer has an adapter, a module of this package named in ADAPTERS that is imported when it is first needed
-and never imports the peer. It has
+Each peer has a folder named in ADAPTERS. Its module `adapter` is imported when it is first needed and never
+imports the peer. It has
     NAME                      the peer, as the report calls it
     claims(module) -> bool    whether this is one of the peer's layers, or of a subclass of one
     lacks(module) -> str | None     what an unclaimed module that is much like the peer's lacks; else None
@@ -21,7 +21,7 @@ from types import ModuleType
 
 from torch import nn
 
-from ..dispatch import explain
+from .._engine.dispatch import explain
 from ..nn import KANLinear
 from ._shared.accelerated import Accelerated, accelerated_class, is_accelerated
 from ._shared.report import Entry, Report, has_parameters, looks_like_a_kan
@@ -29,12 +29,12 @@ from ._shared.report import Entry, Report, has_parameters, looks_like_a_kan
 __all__ = ["Accelerated", "Entry", "Report", "accelerate", "explain", "is_accelerated", "restore"]
 
 ADAPTERS = ("efficient_kan", "pykan", "fast_kan", "cheby_kan", "fourier_kan")
-"""Modules of this package, asked in this order."""
+"""Folders of this package, asked in this order."""
 
 
 def adapters() -> list[ModuleType]:
     """The adapters, imported."""
-    return [importlib.import_module(f"{__name__}.{name}") for name in ADAPTERS]
+    return [importlib.import_module(f"{__name__}.{name}.adapter") for name in ADAPTERS]
 
 
 def accelerate(model: nn.Module) -> Report:

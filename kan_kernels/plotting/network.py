@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..activations import (
+from ..inspection import (
     active_edges,
     check_data,
     edge_magnitudes,

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import checks
-from ..activations import (
+from .._core import checks
+from ..inspection import (
     active_edges,
     check_data,
     edge_deviations,

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import checks, replicas
-from ..activations import layers_of
+from .. import replicas
+from .._core import checks
+from ..inspection import layers_of
 from ..nn import KANLinear
 from . import library as functions
 from .curves import Curves, active_pairs, fixed_edges, layer_inputs, rows, x_dtype

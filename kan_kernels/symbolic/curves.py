@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from ..activations import active_edges, check_data
+from .._core.bases import BASE_CODES
 from ..backends import reference
-from ..contract import BASE_CODES
+from ..inspection import active_edges, check_data
 from ..nn import KANLinear
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .. import checks
+from .._core import checks
 from ..nn import KANLinear
 from . import library
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from .. import checks
-from ..activations import layers_of
+from .._core import checks
+from ..inspection import layers_of
 from ..nn import KANLinear
 from . import library
 from .curves import active_pairs, fixed_edges

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import checks, replicas
-from ..activations import layers_of
+from .. import replicas
+from .._core import checks
+from ..inspection import layers_of
 from .curves import rows
 
 _ROWS = 4096  # at a time

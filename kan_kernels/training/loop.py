@@ -14,8 +14,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .. import checks, grids, replicas
-from ..activations import layers_of
+from .. import grids, replicas
+from .._core import checks
+from ..inspection import layers_of
 from ..regularization import regularization as penalty
 from .data import split
 from .history import History

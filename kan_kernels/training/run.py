@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import replicas
-from ..activations import layers_of
+from ..inspection import layers_of
 from .data import Batches, evaluating, measure
 from .history import History
 from .objective import HISTORY_SIZE, Minimizer, Objective

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kan_kernels._core.bases import basis_rows
+from kan_kernels._core.library import functions_together
 from kan_kernels.backends import BACKENDS
-from kan_kernels.contract import basis_rows
-from kan_kernels.ops import functions_together
 
 HERE = Path(__file__).resolve().parents[2]
 ROOT = Path(

@@ -13,9 +13,8 @@ import os
 
 import torch
 
-from ... import cuda_support, ops
-from ...contract import BASIS_CODES
-from .. import limits
+from ..._core import cuda_support, library, limits
+from ..._core.bases import BASIS_CODES
 
 NAME = "triton"
 DIFFERENTIABLE = False
@@ -108,6 +107,6 @@ def _kernel(op: str):
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 if NAMESPACE is not None:
-    _library = ops.define(NAMESPACE, {op: _kernel(op) for op in ops.SCHEMAS}, ("CUDA", "CPU"))
+    _library = library.define(NAMESPACE, {op: _kernel(op) for op in library.SCHEMAS}, ("CUDA", "CPU"))
     forward_op = torch.ops.kan_kernels_triton.forward.default
     forward, input, weight, backward = map(_entry, ("forward", "input", "weight", "backward"))

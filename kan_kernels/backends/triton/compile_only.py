@@ -15,7 +15,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ...contract import BASIS_CODES, basis_order
+from ..._core.bases import BASIS_CODES, basis_order
 from . import launch, tiling
 
 ARCHS = (80, 90, 100)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from .basis import base_activation, window
-from .global_bases import first_state, next_rows
+from .full_support import first_state, next_rows
 from .place import place, tile_pairs
 from .table_kernel import verdict
 from .tiles import load_coefficients, load_rows, lost_rows, narrow, poison, product, scale_all

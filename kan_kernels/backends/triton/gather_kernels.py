@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from .basis import base_activation, exact_cell
-from .global_bases import first_state, next_row, rows_at
+from .full_support import first_state, next_row, rows_at
 from .tiles import load_part, load_rows, narrow, poison, scale_all
 
 

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from .basis import base_activation, window
-from .global_bases import first_state, next_rows, rows_of_group
+from .full_support import first_state, next_rows, rows_of_group
 from .place import place, place_rows, spread, sum_rows, tile_pairs
 from .table_kernel import verdict
 from .tiles import INTERPRETED, load_coefficients, load_part, load_rows, narrow, poison, product, scale_all

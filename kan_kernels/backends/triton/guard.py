@@ -2,8 +2,7 @@
 
 import torch
 
-from ...checks import DTYPES, HALF_DTYPES
-from ...contract import (
+from ..._core.bases import (
     BASE_CODES,
     BASIS_CODES,
     MAX_DERIVATIVE,
@@ -12,6 +11,7 @@ from ...contract import (
     MAX_SPLINE_ORDER,
     basis_rows,
 )
+from ..._core.checks import DTYPES, HALF_DTYPES
 
 _NAMES = {
     "forward": ("x", "s", "spline_weight", "base_weight", "bias"),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from ... import graphs
+from ..._core import graphs
 
 TOLERANCE = 2.0**-14
 """Of a cell: how far a knot may be from its uniform place. It moves a basis value by less than 2^-14: an

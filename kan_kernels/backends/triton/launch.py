@@ -9,11 +9,11 @@ from math import factorial
 import torch
 from torch import Tensor
 
-from ...contract import basis_rows
-from ...ops import functions_together
+from ..._core.bases import basis_rows
+from ..._core.library import functions_together
 from . import forward_kernels, gather_kernels, gradient_kernels, table_kernel, tiling
+from .blocking import UNIFORM_ORDERS, ceil_div, polynomials, steps
 from .knots import TOLERANCE, are_uniform
-from .plan import UNIFORM_ORDERS, ceil_div, polynomials, steps
 
 
 def tf32_allowed() -> bool:

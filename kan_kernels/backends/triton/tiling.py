@@ -9,9 +9,9 @@ from functools import cache
 
 import torch
 
-from ...checks import HALF_DTYPES
+from ..._core.checks import HALF_DTYPES
 from . import tuning
-from .plan import ceil_div, power_of_two
+from .blocking import ceil_div, power_of_two
 
 INPUTS = 16  # of a tile of gradients
 ROW_SUM_COLUMNS, ROW_SUM_ROWS = 16, 32  # outputs and basis rows of a tile of gather_backward, at most

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from ... import graphs
-from .plan import power_of_two
+from ..._core import graphs
+from .blocking import power_of_two
 
 _chosen: dict[str, dict] = {}  # class of shapes -> the tile, without its EVEN_*
 _loaded: set[Path] = set()

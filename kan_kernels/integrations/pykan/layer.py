@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as nn_module
 
-from ... import checks
 from ... import functional as F
-from ...compat.efficient_kan_core import kernel_base, well_determined
+from ..._core import checks
 from .. import accelerate
 from .._shared.accelerated import Accelerated, traced
-from ..layers import regular_inputs
+from .._shared.converted import regular_inputs
+from ..efficient_kan.core import kernel_base, well_determined
 from .code import is_its_own, is_zero, why_not_its_code
 from .lazy import LazyTensor
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from ...functional.edges import apply
 from ...regularization import _entropy_of_rows_and_columns as entropy
-from ...statistics import apply
 
 
 def penalty(

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ... import functional as F
-from ...contract import BASE_CODES
-from ...statistics import Moments, apply
+from ..._core.bases import BASE_CODES
+from ...functional.edges import Moments, apply
 from .layer import Weights
 from .symbolic import Symbolic
 

@@ -1,0 +1,385 @@
+"""Checks of arguments. Each raises TypeError or ValueError: the argument, what came and what was expected."""
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from numbers import Real
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .bases import BASE_CODES, BASIS_CODES, MAX_DERIVATIVE, MAX_SPLINE_ORDER, most_rows
+from .tensor_cache import Remembered, has_values
+from .tracing import untraced
+
+HALF_DTYPES = (torch.float16, torch.bfloat16)
+DTYPES = (torch.float32, torch.float64, *HALF_DTYPES)
+
+_checked: Remembered[bool] = Remembered(by_value=True)  # grids that are good
+
+
+class GridError(ValueError):
+    """The knots, centres or widths of a layer have values that no kernel may see."""
+
+
+class NestedError(TypeError):
+    """A nested tensor where a dense one is expected."""
+
+
+def integer(name: str, value: object, low: int, high: int | None = None) -> int:
+    """`value` as a plain int in low..high: whatever has __index__, NumPy's too, and is no bool."""
+    expected = f"an int >= {low}" if high is None else f"an int in {low}..{high}"
+    number: int
+    if type(value) is int or isinstance(value, torch.SymInt):
+        number = value  # type: ignore[assignment]
+    elif isinstance(value, bool) or (isinstance(value, Tensor) and value.dtype == torch.bool):
+        raise TypeError(f"{name}: got {value!r}, expected {expected}")
+    else:
+        try:
+            number = int(operator.index(value))  # type: ignore[arg-type]
+        except TypeError:
+            raise TypeError(f"{name}: got {value!r}, expected {expected}") from None
+    if number < low or (high is not None and number > high):
+        raise ValueError(f"{name}: got {number}, expected {expected}")
+    return number
+
+
+def boolean(name: str, value: object) -> bool:
+    """`value` as a plain bool, which is what it has to be, or NumPy's."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: got {value!r}, expected True or False")
+    return bool(value)
+
+
+def nonnegative(name: str, value: object, high: float = math.inf) -> float:
+    """`value` as a finite float in 0..high."""
+    expected = "a finite number >= 0" if high == math.inf else f"a number from 0 to {high:g}"
+    if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's are registered
+        raise TypeError(f"{name}: got {value!r}, expected {expected}")
+    number = float(value)
+    if not (math.isfinite(number) and 0 <= number <= high):
+        raise ValueError(f"{name}: got {value}, expected {expected}")
+    return number
+
+
+def _is_sequence(value: object) -> bool:
+    """Whether it has entries in order, as lists and arrays have."""
+    if isinstance(value, (np.ndarray, Tensor)):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def each(name: str, value: object, dims: int, low: int) -> tuple[int, ...]:
+    """`value` is an int >= low or one for each of `dims` dimensions: all of them."""
+    values = tuple(value) if _is_sequence(value) else (value,) * dims  # type: ignore[arg-type]
+    if len(values) != dims:
+        raise ValueError(f"{name}: got {value!r}, expected an int or {dims} of them")
+    return tuple(integer(name, number, low) for number in values)
+
+
+def padding(value: object, dims: int, stride: Sequence[int]) -> str | tuple[int, ...]:
+    """`value` is "valid", "same" beside strides of 1, an int >= 0 or one for each dimension: all of them."""
+    if not isinstance(value, str):
+        return each("padding", value, dims, 0)
+    if value not in ("same", "valid"):
+        raise ValueError(
+            f"padding: got {value!r}, expected an int, one for each dimension, 'same' or 'valid'"
+        )
+    if value == "same" and any(step != 1 for step in stride):
+        raise ValueError(f"padding: got 'same' with stride {tuple(stride)}, expected stride 1")
+    return value
+
+
+def spline_order(value: object) -> int:
+    return integer("spline_order", value, 0, MAX_SPLINE_ORDER)
+
+
+def derivative(value: object) -> int:
+    return integer("derivative", value, 0, MAX_DERIVATIVE)
+
+
+def base(value: object) -> None:
+    """`value` is the name of a base activation, or None."""
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"base: got {value!r}, expected 'silu', 'identity' or None")
+    if value not in BASE_CODES:
+        raise ValueError(f"base: unknown activation {value!r}, expected 'silu', 'identity' or None")
+
+
+def grid_range(value: object) -> None:
+    """`value` is a pair of finite increasing numbers."""
+    expected = "a pair (low, high) of finite numbers with low < high"
+    try:
+        low, high = (float(bound) for bound in value)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise TypeError(f"grid_range: got {value!r}, expected {expected}") from None
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"grid_range: got {value!r}, expected {expected}")
+
+
+def tensor(name: str, value: object, rank: int | None = None) -> None:
+    """`value` is a dense floating tensor, of this rank if one is given."""
+    if isinstance(value, torch.fx.Proxy):
+        raise TypeError(
+            f"{name}: got torch.fx's Proxy, expected a torch.Tensor; make the layer a leaf of the tracer "
+            "(Tracer.is_leaf_module), or mark the function by torch.fx.wrap"
+        )
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected a torch.Tensor")
+    if value.dtype not in DTYPES:
+        raise TypeError(f"{name}: got {value.dtype}, expected float32, float64, bfloat16 or float16")
+    if value.is_nested:
+        raise NestedError(f"{name}: got a nested tensor, expected a dense one; pass its parts one by one")
+    if value.layout is not torch.strided:
+        raise TypeError(f"{name}: got {value.layout}, expected a dense tensor; pass {name}.to_dense()")
+    if rank is not None and value.dim() != rank:
+        raise ValueError(f"{name}: got {value.dim()} dimensions {tuple(value.shape)}, expected {rank}")
+
+
+def rows(x: object, in_features: int) -> None:
+    """`x` is (..., in_features)."""
+    tensor("x", x)
+    if x.dim() == 0 or x.shape[-1] != in_features:  # type: ignore[attr-defined]
+        raise ValueError(f"x: got shape {tuple(x.shape)}, expected (..., {in_features})")  # type: ignore[attr-defined]
+
+
+def operand(
+    name: str, value: object, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> None:
+    """`value` is a tensor of this shape, dtype and device."""
+    tensor(name, value)
+    assert isinstance(value, Tensor)
+    if tuple(value.shape) != shape:
+        raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected {shape}")
+    if value.dtype != dtype:
+        raise TypeError(f"{name}: got {value.dtype}, expected {dtype} like spline_weight")
+    if value.device != device:
+        raise ValueError(f"{name}: is on {value.device}, expected {device} like x")
+
+
+def grid_shape(grid: object, order: int, in_features: int | None = None) -> None:
+    """`grid` is (in, G+2k+1) with G >= 1 and asks for no gradient."""
+    tensor("grid", grid, 2)
+    assert isinstance(grid, Tensor)
+    if in_features is not None and grid.shape[0] != in_features:
+        raise ValueError(
+            f"grid: got shape {tuple(grid.shape)}, expected ({in_features}, knots), a row for each feature"
+        )
+    if grid.shape[1] < 2 * order + 2:
+        raise ValueError(
+            f"grid: got {grid.shape[1]} knots a row, expected 2*spline_order + 2 = {2 * order + 2} or more"
+        )
+    if grid.requires_grad:
+        raise ValueError("grid: requires grad, but there is no gradient for knots; pass grid.detach()")
+
+
+def layer(
+    x: object,
+    spline_weight: object,
+    grid: object,
+    base_weight: object,
+    bias: object,
+    order: object,
+    base_name: object,
+) -> None:
+    """The tensors of one layer fit together; the knots' values are not looked at."""
+    order = spline_order(order)
+    base(base_name)
+    tensor("spline_weight", spline_weight, 3)
+    assert isinstance(spline_weight, Tensor)
+    in_features, _, out_features = spline_weight.shape
+    rows(x, in_features)
+    assert isinstance(x, Tensor)
+    dtype, device = spline_weight.dtype, x.device
+    _rows_like(x, dtype, "spline_weight")
+    grid_shape(grid, order, in_features)
+    assert isinstance(grid, Tensor)
+    grid_like(grid, spline_weight)
+    expected = (in_features, grid.shape[1] - order - 1, out_features)
+    operand("spline_weight", spline_weight, expected, dtype, device)
+    if grid.device != device:
+        raise ValueError(f"grid: is on {grid.device}, expected {device} like x")
+    _base_and_bias(base_weight, bias, base_name, in_features, out_features, dtype, device)
+
+
+def _rows_like(x: Tensor, dtype: torch.dtype, like: str) -> None:
+    if x.dtype != dtype and not (x.dtype == torch.float32 and dtype in HALF_DTYPES):
+        also = " or float32" if dtype in HALF_DTYPES else ""
+        raise TypeError(f"x: got {x.dtype}, expected {dtype} like {like}{also}")
+
+
+def _base_and_bias(base_weight, bias, base_name, in_features, out_features, dtype, device) -> None:
+    if (base_name is None) != (base_weight is None):
+        raise ValueError(
+            f"base_weight: got {'None' if base_weight is None else 'a tensor'} with base={base_name!r}, "
+            "expected it exactly if there is a base"
+        )
+    if base_weight is not None:
+        operand("base_weight", base_weight, (in_features, out_features), dtype, device)
+    if bias is not None:
+        operand("bias", bias, (out_features,), dtype, device)
+
+
+def basis(value: object) -> None:
+    """`value` is the name of a basis."""
+    expected = f"one of {', '.join(map(repr, BASIS_CODES))}"
+    if not isinstance(value, str):
+        raise TypeError(f"basis: got {value!r}, expected {expected}")
+    if value not in BASIS_CODES:
+        raise ValueError(f"basis: got {value!r}, expected {expected}")
+
+
+def global_basis(value: object) -> None:
+    """`value` is the name of a basis that is not local."""
+    expected = "'rbf', 'chebyshev' or 'fourier' (B-splines: kan_linear)"
+    if not isinstance(value, str):
+        raise TypeError(f"basis: got {value!r}, expected {expected}")
+    if value not in BASIS_CODES or value == "bspline":
+        raise ValueError(f"basis: got {value!r}, expected {expected}")
+
+
+def global_layer(
+    x: object,
+    weight: object,
+    grid: object,
+    base_weight: object,
+    bias: object,
+    basis: object,
+    base_name: object,
+) -> None:
+    """The tensors of one layer whose basis is not local fit together; the grid's values are not looked at."""
+    global_basis(basis)
+    base(base_name)
+    tensor("weight", weight, 3)
+    assert isinstance(weight, Tensor)
+    in_features, functions, out_features = weight.shape
+    assert isinstance(basis, str)
+    integer("weight.shape[1]", functions, 1, most_rows(basis))
+    if basis == "fourier" and functions % 2:
+        raise ValueError(f"weight.shape[1]: got {functions}, expected an even number: cosines, then sines")
+    rows(x, in_features)
+    assert isinstance(x, Tensor)
+    dtype, device = weight.dtype, x.device
+    _rows_like(x, dtype, "weight")
+    if weight.device != device:
+        raise ValueError(f"weight: is on {weight.device}, expected {device} like x")
+    if basis == "rbf":
+        tensor("grid", grid, 2)
+        assert isinstance(grid, Tensor)
+        expected = (in_features, functions + 1)
+        if grid.shape != expected:
+            raise ValueError(
+                f"grid: got shape {tuple(grid.shape)}, expected {expected}, "
+                "each feature's centres and their width"
+            )
+        if grid.requires_grad:
+            raise ValueError("grid: requires grad, but there is no gradient for centres; pass grid.detach()")
+        grid_like(grid, weight)
+        if grid.device != device:
+            raise ValueError(f"grid: is on {grid.device}, expected {device} like x")
+    elif grid is not None:
+        raise ValueError(f"grid: got one, expected None: the basis {basis!r} has none")
+    _base_and_bias(base_weight, bias, base_name, in_features, out_features, dtype, device)
+
+
+def _seen(grid: Tensor) -> bool:
+    """Whether this state of a grid was looked at before, or cannot be without waiting for a device."""
+    if torch.compiler.is_compiling() or not grid.is_cpu:
+        return True
+    return not torch._C._are_functorch_transforms_active() and _checked.get(grid) is not None
+
+
+def _look(grid: Tensor, complaint: Callable[[Tensor], str | None]) -> None:
+    """Raise GridError if there is a complaint about the grid's values: those beneath all transforms."""
+    with torch._C._DisableFuncTorch(), torch.no_grad():
+        values = _beneath_transforms(grid)
+        if values is None or _checked.get(values) is not None:
+            return
+        said = complaint(values)
+        if said is not None:
+            raise GridError(f"grid: {said}")
+        _checked.put(values, True)
+
+
+def _beneath_transforms(grid: Tensor) -> Tensor | None:
+    """The values (..., in, columns) of a grid that transforms have wrapped; None where there are none."""
+    functorch = torch._C._functorch
+    places = [grid.dim() - 2, grid.dim() - 1]  # of features and columns
+    while functorch.is_functorch_wrapped_tensor(grid):
+        if functorch.is_functionaltensor(grid):
+            return None
+        if functorch.is_batchedtensor(grid):
+            mapped = functorch.maybe_get_bdim(grid)
+            places = [place + (place >= mapped) for place in places]
+        grid = functorch.get_unwrapped(grid)
+    if not has_values(grid):
+        return None
+    return grid if places == [grid.dim() - 2, grid.dim() - 1] else grid.movedim(places, (-2, -1))
+
+
+def centres(grid: Tensor) -> None:
+    """The centres of Gaussians are finite and their widths positive; looks at values as `knots` does."""
+    if not _seen(grid):
+        untraced(_look, grid, _about_centres)
+
+
+def _about_centres(grid: Tensor) -> str | None:
+    good = torch.isfinite(grid)
+    good[..., -1] &= grid[..., -1] > 0
+    if good.all():
+        return None
+    *_, feature, column = place = (~good).nonzero()[0].tolist()
+    what = "width" if column == grid.shape[-1] - 1 else f"centre {column}"
+    return (
+        f"the {what} of feature {feature} is {grid[tuple(place)].item()}, "
+        "expected finite centres and a finite width > 0"
+    )
+
+
+def knots(grid: Tensor) -> None:
+    """The knots are finite and non-decreasing.
+
+    Looks at values only where that needs no device synchronisation, and once for each state of a tensor.
+    """
+    if not _seen(grid):
+        untraced(_look, grid, _about_knots)
+
+
+def _about_knots(grid: Tensor) -> str | None:
+    good = torch.isfinite(grid)
+    good[..., 1:] &= grid[..., 1:] >= grid[..., :-1]
+    if good.all():
+        return None
+    *grids, feature, knot = (~good).nonzero()[0].tolist()
+    row = grid[(*grids, feature)]
+    after = f" after {row[knot - 1].item()}" if knot else ""
+    return (
+        f"knot {knot} of feature {feature} is {row[knot].item()}{after}, "
+        "expected finite, non-decreasing knots"
+    )
+
+
+def grid_like(grid: Tensor, operand: Tensor) -> None:
+    """The knots are float32 or of the operand's dtype."""
+    if grid.dtype not in (torch.float32, operand.dtype):
+        also = "" if operand.dtype == torch.float32 else f" or {operand.dtype}"
+        raise TypeError(f"grid: got {grid.dtype}, expected torch.float32{also}")
+
+
+def dtype(value: object) -> None:
+    """`value` is a dtype that a layer can have."""
+    if value not in DTYPES:
+        raise TypeError(f"dtype: got {value!r}, expected float32, float64, bfloat16 or float16")
+
+
+def widths(value: object, name: str = "widths") -> list[int]:
+    """`value` is a sequence of at least two positive ints: these."""
+    if not _is_sequence(value):
+        raise TypeError(f"{name}: got {value!r}, expected a sequence of at least two positive ints")
+    values = list(value)  # type: ignore[call-overload]
+    if len(values) < 2:
+        raise ValueError(
+            f"{name}: got {len(values)} of them, expected at least two, the input's and the output's"
+        )
+    return [integer(f"{name}[{i}]", width, 1) for i, width in enumerate(values)]

@@ -1,0 +1,1 @@
+"""Which backend runs an op and why, and the only differentiation."""

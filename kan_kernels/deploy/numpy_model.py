@@ -1,0 +1,143 @@
+"""A trained KAN without torch: NumPy arrays and the same CPU kernels, through the module _C.
+
+This file imports neither torch nor anything that does. On a machine without torch, `import kan_kernels` still
+offers it.
+"""
+
+import os
+import zipfile
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .._core.bases import BASE_CODES, REMEDY
+
+
+class _Layer(NamedTuple):
+    """One layer, in the order of _C.forward's arguments after x."""
+
+    spline_weight: NDArray  # (in, G+k, out)
+    base_weight: NDArray | None  # (in, out)
+    bias: NDArray | None  # (out,)
+    grid: NDArray  # (in, G+2k+1)
+    spline_order: int
+    base: int
+
+
+class NumpyKAN:
+    """A stack of KAN layers on NumPy arrays: kan(x) maps (n, in) to (n, out).
+
+    Made by `to_numpy_model`, or by `NumpyKAN.load` from a file that `save` wrote; pickles too.
+
+    Attributes:
+        dtype: of the arrays, float32 or float64.
+        in_features, out_features: of the whole stack.
+    """
+
+    def __init__(self, layers: list[_Layer]) -> None:
+        self._layers = [_Layer(*layer) for layer in layers]
+        self.dtype = self._layers[0].spline_weight.dtype
+        self.in_features = self._layers[0].spline_weight.shape[0]
+        self.out_features = self._layers[-1].spline_weight.shape[2]
+        self._forward = _kernel()
+
+    def __call__(self, x: ArrayLike) -> NDArray:
+        """(n, in) -> (n, out), in `dtype`. Raises ValueError for any other shape."""
+        y = np.ascontiguousarray(x, self.dtype)
+        if y.ndim != 2 or y.shape[1] != self.in_features:
+            raise ValueError(f"x: got shape {np.shape(x)}, expected (n, {self.in_features})")
+        forward = self._forward
+        for layer in self._layers:
+            y = forward(y, *layer)
+        return y
+
+    def __repr__(self) -> str:
+        widths = [self.in_features, *(layer.spline_weight.shape[2] for layer in self._layers)]
+        return f"NumpyKAN({widths}, {self.dtype})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"layers": [tuple(layer) for layer in self._layers]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["layers"])  # type: ignore[misc]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write an .npz file for `load`; it holds no pickle. NumPy appends .npz to a path without it."""
+        arrays: dict[str, Any] = {"format": 1, "layers": len(self._layers)}
+        for i, layer in enumerate(self._layers):
+            for name, value in layer._asdict().items():
+                if value is not None:
+                    arrays[f"{i}.{name}"] = value
+        np.savez(path, **arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "NumpyKAN":
+        """Read a file written by `save`. Raises ValueError for any other file."""
+        foreign = f"path: {os.fspath(path)!r} is not a file that NumpyKAN.save wrote"
+        try:
+            arrays = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(foreign) from error
+        if isinstance(arrays, np.ndarray):
+            raise ValueError(foreign)
+        with arrays:
+            if "format" not in arrays or int(arrays["format"]) != 1:
+                raise ValueError(foreign)
+            return cls([cls._read(arrays, i) for i in range(int(arrays["layers"]))])
+
+    @staticmethod
+    def _read(arrays, i: int) -> _Layer:
+        values = {name: arrays.get(f"{i}.{name}") for name in _Layer._fields}
+        values["spline_order"], values["base"] = int(values["spline_order"]), int(values["base"])
+        return _Layer(**values)
+
+
+def to_numpy_model(kan) -> NumpyKAN:
+    """The NumPy twin of a KAN or KANLinear. Weights are copied; 16-bit ones become float32. Edge masks count.
+
+    Raises:
+        TypeError: `kan` is neither.
+        ValueError: it has symbolic edges (`kan_kernels.symbolic.to_python` writes those without torch).
+        ImportError: the package was installed without its module _C.
+    """
+    layers = getattr(kan, "layers", [kan])
+    if not all(hasattr(layer, "spline_weight") and hasattr(layer, "grid") for layer in layers):
+        raise TypeError(f"kan: got {type(kan).__name__}, expected a KAN or a KANLinear")
+    for i, layer in enumerate(layers):
+        if getattr(layer, "symbolic", None) is not None:
+            raise ValueError(
+                f"kan: layer {i} has symbolic edges, expected splines only; unfix them, or fix all edges "
+                "and use kan_kernels.symbolic.to_python"
+            )
+    return NumpyKAN([_copy(layer) for layer in layers])
+
+
+def _copy(layer) -> _Layer:
+    dtype = "float64" if layer.spline_weight.element_size() == 8 else "float32"
+
+    def array(tensor) -> Any:
+        if tensor is None:
+            return None
+        tensor = tensor.detach().cpu()
+        return np.array((tensor.double() if dtype == "float64" else tensor.float()).numpy(), dtype, order="C")
+
+    spline_weight, base_weight = layer.masked_weights()
+    return _Layer(
+        array(spline_weight),
+        array(base_weight),
+        array(layer.bias),
+        array(layer.grid),
+        layer.spline_order,
+        BASE_CODES[layer.base],
+    )
+
+
+def _kernel():
+    try:
+        from .._C import forward
+    except ImportError as error:
+        raise ImportError(
+            f"a NumPy model needs the compiled module kan_kernels._C ({error}); {REMEDY}"
+        ) from error
+    return forward

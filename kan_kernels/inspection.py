@@ -1,0 +1,188 @@
+"""What every layer and every edge of a KAN computes, for scores and pictures."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import functional as F
+from . import replicas
+from ._core import checks
+from ._core.bases import BASE_CODES
+from .backends import reference
+from .functional.edges import compute_dtype
+from .nn import KAN, KANLinear
+
+
+def layers_of(model: nn.Module, *, sharded: bool = False) -> list[KANLinear]:
+    """The layers of a KAN, or the KANLinear itself.
+
+    Raises:
+        TypeError: `model` is neither.
+        ValueError: its parameters are sharded over ranks, and not `sharded`, whether they may be.
+    """
+    if not sharded and isinstance(model, nn.Module) and replicas.is_sharded(model):
+        raise ValueError(
+            "model: its parameters are sharded over ranks (fully_shard), expected whole ones; "
+            "do this before sharding, or on a model that loaded their full tensors"
+        )
+    if isinstance(model, KANLinear):
+        return [model]
+    if isinstance(model, KAN):
+        return list(model.layers)  # type: ignore[arg-type]
+    raise TypeError(f"model: got {type(model).__name__}, expected a KAN or a KANLinear")
+
+
+def check_data(x: object, layer: Any, any_dtype: bool = False) -> Tensor:
+    """`x` as rows (B, in) of finite numbers, B >= 1, that the layer can take, or that can be cast to it.
+
+    The layer is a KANLinear, or any other with its in_features and a spline_weight.
+
+    Raises:
+        TypeError, ValueError: it has another type, dtype (unless `any_dtype`, floating), device or shape, is
+            empty, or has NaN or inf.
+    """
+    checks.rows(x, layer.in_features)
+    assert isinstance(x, Tensor)
+    weight = layer.spline_weight
+    if x.dtype != weight.dtype and not any_dtype:
+        raise TypeError(f"x: got {x.dtype}, expected {weight.dtype} like the model's weights")
+    if x.device != weight.device:
+        raise ValueError(f"x: is on {x.device}, expected {weight.device} like the model's weights")
+    rows = x.detach().reshape(-1, layer.in_features)
+    if len(rows) == 0:
+        raise ValueError(f"x: got no samples, shape {tuple(x.shape)}, expected at least one")
+    if not rows.isfinite().all():
+        sample, feature = (~rows.isfinite()).nonzero()[0].tolist()
+        raise ValueError(
+            f"x: sample {sample} of feature {feature} is not finite, "
+            f"expected a tensor (..., {layer.in_features}) of finite numbers"
+        )
+    return rows
+
+
+def active_edges(layer: KANLinear) -> Tensor:
+    """(in, out) bool: the edges that are not masked, or have a formula."""
+    shape = (layer.in_features, layer.out_features)
+    active = torch.ones(shape, dtype=torch.bool, device=layer.spline_weight.device)
+    if layer.edge_mask is not None:
+        active = layer.edge_mask != 0
+    if layer.symbolic is not None:
+        active[layer.symbolic.index.unbind(1)] = True
+    return active
+
+
+@torch.no_grad()
+def node_values(model: nn.Module, x: Tensor) -> list[Tensor]:
+    """The values of all nodes: x (B, in), then every layer's output (B, out)."""
+    values = [x]
+    for layer in layers_of(model):
+        values.append(layer(values[-1]))
+    return values
+
+
+@torch.no_grad()
+def edge_values(layer: KANLinear, x: Tensor) -> Tensor:
+    """phi[i,o](x[n,i]) of every edge, dense: for a few hundred points, not for a batch.
+
+    Args:
+        x: (n, in), the layer's dtype.
+
+    Returns:
+        (n, in, out) float32, or float64 in a layer of that dtype. Masked edges without a formula are zero.
+    """
+    dtype = compute_dtype(layer.spline_weight)
+    x = x.to(dtype)
+    basis = F.bspline_basis(x, layer.grid.to(dtype), layer.spline_order)
+    values = torch.einsum("nir,iro->nio", basis, layer.spline_weight.to(dtype))
+    if layer.base_weight is not None:
+        base = reference.base_activation(x, BASE_CODES[layer.base])
+        values += base.unsqueeze(2) * layer.base_weight.to(dtype)
+    if layer.edge_mask is not None:
+        values *= layer.edge_mask.to(dtype)
+    if layer.symbolic is not None:
+        for edge in layer.symbolic.edges():
+            values[:, edge.input, edge.output] += edge.curve(x[:, edge.input])
+    return values
+
+
+@torch.no_grad()
+def formula_agreement(layer: KANLinear, x: Tensor) -> dict[tuple[int, int], float]:
+    """r2 of every formula against the spline underneath it, which it took the place of, on x (n, in).
+
+    NaN where that spline is constant on x.
+    """
+    found: dict[tuple[int, int], float] = {}
+    for edge in [] if layer.symbolic is None else layer.symbolic.edges():
+        i, o = edge.input, edge.output
+        base = layer.base_weight
+        spline = F.kan_linear(
+            x[:, i : i + 1].double(),
+            layer.spline_weight[i : i + 1, :, o : o + 1].double(),
+            layer.grid[i : i + 1].double(),
+            spline_order=layer.spline_order,
+            base_weight=None if base is None else base[i : i + 1, o : o + 1].double(),
+            base=layer.base,
+        )[:, 0]
+        unexplained = (spline - edge.curve(x[:, i].double())).square().mean()
+        found[i, o] = float(1 - unexplained / spline.var(correction=0))
+    return found
+
+
+def edge_arguments(layer: KANLinear) -> dict[str, Any]:
+    """A layer's splines as arguments of the functional statistics; masked ones are zero."""
+    spline_weight, base_weight = layer.masked_weights()
+    return {
+        "spline_weight": spline_weight,
+        "grid": layer.grid,
+        "spline_order": layer.spline_order,
+        "base_weight": base_weight,
+        "base": layer.base,
+    }
+
+
+@torch.no_grad()
+def edge_magnitudes(layer: KANLinear, x: Tensor) -> Tensor:
+    """The L1 norm of arXiv 2404.19756, eq. 2.17, of every edge: the mean of |phi[i,o](x[b,i])| over b.
+
+    Args:
+        x: (B, in), B >= 1, the layer's dtype.
+
+    Returns:
+        (in, out) float64. Memory O(in out + B).
+    """
+    l1 = F.edge_l1(x, **edge_arguments(layer)).double()
+    return _with_formulas(l1, layer, x, lambda phi: phi.abs().mean())
+
+
+@torch.no_grad()
+def edge_deviations(layer: KANLinear, x: Tensor) -> Tensor:
+    """The standard deviation (divided by B) of every edge's function over the batch.
+
+    Arguments, result and memory as for `edge_magnitudes`.
+    """
+    deviation = F.edge_moments(x, **edge_arguments(layer), correction=0)[1].double()
+    return _with_formulas(deviation, layer, x, lambda phi: phi.std(correction=0))
+
+
+def _with_formulas(
+    values: Tensor, layer: KANLinear, x: Tensor, statistic: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """`values` (in, out) of the splines, with `statistic` of the whole curve on edges that have a formula."""
+    if layer.symbolic is None:
+        return values
+    splines = edge_arguments(layer)
+    for edge in layer.symbolic.edges():
+        i, o = edge.input, edge.output
+        phi = edge.curve(x[:, i].double())
+        if layer.edge_mask is None or layer.edge_mask[i, o] != 0:  # a spline beside the formula
+            base = splines["base_weight"]
+            one = {
+                "spline_weight": splines["spline_weight"][i : i + 1, :, o : o + 1],
+                "grid": layer.grid[i : i + 1],
+                "base_weight": None if base is None else base[i : i + 1, o : o + 1],
+            }
+            phi = phi + F.kan_linear(x[:, i : i + 1], **{**splines, **one})[:, 0]
+        values[i, o] = statistic(phi)
+    return values

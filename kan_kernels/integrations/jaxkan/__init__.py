@@ -1,0 +1,1 @@
+"""jaxKAN: what converts its layers."""

@@ -1,0 +1,6 @@
+"""The public modules."""
+
+from .conv import KANConv1d, KANConv2d, KANConv3d
+from .linear import KAN, KANLinear
+
+__all__ = ["KAN", "KANConv1d", "KANConv2d", "KANConv3d", "KANLinear"]

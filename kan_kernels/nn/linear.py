@@ -1,0 +1,359 @@
+"""KANLinear and KAN, with the manners of torch.nn."""
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+import torch
+from torch import Tensor, nn
+
+from .. import functional as F
+from .._core import checks
+from .spline_module import SplineModule
+
+if TYPE_CHECKING:
+    from ..symbolic.edges import SymbolicEdges
+
+    _Layer = TypeVar("_Layer", bound=nn.Module)
+
+    class Layers(nn.ModuleList, Generic[_Layer]):
+        """The type of `layers`, which is a plain nn.ModuleList: it knows what is in it."""
+
+        @overload  # type: ignore[override]
+        def __getitem__(self, index: int) -> _Layer: ...
+        @overload
+        def __getitem__(self, index: slice) -> "Layers[_Layer]": ...
+        def __getitem__(self, index: Any) -> Any: ...
+        def __iter__(self) -> Iterator[_Layer]: ...
+
+
+class KANLinear(SplineModule):
+    """Replaces nn.Linear: a learnable univariate function, base plus B-spline, on every edge.
+
+    y[...,o] = sum_i ( base_weight[i,o] base(x[...,i]) + sum_r spline_weight[i,r,o] B_r(x[...,i]) ) + bias[o]
+
+    Args:
+        in_features, out_features: positive sizes.
+        grid_size: G >= 1, the number of cells inside grid_range.
+        spline_order: k, 0 to 10.
+        grid_range: (low, high), covered by uniform knots; k more cells on each side.
+        base: "silu", "identity" or None.
+        bias: whether to add a learnable bias.
+        backend: "native", "triton", "reference" or None, the automatic choice.
+        device, dtype: of the parameters.
+
+    Attributes:
+        spline_weight: (in, G+k, out). base_weight: (in, out) or None. bias: (out,) or None.
+        grid: buffer (in, G+2k+1). It stays in float32 when the module is cast to 16 bits, too few to tell
+            neighbouring knots apart; it follows a cast to float64.
+        grid_range: (low, high), what the inner knots of all features span where they were last placed.
+        edge_mask: buffer (in, out) of zeros and ones, or None, the default: an edge's function is multiplied
+            by its entry. See `set_edge_mask`.
+        symbolic: the edges that were given a formula, a `kan_kernels.symbolic.SymbolicEdges`, or None, the
+            default. What they compute is added.
+
+    A state dict holds the mask and the symbolic edges too, and a layer that loads one becomes what it holds:
+    it takes over mask, symbolic edges and grid size, where features and spline order agree. A state dict that
+    does not fit leaves the module as it was when the module itself loads it, as KAN does for all its layers;
+    in nn.Sequential and other containers, whose load_state_dict is torch's, what fits has been loaded by
+    then. Whatever changes the grid size replaces the parameter `spline_weight`, so optimizers have to be
+    built anew.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+
+    _version = 1
+    spline_weight: nn.Parameter
+    base_weight: nn.Parameter | None
+    bias: nn.Parameter | None
+    edge_mask: Tensor | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        grid_size: int = 5,
+        spline_order: int = 3,
+        *,
+        grid_range: tuple[float, float] = (-1.0, 1.0),
+        base: str | None = "silu",
+        bias: bool = False,
+        backend: str | None = None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features = checks.integer("in_features", in_features, 1)
+        self.out_features = out_features = checks.integer("out_features", out_features, 1)
+        bias = checks.boolean("bias", bias)
+        options = (grid_size, spline_order, grid_range, base, backend)
+        parameter, dtype = self.set_options(*options, device, dtype)
+        self.spline_weight = parameter(in_features, self.grid_size + self.spline_order, out_features)
+        self.register_parameter("base_weight", parameter(in_features, out_features) if base else None)
+        self.register_parameter("bias", parameter(out_features) if bias else None)
+        self.make_grid(in_features, device, dtype)
+        self.register_buffer("edge_mask", None)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """The paper's initialisation (section 2.2), and uniform knots on each feature's present range.
+
+        That range is the constructor's grid_range until `grids.update_grid`, a state dict or a converter
+        places the knots elsewhere; knots that were written into `grid` by other code are not followed.
+        Xavier for base_weight. Spline coefficients from N(0, 0.1^2), so that spline(x) is about 0 and base
+        carries the signal; divided by sqrt(in), so that it also holds for the sum over many inputs.
+        Without a base the spline carries the signal alone, and the factor 0.1 is left out.
+        The edge mask and symbolic edges stay as they are.
+        """
+        self.reset_grid()
+        scale = 1.0 if self.base is None else 0.1
+        nn.init.normal_(self.spline_weight, std=scale / self.in_features**0.5)
+        if self.base_weight is not None:
+            nn.init.xavier_uniform_(self.base_weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    @torch.no_grad()
+    def set_edge_mask(self, mask: Tensor | None) -> None:
+        """Switch edges on (1) and off (0); None switches all on, at no cost.
+
+        A mask is about splines. An edge that has a formula keeps it, and 1 does not switch the spline
+        underneath on, but has `symbolic.unfix` find it on. To switch such an edge off, `unfix` it first.
+
+        Args:
+            mask: (in, out), zeros and ones of any dtype, copied. An edge that is off takes no part in forward
+                and its weights get no gradient; NaN and inf in x still reach every output.
+
+        Raises:
+            TypeError, ValueError: `mask` is no tensor, has another shape or other values.
+        """
+        expected = f"a tensor ({self.in_features}, {self.out_features}) of zeros and ones, or None"
+        if mask is not None:
+            if not isinstance(mask, Tensor):
+                raise TypeError(f"mask: got {type(mask).__name__}, expected {expected}")
+            if mask.shape != (self.in_features, self.out_features):
+                raise ValueError(f"mask: got shape {tuple(mask.shape)}, expected {expected}")
+            if not mask.is_meta and not ((mask == 0) | (mask == 1)).all():
+                raise ValueError(f"mask: got other values than 0 and 1, expected {expected}")
+            weight = self.spline_weight
+            mask = mask.detach().to(device=weight.device, dtype=weight.dtype, copy=True)
+        symbolic = self.symbolic
+        self.edge_mask = mask if symbolic is None else symbolic.splines_on(mask, self.edge_mask)
+
+    def masked_weights(self) -> tuple[Tensor, Tensor | None]:
+        """spline_weight and base_weight as forward uses them: those of edges that are off are zero."""
+        if self.edge_mask is None:
+            return self.spline_weight, self.base_weight
+        return _masked(self.spline_weight, self.base_weight, self.edge_mask)
+
+    @property
+    def symbolic(self) -> "SymbolicEdges | None":
+        """The edges that were given a formula, or None."""
+        return self._modules.get("symbolic")  # type: ignore[return-value]
+
+    def set_symbolic(self, edges: "SymbolicEdges | None") -> None:
+        """Replace the symbolic edges; None removes them. `kan_kernels.symbolic.fix` masks their splines too.
+
+        Raises:
+            TypeError, ValueError: `edges` are no SymbolicEdges, or those of a layer of another shape.
+        """
+        if edges is None:
+            self._modules.pop("symbolic", None)
+            return
+        expected = f"SymbolicEdges of {self.in_features} inputs and {self.out_features} outputs, or None"
+        if not isinstance(edges, nn.Module) or not hasattr(edges, "in_features"):
+            raise TypeError(f"edges: got {type(edges).__name__}, expected {expected}")
+        if (edges.in_features, edges.out_features) != (self.in_features, self.out_features):
+            raise ValueError(
+                f"edges: got {edges.in_features} inputs and {edges.out_features} outputs, expected {expected}"
+            )
+        self._modules["symbolic"] = edges
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        try:  # Module.__getattr__ takes longer than a small kernel; its dicts do not
+            parameters: dict[str, Any] = self._parameters
+            buffers: dict[str, Any] = self._buffers
+            spline_weight, base_weight, bias = (
+                parameters["spline_weight"],
+                parameters["base_weight"],
+                parameters["bias"],
+            )
+            grid, edge_mask = buffers["grid"], buffers["edge_mask"]
+        except KeyError:  # parametrized or pruned: no longer plain parameters
+            spline_weight, base_weight, bias, grid, edge_mask = (
+                self.spline_weight,
+                self.base_weight,
+                self.bias,
+                self.grid,
+                self.edge_mask,
+            )
+        if edge_mask is not None:
+            if isinstance(x, Tensor):
+                spline_weight, base_weight = _masked(spline_weight, base_weight, edge_mask)
+            else:  # torch.fx sees what is made of attributes
+                spline_weight, base_weight = self.masked_weights()
+        try:
+            y = F.kan_linear(
+                x,
+                spline_weight,
+                grid,
+                spline_order=self.spline_order,
+                base_weight=base_weight,
+                base=self.base,
+                bias=bias,
+                backend=self.backend,
+            )
+        except checks.GridError as error:  # written into after it was made or loaded
+            raise checks.GridError(f"{self._get_name()}({self.extra_repr()}): {error}") from None
+        symbolic = self._modules.get("symbolic")
+        if symbolic is None:
+            return y
+        nested = isinstance(x, Tensor) and x.is_nested
+        formulas = F.of_parts(x, symbolic) if nested else symbolic(x)
+        return y + formulas.to(y.dtype)
+
+    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
+        with _unchanged_by_errors(self, state_dict):
+            return super().load_state_dict(state_dict, strict, assign)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        """Take over what a checkpoint of a layer holds besides values: grid size, mask, symbolic edges."""
+        weight, grid = state_dict.get(prefix + "spline_weight"), state_dict.get(prefix + "grid")
+        if weight is not None and grid is not None:
+            rows, order = self.spline_weight.shape[1], self.spline_order
+            fits = weight.dim() == 3 and weight.shape[::2] == self.spline_weight.shape[::2]
+            if fits and weight.shape[1] > order and grid.shape[1:] == (weight.shape[1] + order + 1,):
+                symbolic = self._symbolic_of(
+                    state_dict, prefix + "symbolic."
+                )  # raises before anything changes
+                if weight.shape[1] != rows:
+                    self._resize(weight.shape[1] - order)
+                if prefix + "edge_mask" not in state_dict:
+                    self.edge_mask = None
+                elif self.edge_mask is None:
+                    self.edge_mask = self.spline_weight.new_ones(self.in_features, self.out_features)
+                self.set_symbolic(symbolic)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _symbolic_of(self, state_dict, prefix: str) -> "SymbolicEdges | None":
+        """Symbolic edges as the checkpoint has them, their values still to be loaded."""
+        if not any(key.startswith(prefix) for key in state_dict):
+            return None
+        from ..symbolic.edges import SymbolicEdges  # sits above this room: only a checkpoint asks for it
+
+        return SymbolicEdges.like_state(state_dict, prefix, self)
+
+    def _resize(self, grid_size: int) -> None:
+        """Another grid size: new knots and spline weights, their values still to be set."""
+        weight, order = self.spline_weight, self.spline_order
+        values = weight.new_empty(self.in_features, grid_size + order, self.out_features)
+        self.spline_weight = nn.Parameter(values, requires_grad=weight.requires_grad)
+        self.grid = self.grid.new_empty(self.in_features, grid_size + 2 * order + 1)
+        self.grid_size = grid_size
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, {self.options_repr(self.bias is not None)}"
+
+    def _dispatch_options(self) -> dict[str, Any]:
+        return {"widths": (self.in_features, self.out_features), **self.options_of_dispatch()}
+
+
+def _masked(spline_weight: Tensor, base_weight: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+    return spline_weight * mask.unsqueeze(1), None if base_weight is None else base_weight * mask
+
+
+@contextlib.contextmanager
+def _unchanged_by_errors(module: nn.Module, state_dict: Any) -> Iterator[None]:
+    """After an error every module in it has its attributes, parameters, buffers and their values back.
+
+    Values are copied beforehand only where loading can fail: a state of the module's own keys and shapes
+    needs no second copy of the model.
+    """
+    tables = ("_parameters", "_buffers", "_modules")
+    kept = [(vars(m), dict(vars(m)), [dict(vars(m)[name]) for name in tables]) for m in module.modules()]
+    tensors = [] if _surely_loads(module, state_dict) else [*module.parameters(), *module.buffers()]
+    values = [(t, t.detach().clone()) for t in tensors if not nn.parameter.is_lazy(t)]
+    try:
+        yield
+    except BaseException:
+        for now, before, contents in kept:
+            now.clear()
+            now.update(before)
+            for name, content in zip(tables, contents, strict=True):
+                now[name].clear()
+                now[name].update(content)
+        with torch.no_grad():
+            for tensor, value in values:
+                tensor.copy_(value)
+        raise
+
+
+def _surely_loads(module: nn.Module, state_dict: Any) -> bool:
+    """Whether nothing but copies of tensors to others of the same shapes lies ahead."""
+    if any(m._load_state_dict_pre_hooks or m._load_state_dict_post_hooks for m in module.modules()):
+        return False
+    own = module.state_dict()
+    if not isinstance(state_dict, Mapping) or own.keys() != state_dict.keys():
+        return False
+    return all(
+        isinstance(new := state_dict[key], Tensor)
+        and isinstance(value, Tensor)
+        and not key.endswith("_extra_state")  # read, and refused, by the module it belongs to
+        and not new.is_meta
+        and not nn.parameter.is_lazy(value)
+        and not nn.parameter.is_lazy(new)
+        and new.shape == value.shape
+        for key, value in own.items()
+    )
+
+
+class KAN(nn.Module):
+    """A stack of KANLinear layers: KAN([2, 5, 1]) has two, in `layers`.
+
+    A state dict that does not fit, in whatever layer, leaves all of them as they were.
+
+    Args:
+        widths: at least two positive sizes, from the input's to the output's.
+        grid_size, spline_order, layer_options: as for KANLinear, the same for every layer.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+
+    def __init__(
+        self, widths: Sequence[int], grid_size: int = 5, spline_order: int = 3, **layer_options
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            KANLinear(fan_in, fan_out, grid_size, spline_order, **layer_options)
+            for fan_in, fan_out in itertools.pairwise(checks.widths(widths))
+        )
+
+    if TYPE_CHECKING:
+
+        @property
+        def layers(self) -> "Layers[KANLinear]": ...
+        @layers.setter
+        def layers(self, layers: nn.ModuleList) -> None: ...
+
+    def reset_parameters(self) -> None:
+        """Initialise every layer anew, as `KANLinear.reset_parameters` does."""
+        for layer in self.layers:
+            layer.reset_parameters()
+
+    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
+        with _unchanged_by_errors(self, state_dict):
+            return super().load_state_dict(state_dict, strict, assign)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., widths[0]) -> (..., widths[-1])."""
+        for n, layer in enumerate(self.layers):
+            try:
+                x = layer(x)
+            except checks.GridError as error:
+                raise checks.GridError(f"layers[{n}], {error}") from None
+        return x

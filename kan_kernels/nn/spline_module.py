@@ -1,0 +1,166 @@
+"""What modules with knots share: their options, and the knots themselves."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._core import checks
+from .._core.tensor_cache import readable
+from .._core.tracing import untraced
+from .._engine import dispatch
+
+Range = tuple[float, float]
+
+
+class SplineModule(nn.Module):
+    """A module with the buffer `grid` (in, G+2k+1), uniform at first, never in 16 bits.
+
+    A subclass calls `set_options`, makes its parameters, and calls `make_grid`.
+    """
+
+    grid: Tensor
+    grid_size: int
+    spline_order: int
+    base: str | None
+    backend: str | None
+    _ranges: list[Range]  # of the inner knots, as they were last placed: one for all features or for each
+
+    def set_options(
+        self,
+        grid_size: int,
+        spline_order: int,
+        grid_range: Sequence[float],
+        base: str | None,
+        backend: str | None,
+        device: Any,
+        dtype: torch.dtype | None,
+    ) -> tuple[Callable[..., nn.Parameter], torch.dtype]:
+        """Check and keep the options: (what makes a parameter of a shape, its dtype)."""
+        self.grid_size = checks.integer("grid_size", grid_size, 1)
+        self.spline_order = checks.spline_order(spline_order)
+        self.grid_range = grid_range
+        checks.base(base)
+        dispatch.check_name("backend", backend)
+        made = torch.get_default_dtype() if dtype is None else dtype
+        checks.dtype(made)
+        self.base = base
+        self.backend = backend
+
+        def parameter(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape, device=device, dtype=made))
+
+        return parameter, made
+
+    def make_grid(self, in_features: int, device: Any, dtype: torch.dtype) -> None:
+        """Register the buffer, its values still to be set. 16 bits tell no neighbouring knots apart."""
+        knots_dtype = torch.float32 if dtype in checks.HALF_DTYPES else dtype
+        knots = self.grid_size + 2 * self.spline_order + 1
+        self.register_buffer("grid", torch.empty(in_features, knots, device=device, dtype=knots_dtype))
+
+    @property
+    def grid_range(self) -> Range:
+        """What the inner knots of all features span together, where they were last placed: (low, high).
+
+        They are placed by the constructor, `grids.update_grid`, a state dict or a converter; other writes to
+        `grid` are not seen. Setting it is for the next `reset_parameters`.
+        """
+        return _hull(self._ranges)
+
+    @grid_range.setter
+    def grid_range(self, value: Sequence[float]) -> None:
+        checks.grid_range(value)
+        self._ranges = [(float(value[0]), float(value[1]))]
+
+    @torch.no_grad()
+    def place_grid(self, knots: Tensor) -> None:
+        """Take over knots (in, G+2k+1), and keep their ranges for `reset_parameters`."""
+        if knots.shape == self.grid.shape:
+            self.grid.copy_(knots)
+        else:
+            self.grid = knots
+        self._keep_ranges()
+
+    def _keep_ranges(self) -> None:
+        """Keep the range of each feature's knots as they are now; one without a length gets that of all."""
+        found = self._present_ranges()
+        good = [one for one in found if one is not None]
+        if good:
+            ranges = [one or _hull(good) for one in found]
+            self._ranges = ranges if len(set(ranges)) > 1 else ranges[:1]
+
+    def _present_ranges(self) -> list[Range | None]:
+        """The first and the last inner knot of each feature, None without a length; [] without values.
+
+        Where they are those kept but for rounding they are these.
+        """
+        if not readable(self.grid):
+            return []
+        k, features = self.spline_order, self.grid.shape[0]
+        kept = self._ranges * features if len(self._ranges) == 1 else self._ranges
+        if len(kept) != features:  # of other features
+            kept = [(math.nan, math.nan)] * features
+        rounding = 8 * torch.finfo(self.grid.dtype).eps
+        ends = self.grid.detach()[:, [k, -k - 1]].tolist()
+        return [_range_of(low, high, old, rounding) for (low, high), old in zip(ends, kept, strict=True)]
+
+    @torch.no_grad()
+    def reset_grid(self) -> None:
+        """Uniform knots on the ranges where they were last placed, and k more cells on each side."""
+        steps = torch.arange(-self.spline_order, self.grid_size + self.spline_order + 1, dtype=torch.float64)
+        low, high = torch.tensor(self._ranges, dtype=torch.float64).unsqueeze(-1).unbind(1)
+        self.grid.copy_((low + (high - low) / self.grid_size * steps).expand_as(self.grid))
+
+    def _apply(self, fn, recurse=True):
+        """Cast or move everything, but never round the knots to 16 bits."""
+        knots = self.grid
+        super()._apply(fn, recurse)
+        if self.grid.dtype in checks.HALF_DTYPES:
+            self.grid = knots.to(device=self.grid.device, dtype=torch.float32)
+        return self
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if prefix + "grid" in state_dict:
+            self._keep_ranges()
+
+    def options_of_dispatch(self) -> dict[str, Any]:
+        """Return what `explain` is told of any module with knots and a `spline_weight`."""
+        return {
+            "grid_size": self.grid_size,
+            "spline_order": self.spline_order,
+            "base": self.base,
+            "device": self.spline_weight.device,
+            "dtype": self.spline_weight.dtype,
+            "backend": self.backend,
+        }
+
+    def options_repr(self, bias: bool) -> str:
+        """The options, for `extra_repr`; grid_range is where the knots are now."""
+        found = untraced(self._present_ranges) or list(self._ranges)
+        good = [one for one in found if one is not None]
+        low, high = _hull(good) if good else (math.nan, math.nan)
+        low, high = float(f"{low:.6g}"), float(f"{high:.6g}")
+        parts = [
+            f"grid_size={self.grid_size}, spline_order={self.spline_order}",
+            f"grid_range={low, high}{' over all features' if len(set(found)) > 1 else ''}",
+            f"base={self.base!r}, bias={bias}",
+        ]
+        if self.backend is not None:
+            parts.append(f"backend={self.backend!r}")
+        return ", ".join(parts)
+
+
+def _range_of(low: float, high: float, kept: Range, rounding: float) -> Range | None:
+    """(low, high), or what is kept where that is the same but for rounding; None without a length."""
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        return None
+    allowed = rounding * max(abs(low), abs(high))
+    same = abs(low - kept[0]) <= allowed and abs(high - kept[1]) <= allowed
+    return kept if same else (low, high)
+
+
+def _hull(ranges: list[Range]) -> Range:
+    return min(low for low, _ in ranges), max(high for _, high in ranges)
