@@ -1,6 +1,6 @@
 """The path of Gaussians and polynomials through a matrix product, of blocks of values and the weights.
 
-Shapes that csrc/cpu/product.h takes: at least 64 rows, at most twice the outputs, 128 outputs or more,
+Shapes that csrc/cpu/linear/gemm.h takes: at least 64 rows, at most twice the outputs, 128 outputs or more,
 several blocks of features.
 """
 

@@ -2,14 +2,14 @@
 #include <chrono>
 #include <cstring>
 
-#include "backward.h"
-#include "convolution.h"
-#include "edge_scale.h"
-#include "forward.h"
-#include "normed.h"
-#include "product.h"
-#include "small.h"
-#include "statistics.h"
+#include "cpu/conv/conv.h"
+#include "cpu/edges/edges.h"
+#include "cpu/edges/scale.h"
+#include "cpu/linear/backward.h"
+#include "cpu/linear/forward.h"
+#include "cpu/linear/gemm.h"
+#include "cpu/linear/layer_norm_rbf.h"
+#include "cpu/linear/small.h"
 
 #define KAN_CONCAT_(a, b) a##b
 #define KAN_CONCAT(a, b) KAN_CONCAT_(a, b)

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <utility>
 
-#include "../basis/activation.h"
+#include "basis/activation.h"
 
 #ifndef KAN_VECTOR_BYTES
 #define KAN_VECTOR_BYTES 16

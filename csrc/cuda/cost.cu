@@ -1,7 +1,7 @@
 // The cost model behind the choice of a path: cycles of one multiprocessor for each edge (row, input, output) of the
 // forward pass, from counts of instructions and published rates. It was never fitted to a measurement: `make gpu` on a
 // card prints by how much each path misses it.
-#include "global.h"
+#include "cuda/full_support/full_support.h"
 #include "kernels.h"
 
 namespace kan {

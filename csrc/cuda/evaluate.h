@@ -3,8 +3,8 @@
 
 #include <cmath>
 
-#include "../basis/activation.h"
-#include "../basis/bspline.h"
+#include "basis/activation.h"
+#include "basis/bspline.h"
 #include "storage.h"
 
 namespace kan {

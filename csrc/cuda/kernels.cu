@@ -1,10 +1,10 @@
 #include <stdexcept>
 #include <string>
 
-#include "global.h"
+#include "blocking.h"
+#include "cuda/full_support/full_support.h"
 #include "kernels.h"
 #include "parts.h"
-#include "plan.h"
 
 namespace kan {
 namespace cuda {

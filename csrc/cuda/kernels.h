@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "../cpu/kernels.h"
+#include "cpu/kernels.h"
 
 namespace kan {
 namespace cuda {

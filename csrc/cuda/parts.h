@@ -1,7 +1,7 @@
 // What calls of kernels share whose results come in parts: the compute type, and the sums of the parts.
 #pragma once
 
-#include "../cpu/kernels.h"
+#include "cpu/kernels.h"
 #include "reduce.h"
 
 namespace kan {

@@ -2,7 +2,7 @@
 // branches are uniform; arithmetic is float, or double beside float64 storage.
 #pragma once
 
-#include "../cpu/kernels.h"
+#include "cpu/kernels.h"
 #include "warp.h"
 
 namespace kan {

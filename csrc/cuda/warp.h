@@ -13,7 +13,7 @@
 
 #include <cstdint>
 
-#include "../basis/config.h"
+#include "basis/config.h"
 
 #if !defined(__CUDACC__)
 #include "warp_host.h"

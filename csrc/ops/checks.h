@@ -11,8 +11,8 @@
 #include <string>
 #include <tuple>
 
-#include "../basis/config.h"
-#include "../cpu/kernels.h"
+#include "basis/config.h"
+#include "cpu/kernels.h"
 
 namespace kan {
 namespace ops {

@@ -57,7 +57,7 @@ def why_not() -> str | None:
 
 def sources(root: Path = ROOT) -> list[Path]:
     """What is compiled: the kernels of `root`, and the stand-ins of this folder."""
-    kernels = sorted((root / "csrc" / "cuda").glob("*.cu"))
+    kernels = sorted((root / "csrc" / "cuda").rglob("*.cu"))
     return [*kernels, *(Path(__file__).parent / name for name in ("bindings.cpp", "runtime.cpp"))]
 
 

@@ -1,7 +1,7 @@
 """The short test of the CPU kernels that a fault must fail: tests/sanitize's driver, without sanitizers.
 
 Only the baseline instruction set is built, which every machine runs; it has no tables in registers, so
-csrc/cpu/small.h is not run. Argument: the folder that holds csrc.
+csrc/cpu/linear/small.h is not run. Argument: the folder that holds csrc.
 """
 
 from __future__ import annotations

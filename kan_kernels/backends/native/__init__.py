@@ -9,7 +9,7 @@ NAME = "native"
 DIFFERENTIABLE = False
 NAMESPACE = "kan_kernels" if library.LOAD_ERROR is None else None  # of its torch ops
 CUDA_BASES = ("bspline", "rbf", "chebyshev")
-PRODUCT_VALUES = 1 << 17  # kProductValues in csrc/cpu/product.h
+PRODUCT_VALUES = 1 << 17  # kProductValues in csrc/cpu/linear/gemm.h
 
 
 def below_autograd(op):
@@ -58,7 +58,7 @@ def why(case) -> str:
 
 
 def _products(case) -> str:
-    """What csrc/cpu/product.h decides, save the weights' layout: few rows, but many values."""
+    """What csrc/cpu/linear/gemm.h decides, save the weights' layout: few rows, but many values."""
     functions = case.grid_size + case.spline_order
     least = max(64, PRODUCT_VALUES // max(1, case.in_features * functions) + 1)
     if (

@@ -17,7 +17,7 @@ from ..._core.tracing import tracing
 from ..._engine import dispatch
 from ...functional import basis_linear
 
-MOST_OUTPUTS, MOST_FEATURES = 8, 64  # as csrc/ops/normed_ops.cpp has them
+MOST_OUTPUTS, MOST_FEATURES = 8, 64  # as csrc/ops/layer_norm_rbf.cpp has them
 
 _transforming = torch._C._are_functorch_transforms_active
 

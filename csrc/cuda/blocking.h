@@ -1,0 +1,34 @@
+// How kernels are cut to a shape: from the shape alone, never from the data or the card.
+#pragma once
+
+#include <algorithm>
+
+#include "cuda/dense/dense.h"
+#include "cuda/gather/gather.h"
+#include "kernels.h"
+
+namespace kan {
+namespace cuda {
+
+constexpr int64_t kBlocks = 264;        // enough to fill the largest cards twice
+constexpr int64_t kOnePassRows = 2048;  // up to here the rows are not split: one launch
+constexpr int64_t kSplitRows = 1024;    // of one part, at least
+constexpr int64_t kSplitFeatures = 16;
+
+// Parts of a contraction of length n: enough blocks, whole parts of at least `least`, memory within `most` parts.
+template <class Shape>
+void split(Shape& s, int64_t n, int64_t blocks, int64_t least, int64_t most, int64_t unit) {
+  const int64_t wanted = ceil_div(kBlocks, std::max<int64_t>(1, blocks));
+  const int64_t splits = std::max<int64_t>(1, std::min({wanted, n / least, most}));
+  s.part = ceil_div(std::max<int64_t>(1, ceil_div(n, splits)), unit) * unit;
+  s.splits = std::max<int64_t>(1, ceil_div(n, s.part));
+}
+
+GatherShape plan_gather_forward(const cpu::SplineLayer& layer);
+void plan_dense_forward(DenseArgs& a);   // part and splits
+void plan_dense_backward(DenseArgs& a);  // and row_blocks, for the results that are asked for
+// For one kernel that computes either or both; `coefficients` is 0 where both cannot be done in one pass.
+GatherShape plan_gather_backward(const cpu::SplineLayer& layer, bool input, bool weight);
+
+}  // namespace cuda
+}  // namespace kan

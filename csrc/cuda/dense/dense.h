@@ -1,0 +1,63 @@
+// The dense path: products with matrix instructions, whose spline operand is made in registers and never stored.
+#pragma once
+
+#include "cuda/spline.h"
+
+namespace kan {
+namespace cuda {
+
+constexpr int kDenseOrder = 3;   // spline orders 1 .. 3
+constexpr int kDenseKnots = 96;  // knots of one input, at most: the table of four of them lies in shared memory twice
+constexpr int kGroups = 4, kGroupRows = 8, kChunk = kGroups * kGroupRows;
+
+struct DenseArgs {
+  cpu::SplineLayer layer;
+  MatrixView x, side, g;
+  const void* bias = nullptr;
+  int derivative = 0, input_derivative = 1;
+  void* y = nullptr;
+  DType y_dtype = DType::f32;
+  void* input = nullptr;  // backward, each may be null
+  DType input_dtype = DType::f32;
+  void *d_spline = nullptr, *d_base = nullptr, *parts = nullptr;
+  bool aligned = false;  // rows of the coefficients and of g are whole 16-byte pieces, and so are their starts
+  bool tf32 = false;
+  int64_t part = 0;  // forward: inputs of one part; backward: rows
+  int64_t splits = 1;
+  bool uniform = false;  // evaluation may take the fixed polynomials, where the knots are uniform
+  bool plain = false;    // forward: aligned, no derivative, no side weights: nothing but uniform knots is missing
+  bool wide = false;     // forward: the base's inputs are read 8 at a time
+  Polynomials polynomials, slope;  // of derivative and input_derivative
+  int row_blocks = 1;              // backward: blocks of 8 coefficient rows that one tile holds of one input: 1, 2 or 4
+
+  KAN_HD int n_knots() const { return layer.grid_size + 2 * layer.spline_order + 1; }
+  KAN_HD int n_splines() const { return layer.grid_size + layer.spline_order; }
+};
+
+// 16 bytes of a row into shared memory: its next `left` elements, and zeros.
+template <class Element>
+KAN_DEVICE void copy_elements(Element* to, const Element* from, int left) {
+  KAN_ROLLED
+  for (int n = 0; n < 16 / int(sizeof(Element)); ++n) to[n] = n < left ? from[n] : Element(0);
+}
+
+// The same, of which nothing may be left (left <= 0: from is not read); in the background if every piece is aligned.
+template <class Element>
+KAN_DEVICE void stage_piece(unsigned char* to, const Element* from, int64_t left, bool aligned) {
+  if (aligned) {
+    copy_async(to, from, left > 0 ? 16 : 0);
+  } else {
+    copy_elements(reinterpret_cast<Element*>(to), from, left < 16 ? int(left) : 16);
+  }
+}
+
+void dense_forward(const DenseArgs& a, void* stream);
+int64_t dense_forward_rows(const DenseArgs& a);  // of x in one block
+int64_t dense_forward_columns(const DenseArgs& a);
+int64_t dense_backward_outputs();  // of one block
+int64_t dense_backward_inputs(const DenseArgs& a);
+int64_t dense_backward_parts(const DenseArgs& a);  // of the input's gradient: blocks that share an input's rows
+void dense_backward(const DenseArgs& a, void* stream);
+
+}  // namespace cuda
+}  // namespace kan
