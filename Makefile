@@ -76,13 +76,13 @@ test: check sanitize wheel
 
 # Random edits of other codebases' layers: each is left alone, or computes what it did.
 test-edits: build
-	$(BIN)/python -m pytest tests/test_code_edits.py --edits 500
+	$(BIN)/python -m pytest tests/integrations/test_code_edits.py --edits 500
 
 # The Triton kernels on the CPU, in Triton's interpreter, which a process has for all kernels or for none.
 interpret: build
 	TRITON_INTERPRET=1 KAN_TEST_BACKENDS=reference,triton $(BIN)/python -W ignore -m pytest -k triton \
-	  tests/test_triton_interpreted.py tests/test_triton_knots.py tests/test_triton_bases.py tests/test_golden.py \
-	  tests/test_kernels.py::test_op
+	  tests/backends/triton/test_triton_interpreted.py tests/backends/triton/test_triton_knots.py tests/backends/triton/test_triton_bases.py tests/backends/test_golden.py \
+	  tests/backends/test_kernels.py::test_op
 
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from kan_kernels import KAN
-from kan_kernels.integrations.cheby_kan.adapter import (
+from kan_kernels.integrations.cheby_kan import (
     ChebyKANLayer,  # was: from ChebyKANLayer import ChebyKANLayer
 )
-from kan_kernels.integrations.fast_kan.adapter import FastKAN  # was: from fastkan import FastKAN
-from kan_kernels.integrations.fourier_kan.adapter import (
+from kan_kernels.integrations.fast_kan import FastKAN  # was: from fastkan import FastKAN
+from kan_kernels.integrations.fourier_kan import (
     NaiveFourierKANLayer,  # was: from fftKAN import NaiveFourierKANLayer
 )
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+
 from harness import BACKENDS, FUSED
 
 with contextlib.suppress(ModuleNotFoundError):  # only the fuzz tests need it

@@ -6,15 +6,15 @@ import copy
 from collections.abc import Callable
 
 import numpy as np
-import oracle
 import pytest
 import torch
-from harness import DEVICE
-from spline_cases import F64, ORDERS, layer_of, normal, splines, state
 from torch import Tensor, nn
 
+import oracle
+from harness import DEVICE
 from kan_kernels import KAN, KANLinear, use_backend
 from kan_kernels.grids import refine, update_grid
+from spline_cases import F64, ORDERS, layer_of, normal, splines, state
 
 
 @pytest.mark.parametrize("grid_eps", [0.0, 0.02, 0.5, 1.0])

@@ -8,12 +8,12 @@ import json
 from itertools import pairwise
 from typing import Any
 
-import oracle
 import pytest
 import torch
-from harness import DEVICE
 from torch import Tensor
 
+import oracle
+from harness import DEVICE
 from kan_kernels import KAN, KANLinear
 from kan_kernels.pruning import edge_scores, input_scores, node_scores, prune, prune_inputs
 from kan_kernels.symbolic.edges import Edge, SymbolicEdges

@@ -5,16 +5,16 @@ from __future__ import annotations
 import copy
 
 import numpy as np
-import oracle
 import pytest
 import torch
-from cases import make_grid
-from harness import DEVICE
-from spline_cases import F64, ORDERS, everywhere, layer_of, normal, splines
 from torch import nn
 
+import oracle
+from cases import make_grid
+from harness import DEVICE
 from kan_kernels import KAN, use_backend
 from kan_kernels.grids import refine, update_grid
+from spline_cases import F64, ORDERS, everywhere, layer_of, normal, splines
 
 KNOTS = ("uniform", "ranges", "adaptive", "steep", "repeated", "clamped", "collapsed")
 

@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from harness import DEVICE, child
 from torch import Tensor, nn
 from torch.autograd import grad, gradcheck, gradgradcheck
 
+from harness import DEVICE, child
 from kan_kernels import KAN, KANLinear, use_backend
 from kan_kernels import functional as F
 from kan_kernels._core.bases import BASE_CODES

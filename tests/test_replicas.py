@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from harness import ROOT
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from harness import ROOT
 from kan_kernels import KAN
 from kan_kernels.grids import refine, update_grid
 
@@ -286,7 +286,7 @@ def run(name: str, folder: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_ranks(name: str, size: int, tmp_path: Path) -> None:
     """Every case, in as many processes."""
-    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent / "support")])
     ranks = [
         subprocess.Popen(
             [sys.executable, __file__, name, str(tmp_path)],

@@ -6,10 +6,10 @@ import copy
 
 import pytest
 import torch
-from harness import DEVICE
-from spline_cases import F64, layer_of, normal, splines
 
+from harness import DEVICE
 from kan_kernels.refit import refit, solve_banded
+from spline_cases import F64, layer_of, normal, splines
 
 
 @pytest.mark.parametrize("width", [0, 1, 3, 10])

@@ -93,7 +93,7 @@ def gpu_tests_stage(run: Run, limit: float) -> Outcome:
 def shared_tests_stage(run: Run, limit: float) -> Outcome:
     """The case table, the golden numbers and autograd, as on the CPU, with every tensor on the device."""
     processes = max(1, min(MOST_PROCESSES, all_threads() // 2))
-    files = ["tests/test_golden.py"] if run.smoke else SHARED_TESTS
+    files = ["tests/backends/test_golden.py"] if run.smoke else SHARED_TESTS
     return _tests(run, "the shared suite on this device", limit, files, processes, run.device)
 
 

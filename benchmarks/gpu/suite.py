@@ -14,13 +14,13 @@ from typing import Any
 
 from .children import run
 
-GPU_TESTS = ["tests/test_gpu.py"]
+GPU_TESTS = ["tests/backends/test_gpu.py"]
 SHARED_TESTS = [
-    "tests/test_golden.py",
-    "tests/test_autograd.py",
-    "tests/test_kernels.py",
-    "tests/test_bases.py",
-    "tests/test_torch_library.py",
+    "tests/backends/test_golden.py",
+    "tests/engine/test_autograd.py",
+    "tests/backends/test_kernels.py",
+    "tests/backends/test_bases.py",
+    "tests/core/test_torch_library.py",
 ]
 STRIDE = 7
 RESTARTS = 8  # of one shard, after tests that took the process or its device along

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import oracle
 import torch
+
+import oracle
 from cases import Case, build
 from harness import (
     assert_close,

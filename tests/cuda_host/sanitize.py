@@ -18,14 +18,14 @@ import numpy as np
 import torch
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
-
-from cases import HALF, OPS, Case, build
-from harness import check_op, run_op, threads
+    TESTS = Path(__file__).resolve().parents[1]
+    sys.path[:0] = [str(TESTS), str(TESTS / "support"), str(TESTS.parent)]
 
 import cuda_host
 import kan_kernels.backends
+from cases import HALF, OPS, Case, build
 from cuda_host.checks import check_dense, dense_runs
+from harness import check_op, run_op, threads
 
 FLAGS = {
     "address": (

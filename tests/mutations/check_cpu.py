@@ -16,7 +16,7 @@ from pathlib import Path
 DRIVER = [
     Path(__file__).resolve().parents[1] / "sanitize" / name for name in ("main.cpp", "sums.cpp", "images.cpp")
 ]
-KERNELS = ("kernels", "statistics", "convolution")
+KERNELS = ("kernels", "edges/edges", "conv/conv")
 CASES = "100"
 FLAGS = ["-std=c++17", "-O1", "-pthread", "-Wno-psabi"]
 # as in CMakeLists.txt
@@ -31,7 +31,7 @@ def compiler() -> str | None:
 def build(root: Path, folder: Path) -> Path:
     """Compiles the driver with the kernels of root/csrc; its path."""
     compile_command = [*(compiler() or "c++").split(), *FLAGS, f"-I{root / 'csrc'}"]
-    objects, driver = [str(folder / f"{name}.o") for name in KERNELS], folder / "driver"
+    objects, driver = [str(folder / f"{Path(name).name}.o") for name in KERNELS], folder / "driver"
     baseline = ["-DKAN_ISA=baseline", "-DKAN_VECTOR_BYTES=16"]
     select = ["-DKAN_HAVE_BASELINE=1", *map(str, DRIVER), str(root / "csrc/cpu/select.cpp"), *objects]
     commands = [

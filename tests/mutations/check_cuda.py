@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import cuda_host
 import torch
+
+import cuda_host
 from cases import HALF, OPS, Case, build
 from cuda_host.checks import check_dense, dense_runs
 from harness import check_op

@@ -9,6 +9,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 os.environ["KAN_TEST_BACKENDS"] = "reference,triton"
 
 import torch
+
 from cases import HALF, Case, build
 from harness import check_op, run_op
 

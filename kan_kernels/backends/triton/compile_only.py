@@ -2,7 +2,7 @@
 code.
 
 The contractions run on meta tensors with the launch itself replaced by a recorder, so that what is compiled
-is what would run, tile and constants included. Used by tests and by `python -m benchmarks.static_cost`.
+is what would run, tile and constants included. Used by tests and by `python -m tools.static_cost`.
 """
 
 from collections.abc import Callable, Iterator
