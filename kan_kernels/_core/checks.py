@@ -9,14 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .bases import BASE_CODES, BASIS_CODES, MAX_DERIVATIVE, MAX_SPLINE_ORDER, most_rows
-from .tensor_cache import Remembered, has_values
+from .bases import BASE_CODES, BASES, BSPLINE, FULL_SUPPORT, MAX_DERIVATIVE, MAX_SPLINE_ORDER, Basis
+from .tensor_cache import has_values
 from .tracing import untraced
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 DTYPES = (torch.float32, torch.float64, *HALF_DTYPES)
-
-_checked: Remembered[bool] = Remembered(by_value=True)  # grids that are good
 
 
 class GridError(ValueError):
@@ -176,31 +174,59 @@ def grid_shape(grid: object, order: int, in_features: int | None = None) -> None
 
 def layer(
     x: object,
-    spline_weight: object,
+    weight: object,
     grid: object,
     base_weight: object,
     bias: object,
     order: object,
     base_name: object,
+    basis: Basis = BSPLINE,
 ) -> None:
-    """The tensors of one layer fit together; the knots' values are not looked at."""
-    order = spline_order(order)
+    """The tensors of one layer fit together; the grid's values are not looked at. Splines have an order."""
+    name = "spline_weight" if basis.local else "weight"
+    number = spline_order(order) if basis.local else 0
     base(base_name)
-    tensor("spline_weight", spline_weight, 3)
-    assert isinstance(spline_weight, Tensor)
-    in_features, _, out_features = spline_weight.shape
+    tensor(name, weight, 3)
+    assert isinstance(weight, Tensor)
+    in_features, functions, out_features = weight.shape
+    if not basis.local:
+        expected = basis.why_not(functions)
+        if expected is not None:
+            raise ValueError(f"{name}.shape[1]: got {functions}, expected {expected}")
     rows(x, in_features)
     assert isinstance(x, Tensor)
-    dtype, device = spline_weight.dtype, x.device
-    _rows_like(x, dtype, "spline_weight")
-    grid_shape(grid, order, in_features)
-    assert isinstance(grid, Tensor)
-    grid_like(grid, spline_weight)
-    expected = (in_features, grid.shape[1] - order - 1, out_features)
-    operand("spline_weight", spline_weight, expected, dtype, device)
-    if grid.device != device:
+    dtype, device = weight.dtype, x.device
+    _rows_like(x, dtype, name)
+    if basis.local:
+        grid_shape(grid, number, in_features)
+        assert isinstance(grid, Tensor)
+        grid_like(grid, weight)
+        operand(name, weight, (in_features, grid.shape[1] - number - 1, out_features), dtype, device)
+    elif weight.device != device:
+        raise ValueError(f"{name}: is on {weight.device}, expected {device} like x")
+    elif basis.grid is not None:
+        _columns(grid, (in_features, basis.columns(functions, 0)), basis)
+        assert isinstance(grid, Tensor)
+        grid_like(grid, weight)
+    elif grid is not None:
+        raise ValueError(f"grid: got one, expected None: the basis {basis.name!r} has none")
+    if isinstance(grid, Tensor) and grid.device != device:
         raise ValueError(f"grid: is on {grid.device}, expected {device} like x")
     _base_and_bias(base_weight, bias, base_name, in_features, out_features, dtype, device)
+
+
+def _columns(grid: object, expected: tuple[int, int], basis: Basis) -> None:
+    """`grid` has this shape and asks for no gradient."""
+    tensor("grid", grid, 2)
+    assert isinstance(grid, Tensor)
+    if grid.shape != expected:
+        raise ValueError(
+            f"grid: got shape {tuple(grid.shape)}, expected {expected}, each feature's {basis.grid}"
+        )
+    if grid.requires_grad:
+        raise ValueError(
+            f"grid: requires grad, but there is no gradient for {basis.grid}; pass grid.detach()"
+        )
 
 
 def _rows_like(x: Tensor, dtype: torch.dtype, like: str) -> None:
@@ -221,85 +247,46 @@ def _base_and_bias(base_weight, bias, base_name, in_features, out_features, dtyp
         operand("bias", bias, (out_features,), dtype, device)
 
 
-def basis(value: object) -> None:
-    """`value` is the name of a basis."""
-    expected = f"one of {', '.join(map(repr, BASIS_CODES))}"
-    if not isinstance(value, str):
-        raise TypeError(f"basis: got {value!r}, expected {expected}")
-    if value not in BASIS_CODES:
-        raise ValueError(f"basis: got {value!r}, expected {expected}")
+def basis(value: object, names: Sequence[str] = tuple(BASES), elsewhere: str = "") -> Basis:
+    """`value` is the name of a basis, one of these: its record."""
+    if isinstance(value, str) and value in names:
+        return BASES[value]
+    kind = ValueError if isinstance(value, str) else TypeError
+    raise kind(f"basis: got {value!r}, expected one of {', '.join(map(repr, names))}{elsewhere}")
 
 
-def global_basis(value: object) -> None:
-    """`value` is the name of a basis that is not local."""
-    expected = "'rbf', 'chebyshev' or 'fourier' (B-splines: kan_linear)"
-    if not isinstance(value, str):
-        raise TypeError(f"basis: got {value!r}, expected {expected}")
-    if value not in BASIS_CODES or value == "bspline":
-        raise ValueError(f"basis: got {value!r}, expected {expected}")
+def full_support(value: object) -> Basis:
+    """`value` is the name of a basis of full support: its record."""
+    return basis(value, FULL_SUPPORT, " (B-splines: kan_linear)")
 
 
-def global_layer(
-    x: object,
-    weight: object,
-    grid: object,
-    base_weight: object,
-    bias: object,
-    basis: object,
-    base_name: object,
-) -> None:
-    """The tensors of one layer whose basis is not local fit together; the grid's values are not looked at."""
-    global_basis(basis)
-    base(base_name)
-    tensor("weight", weight, 3)
-    assert isinstance(weight, Tensor)
-    in_features, functions, out_features = weight.shape
-    assert isinstance(basis, str)
-    integer("weight.shape[1]", functions, 1, most_rows(basis))
-    if basis == "fourier" and functions % 2:
-        raise ValueError(f"weight.shape[1]: got {functions}, expected an even number: cosines, then sines")
-    rows(x, in_features)
-    assert isinstance(x, Tensor)
-    dtype, device = weight.dtype, x.device
-    _rows_like(x, dtype, "weight")
-    if weight.device != device:
-        raise ValueError(f"weight: is on {weight.device}, expected {device} like x")
-    if basis == "rbf":
-        tensor("grid", grid, 2)
-        assert isinstance(grid, Tensor)
-        expected = (in_features, functions + 1)
-        if grid.shape != expected:
-            raise ValueError(
-                f"grid: got shape {tuple(grid.shape)}, expected {expected}, "
-                "each feature's centres and their width"
-            )
-        if grid.requires_grad:
-            raise ValueError("grid: requires grad, but there is no gradient for centres; pass grid.detach()")
-        grid_like(grid, weight)
-        if grid.device != device:
-            raise ValueError(f"grid: is on {grid.device}, expected {device} like x")
-    elif grid is not None:
-        raise ValueError(f"grid: got one, expected None: the basis {basis!r} has none")
-    _base_and_bias(base_weight, bias, base_name, in_features, out_features, dtype, device)
+def knots(grid: Tensor) -> None:
+    """The knots are finite and non-decreasing, where they are on the CPU and not traced."""
+    grid_values(grid, BSPLINE)
 
 
-def _seen(grid: Tensor) -> bool:
-    """Whether this state of a grid was looked at before, or cannot be without waiting for a device."""
-    if torch.compiler.is_compiling() or not grid.is_cpu:
-        return True
-    return not torch._C._are_functorch_transforms_active() and _checked.get(grid) is not None
+def grid_values(grid: Tensor, basis: Basis) -> None:
+    """The values of a grid are those that its basis takes. Compiled kernels look at what they read.
+
+    Other devices than the CPU are not looked at: that would wait for them.
+    """
+    if basis.grid is not None and grid.is_cpu and not torch.compiler.is_compiling():
+        untraced(_look, grid, _COMPLAINTS[basis.grid])
+
+
+def explained(error: RuntimeError) -> Exception:
+    """Return the GridError for what a kernel found in its grid; any other error as it is."""
+    said = str(error).partition("\n")[0]
+    return GridError(said) if said.startswith("grid: ") else error
 
 
 def _look(grid: Tensor, complaint: Callable[[Tensor], str | None]) -> None:
     """Raise GridError if there is a complaint about the grid's values: those beneath all transforms."""
-    with torch._C._DisableFuncTorch(), torch.no_grad():
+    with torch._C._DisableFuncTorch(), torch.no_grad():  # type: ignore[no-untyped-call]
         values = _beneath_transforms(grid)
-        if values is None or _checked.get(values) is not None:
-            return
-        said = complaint(values)
-        if said is not None:
-            raise GridError(f"grid: {said}")
-        _checked.put(values, True)
+        said = None if values is None else complaint(values)
+    if said is not None:
+        raise GridError(f"grid: {said}")
 
 
 def _beneath_transforms(grid: Tensor) -> Tensor | None:
@@ -318,12 +305,6 @@ def _beneath_transforms(grid: Tensor) -> Tensor | None:
     return grid if places == [grid.dim() - 2, grid.dim() - 1] else grid.movedim(places, (-2, -1))
 
 
-def centres(grid: Tensor) -> None:
-    """The centres of Gaussians are finite and their widths positive; looks at values as `knots` does."""
-    if not _seen(grid):
-        untraced(_look, grid, _about_centres)
-
-
 def _about_centres(grid: Tensor) -> str | None:
     good = torch.isfinite(grid)
     good[..., -1] &= grid[..., -1] > 0
@@ -335,15 +316,6 @@ def _about_centres(grid: Tensor) -> str | None:
         f"the {what} of feature {feature} is {grid[tuple(place)].item()}, "
         "expected finite centres and a finite width > 0"
     )
-
-
-def knots(grid: Tensor) -> None:
-    """The knots are finite and non-decreasing.
-
-    Looks at values only where that needs no device synchronisation, and once for each state of a tensor.
-    """
-    if not _seen(grid):
-        untraced(_look, grid, _about_knots)
 
 
 def _about_knots(grid: Tensor) -> str | None:
@@ -358,6 +330,13 @@ def _about_knots(grid: Tensor) -> str | None:
         f"knot {knot} of feature {feature} is {row[knot].item()}{after}, "
         "expected finite, non-decreasing knots"
     )
+
+
+_COMPLAINTS: dict[str, Callable[[Tensor], str | None]] = {
+    "knots": _about_knots,
+    "centres and their width": _about_centres,
+}
+"""What is wrong with the values of a grid, by what a record of a basis calls them."""
 
 
 def grid_like(grid: Tensor, operand: Tensor) -> None:

@@ -1,102 +1,94 @@
-"""The compiled library's convolution, differentiable: once by its own kernel, further by the composed path.
+"""The convolution by one kernel, differentiable: once by its own kernel, further by the composed path."""
 
-`composed` is `convolution_composed.composed` of the same form: of the operands and the grid, and
-differentiable to any order.
-"""
-
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
-from .._core import library
-from .._core.tracing import tracing
-from ..backends.native import below_autograd
+from .._core.bases import BASE_CODES
+from .._core.function import ComposedFunction, plain_call
+from ..backends import BACKENDS, native
 from .autograd import asked
+from .conv_composed import Form, channels_last, composed
 
-Operands = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # x, spline_weight, base_weight, bias
-
-
-class Constants(NamedTuple):
-    """What both ops take behind their tensors, in their order."""
-
-    spline_order: int
-    base: int  # its code
-    stride: list[int]
-    padding: list[int]  # before and behind, for each axis
-    dilation: list[int]
-    groups: int
-    channels_last: bool
+Some = Tensor | None
 
 
-def convolution(
-    operands: Operands, grid: Tensor, constants: Constants, composed: Callable[..., Tensor]
+def kan_conv(
+    x: Tensor, spline_weight: Tensor, base_weight: Some, bias: Some, grid: Tensor, form: Form
 ) -> Tensor:
-    """(N, C, *size) -> (N, O, *out). grid: in the type that the kernels compute in."""
-    if torch.compiler.is_compiling() or tracing():
-        return convolution_op(*operands, grid, *constants)
-    return Convolution.apply(*operands, grid, constants, composed)
+    """Return the convolution of images (N, C, *size): (N, O, *out). grid: in the type to compute in."""
+    y: Tensor
+    if plain_call():  # ops, no Functions
+        y = native.CONV_OP(x, spline_weight, base_weight, bias, grid, *constants(form, x))
+    else:
+        y = Convolution.run(x, spline_weight, base_weight, bias, grid, form)
+    return y
 
 
-class Convolution(Function):
+def constants(form: Form, x: Tensor) -> tuple[Any, ...]:
+    """Return what both ops take behind their tensors, in their order."""
+    return (
+        form.order,
+        BASE_CODES[form.base],
+        [axis.stride for axis in form.axes],
+        [number for axis in form.axes for number in axis.padding],
+        [axis.dilation for axis in form.axes],
+        form.groups,
+        channels_last(x),
+    )
+
+
+class Convolution(ComposedFunction):
+    """`kan_conv`."""
+
+    INPUTS = 4
+
     @staticmethod
-    def forward(ctx, x, spline_weight, base_weight, bias, grid, constants, composed):
-        ctx.save_for_backward(x, spline_weight, base_weight, bias, grid)
-        ctx.constants, ctx.composed = constants, composed
-        ctx.set_materialize_grads(False)
-        return _forward(x, spline_weight, base_weight, bias, grid, *constants)
+    def forward(x, spline_weight, base_weight, bias, grid, form):
+        return native.kan_conv(x, spline_weight, base_weight, bias, grid, *constants(form, x))
 
     @staticmethod
-    def backward(ctx, g):
-        if g is None:
-            return (None,) * 7
-        if not torch.is_grad_enabled():
-            return *_gradients(ctx, g, _backward), *(None,) * 3
-        *saved, grid = ctx.saved_tensors
-        # partial derivatives: of aliases, for one operand may have been made of another
-        operands = [None if t is None else t.view_as(t) for t in saved]
-        wanted = [
-            t
-            for t, needed in zip(operands, ctx.needs_input_grad[:4], strict=True)
-            if t is not None and needed
-        ]
-        with torch.autocast(grid.device.type, enabled=False):  # in the precision of the forward pass
-            found = iter(torch.autograd.grad(ctx.composed(*operands, grid), wanted, g, create_graph=True))
-        return *(next(found) if needed else None for needed in ctx.needs_input_grad[:4]), *(None,) * 3
+    def setup_context(ctx, inputs, output):
+        ComposedFunction.keep(ctx, inputs)
+
+    @classmethod
+    def compose(cls, x, spline_weight, base_weight, bias, grid, form):
+        return composed(x, spline_weight, grid, base_weight, bias, form)
+
+    @classmethod
+    def gradients(cls, ctx, g):
+        (x, spline_weight, base_weight, _, grid, form), _ = cls.kept(ctx)
+        tensors = x, spline_weight, base_weight, grid
+        return _gradients(ctx, g, tensors, constants(form, x), native.kan_conv_backward)
 
 
-def _gradients(ctx, g, call):
+def _gradients(ctx, g, tensors, numbers, call):
     """Of x, spline_weight, base_weight and bias, each where it is needed."""
-    x, spline_weight, base_weight, _, grid = ctx.saved_tensors
+    x, spline_weight, base_weight, grid = tensors
     need_x, need_spline, need_base, need_bias = ctx.needs_input_grad[:4]
-    need_weight = need_spline or need_base
+    need_weight, base = need_spline or need_base, numbers[1]
     if need_x and need_weight:
-        need_x, need_weight = asked(ctx, None, ctx.constants.base)
+        need_x, need_weight = asked(ctx, None, base)
     dx = d_spline = d_base = d_bias = None
     if need_x or need_weight:
-        found = call(x, spline_weight, base_weight, g, grid, *ctx.constants, need_x, need_weight)
+        found = call(x, spline_weight, base_weight, g, grid, *numbers, need_x, need_weight)
         dx = found[0] if need_x else None
         d_spline, d_base = found[1:] if need_weight else (None, None)
     if need_bias:
         d_bias = g.sum((0, *range(2, g.dim())))
-    return dx, d_spline, d_base if ctx.constants.base else None, d_bias
+    return dx, d_spline, d_base if base else None, d_bias
 
 
-if library.LOAD_ERROR is None:
-    convolution_op = torch.ops.kan_kernels.convolution.default
-    backward_op = torch.ops.kan_kernels.convolution_backward.default
-    _forward = below_autograd(convolution_op)
-    _backward = below_autograd(backward_op)
+def _setup_context(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[:3], inputs[4])
+    ctx.numbers = inputs[5:]
 
-    def _setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs[:5])
-        ctx.constants = Constants(*inputs[5:])
 
-    def _compiled_backward(ctx, g):
-        return *_gradients(ctx, g, backward_op), *(None,) * 8
+def _op_backward(ctx, g):
+    call = torch.ops.kan_kernels.kan_conv_backward.default
+    return *_gradients(ctx, g, ctx.saved_tensors, ctx.numbers, call), *(None,) * 8
 
-    torch.library.register_autograd(
-        "kan_kernels::convolution", _compiled_backward, setup_context=_setup_context
-    )
+
+if BACKENDS["native"].NAMESPACE is not None:
+    torch.library.register_autograd("kan_kernels::kan_conv", _op_backward, setup_context=_setup_context)

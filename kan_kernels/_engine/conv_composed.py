@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from .._core import checks
+from .._core.function import Function, plain_call
 from .._core.tracing import tracing, untraced
-from ..functional.linear import kan_linear
-from .autograd import RowFunction
+from . import layer
 
 # Numbers of one block of (positions, taps, out): on the CPU about what the last cache holds.
 BLOCK = {"cpu": 1 << 21}
@@ -52,7 +52,7 @@ class Form(NamedTuple):
 
     axes: tuple[Axis, ...]
     groups: int
-    spline_order: int
+    order: int
     base: str | None
     backend: str | None
 
@@ -66,7 +66,7 @@ def composed(
     form: Form,
 ) -> Tensor:
     """`kan_conv` of images (N, C, *size), in blocks."""
-    axes, groups, spline_order, base, backend = form
+    axes, groups, order, base, backend = form
     kernel = tuple(axis.kernel for axis in axes)
     count, channels, outputs = untraced(_sizes, x, spline_weight)
     inputs = channels // groups
@@ -82,18 +82,15 @@ def composed(
         base_part = None if base_weight is None else base_weight[part]
         return rows[..., part], grid[part], spline_weight[part], base_part
 
-    def layer(operands: Operands, x: Tensor, taps: Sequence[tuple[int, ...]]) -> Tensor:
+    def apply(operands: Operands, x: Tensor, taps: Sequence[tuple[int, ...]]) -> Tensor:
         """kan_linear of the chosen taps: (..., channels) -> (..., taps * out)."""
         _, knots, weight, base_part = operands
-        return kan_linear(
-            x,
-            _select(weight, taps, kernel, 2).flatten(2),
-            knots,
-            spline_order=spline_order,
-            base_weight=None if base_part is None else _select(base_part, taps, kernel, 1).flatten(1),
-            base=base,
-            backend=backend,
-        )
+        weight = _select(weight, taps, kernel, 2).flatten(2)
+        base_weight = None if base_part is None else _select(base_part, taps, kernel, 1).flatten(1)
+        if torch._C._is_any_autocast_enabled():
+            x, weight, base_weight, _ = layer.autocast(x, weight, base_weight, None)
+        spec = layer.spec_of(x, weight, knots, base_weight, None, order, base, 0, backend)
+        return layer.run(x, weight, base_weight, None, knots, spec)
 
     def block(operands: Operands, images: slice, ranges: Sequence[range]) -> Tensor:
         """(n, *block, out) of one group: these images, outputs `ranges`."""
@@ -101,12 +98,12 @@ def composed(
         total = None
         for part in _classes(axes, ranges):
             taps = tuple(ps.taps for ps in part)
-            z = layer(operands, operands[0][(images, *(ps.positions for ps in part))], taps)
+            z = apply(operands, operands[0][(images, *(ps.positions for ps in part))], taps)
             z = z.unflatten(-1, (*map(len, taps), outputs))
             y = scatter(z, Places(shape, tuple(z.shape[1:]), _moves(part, ranges)))
             total = y if total is None else total + y
         if total is None:  # every tap of every output lies in the padding: zeros that depend on everything
-            empty = layer(operands, operands[0].flatten(0, -2)[:0], [tuple(range(size)) for size in kernel])
+            empty = apply(operands, operands[0].flatten(0, -2)[:0], [tuple(range(size)) for size in kernel])
             total = empty.sum() + empty.new_zeros((operands[0][images].shape[0], *shape))
         return total
 
@@ -221,7 +218,7 @@ class Places:
 
 def scatter(z: Tensor, places: Places) -> Tensor:
     """z (n, *positions, *taps, out) added up where each tap puts it: (n, *block, out)."""
-    if torch.compiler.is_compiling() or tracing():  # neither takes a Function, and neither needs one
+    if plain_call():  # neither takes a Function, and neither needs one
         return _scatter(z, places)
     return Scatter.apply(z, places)
 
@@ -235,7 +232,7 @@ def _scatter(z: Tensor, places: Places) -> Tensor:
     return y.to(z.dtype)
 
 
-class Scatter(RowFunction):
+class Scatter(Function):
     """`scatter`, which is linear. Plain autograd's backward would fill a z of zeros for each tap."""
 
     ROWS = (0,)
@@ -257,7 +254,7 @@ class Scatter(RowFunction):
         return Scatter.apply(z_t, ctx.places)
 
 
-class Gather(RowFunction):
+class Gather(Function):
     """The adjoint of Scatter: every tap reads the outputs that it wrote."""
 
     ROWS = (0,)

@@ -10,39 +10,20 @@ import contextvars
 import itertools
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch.autograd import forward_ad
 
-from .._core import checks
-from .._core.bases import basis_order, most_rows
+from .._core import checks, library
+from .._core.problem import COMPOSED, OPS, Problem
 from ..backends import BACKENDS
 from . import cost_model
 
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("kan_kernels_backend", default=None)
 _last_forced: str | None = None  # its mirror for torch.compile, which guards globals but no context variables
 _warned: set[str] = set()
-
-
-@dataclass(frozen=True)
-class Case:
-    """What a backend needs to know to say whether it can run. The batch size is left out on purpose."""
-
-    device: str
-    dtype: torch.dtype
-    x_dtype: torch.dtype
-    in_features: int
-    out_features: int
-    grid_size: int
-    spline_order: int
-    base: str | None = "silu"
-    derivative: int = 0
-    # Gaussians: order 0, grid_size centres; Chebyshev: order = degree, grid_size 1; Fourier: both frequencies
-    basis: str = "bspline"
-    index: int | None = None  # of the device; None for the current one
 
 
 @dataclass(frozen=True)
@@ -107,53 +88,85 @@ def check_name(argument: str, name: str | None) -> None:
         )
 
 
-def choose(case: Case, backend: str | None = None) -> Choice:
-    """The backend for a case.
+def choose(problem: Problem, backend: str | None = None) -> Choice:
+    """Return the backend for a problem.
 
     Raises:
-        RuntimeError: a backend was asked for, by name or by `use_backend`, that cannot run the case.
+        RuntimeError: a backend was asked for, by name or by `use_backend`, that cannot run layers like this.
     """
     asked_by = "backend="
     if backend is None:
         backend, asked_by = forced_backend(), "use_backend"
     if backend is not None:
-        reason = BACKENDS[backend].can_run(case)
-        if reason is not None:
+        module = BACKENDS[backend]
+        reason = module.can_run(problem)
+        if reason is None:
+            return Choice(module, f"asked for by {asked_by}", {})
+        layers = module.can_run(replace(problem, op="kan_linear"))
+        if problem.op == "kan_linear" or layers is not None:
             raise RuntimeError(
-                f"backend {backend!r}, asked for by {asked_by}, cannot run this case: {reason}"
+                f"backend {backend!r}, asked for by {asked_by}, cannot run this case: {layers or reason}"
             )
-        return Choice(BACKENDS[backend], f"asked for by {asked_by}", {})
+        if problem.op in COMPOSED:
+            return Choice(module, f"asked for by {asked_by}, {COMPOSED[problem.op]}: {reason}", {})
+        return Choice(BACKENDS["reference"], "plain torch", {backend: reason})
     passed_over: dict[str, str] = {}
     able: list[ModuleType] = []
     for name, module in BACKENDS.items():
-        reason = module.can_run(case)
+        reason = module.can_run(problem)
         if reason is None:
             able.append(module)
         elif not able:
             passed_over[name] = reason
+    if not able and problem.op in COMPOSED:
+        layer = choose(replace(problem, op="kan_linear"))
+        why = f"{layer.why}; {COMPOSED[problem.op]}: {passed_over[layer.backend.NAME]}"
+        return Choice(layer.backend, why, layer.passed_over)
     if not able:
-        raise RuntimeError(f"no backend can run {case}: {passed_over}")
-    first, why = able[0], able[0].why(case)
+        raise RuntimeError(f"no backend can run {problem}: {passed_over}")
+    first, why = able[0], able[0].why(problem)
     fused = [module for module in able if not module.DIFFERENTIABLE]
-    if case.device == "cuda" and len(fused) > 1:
-        costs = _gpu_costs(case)
-        first = min(fused, key=lambda module: costs[module.NAME].cycles)
-        why = f"the cost model gives it {costs[first.NAME]}; {first.why(case)}"
-        passed_over |= {m.NAME: f"the cost model gives it {costs[m.NAME]}" for m in fused if m is not first}
+    if problem.device == "cuda" and problem.op == "kan_linear" and fused:
+        return _cheapest(problem, fused, passed_over)
     return Choice(first, f"automatic choice: {why}", passed_over)
 
 
-def _gpu_costs(case: Case) -> dict[str, cost_model.Cost]:
-    major = torch.cuda.get_device_capability(case.index)[0] if torch.version.hip is None else 9
-    return cost_model.gpu_costs(case, major, torch.backends.cuda.matmul.fp32_precision == "tf32")
+def _cheapest(problem: Problem, fused: list[ModuleType], passed_over: dict[str, str]) -> Choice:
+    """Of the fused backends on a GPU, the one to which the cost model gives the fewest cycles.
+
+    Those that it does not know stay behind those that it does.
+    """
+    costs = _gpu_costs(problem) if len(fused) > 1 else {}
+    known = [module for module in fused if module.NAME in costs]
+    first = min(known, key=lambda module: costs[module.NAME].cycles) if known else fused[0]
+    why = first.why(problem)
+    if first.NAME == "native" and "cuda" in library.DEVICES:
+        major = torch.cuda.get_device_capability(problem.index)[0]
+        why = f"{why}; with many rows, {cost_model.native_path(problem, major)}"
+    if first.NAME in costs:
+        why = f"the cost model gives it {costs[first.NAME]}; {why}"
+    for module in fused:
+        if module is not first:
+            said = f"gives it {costs[module.NAME]}" if module.NAME in costs else "does not know it"
+            passed_over = passed_over | {module.NAME: f"the cost model {said}"}
+    return Choice(first, f"automatic choice: {why}", passed_over)
 
 
-def run_on(case: Case, backend: str | None = None) -> ModuleType:
-    """The backend of `choose`; says so, once, when the automatic choice had to settle for the slow one."""
+def _gpu_costs(problem: Problem) -> dict[str, cost_model.Cost]:
+    major = torch.cuda.get_device_capability(problem.index)[0] if torch.version.hip is None else 9
+    return cost_model.gpu_costs(problem, major, torch.backends.cuda.matmul.fp32_precision == "tf32")
+
+
+def run_on(problem: Problem, backend: str | None = None) -> tuple[ModuleType, bool]:
+    """Return the backend of `choose`, and whether it composes the op of layers.
+
+    It says so, once, when the automatic choice had to settle for the slow one.
+    """
     if torch.compiler.is_compiling():
-        facts = (_constant(getattr(case, field)) for field in _FACTS)
-        return BACKENDS[_name_while_compiling(*facts, backend, forced_backend())]
-    return _settle(case, backend)
+        facts = (_constant(getattr(problem, field)) for field in _FACTS)
+        name, composed = _settled_while_compiling(*facts, backend, forced_backend())
+        return BACKENDS[name], composed
+    return _settle(problem, backend)
 
 
 def _constant(value: Any) -> Any:
@@ -161,39 +174,27 @@ def _constant(value: Any) -> Any:
     return len(range(value)) if isinstance(value, int) else value
 
 
-def composed_because(backend: str, device: str) -> str | None:
-    """Why a convolution on this backend is composed of `kan_linear`, or None where one kernel does it all."""
-    if backend != "native":
-        return f"the backend {backend!r} has no kernel of convolution"
-    if device != "cpu":
-        return f"the library has no kernel of convolution for {device}"
-    if torch.compiler.is_compiling():
-        return None
-    if torch._C._are_functorch_transforms_active():
-        return "a transform of torch.func is active"
-    if forward_ad._current_level >= 0:
-        return "forward-mode derivatives are asked for"
-    return None
-
-
-_FACTS = tuple(field.name for field in fields(Case))
+_FACTS = tuple(field.name for field in fields(Problem))
 
 
 @_constant_while_compiling
-def _name_while_compiling(*facts_backend_and_forced) -> str:
+def _settled_while_compiling(*facts_backend_and_forced) -> tuple[str, bool]:
     """The choice asks the driver, torch's settings and the library: nothing that could be traced."""
     *facts, backend, _ = facts_backend_and_forced
-    return _settle(Case(*facts), backend).NAME
+    module, composed = _settle(Problem(*facts), backend)
+    return module.NAME, composed
 
 
-def _settle(case: Case, backend: str | None) -> ModuleType:
-    choice = choose(case, backend)
-    if choice.passed_over and choice.backend.DIFFERENTIABLE and case.device != "meta":
+def _settle(problem: Problem, backend: str | None) -> tuple[ModuleType, bool]:
+    choice = choose(problem, backend)
+    composed = problem.op in COMPOSED and choice.backend.can_run(problem) is not None
+    slow = choice.passed_over and choice.backend.DIFFERENTIABLE and problem.op in ("kan_linear", *COMPOSED)
+    if slow and problem.device != "meta":
         said = str(choice)
         if said not in _warned:
             _warned.add(said)
             warnings.warn(f"kan_kernels runs without its fast kernels. {said}", RuntimeWarning, stacklevel=3)
-    return choice.backend
+    return choice.backend, composed
 
 
 def available_backends(device: str | torch.device | None = None) -> dict[str, str | None]:
@@ -206,7 +207,7 @@ def available_backends(device: str | torch.device | None = None) -> dict[str, st
     available: dict[str, str | None] = {}
     for name, module in BACKENDS.items():
         reasons = [
-            module.can_run(Case(d.type, torch.float32, torch.float32, 8, 8, 5, 3, index=d.index))
+            module.can_run(Problem(d.type, torch.float32, torch.float32, 8, 8, 8, 3, index=d.index))
             for d in devices
         ]
         available[name] = None if None in reasons else reasons[0]
@@ -226,6 +227,7 @@ def explain(
     backend: str | None = None,
     basis: str = "bspline",
     functions: int = 8,
+    op: str = "kan_linear",
 ) -> str:
     """Return the backend that would run each layer, and why; one paragraph a layer, by its name in the tree.
 
@@ -233,13 +235,13 @@ def explain(
     codebases.
 
     Args:
-        model_or_widths: a module, whose layers of this package, of `kan_kernels.compat` and of
-            `kan_kernels.integrations.accelerate` are found wherever they are; or the widths of a KAN, such as
+        model_or_widths: a module, whose layers of this package, and those of
+            `kan_kernels.integrations` are found wherever they are; or the widths of a KAN, such as
             (64, 64).
         x_dtype: of the input; None means `dtype`.
-        basis: "bspline", or that of `functional.basis_linear`: "rbf", "chebyshev" or "fourier".
-        functions: R, of these three: the number of centres, the degree + 1, or twice the number of
-            frequencies. `grid_size` and `spline_order` are for B-splines.
+        basis: "bspline", or one of `functional.basis_linear`.
+        functions: R, of these. `grid_size` and `spline_order` are for B-splines.
+        op: "kan_linear", "kan_conv", "edge_gram" or "edge_l1".
         the others: describe the layers when widths are given. A module answers for itself.
 
     Raises:
@@ -254,32 +256,32 @@ def explain(
         )
     widths = checks.widths(model_or_widths, "model_or_widths")
     checks.base(base)
-    checks.basis(basis)
+    record = checks.basis(basis)
     check_name("backend", backend)
-    if basis == "bspline":
-        grid_size = checks.integer("grid_size", grid_size, 1)
+    if op not in OPS:
+        raise ValueError(f"op: got {op!r}, expected one of {', '.join(map(repr, OPS))}")
+    if record.local:
         spline_order = checks.spline_order(spline_order)
+        functions = checks.integer("grid_size", grid_size, 1) + spline_order
     else:
-        functions = checks.integer("functions", functions, 1, most_rows(basis))
-        if basis == "fourier" and functions % 2:
-            raise ValueError(f"functions: got {functions}, expected an even number: cosines, then sines")
-        spline_order = basis_order(basis, functions)
-        grid_size = functions - spline_order
-    of = "" if basis == "bspline" else f", {functions} functions of {basis!r}"
+        expected = record.why_not(checks.integer("functions", functions, 1))
+        if expected is not None:
+            raise ValueError(f"functions: got {functions}, expected {expected}")
+        spline_order = 0
+    of = "" if record.local else f", {functions} functions of {basis!r}"
+    of += "" if op == "kan_linear" else f", {op}"
     lines = []
     derivative, place = checks.derivative(derivative), torch.device(device)
-    spline = (grid_size, spline_order, base, derivative, basis)
+    facts = (functions, spline_order, base, derivative, basis, place.index, op)
     for fan_in, fan_out in itertools.pairwise(widths):
-        case = Case(place.type, dtype, x_dtype or dtype, fan_in, fan_out, *spline, place.index)
-        lines.append(f"{fan_in} -> {fan_out} on {case.device}, {dtype}{of}: {_chosen(case, backend)[0]}")
+        problem = Problem(place.type, dtype, x_dtype or dtype, fan_in, fan_out, *facts)
+        said = _chosen(problem, backend)
+        lines.append(f"{fan_in} -> {fan_out} on {place.type}, {dtype}{of}: {said}")
     return "\n".join(lines)
 
 
 def _explain_tree(model: torch.nn.Module, derivative: int, x_dtype: torch.dtype | None) -> str:
-    """What every layer says whose class has `_dispatch_options`: the text itself, or arguments of `explain`.
-
-    "convolution" among these is its name; the others are of the product that all its taps share.
-    """
+    """What the layers say whose class has `_dispatch_options`: the text, or arguments of `explain`."""
     lines = []
     for name, module in model.named_modules():
         describe = getattr(type(module), "_dispatch_options", None)
@@ -287,33 +289,16 @@ def _explain_tree(model: torch.nn.Module, derivative: int, x_dtype: torch.dtype 
             continue
         said = describe(module)
         if not isinstance(said, str):
-            if "convolution" in said:
-                said = _explain_convolution(**said, x_dtype=x_dtype)
-            else:
-                said = explain(said.pop("widths"), **said, derivative=derivative, x_dtype=x_dtype)
+            what = said.pop("what", None)
+            said = explain(said.pop("widths"), **said, derivative=derivative, x_dtype=x_dtype)
+            said = said if what is None else said.replace(said.partition(" on ")[0], what, 1)
         lines.append(f"{name or '(the model)'} ({type(module).__qualname__}): {said}")
     return "\n".join(lines) or "nothing in this model is accelerated"
 
 
-def _chosen(case: Case, backend: str | None) -> tuple[str, str | None]:
-    """The choice in words, and the name of the backend, or None where the one asked for cannot run."""
+def _chosen(problem: Problem, backend: str | None) -> str:
+    """The choice in words."""
     try:
-        choice = choose(case, backend)
+        return str(choose(problem, backend))
     except RuntimeError as error:
-        return f"cannot run: {error}", None
-    return str(choice), choice.backend.NAME
-
-
-def _explain_convolution(
-    convolution: str, widths: tuple[int, int], device: torch.device, dtype: torch.dtype, backend: str | None,
-    x_dtype: torch.dtype | None, **spline: Any,
-) -> str:  # fmt: skip
-    """The product over the taps that a position takes part in, and whether it is a kernel of its own."""
-    case = Case(device.type, dtype, x_dtype or dtype, *widths, **spline, index=device.index)
-    said, name = _chosen(case, backend)
-    text = f"{convolution} on {case.device}, {dtype}: {said}"
-    if name is None:
-        return text
-    reason = composed_because(name, case.device)
-    how = "one kernel for the whole convolution" if reason is None else f"composed of kan_linear: {reason}"
-    return f"{text}\n  {how}"
+        return f"cannot run: {error}"

@@ -1,12 +1,13 @@
-"""One file or folder a backend. A backend is a module with
+"""A folder a backend. A backend is a module with
 
-NAME            its public name;
-DIFFERENTIABLE  whether plain autograd differentiates its forward (else the Functions of autograd.py do);
-can_run(case)   None, or the exact reason why it cannot run a `dispatch.Case`;
-why(case)       what speaks for it where it is the first that can run;
-forward, input, weight, backward   the four contractions, with the signatures of `reference`;
-NAMESPACE       of its torch.library ops, which autograd.py gives their gradients; None where it has none;
-forward_op      if it has a NAMESPACE, the op behind forward, for torch.compile.
+NAME                its public name;
+DIFFERENTIABLE      whether plain autograd differentiates what it runs (else the Functions of _engine do);
+can_run(problem)    None, or the exact reason why it cannot run a `Problem`: which op, on what;
+why(problem)        what speaks for it where it is the first that can run;
+kan_linear, kan_linear_grad_input, kan_linear_grad_weight, kan_linear_backward    the four contractions, with
+                    the signatures of `reference`; and a function by the name of every further op it runs;
+NAMESPACE           of its torch.library ops, which _engine/autograd.py gives their gradients; None without;
+LINEAR_OP           if it has a NAMESPACE, the op behind kan_linear, for torch.compile.
 
 To add one: write it and put its module in BACKENDS, at its place in the order of preference.
 """

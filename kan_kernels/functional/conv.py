@@ -5,17 +5,16 @@
 Positions beyond the edges are no positions: they add nothing, as if the bases were padded with zeros.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from .._core import checks
-from .._core.bases import BASE_CODES
 from .._core.tracing import untraced
-from .._engine import conv_autograd, dispatch
-from .._engine.conv_composed import Axis, Form, channels_last, composed
-from .linear import autocast, plan
+from .._engine import conv_autograd
+from .._engine.conv_composed import Axis, Form, composed
+from .._engine.layer import autocast, spec_of
 
 torch.fx.wrap("kan_conv")  # symbolic_trace takes its calls, by way of this module, as they stand
 
@@ -66,16 +65,11 @@ def kan_conv(
     if not batched:
         x = x.unsqueeze(0)
 
-    def compose(
-        x: Tensor, spline_weight: Tensor, base_weight: Tensor | None, bias: Tensor | None, grid: Tensor
-    ) -> Tensor:
-        return composed(x, spline_weight, grid, base_weight, bias, form)
-
-    operands = x, spline_weight, base_weight, bias
-    if untraced(_backend, x, spline_weight, base_weight, grid, form) is None:
-        y = _native(operands, grid, form, compose)
+    if untraced(_is_one_kernel, x, spline_weight, base_weight, grid, form):
+        dtype = torch.float64 if spline_weight.dtype == torch.float64 else torch.float32
+        y = conv_autograd.kan_conv(x, spline_weight, base_weight, bias, grid.to(dtype), form)
     else:
-        y = compose(*operands, grid)
+        y = composed(x, spline_weight, grid, base_weight, bias, form)
     return y if batched else y.squeeze(0).contiguous()
 
 
@@ -101,29 +95,12 @@ def _form(
     return Form(tuple(axes), checks.integer("groups", groups, 1), order, base, backend)
 
 
-def _backend(x, spline_weight, base_weight, grid, form: Form) -> str | None:
-    """Why the convolution is composed of `kan_linear`, or None; operands as the kernels will see them."""
+def _is_one_kernel(x, spline_weight, base_weight, grid, form: Form) -> bool:
+    """Whether a backend runs the convolution itself; operands as the kernels will see them."""
     flat_base = None if base_weight is None else base_weight.flatten(1)
     rows, weight = x.movedim(1, -1), spline_weight.flatten(2)
-    chosen = plan(rows, weight, grid, flat_base, None, form.spline_order, form.base, 0, form.backend)
-    return dispatch.composed_because(chosen.NAME, x.device.type)
-
-
-def _native(operands: tuple, grid: Tensor, form: Form, compose: Callable[..., Tensor]) -> Tensor:
-    """By the kernel of the compiled library."""
-    x, spline_weight = operands[:2]
-    checks.knots(grid)
-    constants = conv_autograd.Constants(
-        form.spline_order,
-        BASE_CODES[form.base],
-        [axis.stride for axis in form.axes],
-        [number for axis in form.axes for number in axis.padding],
-        [axis.dilation for axis in form.axes],
-        form.groups,
-        channels_last(x),
-    )
-    dtype = torch.float64 if spline_weight.dtype == torch.float64 else torch.float32
-    return conv_autograd.convolution(operands, grid.to(dtype), constants, compose)
+    given = (rows, weight, grid, flat_base, None, form.order, form.base, 0, form.backend)
+    return not spec_of(*given, op="kan_conv").composed
 
 
 def _check(x, spline_weight, grid, spline_order, base_weight, bias, groups) -> int:

@@ -1,27 +1,14 @@
-"""The stateless API: validate, apply the precision policy, pick a backend, call autograd."""
+"""The stateless API of a layer: validate, apply the precision policy, pick a backend, call autograd."""
 
-from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._core import checks
-from .._core.bases import BASE_CODES, BASIS_CODES, basis_order
-from .._core.tensor_cache import Remembered, readable
-from .._core.tracing import tracing, untraced
-from .._engine import autograd, dispatch
+from .._core.tracing import untraced
+from .._engine.layer import autocast, of_parts, run, spec_of
 from ..backends import reference
-from .edges import basis_gram, edge_l1, edge_moments
-
-__all__ = ["basis_gram", "basis_linear", "bspline_basis", "edge_l1", "edge_moments", "kan_linear"]
-
-# What was validated before: everything the checks look at -> the backend. Values of knots are checked apart.
-_plans: dict[tuple, Any] = {}
-_PLANS_LIMIT = 4096
-
-_RBF = BASIS_CODES["rbf"]
 
 # torch.fx.symbolic_trace takes calls of these, by way of this module, as they stand
 torch.fx.wrap("kan_linear")
@@ -72,7 +59,7 @@ def kan_linear(
     if torch._C._is_any_autocast_enabled() and isinstance(x, Tensor) and isinstance(spline_weight, Tensor):
         x, spline_weight, base_weight, bias = autocast(x, spline_weight, base_weight, bias)
     try:
-        ops = plan(x, spline_weight, grid, base_weight, bias, spline_order, base, derivative, backend)
+        spec = spec_of(x, spline_weight, grid, base_weight, bias, spline_order, base, derivative, backend)
     except checks.NestedError:
         options: dict[str, Any] = {
             "spline_order": spline_order,
@@ -82,7 +69,7 @@ def kan_linear(
         }
         options |= {"derivative": derivative, "backend": backend}
         return of_parts(x, lambda rows: kan_linear(rows, spline_weight, grid, **options))
-    return run(x, spline_weight, base_weight, bias, grid, spline_order, BASE_CODES[base], derivative, ops)
+    return run(x, spline_weight, base_weight, bias, grid, spec)
 
 
 def basis_linear(
@@ -129,44 +116,22 @@ def basis_linear(
         derivative = checks.derivative(derivative)
     if torch._C._is_any_autocast_enabled() and isinstance(x, Tensor) and isinstance(weight, Tensor):
         x, weight, base_weight, bias = autocast(x, weight, base_weight, bias)
-    if basis == "bspline":  # the only one whose arguments `plan` would take for another function's
-        checks.global_basis(basis)
+    record = checks.full_support(basis)
     try:
-        ops = plan(x, weight, grid, base_weight, bias, 0, base, derivative, backend, basis)
+        spec = spec_of(x, weight, grid, base_weight, bias, 0, base, derivative, backend, record)
     except checks.NestedError:
         options: dict[str, Any] = {"basis": basis, "base_weight": base_weight, "base": base, "bias": bias}
         options |= {"derivative": derivative, "backend": backend}
         return of_parts(x, lambda rows: basis_linear(rows, weight, grid, **options))
-    order = 0
     if grid is None:
-        order, grid = untraced(_no_grid, weight, basis)
-    code = BASIS_CODES[basis]
-    return run(x, weight, base_weight, bias, grid, order, BASE_CODES[base], derivative, ops, code)
+        grid = untraced(_no_grid, weight)
+    return run(x, weight, base_weight, bias, grid, spec)
 
 
-def _no_grid(weight: Tensor, basis: str) -> tuple[int, Tensor]:
-    """The order, and the grid without columns, of a basis that has none."""
+def _no_grid(weight: Tensor) -> Tensor:
+    """The grid without columns of a basis that has none."""
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    return basis_order(basis, weight.shape[1]), weight.new_empty((weight.shape[0], 0), dtype=dtype)
-
-
-def of_parts(x: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
-    """A layer's (..., out) for every part of a nested tensor, itself nested, of the layout that x has.
-
-    Raises:
-        NestedError: the parts of x differ in their last dimension.
-    """
-    if x.layout != torch.jagged:
-        return torch.nested.as_nested_tensor([layer(part) for part in x.unbind()])
-    if not isinstance(x.shape[-1], int):
-        raise checks.NestedError(
-            f"x: got a nested tensor of shape {tuple(x.shape)}, expected parts of one size in their last "
-            "dimension"
-        )
-    ragged: Any = x
-    return torch.nested.nested_tensor_from_jagged(
-        layer(x.values()), ragged.offsets(), ragged.lengths(), jagged_dim=ragged._ragged_idx
-    )
+    return weight.new_empty((weight.shape[0], 0), dtype=dtype)
 
 
 def bspline_basis(x: Tensor, grid: Tensor, spline_order: int, derivative: int = 0) -> Tensor:
@@ -191,150 +156,3 @@ def bspline_basis(x: Tensor, grid: Tensor, spline_order: int, derivative: int = 
     checks.knots(grid)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     return reference.bspline_basis(x.to(dtype), grid.to(dtype), spline_order, derivative).to(x.dtype)
-
-
-def run(x, spline_weight, base_weight, bias, grid, order, base, derivative, ops, basis=0) -> Tensor:
-    """`kan_linear` after its arguments were validated, save the knots, and `ops`, its backend, was chosen."""
-    if basis == 0:
-        checks.knots(grid)
-    elif basis == _RBF:
-        checks.centres(grid)
-    knots_dtype = torch.float64 if spline_weight.dtype == torch.float64 else torch.float32
-    if grid.dtype != knots_dtype:
-        grid = _widened(grid, knots_dtype)
-    if derivative:
-        bias = None
-    rank = x.dim()
-    rows = x if rank == 2 else x.unsqueeze(0) if rank == 1 else x.flatten(0, -2)
-    if ops.DIFFERENTIABLE:
-        y = ops.forward(rows, None, spline_weight, base_weight, bias, grid, order, base, derivative, basis)
-    else:
-        y = autograd.kan_linear(
-            rows, spline_weight, base_weight, bias, grid, order, base, derivative, basis, ops
-        )
-    return y if rank == 2 else y.reshape(*x.shape[:-1], y.shape[1])
-
-
-def _widened(grid: Tensor, dtype: torch.dtype) -> Tensor:
-    """The knots in another dtype."""
-    return _kept_copy(grid, dtype) if grid.is_cuda and readable(grid) else grid.to(dtype)
-
-
-_copies: dict[torch.dtype, Remembered[Tensor]] = {}
-_captured: dict[
-    int, Tensor
-] = {}  # copies that a CUDA graph fills at every replay: it needs their memory for ever
-
-
-def _kept_copy(grid: Tensor, dtype: torch.dtype) -> Tensor:
-    """The same copy for as long as torch counts no write, with the values that the knots have now.
-
-    A GPU backend looks at values once for each tensor and version (backends/triton/knots.py), so a new copy
-    at every call would be a synchronisation at every call; filling it past its version is none. Every stream
-    fills it with the same values, and its memory is not given away while one still reads it.
-    """
-    copies = _copies.setdefault(dtype, Remembered())
-    copy = copies.get(grid)
-    capturing = torch.cuda.is_current_stream_capturing()
-    if copy is None or copy.shape != grid.shape or copy.device != grid.device:
-        if capturing:
-            return grid.to(dtype)
-        with torch.inference_mode(False), torch.no_grad():  # autograd saves it
-            copy = torch.empty_like(grid, dtype=dtype).copy_(grid)
-        copies.put(grid, copy)
-    else:
-        with torch.no_grad():
-            copy.data.copy_(grid)
-        if capturing:
-            _captured[id(copy)] = copy
-        else:
-            copy.record_stream(torch.cuda.current_stream(grid.device))
-    return copy
-
-
-def autocast(x, spline_weight, base_weight, bias):
-    """Autocast touches the matrix operands only: x keeps the precision that locates its cell."""
-    device = x.device.type
-    if not torch.is_autocast_enabled(device) or spline_weight.dtype == torch.float64:
-        return x, spline_weight, base_weight, bias
-    dtype = torch.get_autocast_dtype(device)
-    if x.dtype in checks.HALF_DTYPES and x.dtype != dtype:
-        x = x.float()
-    return x, *(
-        None if operand is None else operand.to(dtype) for operand in (spline_weight, base_weight, bias)
-    )
-
-
-def plan(x, weight, grid, base_weight, bias, spline_order, base, derivative, backend, basis="bspline") -> Any:
-    """The backend for these arguments, once they are known to be good; or what stands for it in a trace."""
-    arguments = (x, weight, grid, base_weight, bias, spline_order, base, derivative, backend, basis)
-    if torch.compiler.is_compiling():
-        return _validate(*arguments)
-    try:
-        key = (
-            x.shape[-1],
-            x.dtype,
-            x.device,
-            x.layout,
-            weight.shape,
-            weight.dtype,
-            weight.device,
-            None if grid is None else (grid.shape, grid.dtype, grid.device, grid.requires_grad),
-            None if base_weight is None else (base_weight.shape, base_weight.dtype, base_weight.device),
-            None if bias is None else (bias.shape, bias.dtype, bias.device),
-            spline_order,
-            base,
-            derivative,
-            backend,
-            basis,
-            dispatch.forced_backend(),
-            torch.backends.cuda.matmul.fp32_precision if x.is_cuda else None,
-        )
-        ops = _plans.get(key)
-    except (AttributeError, IndexError, TypeError):  # not even tensors: let the checks name the argument
-        return _validate(*arguments)
-    except RuntimeError:
-        if isinstance(x, Tensor) and x.is_nested:  # has no shape where it is strided
-            return _validate(*arguments)
-        raise
-    if ops is None:
-        if tracing():  # sizes are tensors now, so that no key is found
-            return _traced(untraced(_validate, *arguments))
-        ops = _validate(*arguments)
-        if len(_plans) >= _PLANS_LIMIT:
-            _plans.clear()
-        _plans[key] = ops
-    return ops
-
-
-def _traced(ops: Any) -> Any:
-    """A backend in a trace of torch.jit: its op, which has gradients of its own, and no Function."""
-    if ops.DIFFERENTIABLE:
-        return ops
-    return SimpleNamespace(DIFFERENTIABLE=True, NAME=ops.NAME, forward=ops.forward_op)
-
-
-def _validate(x, weight, grid, base_weight, bias, spline_order, base, derivative, backend, basis) -> Any:
-    """Check everything but the grid's values, and choose the backend."""
-    checks.derivative(derivative)
-    dispatch.check_name("backend", backend)
-    if basis == "bspline":
-        checks.layer(x, weight, grid, base_weight, bias, spline_order, base)
-    else:
-        checks.global_layer(x, weight, grid, base_weight, bias, basis, base)
-        spline_order = basis_order(basis, weight.shape[1])
-    in_features, rows, out_features = weight.shape
-    case = dispatch.Case(
-        device=x.device.type,
-        dtype=weight.dtype,
-        x_dtype=x.dtype,
-        in_features=in_features,
-        out_features=out_features,
-        grid_size=rows - spline_order,
-        spline_order=spline_order,
-        base=base,
-        derivative=derivative,
-        basis=basis,
-        index=x.device.index,
-    )
-    return dispatch.run_on(case, backend)

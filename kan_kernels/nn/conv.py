@@ -137,7 +137,8 @@ class KANConv(SplineModule):
         kernel = "x".join(map(str, self.kernel_size))
         return {
             "widths": (self.in_channels // self.groups, self.spline_weight[0, 0].numel()),
-            "convolution": f"{self.in_channels} -> {self.out_channels}, {kernel}",
+            "op": "kan_conv",
+            "what": f"{self.in_channels} -> {self.out_channels}, {kernel}",
             **self.options_of_dispatch(),
         }
 

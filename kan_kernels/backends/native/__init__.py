@@ -1,72 +1,96 @@
-"""The compiled kernels: torch.ops.kan_kernels.*, on every device the loaded library was built for."""
+"""The compiled library: SIMD kernels on the CPU, CUDA C++ on NVIDIA GPUs."""
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
-from ..._core import cuda_support, library, limits
-from ..._engine import cost_model
+from ..._core import checks, cuda_support, library
+from ..._core.bases import BASES
+from ..._core.problem import OPS, Problem, beyond_limits, without_kernel
 
 NAME = "native"
 DIFFERENTIABLE = False
 NAMESPACE = "kan_kernels" if library.LOAD_ERROR is None else None  # of its torch ops
-CUDA_BASES = ("bspline", "rbf", "chebyshev")
 PRODUCT_VALUES = 1 << 17  # kProductValues in csrc/cpu/linear/gemm.h
+MOST_OUTPUTS, MOST_FEATURES = 8, 64  # of layer_norm_rbf, as csrc/ops/layer_norm_rbf.cpp has them
+_DEVICES = {op: library.devices_of(op) for op in OPS}
 
 
-def below_autograd(op):
+def _below_autograd(op: Callable[..., Any]) -> Callable[..., Any]:
     """The op as the Functions call it: past its own autograd, which is for torch.compile and costs 10 us."""
 
-    def call(*args):
+    def call(*args: Any) -> Any:
         if torch.compiler.is_compiling():  # compiled autograd traces the Functions' backward
             return op(*args)
-        with torch._C._AutoDispatchBelowAutograd():
-            return op(*args)
+        try:
+            with torch._C._AutoDispatchBelowAutograd():
+                return op(*args)
+        except RuntimeError as error:  # the kernel looks at the knots that it reads
+            raise checks.explained(error) from None
 
     return call
 
 
 if library.LOAD_ERROR is None:
-    forward_op = torch.ops.kan_kernels.forward.default
-    forward = below_autograd(forward_op)
-    input = below_autograd(torch.ops.kan_kernels.input.default)
-    weight = below_autograd(torch.ops.kan_kernels.weight.default)
-    backward = below_autograd(torch.ops.kan_kernels.backward.default)
+    _ops = torch.ops.kan_kernels
+    LINEAR_OP = _ops.kan_linear.default
+    CONV_OP = _ops.kan_conv.default
+    kan_linear = _below_autograd(LINEAR_OP)
+    kan_linear_grad_input = _below_autograd(_ops.kan_linear_grad_input.default)
+    kan_linear_grad_weight = _below_autograd(_ops.kan_linear_grad_weight.default)
+    kan_linear_backward = _below_autograd(_ops.kan_linear_backward.default)
+    kan_conv = _below_autograd(CONV_OP)
+    kan_conv_backward = _below_autograd(_ops.kan_conv_backward.default)
+    edge_gram = _below_autograd(_ops.edge_gram.default)
+    edge_gram_grad_input = _below_autograd(_ops.edge_gram_grad_input.default)
+    edge_cross_gram = _below_autograd(_ops.edge_cross_gram.default)
+    edge_l1 = _below_autograd(_ops.edge_l1.default)
+    edge_l1_backward = _below_autograd(_ops.edge_l1_backward.default)
+    layer_norm_rbf = _below_autograd(_ops.layer_norm_rbf.default)
+    layer_norm_rbf_backward = _below_autograd(_ops.layer_norm_rbf_backward.default)
 
 
-def can_run(case) -> str | None:
-    """None if the library has kernels for this case, or why not."""
+def can_run(problem: Problem) -> str | None:
+    """Return why the library has no kernel for this problem, or None."""
     if library.LOAD_ERROR is not None:
         return f"the library is not loaded: {library.LOAD_ERROR}"
-    if case.device == "cuda":
-        reason = cuda_support.why_not(case.index)
-        if reason is None:
-            reason = limits.without_basis(case, CUDA_BASES)
+    if problem.device == "cuda":
+        reason = cuda_support.why_not(problem.index)
         if reason is not None:
             return reason
-    elif case.device not in library.DEVICES:
-        return f"the library has no kernels for {case.device} (it has them for: {', '.join(library.DEVICES)})"
-    return limits.beyond(case)
+    elif problem.device not in library.DEVICES:
+        known = ", ".join(library.DEVICES)
+        return f"the library has no kernels for {problem.device} (it has them for: {known})"
+    ops = tuple(op for op, devices in _DEVICES.items() if problem.device in devices)
+    bases = tuple(name for name, basis in BASES.items() if problem.device == "cpu" or basis.cuda)
+    reason = without_kernel(problem, NAME, ops, bases) or beyond_limits(problem)
+    if reason is None and problem.op == "layer_norm_rbf":
+        if problem.out_features > MOST_OUTPUTS or problem.in_features > MOST_FEATURES:
+            return f"it has more than {MOST_OUTPUTS} outputs or {MOST_FEATURES} features"
+        if problem.dtype not in (torch.float32, torch.float64):
+            return "the op takes float32 and float64"
+    return reason
 
 
-def why(case) -> str:
-    """What speaks for this backend where it is the first that can run."""
-    if case.device == "cpu":
-        return "compiled kernels for cpu, the fastest where they can run" + _products(case)
-    if case.device == "cuda" and "cuda" in library.DEVICES:
-        major = torch.cuda.get_device_capability(case.index)[0]
-        return f"compiled kernels for cuda; with many rows, {cost_model.native_path(case, major)}"
-    return f"compiled kernels for {case.device}"
+def why(problem: Problem) -> str:
+    """Return what speaks for this backend where it is the first that can run."""
+    if problem.device == "cpu":
+        if problem.op != "kan_linear":
+            return f"a compiled kernel for cpu: {OPS[problem.op]}"
+        return "compiled kernels for cpu, the fastest where they can run" + _products(problem)
+    return f"compiled kernels for {problem.device}"
 
 
-def _products(case) -> str:
+def _products(problem: Problem) -> str:
     """What csrc/cpu/linear/gemm.h decides, save the weights' layout: few rows, but many values."""
-    functions = case.grid_size + case.spline_order
-    least = max(64, PRODUCT_VALUES // max(1, case.in_features * functions) + 1)
+    least = max(64, PRODUCT_VALUES // max(1, problem.in_features * problem.functions) + 1)
     if (
-        case.basis == "bspline"
-        or case.in_features < 2
-        or case.out_features < 128
-        or case.dtype not in (torch.float32, torch.float64)
-        or least > min(512, 2 * case.out_features)
+        BASES[problem.basis].local
+        or problem.in_features < 2
+        or problem.out_features < 128
+        or problem.dtype not in (torch.float32, torch.float64)
+        or least > min(512, 2 * problem.out_features)
     ):
         return ""
     return f"; for {least} rows to twice the outputs, values from our kernels and a library's matrix product"

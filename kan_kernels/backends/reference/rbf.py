@@ -4,12 +4,13 @@ import torch
 from torch import Tensor
 
 
-def rbf_basis(x: Tensor, grid: Tensor, derivative: int = 0) -> Tensor:
-    """The m-th derivative of B_r(x) = exp(-t^2), t = (x - c_r) / h, for every r.
+def values(x: Tensor, grid: Tensor, functions: int, order: int, derivative: int = 0) -> Tensor:
+    """Return the m-th derivative of B_r(x) = exp(-t^2), t = (x - c_r) / h, for every r.
 
     Args:
         x: (..., in), the dtype to compute in (float32 or float64).
         grid: (in, R + 1) of the same dtype: R centres c, then the width h.
+        functions, order: R, and not looked at.
         derivative: m >= 0.
 
     Returns:

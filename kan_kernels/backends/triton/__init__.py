@@ -1,8 +1,8 @@
 """Fused kernels in Triton, for the GPUs that it compiles for. Triton is imported when the first kernel runs.
 
-basis.py global_bases.py place.py tiles.py    device functions
+basis.py full_support.py place.py tiles.py    device functions
 forward_kernels.py gradient_kernels.py gather_kernels.py    kernels
-plan.py tiling.py tuning.py     which kernel, tile and split
+blocking.py tiling.py tuning.py    which kernel, tile and split
 knots.py                        uniform knots
 launch.py guard.py              the four contractions: check, allocate, choose, launch
 compile_only.py                 machine code for GPUs that are not here
@@ -13,8 +13,9 @@ import os
 
 import torch
 
-from ..._core import cuda_support, library, limits
-from ..._core.bases import BASIS_CODES
+from ..._core import checks, cuda_support, library
+from ..._core.bases import BASES, BY_CODE
+from ..._core.problem import Problem, beyond_limits, without_kernel
 
 NAME = "triton"
 DIFFERENTIABLE = False
@@ -23,53 +24,53 @@ NAMESPACE = "kan_kernels_triton" if _INSTALLED else None
 
 
 def interpreting() -> bool:
-    """Whether Triton's kernels run in its interpreter, on the CPU, for tests."""
+    """Return whether Triton's kernels run in its interpreter, on the CPU, for tests."""
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
 
-def can_run(case) -> str | None:
-    """None if these kernels can run this case, or why not."""
+def can_run(problem: Problem) -> str | None:
+    """Return why these kernels cannot run this problem, or None."""
     if not _INSTALLED:
         return "Triton is not installed (pip install triton)"
-    if case.device not in ("cuda", "cpu"):
-        return f"no kernels for {case.device}, only for CUDA and ROCm GPUs"
-    if case.device == "cpu" and not interpreting():
+    if problem.device not in ("cuda", "cpu"):
+        return f"no kernels for {problem.device}, only for CUDA and ROCm GPUs"
+    if problem.device == "cpu" and not interpreting():
         seen = "" if torch.cuda.is_available() else "; torch sees no GPU here"
         return f"Triton's kernels run on a GPU, or on the CPU in its interpreter (TRITON_INTERPRET=1){seen}"
-    if case.device == "cuda":
+    if problem.device == "cuda":
         if not torch.cuda.is_available():
             return cuda_support.no_gpu()
         if torch.version.hip is None:
-            reason = cuda_support.too_old(torch.cuda.get_device_capability(case.index))
+            reason = cuda_support.too_old(torch.cuda.get_device_capability(problem.index))
             if reason is not None:
                 return reason
-        if torch.version.hip is not None and case.dtype == torch.float64:
+        if torch.version.hip is not None and problem.dtype == torch.float64:
             return "no float64 kernels on ROCm"
-    return limits.beyond(case)
+    return without_kernel(problem, NAME, ("kan_linear",), tuple(BASES)) or beyond_limits(problem)
 
 
-def why(case) -> str:
-    """What speaks for this backend where it is the first that can run, and which of its kernels it takes."""
+def why(problem: Problem) -> str:
+    """Return what speaks for this backend where it is the first that can run: the kernels it takes."""
     from . import launch, tiling
 
-    rows = case.grid_size + case.spline_order
+    rows = problem.functions
     shape = tiling.Case(
-        case.device,
-        case.dtype,
+        problem.device,
+        problem.dtype,
         1,
-        case.in_features,
-        case.out_features,
+        problem.in_features,
+        problem.out_features,
         rows,
-        case.spline_order if case.basis == "bspline" else 0,
-        basis=BASIS_CODES[case.basis],
+        problem.order,
+        basis=BASES[problem.basis].code,
     )
-    number = launch.precision(case.dtype)
-    if case.dtype == torch.float64:
+    number = launch.precision(problem.dtype)
+    if problem.dtype == torch.float64:
         kernels = "coefficient rows are gathered: float64 has no matrix kernel"
     elif tiling.gathers(shape, number):
         limit = tiling.GATHER_ROWS["half" if shape.half else number]
         kernels = (
-            f"coefficient rows are gathered: {case.out_features} outputs, {rows} basis rows "
+            f"coefficient rows are gathered: {problem.out_features} outputs, {rows} basis rows "
             f"(up to {tiling.GATHER_WIDTH} outputs, or from {limit} rows on)"
         )
     else:
@@ -89,6 +90,9 @@ def _entry(op: str):
         ):
             from . import launch
 
+            if args[0].is_cpu:  # in the interpreter; a GPU is not waited for
+                count = library.fakes.TENSORS[op]
+                checks.grid_values(args[count - 1], BY_CODE[args[count + 4]])
             return getattr(launch, op)(*args)
         return getattr(torch.ops.kan_kernels_triton, op).default(*args)
 
@@ -108,5 +112,7 @@ def _kernel(op: str):
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 if NAMESPACE is not None:
     _library = library.define(NAMESPACE, {op: _kernel(op) for op in library.SCHEMAS}, ("CUDA", "CPU"))
-    forward_op = torch.ops.kan_kernels_triton.forward.default
-    forward, input, weight, backward = map(_entry, ("forward", "input", "weight", "backward"))
+    LINEAR_OP = torch.ops.kan_kernels_triton.kan_linear.default
+    kan_linear, kan_linear_grad_input, kan_linear_grad_weight, kan_linear_backward = map(
+        _entry, library.SCHEMAS
+    )

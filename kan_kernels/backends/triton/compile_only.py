@@ -15,7 +15,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ..._core.bases import BASIS_CODES, basis_order
+from ..._core.bases import BASES
 from . import launch, tiling
 
 ARCHS = (80, 90, 100)
@@ -66,14 +66,15 @@ def record(op: str, dtype: torch.dtype, shape: tuple[int, int, int], *, grid_siz
     """The launches of one contraction: (kernel, arguments, constants, tile) each, on meta tensors.
 
     shape: (batch, in_features, out_features). uniform: as if every feature's knots were.
-    basis: one that is not local has grid_size functions, and no order.
+    basis: one of full support has grid_size functions, and no order.
     arch: the compute capability for which tiles are chosen.
     """
     rows, features, width = shape
-    basis_rows, columns = grid_size + order, grid_size + 2 * order + 1
-    if basis != "bspline":
-        basis_rows = grid_size
-        order, columns = basis_order(basis, grid_size), grid_size + 1 if basis == "rbf" else 0
+    code = BASES[basis].code
+    if not BASES[basis].local:
+        order = 0
+    functions = grid_size + order
+    columns = BASES[basis].columns(functions, order)
 
     def empty(*size: int, as_dtype: torch.dtype = dtype) -> torch.Tensor:
         return torch.empty(size, dtype=as_dtype, device="meta")
@@ -81,14 +82,14 @@ def record(op: str, dtype: torch.dtype, shape: tuple[int, int, int], *, grid_siz
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     x = empty(rows, features, as_dtype=wide)
     s = empty(rows, features, as_dtype=wide) if side else None
-    spline, base_weight = empty(features, basis_rows, width), empty(features, width) if base else None
+    spline, base_weight = empty(features, functions, width), empty(features, width) if base else None
     g, grid = empty(rows, width), empty(features, columns, as_dtype=wide)
-    tail = (grid, order, base, derivative, BASIS_CODES[basis])
+    tail = (grid, functions, order, base, derivative, code)
     arguments = {
-        "forward": (x, s, spline, base_weight, empty(width) if bias else None, *tail),
-        "input": (x, spline, base_weight, g, *tail),
-        "weight": (x, s, g, *tail),
-        "backward": (x, spline, base_weight, g, *tail),
+        "kan_linear": (x, s, spline, base_weight, empty(width) if bias else None, *tail),
+        "kan_linear_grad_input": (x, spline, base_weight, g, *tail),
+        "kan_linear_grad_weight": (x, s, g, *tail),
+        "kan_linear_backward": (x, spline, base_weight, g, *tail),
     }[op]
     launches: list[tuple] = []
 
@@ -110,38 +111,63 @@ def specializations() -> Iterator[Spec]:
     wide, narrow, medium = (8192, 512, 512), (1000, 2, 5), (4096, 128, 128)
     half = (torch.bfloat16, torch.float16)
     for dtype, tf32 in [*((d, False) for d in half), (torch.float32, True), (torch.float32, False)]:
-        yield from _specs("forward", dtype, wide, "[512,512] G=5", tf32=tf32)
-        yield from _specs("input", dtype, wide, "[512,512] G=5", derivative=1, tf32=tf32)
-        yield from _specs("weight", dtype, wide, "[512,512] G=5", tf32=tf32)
+        yield from _specs("kan_linear", dtype, wide, "[512,512] G=5", tf32=tf32)
+        yield from _specs("kan_linear_grad_input", dtype, wide, "[512,512] G=5", derivative=1, tf32=tf32)
+        yield from _specs("kan_linear_grad_weight", dtype, wide, "[512,512] G=5", tf32=tf32)
     for dtype in half:
-        yield from _specs("backward", dtype, medium, "[128,128] G=5, one pass", (90, 100))
-        yield from _specs("backward", dtype, (4096, 32, 32), "[32,32] G=5, one pass")
+        yield from _specs("kan_linear_backward", dtype, medium, "[128,128] G=5, one pass", (90, 100))
+        yield from _specs("kan_linear_backward", dtype, (4096, 32, 32), "[32,32] G=5, one pass")
     for dtype in (*half, torch.float32, torch.float64):
-        for op, derivative in (("forward", 0), ("input", 1), ("backward", 0)):
+        for op, derivative in (("kan_linear", 0), ("kan_linear_grad_input", 1), ("kan_linear_backward", 0)):
             yield from _specs(op, dtype, narrow, "[2,5] G=5", derivative=derivative)
     once: dict[str, Any] = {"archs": (90,)}
     for dtype, tf32 in ((torch.bfloat16, False), (torch.float32, True), (torch.float32, False)):
-        yield from _specs("forward", dtype, wide, "[512,512] G=28", grid_size=28, tf32=tf32, archs=(SMALL,))
-        yield from _specs("weight", dtype, wide, "[512,512] G=28", grid_size=28, tf32=tf32, archs=(SMALL,))
         yield from _specs(
-            "input", dtype, wide, "[512,512] G=28, m=1", grid_size=28, derivative=1, tf32=tf32, archs=(SMALL,)
+            "kan_linear", dtype, wide, "[512,512] G=28", grid_size=28, tf32=tf32, archs=(SMALL,)
+        )
+        yield from _specs(
+            "kan_linear_grad_weight", dtype, wide, "[512,512] G=28", grid_size=28, tf32=tf32, archs=(SMALL,)
+        )
+        yield from _specs(
+            "kan_linear_grad_input",
+            dtype,
+            wide,
+            "[512,512] G=28, m=1",
+            grid_size=28,
+            derivative=1,
+            tf32=tf32,
+            archs=(SMALL,),
         )
     for dtype in (torch.bfloat16, torch.float32):
-        yield from _specs("forward", dtype, wide, "[512,512] G=20", grid_size=20, **once)
+        yield from _specs("kan_linear", dtype, wide, "[512,512] G=20", grid_size=20, **once)
         yield from _specs(
-            "forward", dtype, wide, "[512,512] G=5, any knots, side, bias, identity, m=1",
+            "kan_linear", dtype, wide, "[512,512] G=5, any knots, side, bias, identity, m=1",
             uniform=False, side=True, bias=True, base=2, derivative=1, **once,
         )  # fmt: skip
-        yield from _specs("forward", dtype, wide, "[512,512] G=6 k=10", grid_size=6, order=10, **once)
-        yield from _specs("weight", dtype, wide, "[512,512] G=6 k=10", grid_size=6, order=10, **once)
+        yield from _specs("kan_linear", dtype, wide, "[512,512] G=6 k=10", grid_size=6, order=10, **once)
         yield from _specs(
-            "input", dtype, wide, "[512,512] G=6 k=10, m=1", grid_size=6, order=10, derivative=1, **once
+            "kan_linear_grad_weight", dtype, wide, "[512,512] G=6 k=10", grid_size=6, order=10, **once
         )
-    yield from _specs("forward", torch.float32, wide, "[512,512] G=20", grid_size=20, tf32=True, **once)
+        yield from _specs(
+            "kan_linear_grad_input",
+            dtype,
+            wide,
+            "[512,512] G=6 k=10, m=1",
+            grid_size=6,
+            order=10,
+            derivative=1,
+            **once,
+        )
+    yield from _specs("kan_linear", torch.float32, wide, "[512,512] G=20", grid_size=20, tf32=True, **once)
     yield from _specs(
-        "backward", torch.bfloat16, medium, "[128,128] G=5, one pass, any knots", uniform=False, **once
+        "kan_linear_backward",
+        torch.bfloat16,
+        medium,
+        "[128,128] G=5, one pass, any knots",
+        uniform=False,
+        **once,
     )
-    yield from _specs("weight", torch.float64, (1000, 64, 64), "[64,64] G=5", **once)
+    yield from _specs("kan_linear_grad_weight", torch.float64, (1000, 64, 64), "[64,64] G=5", **once)
     for basis in ("rbf", "chebyshev", "fourier"):
         yield from _global_basis(basis)
 
@@ -151,16 +177,23 @@ def _global_basis(basis: str) -> Iterator[Spec]:
     wide, both = (8192, 512, 512), (80, 90)
     facts: dict[str, Any] = {"basis": basis, "grid_size": 8, "base": 0}
     for dtype, tf32 in ((torch.bfloat16, False), (torch.float32, True), (torch.float32, False)):
-        yield from _specs("forward", dtype, wide, f"[512,512] {basis} R=8", both, tf32=tf32, **facts)
+        yield from _specs("kan_linear", dtype, wide, f"[512,512] {basis} R=8", both, tf32=tf32, **facts)
     for dtype in (torch.bfloat16, torch.float32):
-        yield from _specs("weight", dtype, wide, f"[512,512] {basis} R=8", both, **facts)
-        yield from _specs("input", dtype, wide, f"[512,512] {basis} R=8, m=1", (90,), derivative=1, **facts)
+        yield from _specs("kan_linear_grad_weight", dtype, wide, f"[512,512] {basis} R=8", both, **facts)
+        yield from _specs(
+            "kan_linear_grad_input", dtype, wide, f"[512,512] {basis} R=8, m=1", (90,), derivative=1, **facts
+        )
     yield from _specs(
-        "backward", torch.bfloat16, (4096, 128, 128), f"[128,128] {basis} R=8, one pass", (90,), **facts
+        "kan_linear_backward",
+        torch.bfloat16,
+        (4096, 128, 128),
+        f"[128,128] {basis} R=8, one pass",
+        (90,),
+        **facts,
     )
     facts["grid_size"] = 40
     yield from _specs(
-        "forward",
+        "kan_linear",
         torch.bfloat16,
         wide,
         f"[512,512] {basis} R=40, side, m=2",
@@ -170,9 +203,15 @@ def _global_basis(basis: str) -> Iterator[Spec]:
         **facts,
     )
     yield from _specs(
-        "weight", torch.float32, wide, f"[512,512] {basis} R=40, side", (90,), side=True, **facts
+        "kan_linear_grad_weight",
+        torch.float32,
+        wide,
+        f"[512,512] {basis} R=40, side",
+        (90,),
+        side=True,
+        **facts,
     )
-    for op, m in (("forward", 0), ("input", 1), ("backward", 0)):
+    for op, m in (("kan_linear", 0), ("kan_linear_grad_input", 1), ("kan_linear_backward", 0)):
         yield from _specs(
             op,
             torch.float64,

@@ -2,41 +2,38 @@
 
 import torch
 
-from ..._core.bases import (
-    BASE_CODES,
-    BASIS_CODES,
-    MAX_DERIVATIVE,
-    MAX_FREQUENCIES,
-    MAX_FUNCTIONS,
-    MAX_SPLINE_ORDER,
-    basis_rows,
-)
+from ..._core import checks, fakes
+from ..._core.bases import BASE_CODES, BY_CODE, MAX_DERIVATIVE, MAX_SPLINE_ORDER, Basis
 from ..._core.checks import DTYPES, HALF_DTYPES
 
 _NAMES = {
-    "forward": ("x", "s", "spline_weight", "base_weight", "bias"),
-    "input": ("x", "spline_weight", "base_weight", "g"),
-    "weight": ("x", "s", "g"),
-    "backward": ("x", "spline_weight", "base_weight", "g"),
+    "kan_linear": ("x", "row_scale", "spline_weight", "base_weight", "bias"),
+    "kan_linear_grad_input": ("x", "spline_weight", "base_weight", "g"),
+    "kan_linear_grad_weight": ("x", "row_scale", "g"),
+    "kan_linear_backward": ("x", "spline_weight", "base_weight", "g"),
 }
 
 
 def check(op: str, args: tuple) -> None:
     """Raise ValueError or TypeError, naming the argument, unless shapes, dtypes, devices, numbers agree."""
-    *tensors, grid, order, base, derivative, basis = (*args, 0)[: len(_NAMES[op]) + 5]  # basis may be absent
+    count = fakes.TENSORS[op]
+    *tensors, grid = args[:count]
+    functions, order, base, derivative, code, *rest = args[count:]
     given = dict(zip(_NAMES[op], tensors, strict=True))
-    like = args[len(_NAMES[op]) + 5] if len(args) > len(_NAMES[op]) + 5 else None
-    _number("basis", basis, 0, max(BASIS_CODES.values()))
-    most = (MAX_SPLINE_ORDER, 0, MAX_FUNCTIONS - 1, MAX_FREQUENCIES)[basis]
-    _number("spline_order", order, int(basis == BASIS_CODES["fourier"]), most)
+    like = rest[0] if rest else None
+    _number("basis", code, 0, len(BY_CODE) - 1)
+    basis = BY_CODE[code]
+    _number("order", order, 0, MAX_SPLINE_ORDER if basis.local else 0)
+    expected = basis.why_not(functions)
+    if expected is not None:
+        raise ValueError(f"functions: got {functions}, expected {expected}")
     _number("base", base, 0, max(BASE_CODES.values()))
-    _number("derivative", derivative, 0, MAX_DERIVATIVE + (op == "input"))
+    _number("derivative", derivative, 0, MAX_DERIVATIVE + (op == "kan_linear_grad_input"))
     x = given["x"]
     _shape("x", x, (None, None))
     rows, features = x.shape
     _shape("grid", grid, (features, None))
-    _columns(grid.shape[1], order, basis)
-    functions = basis_rows(basis, grid.shape[1], order)
+    _columns(grid.shape[1], functions, order, basis)
     wide = given["g"] if "g" in given else given["spline_weight"]
     width = wide.shape[-1] if wide.dim() else -1
     dtype = wide.dtype
@@ -45,7 +42,7 @@ def check(op: str, args: tuple) -> None:
     x_dtypes = (dtype, torch.float32) if dtype in HALF_DTYPES else (dtype,)
     wanted = {
         "x": ((rows, features), x_dtypes),
-        "s": ((rows, features), x_dtypes),
+        "row_scale": ((rows, features), x_dtypes),
         "spline_weight": ((features, functions, width), (dtype,)),
         "base_weight": ((features, width), (dtype,)),
         "bias": ((width,), (dtype,)),
@@ -55,6 +52,8 @@ def check(op: str, args: tuple) -> None:
     }
     if "base_weight" in given and (given["base_weight"] is None) != (base == 0):
         raise ValueError(f"base_weight: got {'None' if base else 'a tensor'} with base={base}")
+    if grid.is_cpu:  # in the interpreter; a GPU is not waited for
+        checks.grid_values(grid, basis)
     for name, tensor in (*given.items(), ("like", like), ("grid", grid)):
         if tensor is None:
             continue
@@ -66,14 +65,16 @@ def check(op: str, args: tuple) -> None:
             raise ValueError(f"{name}: is on {tensor.device}, expected {x.device} like x")
 
 
-def _columns(columns: int, order: int, basis: int) -> None:
-    """The grid has as many columns as its basis takes: knots, centres and their width, or none."""
-    if basis == BASIS_CODES["bspline"] and columns < 2 * order + 2:
-        raise ValueError(f"grid: got {columns} knots a row, expected {2 * order + 2} or more")
-    if basis == BASIS_CODES["rbf"]:
-        _number("grid.shape[1]", columns, 2, MAX_FUNCTIONS + 1)
-    if basis in (BASIS_CODES["chebyshev"], BASIS_CODES["fourier"]):
-        _number("grid.shape[1]", columns, 0, 0)
+def _columns(columns: int, functions: int, order: int, basis: Basis) -> None:
+    """The grid has as many columns as its basis takes."""
+    if basis.local and functions <= order:
+        raise ValueError(f"functions: got {functions}, expected more than the order, {order}")
+    expected = basis.columns(functions, order)
+    if columns != expected:
+        what = basis.grid or "none"
+        raise ValueError(
+            f"grid: got {columns} columns, expected {expected} for {functions} functions: {what}"
+        )
 
 
 def _shape(name: str, tensor: torch.Tensor, shape: tuple[int | None, ...]) -> None:

@@ -9,8 +9,7 @@ from math import factorial
 import torch
 from torch import Tensor
 
-from ..._core.bases import basis_rows
-from ..._core.library import functions_together
+from ..._core.fakes import functions_together
 from . import forward_kernels, gather_kernels, gradient_kernels, table_kernel, tiling
 from .blocking import UNIFORM_ORDERS, ceil_div, polynomials, steps
 from .knots import TOLERANCE, are_uniform
@@ -78,13 +77,12 @@ def _dense_constants(case: tiling.Case, derivative: int, base: int, uniform: boo
 
 
 def _case(
-    x: Tensor, dtype: torch.dtype, width: int, grid: Tensor, order: int, basis: int, placed: int = 0
+    x: Tensor, dtype: torch.dtype, width: int, functions: int, order: int, basis: int, placed: int = 0
 ) -> tiling.Case:
     """placed: the order of the derivative whose values become matrix operands, if any do."""
-    rows = basis_rows(basis, grid.shape[1], order)
     # T_r'' = r^2 (r^2 - 1) / 3 at 1, and 2 / h^2, may leave the range of float16
     fits = not (basis and placed and dtype == torch.float16)
-    return tiling.Case.of(x, dtype, width, rows, 0 if basis else order, basis, fits)
+    return tiling.Case.of(x, dtype, width, functions, order, basis, fits)
 
 
 def _strides(tensor: Tensor | None) -> tuple[int, int]:
@@ -95,43 +93,47 @@ def _dense(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
 
 
-def forward(x, s, spline_weight, base_weight, bias, grid, spline_order, base, derivative, basis=0) -> Tensor:
-    """F_m. Returns (B, out) in the weights' dtype."""
+def kan_linear(
+    x, row_scale, spline_weight, base_weight, bias, grid, functions, order, base, derivative, basis
+) -> Tensor:
+    """Return F_m: (B, out) in the weights' dtype."""
     (rows, features), width = x.shape, spline_weight.shape[2]
     y = spline_weight.new_empty(rows, width)
     if y.numel() == 0:
         return y
-    case = _case(x, spline_weight.dtype, width, grid, spline_order, basis, derivative)
+    case = _case(x, spline_weight.dtype, width, functions, order, basis, derivative)
     gathers = tiling.gathers(case, precision(case.dtype))
     uniform = not gathers and _uniform(case, grid, derivative, derivative)
     spline_weight, base_weight, bias, grid = map(_dense, (spline_weight, base_weight, bias, grid))
-    sizes = (rows, features, width, *_strides(x), *_strides(s))
+    sizes = (rows, features, width, *_strides(x), *_strides(row_scale))
     if gathers:
         constants = _constants(case, derivative, base)
         tile = tiling.gather(case)
         blocks = ceil_div(rows, tile["BM"]) * ceil_div(width, tile["BN"])
         tiling.launch(
             gather_kernels.gather_forward, x.device, blocks,
-            (x, s, spline_weight, base_weight, bias, grid, y, *sizes), constants, tile,
+            (x, row_scale, spline_weight, base_weight, bias, grid, y, *sizes), constants, tile,
         )  # fmt: skip
         return y
-    table = _table(grid, spline_order, uniform)
+    table = _table(grid, order, uniform)
     constants = _dense_constants(case, derivative, base, uniform)
     tiling.launch_tuned(
         forward_kernels.dense_forward, x.device, case,
         lambda tile: ceil_div(rows, tile["BM"]) * ceil_div(width, tile["BN"]),
-        (x, s, spline_weight, base_weight, bias, grid, table, y, *sizes), constants,
+        (x, row_scale, spline_weight, base_weight, bias, grid, table, y, *sizes), constants,
     )  # fmt: skip
     return y
 
 
-def input(x, spline_weight, base_weight, g, grid, spline_order, base, derivative, basis=0) -> Tensor:
-    """X_m. Returns (B, in) in x's dtype."""
+def kan_linear_grad_input(
+    x, spline_weight, base_weight, g, grid, functions, order, base, derivative, basis
+) -> Tensor:
+    """Return X_m: (B, in) in x's dtype."""
     (rows, features), width = x.shape, g.shape[1]
     t = x.new_empty(rows, features)
     if t.numel() == 0:
         return t
-    case = _case(x, spline_weight.dtype, width, grid, spline_order, basis)
+    case = _case(x, spline_weight.dtype, width, functions, order, basis)
     gathers = tiling.gathers(case, precision(case.dtype))
     uniform = not gathers and _uniform(case, grid, derivative)
     spline_weight, base_weight, grid = map(_dense, (spline_weight, base_weight, grid))
@@ -145,7 +147,7 @@ def input(x, spline_weight, base_weight, g, grid, spline_order, base, derivative
             (x, spline_weight, base_weight, g, grid, t, *sizes), constants, tile,
         )  # fmt: skip
         return t
-    table = _table(grid, spline_order, uniform)
+    table = _table(grid, order, uniform)
     constants = _dense_constants(case, derivative, base, uniform)
     tiling.launch_tuned(
         gradient_kernels.dense_input, x.device, case,
@@ -155,23 +157,29 @@ def input(x, spline_weight, base_weight, g, grid, spline_order, base, derivative
     return t
 
 
-def weight(x, s, g, grid, spline_order, base, derivative, basis=0, like=None) -> tuple[Tensor, Tensor]:
-    """W_m. Returns (in, R, out) and (in, out), or an empty (0,) tensor when base is 0, in g's dtype."""
-    case = _case(x, g.dtype, g.shape[1], grid, spline_order, basis, derivative)
-    d_spline, d_base = _weights(case, x, s, None, None, g, grid, base, derivative, None)
+def kan_linear_grad_weight(
+    x, row_scale, g, grid, functions, order, base, derivative, basis, like=None
+) -> tuple[Tensor, Tensor]:
+    """Return W_m: (in, R, out) and (in, out), or an empty (0,) tensor when base is 0, in g's dtype."""
+    case = _case(x, g.dtype, g.shape[1], functions, order, basis, derivative)
+    d_spline, d_base = _weights(case, x, row_scale, None, None, g, grid, base, derivative, None)
     return _laid_out(d_spline, like if basis else None), d_base
 
 
-def backward(x, spline_weight, base_weight, g, grid, spline_order, base, derivative, basis=0):
-    """X_{m+1} and W_m: in one pass over x and g where one tile holds all outputs, else by a kernel each."""
-    case = _case(x, g.dtype, g.shape[1], grid, spline_order, basis, derivative)
+def kan_linear_backward(
+    x, spline_weight, base_weight, g, grid, functions, order, base, derivative, basis
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return X_{m+1} and W_m: in one pass where one tile holds all outputs, else by a kernel each."""
+    case = _case(x, g.dtype, g.shape[1], functions, order, basis, derivative)
     if tiling.one_pass(case) and case.width:
         t = x.new_empty(x.shape)
         d_spline, d_base = _weights(case, x, None, spline_weight, base_weight, g, grid, base, derivative, t)
         return t, _laid_out(d_spline, spline_weight if basis else None), d_base
     return (
-        input(x, spline_weight, base_weight, g, grid, spline_order, base, derivative + 1, basis),
-        *weight(x, None, g, grid, spline_order, base, derivative, basis, spline_weight),
+        kan_linear_grad_input(
+            x, spline_weight, base_weight, g, grid, functions, order, base, derivative + 1, basis
+        ),
+        *kan_linear_grad_weight(x, None, g, grid, functions, order, base, derivative, basis, spline_weight),
     )
 
 
@@ -183,7 +191,7 @@ def _laid_out(d_spline: Tensor, like: Tensor | None) -> Tensor:
 
 
 def _weights(
-    case: tiling.Case, x, s, spline_weight, base_weight, g, grid, base, derivative, t
+    case: tiling.Case, x, row_scale, spline_weight, base_weight, g, grid, base, derivative, t
 ) -> tuple[Tensor, Tensor]:
     """W_m and, in the same pass unless t is None, X_{m+1} into t, for which the weights are needed."""
     rows, features, width = case.rows, case.features, case.width
@@ -200,8 +208,8 @@ def _weights(
     if parts > 1:
         accumulate = torch.float64 if g.dtype == torch.float64 else torch.float32
         sums = tuple(g.new_empty(parts, *d.shape, dtype=accumulate) for d in sums)
-    sizes = (rows, features, width, part_rows, *_strides(x), *_strides(s), *_strides(g))
-    operands = (x, s, spline_weight, base_weight, g, grid, t)
+    sizes = (rows, features, width, part_rows, *_strides(x), *_strides(row_scale), *_strides(g))
+    operands = (x, row_scale, spline_weight, base_weight, g, grid, t)
     if gathers:
         _gathered_weights(case, operands, sums, sizes, parts, base, derivative)
     else:
@@ -223,7 +231,7 @@ def _gathered_weights(case, operands, sums, sizes, parts, base, m) -> None:
 
 
 def _dense_weights(case, operands, sums, sizes, parts, base, m, uniform) -> None:
-    x, s, spline, base_weight, g, grid, t = operands
+    x, row_scale, spline, base_weight, g, grid, t = operands
     one_pass = t is not None
     table = _table(grid, case.order, uniform)
     constants = _dense_constants(case, m, base, uniform) | {
@@ -237,11 +245,11 @@ def _dense_weights(case, operands, sums, sizes, parts, base, m, uniform) -> None
 
     tiling.launch_tuned(
         gradient_kernels.dense_backward, x.device, case, blocks,
-        (x, s, spline, base_weight, g, grid, table, t, sums[0], *sizes), constants,
+        (x, row_scale, spline, base_weight, g, grid, table, t, sums[0], *sizes), constants,
     )  # fmt: skip
     if base:
         tiling.launch_tuned(
             gradient_kernels.base_gradient, x.device, case,
             lambda tile: ceil_div(case.features, tile["BI"]) * ceil_div(case.width, tile["BN"]) * parts,
-            (x, s, g, sums[1], *sizes), {"M": m, "BASE": base, "PRECISION": constants["PRECISION"]},
+            (x, row_scale, g, sums[1], *sizes), {"M": m, "BASE": base, "PRECISION": constants["PRECISION"]},
         )  # fmt: skip

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._core.bases import MAX_FUNCTIONS
-from ..._core.tensor_cache import Remembered, readable
+from ..._core.tensor_cache import TensorCache, readable
 from .._shared import eligible, probe
 from .._shared.accelerated import Accelerated, overrides
 from .._shared.judge import judge
@@ -120,7 +120,7 @@ def _why_other(module: Any) -> str | None:
     return why or probe.more_than(module, {"cheby_coeffs", "arange"})
 
 
-_counts: Remembered[bool] = Remembered()  # whether `arange` holds 0, 1, 2, ...
+_counts: TensorCache[bool] = TensorCache()  # whether `arange` holds 0, 1, 2, ...
 
 
 def _why_degrees(module: Any) -> str | None:

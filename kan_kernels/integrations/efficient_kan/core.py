@@ -16,10 +16,10 @@ import torch.nn.functional as torch_functional
 from torch import Tensor, nn
 
 from ... import functional as F
-from ..._core import checks
-from ..._core.tensor_cache import Remembered, readable
+from ..._core import checks, library
+from ..._core.tensor_cache import readable
 from ...refit import solve_banded
-from .._shared import eligible, layout
+from .._shared import eligible
 
 _BASES: dict[Any, str] = {nn.SiLU: "silu", nn.Identity: "identity"}
 
@@ -47,10 +47,7 @@ def scaled_weight(layer: Any) -> Tensor:
 
 def kernel_weight(layer: Any) -> Tensor:
     """The scaled spline weight as the kernels want it: contiguous (in, G+k, out)."""
-    weight = layer.spline_weight.permute(1, 2, 0)
-    if layer.enable_standalone_scale_spline:
-        return layout.scaled(weight, layer.spline_scaler.t())
-    return weight.contiguous()
+    return scaled_weight(layer).permute(1, 2, 0).contiguous()
 
 
 def forward(layer: Any, x: Tensor) -> Tensor:
@@ -100,22 +97,17 @@ def why_not_now(layer: Any) -> str | None:
     return None
 
 
-_increasing_knots: Remembered[bool] = Remembered(by_value=True)
-
-
 def increasing(grid: Tensor) -> bool:
-    """Whether all knots are finite and strictly increasing; looked at once for each state of the tensor.
+    """Return whether all knots are finite and strictly increasing.
 
     Where there are no values to look at, or only traced ones, they are taken for good.
     """
-    good = _increasing_knots.get(grid)
-    if good is None:
-        if not readable(grid):
-            return True
-        with torch.no_grad():
-            good = bool((torch.isfinite(grid).all() & (grid.diff(dim=1) > 0).all()).item())
-        _increasing_knots.put(grid, good)
-    return good
+    if not readable(grid):
+        return True
+    if library.LOAD_ERROR is None and grid.is_cpu:
+        return bool(torch.ops.kan_kernels.knots_increase(grid))
+    with torch.no_grad():
+        return bool((torch.isfinite(grid).all() & (grid.diff(dim=1) > 0).all()).item())
 
 
 def placed_knots(x: Tensor, grid_size: int, order: int, grid_eps: float, margin: float) -> Tensor:

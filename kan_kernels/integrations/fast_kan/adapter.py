@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._core import checks
-from ..._core.bases import MAX_FUNCTIONS
+from ..._core.bases import MAX_FUNCTIONS, RBF
 from .._shared import eligible, probe
 from .._shared.accelerated import Accelerated, overrides, traced
 from .._shared.judge import judge
@@ -168,7 +168,7 @@ def _prepared(layer: Any, x: object = _NOTHING) -> Tensor | str:
         return why
     rows = layers.kernel_rows(rbf, features)
     try:
-        checks.centres(rows)
+        checks.grid_values(rows, RBF)
     except ValueError:
         return "centres are not finite"
     return rows

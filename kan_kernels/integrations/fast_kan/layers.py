@@ -15,20 +15,19 @@ from torch.nn import functional
 
 from ..._core import checks
 from ..._core.bases import MAX_FUNCTIONS
-from ..._core.tensor_cache import Remembered, readable
-from ..._engine import dispatch
+from ..._core.tensor_cache import TensorCache, readable
+from ..._engine import dispatch, layer_norm_rbf
 from ...functional import basis_linear
 from .._shared.eligible import watched
 from ..efficient_kan.core import kernel_base
-from . import layer_norm_rbf
 
 if TYPE_CHECKING:
     from ...nn.linear import Layers
 
 _Activation = Callable[[Tensor], Tensor]
 
-# grids made of centres: the number of features and the width that they are for
-_rows: Remembered[tuple[int, float, Tensor]] = Remembered(by_value=True)
+# grids made of centres: the features, width and centres that they are for; torch counts not every write
+_rows: TensorCache[tuple[int, float, Tensor, Tensor]] = TensorCache()
 
 
 def kernel_rows(rbf: Any, features: int) -> Tensor:
@@ -37,11 +36,11 @@ def kernel_rows(rbf: Any, features: int) -> Tensor:
     if not grid.is_cpu or not readable(grid):
         return _made_rows(rbf, features)
     kept = _rows.get(grid)
-    if kept is None or kept[:2] != (features, rbf.denominator):
+    if kept is None or kept[:2] != (features, rbf.denominator) or not torch.equal(kept[2], grid):
         with torch.inference_mode(False):  # autograd saves it
-            kept = features, rbf.denominator, _made_rows(rbf, features)
+            kept = features, rbf.denominator, grid.detach().clone(), _made_rows(rbf, features)
         _rows.put(grid, kept)
-    return kept[2]
+    return kept[3]
 
 
 @torch.no_grad()
@@ -96,7 +95,7 @@ def evaluate(
 
 
 def why_not_one_op(layer: Any, features: int, backend: str | None = None) -> str | None:
-    """Why a call of the layer with its layernorm is more than `normed.normed_rbf`, or None."""
+    """Why a call of the layer with its layernorm is more than `the op layer_norm_rbf`, or None."""
     norm = layer.layernorm
     if type(norm).forward is not nn.LayerNorm.forward or watched(norm):
         return "layernorm has hooks or another forward than LayerNorm's"
@@ -117,7 +116,7 @@ def _in_one_op(layer: Any, x: Tensor, rows: Tensor) -> Tensor:
         base = kernel_base(layer.base_activation)
     if x.dtype != rows.dtype:
         rows = rows.to(x.dtype)
-    return layer_norm_rbf.normed_rbf(
+    return layer_norm_rbf.layer_norm_rbf(
         x, norm.weight, norm.bias, layer.spline_linear.weight, weight, bias, rows, norm.eps, base
     )
 

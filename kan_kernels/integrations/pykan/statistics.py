@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ... import functional as F
 from ..._core.bases import BASE_CODES
-from ...functional.edges import Moments, apply
+from ..._engine.edges_autograd import Moments
 from .layer import Weights
 from .symbolic import Symbolic
 
@@ -103,7 +103,7 @@ class Layer:
             else:
                 w = self.weights  # `kan_linear` has checked them: what follows is F.edge_moments
                 code, grid = BASE_CODES[w.base_name], w.grid.double()
-                std = apply(Moments, self.x, w.spline, w.base, grid, w.order, code, 1)[1]
+                std = Moments.run(self.x, w.spline, w.base, grid, w.order, code, 1)[1]
                 self._spline_std = std.to(w.spline.dtype).T
         return self._spline_std
 

@@ -1,0 +1,246 @@
+"""The shapes that every op returns, for torch.compile and torch.export; by the op's name."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+Tensors = tuple[Tensor, ...]
+
+
+def functions_together(weight: Tensor) -> bool:
+    """As csrc/ops/checks.h has it: weights (in, R, out) that lie as (out, in, R) or (in, out, R)."""
+    features, functions, out = weight.shape
+    if weight.element_size() < 4 or weight.is_contiguous():
+        return False
+    places = (functions, 1, features * functions), (out * functions, 1, functions)
+    return weight.stride() in places
+
+
+def kan_linear(
+    x: Tensor,
+    row_scale: Tensor | None,
+    spline_weight: Tensor,
+    base_weight: Tensor | None,
+    bias: Tensor | None,
+    grid: Tensor,
+    functions: int,
+    order: int,
+    base: int,
+    derivative: int,
+    basis: int,
+) -> Tensor:
+    return spline_weight.new_empty(x.shape[0], spline_weight.shape[2])
+
+
+def kan_linear_grad_input(
+    x: Tensor,
+    spline_weight: Tensor,
+    base_weight: Tensor | None,
+    g: Tensor,
+    grid: Tensor,
+    functions: int,
+    order: int,
+    base: int,
+    derivative: int,
+    basis: int,
+) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def kan_linear_grad_weight(
+    x: Tensor,
+    row_scale: Tensor | None,
+    g: Tensor,
+    grid: Tensor,
+    functions: int,
+    order: int,
+    base: int,
+    derivative: int,
+    basis: int,
+    like: Tensor | None = None,
+) -> Tensors:
+    features, out = x.shape[1], g.shape[1]
+    d_base = g.new_empty((features, out) if base else (0,))
+    if basis and like is not None and functions_together(like):
+        return g.new_empty_strided((features, functions, out), like.stride()), d_base
+    return g.new_empty(features, functions, out), d_base
+
+
+def kan_linear_backward(
+    x: Tensor,
+    spline_weight: Tensor,
+    base_weight: Tensor | None,
+    g: Tensor,
+    grid: Tensor,
+    functions: int,
+    order: int,
+    base: int,
+    derivative: int,
+    basis: int,
+) -> Tensors:
+    d_weights = kan_linear_grad_weight(
+        x, None, g, grid, functions, order, base, derivative, basis, spline_weight
+    )
+    return x.new_empty(x.shape), *d_weights
+
+
+def edge_gram(x: Tensor, w: Tensor | None, grid: Tensor, order: int, base: int) -> Tensors:
+    n, rows = grid.shape[1] - order - 1, 1 + bool(base)
+    return grid.new_empty(x.shape[1], n, order + 1), grid.new_empty(x.shape[1], rows, n + rows)
+
+
+def edge_gram_grad_input(
+    x: Tensor, w: Tensor | None, grid: Tensor, order: int, base: int, d_band: Tensor, d_border: Tensor
+) -> Tensor:
+    return grid.new_empty(x.shape)
+
+
+def edge_cross_gram(
+    x: Tensor, w: Tensor | None, grid: Tensor, order: int, other_grid: Tensor, other_order: int
+) -> Tensor:
+    n, other_n = grid.shape[1] - order - 1, other_grid.shape[1] - other_order - 1
+    return grid.new_empty(x.shape[1], n, other_n)
+
+
+def edge_l1(
+    x: Tensor, spline_weight: Tensor, base_weight: Tensor | None, grid: Tensor, order: int, base: int
+) -> Tensor:
+    return spline_weight.new_empty(x.shape[1], spline_weight.shape[2])
+
+
+def edge_l1_backward(
+    x: Tensor,
+    spline_weight: Tensor,
+    base_weight: Tensor | None,
+    g: Tensor,
+    grid: Tensor,
+    order: int,
+    base: int,
+    need_x: bool,
+    need_weight: bool,
+) -> Tensors:
+    return (
+        x.new_empty(x.shape if need_x else (0,)),
+        g.new_empty(spline_weight.shape if need_weight else (0,)),
+        g.new_empty(g.shape if need_weight and base else (0,)),
+    )
+
+
+def layer_norm_rbf(
+    x: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    spline_weight: Tensor,
+    base_weight: Tensor | None,
+    bias: Tensor | None,
+    grid: Tensor,
+    epsilon: float,
+    base: int,
+) -> Tensor:
+    return x.new_empty(x.shape[0], spline_weight.shape[0])
+
+
+def layer_norm_rbf_backward(
+    x: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    spline_weight: Tensor,
+    base_weight: Tensor | None,
+    g: Tensor,
+    grid: Tensor,
+    epsilon: float,
+    base: int,
+    need_x: bool,
+) -> Tensors:
+    features, out = x.shape[1], spline_weight.shape[0]
+    return (
+        x.new_empty(x.shape if need_x else (0,)),
+        x.new_empty(features),
+        x.new_empty(features),
+        x.new_empty(spline_weight.shape),
+        x.new_empty((out, features) if base else (0,)),
+        x.new_empty(out),
+    )
+
+
+def kan_conv(
+    x: Tensor,
+    spline_weight: Tensor,
+    base_weight: Tensor | None,
+    bias: Tensor | None,
+    grid: Tensor,
+    order: int,
+    base: int,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    channels_last: bool,
+) -> Tensor:
+    kernel = spline_weight.shape[2:-1]
+    out = [
+        (size + sum(padding[2 * d : 2 * d + 2]) - (taps - 1) * dilation[d] - 1) // stride[d] + 1
+        for d, (size, taps) in enumerate(zip(x.shape[2:], kernel, strict=True))
+    ]
+    return _images(spline_weight, x.shape[0], spline_weight.shape[-1] * groups, out, channels_last)
+
+
+def kan_conv_backward(
+    x: Tensor,
+    spline_weight: Tensor,
+    base_weight: Tensor | None,
+    g: Tensor,
+    grid: Tensor,
+    order: int,
+    base: int,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    channels_last: bool,
+    need_x: bool,
+    need_weight: bool,
+) -> Tensors:
+    none = x.new_empty(0)
+    dx = _images(x, x.shape[0], x.shape[1], x.shape[2:], channels_last) if need_x else none
+    if not need_weight:
+        return dx, g.new_empty(0), g.new_empty(0)
+    base_shape = (0,) if base_weight is None or not base else base_weight.shape
+    return dx, g.new_empty(spline_weight.shape), g.new_empty(base_shape)
+
+
+def _images(like: Tensor, batch: int, channels: int, size: Sequence[int], channels_last: bool) -> Tensor:
+    if channels_last:
+        return like.new_empty((batch, *size, channels)).movedim(-1, 1)
+    return like.new_empty((batch, channels, *size))
+
+
+LINEAR: dict[str, Callable[..., Tensor | Tensors]] = {
+    fake.__name__: fake
+    for fake in (kan_linear, kan_linear_grad_input, kan_linear_grad_weight, kan_linear_backward)
+}
+"""Of the ops that every fused backend has."""
+
+TENSORS = {
+    "kan_linear": 6,
+    "kan_linear_grad_input": 5,
+    "kan_linear_grad_weight": 4,
+    "kan_linear_backward": 5,
+}
+"""How many tensors stand before the numbers of their schemas."""
+
+OTHERS: dict[str, Callable[..., Tensor | Tensors]] = {
+    fake.__name__: fake
+    for fake in (
+        edge_gram,
+        edge_gram_grad_input,
+        edge_cross_gram,
+        edge_l1,
+        edge_l1_backward,
+        kan_conv,
+        kan_conv_backward,
+        layer_norm_rbf,
+        layer_norm_rbf_backward,
+    )
+}
+"""Of the ops that the library alone has."""

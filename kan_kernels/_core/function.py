@@ -1,0 +1,149 @@
+"""The one base of all autograd Functions: a cheap apply, the rule of vmap, second order by composition."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from .tracing import tracing
+
+transforming: Callable[[], bool] = torch._C._are_functorch_transforms_active
+
+
+def recording() -> bool:
+    """Return whether a backward pass is itself differentiated: create_graph, torch.func, forward mode."""
+    return torch.is_grad_enabled() or transforming() or forward_ad._current_level >= 0
+
+
+class Function(torch.autograd.Function):
+    """What Functions of rows share."""
+
+    ROWS: tuple[int, ...] = ()  # the arguments that have rows, if the output has rows too
+
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        """Call Function.apply without its inspect.signature().bind, which costs more than a small kernel."""
+        if transforming() or torch.compiler.is_compiling():
+            return super().apply(*args)  # type: ignore[no-untyped-call]
+        return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+        """Return (outputs, out_dims)."""
+        return map_rows(cls.apply, cls.ROWS, info.batch_size, in_dims, args)
+
+
+class ComposedFunction(Function):
+    """A kernel with a gradient kernel; derivatives beyond those come from `compose`, the same in plain parts.
+
+    A subclass has `forward`, `setup_context` that ends with `keep`, `gradients` and `compose`.
+    """
+
+    INPUTS = 0  # the first arguments, those that `compose` is differentiated by
+
+    @classmethod
+    def compose(cls, *args: Any) -> Any:
+        """Return what `forward` does, differentiable to any order."""
+        raise NotImplementedError
+
+    @classmethod
+    def gradients(cls, ctx: Any, *cotangents: Any) -> Sequence[Tensor | None]:
+        """Return the gradients of the first INPUTS arguments, by kernels."""
+        raise NotImplementedError
+
+    @classmethod
+    def run(cls, *args: Any) -> Any:
+        """Return the result by the kernel, or composed where torch.func or forward mode is at work."""
+        if not torch.compiler.is_compiling() and (transforming() or forward_ad._current_level >= 0):
+            return cls.compose(*args)
+        return cls.apply(*args)
+
+    @staticmethod
+    def keep(ctx: Any, inputs: tuple[Any, ...], *more: Tensor) -> None:
+        """Save the arguments, and further tensors behind them."""
+        tensors = [value if isinstance(value, Tensor) else None for value in inputs]
+        ctx.save_for_backward(*tensors, *more)
+        ctx.constants = tuple(None if isinstance(value, Tensor) else value for value in inputs)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def kept(ctx: Any) -> tuple[tuple[Any, ...], tuple[Tensor, ...]]:
+        """Return the arguments, and the further tensors."""
+        saved = ctx.saved_tensors
+        count = len(ctx.constants)
+        inputs = tuple(
+            tensor if constant is None else constant
+            for tensor, constant in zip(saved[:count], ctx.constants, strict=True)
+        )
+        return inputs, saved[count:]
+
+    @classmethod
+    def _composed_gradients(cls, ctx: Any, cotangents: tuple[Tensor | None, ...]) -> list[Tensor | None]:
+        """Of `compose`, where the backward pass is itself to be differentiated."""
+        inputs, _ = cls.kept(ctx)
+        needs = ctx.needs_input_grad[: cls.INPUTS]
+        # partial derivatives: of aliases, for one operand may have been made of another
+        given = [
+            value.view_as(value) if isinstance(value, Tensor) else value for value in inputs[: cls.INPUTS]
+        ]
+        wanted = [value for value, need in zip(given, needs, strict=True) if need]
+        device = next(value.device.type for value in inputs if isinstance(value, Tensor))
+        with torch.autocast(device, enabled=False):  # in the precision of the forward pass
+            results = cls.compose(*given, *inputs[cls.INPUTS :])
+        results = results if isinstance(results, tuple) else (results,)
+        pairs = [(r, g) for r, g in zip(results, cotangents, strict=False) if g is not None and r is not None]
+        found = iter(
+            torch.autograd.grad([r for r, _ in pairs], wanted, [g for _, g in pairs], create_graph=True)
+        )
+        return [next(found) if need else None for need in needs]
+
+    @classmethod
+    def backward(cls, ctx: Any, *cotangents: Any) -> tuple[Tensor | None, ...]:
+        """Return a gradient for each argument."""
+        if all(g is None for g in cotangents):
+            return (None,) * len(ctx.constants)
+        call = (
+            cls._composed_gradients(ctx, cotangents)
+            if torch.is_grad_enabled()
+            else cls.gradients(ctx, *cotangents)
+        )
+        return *call, *(None,) * (len(ctx.constants) - cls.INPUTS)
+
+
+def plain_call() -> bool:
+    """Return whether something records ops, not Functions: torch.compile or torch.jit.trace."""
+    return torch.compiler.is_compiling() or tracing()
+
+
+def map_rows(
+    call: Callable[..., Any],
+    rows: tuple[int, ...],
+    size: int,
+    in_dims: tuple[Any, ...],
+    args: tuple[Any, ...],
+) -> tuple[Any, Any]:
+    """Return (outputs, out_dims) of `call` under vmap: fold the mapped dimension into the rows, or else loop.
+
+    Folding needs an output with rows and nothing mapped but the arguments at positions `rows`, each (B, n) or
+    None. A mapped weight, and a sum over the rows, take one call for each index.
+    """
+    if rows and all(dim is None or i in rows for i, dim in enumerate(in_dims)):
+        folded = list(args)
+        for i in rows:
+            if args[i] is not None:
+                folded[i] = _lead(args[i], in_dims[i], size).flatten(0, 1)
+        return call(*folded).unflatten(0, (size, -1)), 0
+    outputs = [
+        call(*(arg if dim is None else arg.select(dim, n) for arg, dim in zip(args, in_dims, strict=True)))
+        for n in range(size)
+    ]
+    if isinstance(outputs[0], Tensor):
+        return torch.stack(outputs), 0
+    return tuple(map(torch.stack, zip(*outputs, strict=True))), (0,) * len(outputs[0])
+
+
+def _lead(tensor: Tensor, dim: int | None, size: int) -> Tensor:
+    """The tensor with its mapped dimension first; expanded, if it is not mapped."""
+    return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)

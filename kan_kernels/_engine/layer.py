@@ -1,0 +1,188 @@
+"""A call of a layer: arguments are checked and a backend is chosen once for all calls that are alike."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._core import checks
+from .._core.bases import BASE_CODES, BSPLINE, Basis
+from .._core.problem import Problem, Spec
+from .._core.tensor_cache import TensorCache, readable
+from .._core.tracing import tracing, untraced
+from . import autograd, dispatch
+
+# What was checked before: all that the checks look at -> the constants. Kernels look at the knots they read.
+_specs: dict[tuple[Any, ...], Spec] = {}
+_SPECS_LIMIT = 4096
+
+
+def spec_of(
+    x: Any,
+    weight: Any,
+    grid: Any,
+    base_weight: Any,
+    bias: Any,
+    order: int,
+    base: str | None,
+    derivative: int,
+    backend: str | None,
+    basis: Basis = BSPLINE,
+    op: str = "kan_linear",
+) -> Spec:
+    """Return the constants of a call, once its arguments are known to be good."""
+    arguments = (x, weight, grid, base_weight, bias, order, base, derivative, backend, basis, op)
+    if torch.compiler.is_compiling():
+        return _checked(*arguments)
+    try:
+        key = (
+            x.shape[-1],
+            x.dtype,
+            x.device,
+            x.layout,
+            weight.shape,
+            weight.dtype,
+            weight.device,
+            None if grid is None else (grid.shape, grid.dtype, grid.device, grid.requires_grad),
+            None if base_weight is None else (base_weight.shape, base_weight.dtype, base_weight.device),
+            None if bias is None else (bias.shape, bias.dtype, bias.device),
+            order,
+            base,
+            derivative,
+            backend,
+            basis.code,
+            op,
+            dispatch.forced_backend(),
+            torch.backends.cuda.matmul.fp32_precision if x.is_cuda else None,
+        )
+        spec = _specs.get(key)
+    except (AttributeError, IndexError, TypeError):  # not even tensors: let the checks name the argument
+        return _checked(*arguments)
+    except RuntimeError:
+        if isinstance(x, Tensor) and x.is_nested:  # has no shape where it is strided
+            return _checked(*arguments)
+        raise
+    if spec is None:
+        if tracing():  # sizes are tensors now, so that no key is found
+            return untraced(_checked, *arguments)
+        spec = _checked(*arguments)
+        if len(_specs) >= _SPECS_LIMIT:
+            _specs.clear()
+        _specs[key] = spec
+    return spec
+
+
+def _checked(
+    x, weight, grid, base_weight, bias, order, base, derivative, backend, basis: Basis, op: str
+) -> Spec:
+    """Check everything but the grid's values, and choose the backend."""
+    checks.derivative(derivative)
+    dispatch.check_name("backend", backend)
+    checks.layer(x, weight, grid, base_weight, bias, order, base, basis)
+    in_features, functions, out_features = weight.shape
+    problem = Problem(
+        device=x.device.type,
+        dtype=weight.dtype,
+        x_dtype=x.dtype,
+        in_features=in_features,
+        out_features=out_features,
+        functions=functions,
+        order=order,
+        base=base,
+        derivative=derivative,
+        basis=basis.name,
+        index=x.device.index,
+        op=op,
+    )
+    module, composed = dispatch.run_on(problem, backend)
+    return Spec(functions, order, BASE_CODES[base], derivative, basis.code, module, composed)
+
+
+def run(
+    x: Tensor, weight: Tensor, base_weight: Tensor | None, bias: Tensor | None, grid: Tensor, spec: Spec
+) -> Tensor:
+    """Return the layer's output (..., out) for arguments that were checked."""
+    knots_dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    if grid.dtype != knots_dtype:
+        grid = _widened(grid, knots_dtype)
+    if spec.derivative:
+        bias = None
+    rank = x.dim()
+    rows = x if rank == 2 else x.unsqueeze(0) if rank == 1 else x.flatten(0, -2)
+    backend = spec.backend
+    if backend.DIFFERENTIABLE:
+        y: Tensor = backend.kan_linear(rows, None, weight, base_weight, bias, grid, *spec.numbers)
+    elif tracing():  # a trace holds the op, which has gradients of its own, and no Function
+        y = backend.LINEAR_OP(rows, None, weight, base_weight, bias, grid, *spec.numbers)
+    else:
+        y = autograd.kan_linear(rows, weight, base_weight, bias, grid, spec)
+    return y if rank == 2 else y.reshape(*x.shape[:-1], y.shape[1])
+
+
+def _widened(grid: Tensor, dtype: torch.dtype) -> Tensor:
+    """The knots in another dtype."""
+    return _kept_copy(grid, dtype) if grid.is_cuda and readable(grid) else grid.to(dtype)
+
+
+_copies: dict[torch.dtype, TensorCache[Tensor]] = {}
+_captured: dict[int, Tensor] = {}  # copies that a CUDA graph fills at every replay: it needs them for ever
+
+
+def _kept_copy(grid: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same copy for as long as torch counts no write, with the values that the knots have now.
+
+    A GPU backend looks at values once for each tensor and version (backends/triton/knots.py), so a new copy
+    at every call would be a synchronisation at every call; filling it past its version is none. Every stream
+    fills it with the same values, and its memory is not given away while one still reads it.
+    """
+    copies = _copies.setdefault(dtype, TensorCache())
+    copy = copies.get(grid)
+    capturing = torch.cuda.is_current_stream_capturing()
+    if copy is None or copy.shape != grid.shape or copy.device != grid.device:
+        if capturing:
+            return grid.to(dtype)
+        with torch.inference_mode(False), torch.no_grad():  # autograd saves it
+            copy = torch.empty_like(grid, dtype=dtype).copy_(grid)
+        copies.put(grid, copy)
+    else:
+        with torch.no_grad():
+            copy.data.copy_(grid)
+        if capturing:
+            _captured[id(copy)] = copy
+        else:
+            copy.record_stream(torch.cuda.current_stream(grid.device))
+    return copy
+
+
+def autocast(
+    x: Tensor, weight: Tensor, base_weight: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Cast as autocast does, but the matrix operands only: x keeps the precision that locates its cell."""
+    device = x.device.type
+    if not torch.is_autocast_enabled(device) or weight.dtype == torch.float64:
+        return x, weight, base_weight, bias
+    dtype = torch.get_autocast_dtype(device)
+    if x.dtype in checks.HALF_DTYPES and x.dtype != dtype:
+        x = x.float()
+    base_weight = None if base_weight is None else base_weight.to(dtype)
+    return x, weight.to(dtype), base_weight, None if bias is None else bias.to(dtype)
+
+
+def of_parts(x: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return a layer's (..., out) for every part of a nested tensor, itself nested, of the layout that x has.
+
+    Raises:
+        NestedError: the parts of x differ in their last dimension.
+    """
+    if x.layout != torch.jagged:
+        return torch.nested.as_nested_tensor([layer(part) for part in x.unbind()])
+    if not isinstance(x.shape[-1], int):
+        raise checks.NestedError(
+            f"x: got a nested tensor of shape {tuple(x.shape)}, expected parts of one size in their last "
+            "dimension"
+        )
+    ragged: Any = x
+    return torch.nested.nested_tensor_from_jagged(
+        layer(x.values()), ragged.offsets(), ragged.lengths(), jagged_dim=ragged._ragged_idx
+    )

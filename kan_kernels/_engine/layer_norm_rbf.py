@@ -1,0 +1,146 @@
+"""A small layer of FastKAN's kind in one op: layer norm, Gaussians, base activation, GEMM and bias.
+
+Alone each of its parts costs its call, which on few features is more than its arithmetic. First derivatives
+are one op too; higher ones come from the same formula in parts.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import functional
+
+from .._core.bases import BASE_CODES, RBF
+from .._core.function import ComposedFunction, plain_call, transforming
+from .._core.problem import Problem
+from ..backends import native
+from . import dispatch, layer
+
+Some = Tensor | None
+
+
+def why_not_layer(weight: Tensor, features: int, scale: Some, backend: str | None) -> str | None:
+    """Return why a layer with this spline_weight (out, in * R) and layer norm is no case for the op."""
+    if scale is not None and (scale.dtype != weight.dtype or scale.device != weight.device):
+        return "the layer norm has another dtype or device"
+    asked = dispatch.forced_backend() if backend is None else backend
+    sizes = features, weight.shape[0], weight.shape[1] // max(1, features)
+    return _why_composed(*sizes, weight.device.type, weight.dtype, asked)
+
+
+@lru_cache(maxsize=1024)
+def _why_composed(
+    features: int, outputs: int, functions: int, device: str, dtype: torch.dtype, asked: str | None
+) -> str | None:
+    problem = Problem(device, dtype, dtype, features, outputs, functions, basis=RBF.name, op="layer_norm_rbf")
+    if asked not in (None, native.NAME):
+        return f"the backend {asked!r} composes it"
+    return native.can_run(problem)
+
+
+def why_not_call(x: Tensor, weight: Tensor) -> str | None:
+    """Return why this x, or what runs around the call, is no case for the op, or None."""
+    if x.dtype != weight.dtype or torch._C._is_any_autocast_enabled():
+        return "x has another dtype, or there is autocast"
+    if not torch.compiler.is_compiling() and (transforming() or forward_ad._current_level >= 0):
+        return "torch.func or forward mode"
+    return None
+
+
+def layer_norm_rbf(
+    x: Tensor,
+    scale: Some,
+    shift: Some,
+    spline_weight: Tensor,
+    base_weight: Some,
+    bias: Some,
+    grid: Tensor,
+    epsilon: float,
+    base: str | None,
+) -> Tensor:
+    """Return sum_i ( sum_r spline_weight[o, i, r] B_r(z[b,i]) + base_weight[o,i] base(x[b,i]) ) + bias[o].
+
+    z is layer_norm(x) with scale, shift and epsilon, B_r as for `basis_linear` (FastKAN, arXiv 2405.06721).
+
+    Args:
+        x: (..., in), float32 or float64 on the CPU, as all tensors here; in at most 64.
+        scale, shift: (in,) or None.
+        spline_weight: (out, in * R), out at most 8.
+        base_weight: (out, in), present exactly if there is a base: "silu" or "identity".
+        bias: (out,) or None.
+        grid: (in, R + 1), finite centres and positive widths. No gradient flows to it.
+
+    Returns:
+        (..., out), differentiable to any order.
+
+    Raises:
+        ValueError: of the centres. RuntimeError: of shapes and dtypes.
+    """
+    rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+    args = (rows, scale, shift, spline_weight, base_weight, bias, grid, epsilon, BASE_CODES[base])
+    y: Tensor
+    if plain_call():
+        y = torch.ops.kan_kernels.layer_norm_rbf(*args)
+    elif torch.is_grad_enabled():
+        y = LayerNormRbf.apply(*args)
+    else:
+        y = native.layer_norm_rbf(*args)
+    return y if x.dim() == 2 else y.reshape(*x.shape[:-1], y.shape[1])
+
+
+class LayerNormRbf(ComposedFunction):
+    """`layer_norm_rbf` of rows."""
+
+    INPUTS = 6
+
+    @staticmethod
+    def forward(*args):
+        return native.layer_norm_rbf(*args)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ComposedFunction.keep(ctx, inputs)
+
+    @classmethod
+    def compose(cls, x, scale, shift, spline_weight, base_weight, bias, grid, epsilon, base):
+        """Return it from parts that are differentiable to any order, which torch's own layer_norm is not: its
+        third derivatives take the moments for constants (seen in torch 2.13).
+        """
+        centred = x - x.mean(1, keepdim=True)
+        z = centred * torch.rsqrt(centred.square().mean(1, keepdim=True) + epsilon)
+        z = z if scale is None else z * scale
+        z = z if shift is None else z + shift
+        weight = spline_weight.view(spline_weight.shape[0], *grid[:, 1:].shape).permute(1, 2, 0)
+        spec = layer.spec_of(z, weight, grid, None, bias, 0, None, 0, native.NAME, RBF)
+        y = layer.run(z, weight, None, bias, grid, spec)
+        if not base:
+            return y
+        activated = functional.silu(x) if base == BASE_CODES["silu"] else x
+        return torch.addmm(y, activated, base_weight.t())
+
+    @classmethod
+    def gradients(cls, ctx, g):
+        inputs, _ = cls.kept(ctx)
+        return _gradients(inputs, g, ctx.needs_input_grad[:6], native.layer_norm_rbf_backward)
+
+
+def _gradients(inputs: tuple[Any, ...], g: Tensor, needs: tuple[bool, ...], call: Any) -> list[Some]:
+    x, scale, shift, spline_weight, base_weight, _, grid, epsilon, base = inputs
+    made = call(x, scale, shift, spline_weight, base_weight, g, grid, epsilon, base, needs[0])
+    return [t if need else None for t, need in zip(made, needs, strict=True)]
+
+
+def _op_backward(ctx, g):
+    inputs, _ = ComposedFunction.kept(ctx)
+    call = torch.ops.kan_kernels.layer_norm_rbf_backward
+    return *_gradients(inputs, g, ctx.needs_input_grad[:6], call), None, None, None
+
+
+def _setup_context(ctx, inputs, output):
+    ComposedFunction.keep(ctx, inputs)
+
+
+if native.NAMESPACE is not None:
+    torch.library.register_autograd("kan_kernels::layer_norm_rbf", _op_backward, setup_context=_setup_context)
