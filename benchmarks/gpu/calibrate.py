@@ -73,14 +73,14 @@ def candidates(case: Any, major: int, tf32: bool, device: str) -> Iterator[tuple
 def measure(device: Device, smoke: bool) -> tuple[list[Timed], list[str]]:
     """Time every candidate on every layer, interleaved within a layer; and the clocks seen meanwhile."""
     from kan_kernels import KANLinear
-    from kan_kernels._engine import dispatch
+    from kan_kernels._core.problem import Problem
 
     major = torch.cuda.get_device_capability()[0] if device.is_gpu else 8
     found, clocks = [], []
     for fan_in, fan_out, grid_size, rows, dtype, tf32 in SMOKE_CASES if smoke else CASES:
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
         os.environ[PATH_VARIABLE] = "auto"  # the cost model hears of it too
-        case = dispatch.Case(device.torch.type, dtype, dtype, fan_in, fan_out, grid_size, 3)
+        case = Problem(device.torch.type, dtype, dtype, fan_in, fan_out, grid_size + 3, 3)
         x = torch.rand(rows, fan_in, device=device.torch, dtype=dtype) * 2 - 1
         precision = "tf32" if tf32 else str(dtype).removeprefix("torch.")
         title = f"{fan_in}->{fan_out} G={grid_size} rows={rows} {precision}"

@@ -44,11 +44,11 @@ class OnBackend(Ours):
 
 
 def _cases(job: Job, device: Device) -> list[Any]:
-    """A dispatch.Case for each layer of the job."""
-    make = importlib.import_module("kan_kernels._engine.dispatch").Case
+    """A Problem for each layer of the job."""
+    make = importlib.import_module("kan_kernels._core.problem").Problem
     w, dtype = job.workload, job.precision.dtype
     return [
-        make(device.torch.type, dtype, dtype, i, o, w.grid_size, w.spline_order)
+        make(device.torch.type, dtype, dtype, i, o, w.grid_size + w.spline_order, w.spline_order)
         for i, o in pairwise(w.widths)
     ]
 

@@ -18,9 +18,8 @@ from cases import HALF, OPS, Case, build
 from harness import DEVICE, bits, check_op, check_same_bits, run_op
 from kan_kernels import MAX_DERIVATIVE, KANLinear, use_backend
 from kan_kernels import functional as F
-from kan_kernels._core.bases import basis_order
-from kan_kernels._engine import dispatch
-from kan_kernels.backends.native import CUDA_BASES
+from kan_kernels._core.bases import BASES
+from kan_kernels._core.problem import Problem, without_kernel
 
 F32, F64 = torch.float32, torch.float64
 NAMES = ("rbf", "chebyshev", "fourier")
@@ -92,7 +91,7 @@ LARGE = [case(b, r, 1500, 30, 70, points="nan", side=r > 8) for b, r in product(
 @pytest.mark.parametrize("c", [*TABLE, *LARGE], ids=lambda c: c.name)
 def test_op(name: str, op: str, c: Case) -> None:
     """Every op on every case, outputs poisoned before the run."""
-    if name == "native" and DEVICE == "cuda" and c.basis not in CUDA_BASES:
+    if name == "native" and DEVICE == "cuda" and not BASES[c.basis].cuda:
         pytest.skip(f"the CUDA kernels do not have the basis {c.basis!r}")
     check_op(name, op, c, build(c, DEVICE if name in harness.BACKENDS else "cpu"))
 
@@ -199,7 +198,7 @@ def test_nested_derivatives(name: str, basis: str) -> None:
     for m in range(1, 6):
         (d,) = torch.autograd.grad(y, t["x"], create_graph=True)
         grid = torch.empty(2, 0, dtype=F64) if t["grid"] is None else t["grid"]
-        phi = bases.values(bases.CODES[basis], t["x"].detach(), grid, basis_order(basis, functions), m)
+        phi = bases.values(bases.CODES[basis], t["x"].detach(), grid, functions, m)
         want = torch.einsum("bir,ir->bi", phi, t["weight"][..., 1].detach())
         torch.testing.assert_close(d, want, rtol=1e-10, atol=1e-10)
         y = d.sum()
@@ -222,8 +221,8 @@ def test_gradient_of_the_highest_derivative(name: str, basis: str) -> None:
     code, grid = bases.CODES.get(basis, 0), torch.empty(2, 0, dtype=F64) if t["grid"] is None else t["grid"]
     want = torch.einsum("io,bi->bi", t["base_weight"], _silu(t["x"].detach(), MAX_DERIVATIVE + 1)).detach()
     if basis != "bspline":  # a cubic's is 0, and so is that of a polynomial of degree 6
-        order = basis_order(basis, t["weight"].shape[1])
-        phi = bases.values(code, t["x"].detach(), grid, order, MAX_DERIVATIVE + 1)
+        functions = t["weight"].shape[1]
+        phi = bases.values(code, t["x"].detach(), grid, functions, MAX_DERIVATIVE + 1)
         want = want + torch.einsum("bir,iro->bi", phi, t["weight"].detach())
     scale = float(want.abs().max())
     for got in (both[0], alone):
@@ -363,18 +362,16 @@ def test_ops_refuse_what_they_do_not_know() -> None:
 
 def test_who_runs_a_basis() -> None:
     """Compiled kernels run every basis, to 256 functions; a basis that CUDA lacks is refused by name."""
-    from kan_kernels._core import limits
     from kan_kernels.backends import native
 
-    polynomials = dispatch.Case("cpu", F32, F32, 8, 8, 1, 31, basis="chebyshev")
+    polynomials = Problem("cpu", F32, F32, 8, 8, 32, basis="chebyshev")
     assert native.can_run(polynomials) is None
-    too_many = dispatch.Case("cpu", F32, F32, 8, 8, 1, 256, basis="chebyshev")
+    too_many = Problem("cpu", F32, F32, 8, 8, 257, basis="chebyshev")
     assert "257 functions" in str(native.can_run(too_many))
-    for basis, reason in (("rbf", None), ("chebyshev", None), ("bspline", None), ("sine", "basis 'sine'")):
-        said = limits.without_basis(
-            dispatch.Case("cuda", F32, F32, 8, 8, 9, 0, basis=basis), native.CUDA_BASES
-        )
-        assert said is None if reason is None else reason in str(said)
+    known = tuple(name for name, basis in BASES.items() if basis.cuda)
+    for basis in BASES:
+        said = without_kernel(Problem("cuda", F32, F32, 8, 8, 10, basis=basis), "x", ("kan_linear",), known)
+        assert said is None if basis != "fourier" else "basis 'fourier'" in str(said)
 
 
 def test_use_backend_and_splines_are_as_before() -> None:

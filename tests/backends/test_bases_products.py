@@ -14,7 +14,7 @@ from test_bases import LAYOUTS, NAMES, case, laid_out
 
 from cases import OPS, Case, build
 from harness import check_op, check_same_bits, run_op
-from kan_kernels._engine import dispatch
+from kan_kernels._core.problem import Problem
 from kan_kernels.backends import native
 
 F32, F64 = torch.float32, torch.float64
@@ -72,7 +72,7 @@ def test_weights_as_they_lie(c: Case, op: str, layout: str) -> None:
 
 def test_it_is_said() -> None:
     """The native backend names the path where a layer has it."""
-    gaussians = dispatch.Case("cpu", F32, F32, 1000, 1000, 8, 0, base=None, basis="rbf")
+    gaussians = Problem("cpu", F32, F32, 1000, 1000, 8, base=None, basis="rbf")
     assert "matrix product" in native.why(gaussians)
     for other in ({"out_features": 64}, {"dtype": torch.bfloat16}, {"basis": "bspline", "spline_order": 3}):
-        assert "matrix product" not in native.why(dispatch.Case(**{**vars(gaussians), **other})), other
+        assert "matrix product" not in native.why(Problem(**{**vars(gaussians), **other})), other

@@ -10,7 +10,7 @@ from torch import Tensor
 import bases
 from harness import FUSED, child
 from kan_kernels import functional as F
-from kan_kernels._engine import dispatch
+from kan_kernels._core.problem import Problem
 from kan_kernels.backends import native
 
 F32, F64 = torch.float32, torch.float64
@@ -139,8 +139,8 @@ def test_most_frequencies() -> None:
         F.basis_linear(x, torch.ones(1, 3, 2), basis="fourier")
     with pytest.raises(ValueError, match="expected None: the basis 'fourier' has none"):
         F.basis_linear(x, torch.ones(1, 4, 2), torch.ones(1, 5), basis="fourier")
-    assert native.can_run(dispatch.Case("cpu", F32, F32, 8, 8, 512, 512, basis="fourier")) is None
-    more = dispatch.Case("cpu", F32, F32, 8, 8, 513, 513, basis="fourier")
+    assert native.can_run(Problem("cpu", F32, F32, 8, 8, 1024, basis="fourier")) is None
+    more = Problem("cpu", F32, F32, 8, 8, 1026, basis="fourier")
     assert "1026 functions of the basis 'fourier' are more than 1024" in str(native.can_run(more))
     op, code = torch.ops.kan_kernels.forward, bases.CODES["fourier"]
     for order, columns, message in (

@@ -13,7 +13,7 @@ from torch import nn
 import peer_efficient_kan as peer
 from harness import BACKENDS
 from kan_kernels import KAN, KANConv2d, KANLinear, explain, functional, integrations, use_backend
-from kan_kernels._engine import dispatch
+from kan_kernels._engine import dispatch, layer
 from kan_kernels.integrations import accelerate, cheby_kan, efficient_kan, fast_kan, fourier_kan
 
 HALF = torch.bfloat16
@@ -44,7 +44,7 @@ def cases_of(monkeypatch: pytest.MonkeyPatch, call: Callable[[], Any]) -> list[t
 
     with monkeypatch.context() as patch:
         patch.setattr(dispatch, "choose", spy)
-        patch.setattr(functional, "_plans", {})
+        patch.setattr(layer, "_specs", {})
         call()
     return seen
 

@@ -14,8 +14,8 @@ from torch.autograd import gradcheck, gradgradcheck
 from benchmarks.basis_forms import FastKANLayer
 from harness import check_same_bits, poisoned_memory
 from kan_kernels import use_backend
+from kan_kernels._engine import layer_norm_rbf
 from kan_kernels.integrations import accelerate, explain, fast_kan
-from kan_kernels.integrations.fast_kan import layer_norm_rbf
 
 F32, F64 = torch.float32, torch.float64
 # batch, in, out, functions: one lane, past a block of rows, rows that are split, as wide as it goes
@@ -28,7 +28,7 @@ SIZES = (
 def arguments(
     sizes: tuple[int, ...], base: str | None, dtype: torch.dtype = F64, affine: bool = True
 ) -> list[Any]:
-    """Of `normed_rbf`, random; x has a spread, so that its norm is well conditioned."""
+    """Of `layer_norm_rbf`, random; x has a spread, so that its norm is well conditioned."""
     batch, fan_in, fan_out, functions = sizes
     gen = torch.Generator().manual_seed(sum(sizes))
 
@@ -100,7 +100,10 @@ def test_values_and_gradients(sizes: tuple[int, ...], base: str | None) -> None:
         narrow = [a.float() if isinstance(a, Tensor) else a for a in wide]
         rounded = [a.double() if isinstance(a, Tensor) else a for a in narrow]
         with poisoned_memory():
-            double, single = first(layer_norm_rbf.normed_rbf, wide), first(layer_norm_rbf.normed_rbf, narrow)
+            double, single = (
+                first(layer_norm_rbf.layer_norm_rbf, wide),
+                first(layer_norm_rbf.layer_norm_rbf, narrow),
+            )
         truth, plain = first(plainly, rounded), first(plainly, narrow)
         for got, want in zip(double, first(plainly, wide), strict=True):
             size = float(want.abs().amax()) if want.numel() else 0.0
@@ -117,13 +120,13 @@ def test_not_finite() -> None:
     for bad in (torch.nan, torch.inf, -torch.inf):
         args = arguments((300, 4, 3, 5), "silu")
         args[0][7, 2] = bad
-        got, want = first(layer_norm_rbf.normed_rbf, args), first(plainly, args)
+        got, want = first(layer_norm_rbf.layer_norm_rbf, args), first(plainly, args)
         for a, b in zip(got, want, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, equal_nan=True)
         assert got[0].isnan().any(1).nonzero().tolist() == [[7]]
     args = arguments((5, 3, 2, 4), None, affine=False)
     args[0][:], args[7] = 2.0, 0.0  # 0 / 0, as the layer norm has it
-    assert layer_norm_rbf.normed_rbf(*args).isnan().all()
+    assert layer_norm_rbf.layer_norm_rbf(*args).isnan().all()
 
 
 @pytest.mark.parametrize("dtype", (F32, F64))
@@ -131,7 +134,7 @@ def test_same_bits(dtype: torch.dtype) -> None:
     """The same bits with 1, 2 and 3 threads."""
     for sizes in ((5000, 20, 5, 8), (100_000, 2, 5, 8)):
         args = arguments(sizes, "silu", dtype)
-        check_same_bits(functools.partial(first, layer_norm_rbf.normed_rbf, args))
+        check_same_bits(functools.partial(first, layer_norm_rbf.layer_norm_rbf, args))
 
 
 @pytest.mark.parametrize("base", (None, "silu", "identity"))
@@ -139,14 +142,14 @@ def test_gradcheck(base: str | None) -> None:
     """First and second derivatives with respect to every tensor; a third order against plain torch."""
     args, wanted = leaves(arguments((4, 3, 2, 4), base))
 
-    def function(*some: Tensor, call: Any = layer_norm_rbf.normed_rbf) -> Tensor:
+    def function(*some: Tensor, call: Any = layer_norm_rbf.layer_norm_rbf) -> Tensor:
         rest = iter(some)
         return call(*(next(rest) if isinstance(a, Tensor) and a.requires_grad else a for a in args))
 
     assert gradcheck(function, wanted, atol=1e-6, rtol=1e-5)
     assert gradgradcheck(function, wanted, atol=1e-5, rtol=1e-4)
     thirds = []
-    for call in (layer_norm_rbf.normed_rbf, plainly):
+    for call in (layer_norm_rbf.layer_norm_rbf, plainly):
         y = function(*wanted, call=call).square().sum()
         for _ in range(2):
             (d,) = torch.autograd.grad(y, args[0], create_graph=True)
@@ -166,11 +169,11 @@ def test_some_gradients() -> None:
         some = [
             a.clone().requires_grad_(n == only) if isinstance(a, Tensor) else a for n, a in enumerate(args)
         ]
-        y = layer_norm_rbf.normed_rbf(*some)
+        y = layer_norm_rbf.layer_norm_rbf(*some)
         y.backward(torch.cos(torch.arange(y.numel(), dtype=y.dtype)).view_as(y))
         torch.testing.assert_close(some[only].grad, all_of_them[only + 1])
     args, wanted = leaves(args)
-    y = layer_norm_rbf.normed_rbf(*args)
+    y = layer_norm_rbf.layer_norm_rbf(*args)
     many = torch.randn(3, *y.shape, dtype=F64)
     together = torch.autograd.grad(y, wanted, many, is_grads_batched=True, retain_graph=True)
     for n, g in enumerate(many):
@@ -183,7 +186,7 @@ def test_op_checks() -> None:
     for affine in (True, False):
         args, _ = leaves(arguments((6, 3, 2, 4), "silu" if affine else None, affine=affine))
         args[8] = 1 if affine else 0
-        torch.library.opcheck(torch.ops.kan_kernels.normed_rbf, tuple(args))
+        torch.library.opcheck(torch.ops.kan_kernels.layer_norm_rbf, tuple(args))
     args = arguments((6, 3, 2, 4), "silu")
     for at, value, message in (
         (3, torch.ones(2, 13, dtype=F64), r"spline_weight has shape \(2, 13\), expected \(2, 12\)"),
@@ -194,9 +197,9 @@ def test_op_checks() -> None:
         (6, torch.ones(3, 5), "grid must have x's dtype"),
     ):
         with pytest.raises(RuntimeError, match=message):
-            layer_norm_rbf.normed_rbf(*args[:at], value, *args[at + 1 :])
+            layer_norm_rbf.layer_norm_rbf(*args[:at], value, *args[at + 1 :])
     with pytest.raises(ValueError, match="width of feature 0"):
-        layer_norm_rbf.normed_rbf(*args[:6], torch.zeros(3, 5, dtype=F64), *args[7:])
+        layer_norm_rbf.layer_norm_rbf(*args[:6], torch.zeros(3, 5, dtype=F64), *args[7:])
 
 
 def layers(dtype: torch.dtype = F64, **options: Any) -> tuple[Any, Any]:
@@ -213,12 +216,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How often the op was asked for."""
     count = [0]
 
-    def counted(*args: Any, run: Any = layer_norm_rbf.normed_rbf) -> Tensor:
+    def counted(*args: Any, run: Any = layer_norm_rbf.layer_norm_rbf) -> Tensor:
         count[0] += 1
         result: Tensor = run(*args)
         return result
 
-    monkeypatch.setattr(layer_norm_rbf, "normed_rbf", counted)
+    monkeypatch.setattr(layer_norm_rbf, "layer_norm_rbf", counted)
     return count
 
 

@@ -1,4 +1,4 @@
-"""The bases that are not local, for the tests: grids, points, and an oracle on numpy's own functions.
+"""The bases of full support, for the tests: grids, points, and an oracle on numpy's own functions.
 
 The oracle shares neither code nor formula with the package: B^(m) of a Gaussian is a Hermite series, T_r^(m)
 the derivative of a Chebyshev series, waves are parts of (i g)^m exp(i g x) in long double.
@@ -13,7 +13,9 @@ import torch
 from numpy.polynomial import chebyshev, hermite
 from torch import Tensor
 
-CODES = {"bspline": 0, "rbf": 1, "chebyshev": 2, "fourier": 3}
+from kan_kernels._core.bases import BASES
+
+CODES = {name: basis.code for name, basis in BASES.items()}
 
 
 def make_grid(basis: str, knots: str, in_features: int, functions: int, gen: torch.Generator) -> Tensor:
@@ -43,10 +45,10 @@ def within_reach(basis: str, x: Tensor) -> Tensor:
     return torch.where(x.isinf(), x, x.clamp(-1.5, 1.5)) if basis == "chebyshev" else x
 
 
-def values(code: int, x: Tensor, grid: Tensor, order: int, m: int) -> Tensor:
+def values(code: int, x: Tensor, grid: Tensor, functions: int, m: int) -> Tensor:
     """B_r^(m)(x[b, i]) as (B, I, R) in float64; at +-inf Gaussians are 0, polynomials and waves NaN."""
     if code == CODES["fourier"]:
-        return _waves(x, order, m)
+        return _waves(x, functions // 2, m)
     if code == CODES["rbf"]:
         t = (x.unsqueeze(-1) - grid[:, :-1]) / grid[:, -1:]
         series = np.eye(m + 1)[m]
@@ -54,8 +56,8 @@ def values(code: int, x: Tensor, grid: Tensor, order: int, m: int) -> Tensor:
         value = torch.from_numpy(hermite.hermval(t_, series) * np.exp(-t_ * t_))
         value = torch.where(t.abs() >= 40.0, 0.0, value)
         return value * (-1.0 / grid[:, -1:]) ** m
-    columns = [chebyshev.chebval(x.numpy(), _derivative(r, m)) for r in range(order + 1)]
-    value = torch.from_numpy(np.stack(columns, -1)) if x.numel() else x.new_empty(*x.shape, order + 1)
+    columns = [chebyshev.chebval(x.numpy(), _derivative(r, m)) for r in range(functions)]
+    value = torch.from_numpy(np.stack(columns, -1)) if x.numel() else x.new_empty(*x.shape, functions)
     return torch.where(x.isfinite().unsqueeze(-1), value, torch.nan)
 
 
@@ -77,7 +79,7 @@ def _derivative(r: int, m: int) -> np.ndarray:
     return chebyshev.chebder(np.eye(r + 1)[r], m) if m else np.eye(r + 1)[r]
 
 
-def magnitude(code: int, x: Tensor, grid: Tensor, order: int, m: int) -> Tensor:
+def magnitude(code: int, x: Tensor, grid: Tensor, functions: int, m: int) -> Tensor:
     """What rounding errors of B_r^(m)(x) scale with, (B, I, R).
 
     Gaussians: t has a relative rounding error of its own, which B^(m+1) t carries on, and the Hermite
@@ -86,7 +88,7 @@ def magnitude(code: int, x: Tensor, grid: Tensor, order: int, m: int) -> Tensor:
     r^2 / 2 roundings of terms that are at most T_r^(m)(1). Waves: g^m, whatever g and x.
     """
     if code == CODES["fourier"]:
-        g = torch.arange(1, order + 1, dtype=x.dtype).repeat(2)
+        g = torch.arange(1, functions // 2 + 1, dtype=x.dtype).repeat(2)
         return (g**m).expand(*x.shape, -1)
     if code == CODES["rbf"]:
         t = ((x.unsqueeze(-1) - grid[:, :-1]) / grid[:, -1:]).abs()
@@ -96,8 +98,8 @@ def magnitude(code: int, x: Tensor, grid: Tensor, order: int, m: int) -> Tensor:
         size = (far_now + near * far_after) * torch.exp(-near * near) + 2e-32 * (now + after)
         return torch.where(x.isfinite().unsqueeze(-1), size, 0.0) / grid[:, -1:] ** m
     reach = x.abs().nan_to_num(nan=0.0, posinf=0.0).clamp_min(1.0)
-    orders = torch.arange(order + 1, dtype=x.dtype)
-    return values(code, reach, grid, order, m) * (1.0 + orders**2 / 16)
+    orders = torch.arange(functions, dtype=x.dtype)
+    return values(code, reach, grid, functions, m) * (1.0 + orders**2 / 16)
 
 
 def _absolute_hermite(t: Tensor, m: int) -> Tensor:

@@ -42,7 +42,7 @@ class Case:
     bias: bool = True
     side: bool = False
     layout: str = "contiguous"
-    # Gaussians: order 0, grid_size centres; Chebyshev: order = degree, grid_size 1; Fourier: both frequencies
+    # of full support: grid_size + order functions
     basis: str = "bspline"
 
     @property
@@ -60,7 +60,7 @@ class Case:
 
 @dataclass
 class Inputs:
-    """The tensors of one case, named as in the op schemas; `order`, `base`, `derivative` are the ints they
+    """The tensors of one case, named as in the op schemas; the ints from `functions` on are the constants that they
     take.
     """
 
@@ -71,14 +71,15 @@ class Inputs:
     bias: Tensor | None
     g: Tensor
     grid: Tensor
+    functions: int
     order: int
     base: int
     derivative: int
     basis: int = 0
 
     def args(self, op: str) -> tuple[Any, ...]:
-        """Arguments of the op named `op` (forward, input, weight or backward) in schema order."""
-        tail = self.grid, self.order, self.base, self.derivative, *([self.basis] if self.basis else ())
+        """Arguments of the op of the short name `op` (see OPS), in schema order."""
+        tail = self.grid, self.functions, self.order, self.base, self.derivative, self.basis
         if op == "forward":
             return (self.x, self.s, self.spline_weight, self.base_weight, self.bias, *tail)
         if op == "weight":
@@ -99,6 +100,7 @@ class Inputs:
             None if self.bias is None else cast(self.bias),
             cast(self.g),
             cast(self.grid),
+            self.functions,
             self.order,
             self.base,
             self.derivative,
@@ -233,7 +235,8 @@ def build(case: Case, device: torch.device | str = "cpu") -> Inputs:
         bias=normal(case.out_features) if case.bias else None,
         g=normal(*shape_out),
         grid=grid,
-        order=case.order,
+        functions=rows,
+        order=case.order if case.basis == "bspline" else 0,
         base=BASE_CODE[case.base],
         derivative=case.derivative,
         basis=bases.CODES[case.basis],
@@ -395,4 +398,10 @@ def _covering(table: list[Case]) -> list[Case]:
 TABLE = _table()
 COVERING = _covering(TABLE)  # for backends that are slow to run, such as an interpreter
 SMALL = [case for n, case in enumerate(TABLE) if n % 9 == 4]  # for tests that cost much on each case
-OPS = ("forward", "input", "weight", "backward")
+OPS = {
+    "forward": "kan_linear",
+    "input": "kan_linear_grad_input",
+    "weight": "kan_linear_grad_weight",
+    "backward": "kan_linear_backward",
+}
+"""Short names of the four contractions -> the ops' own."""

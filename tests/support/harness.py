@@ -43,7 +43,7 @@ def ops_of(backend: str) -> dict[str, Any]:
     reason = kan_kernels.available_backends()[backend]
     assert reason is None, f"backend {backend} cannot run here: {reason}"
     module = importlib.import_module(f"kan_kernels.backends.{backend}")
-    return {op: getattr(module, op) for op in OPS}
+    return {op: getattr(module, name) for op, name in OPS.items()}
 
 
 def run_op(backend: str, op: str, inputs: Inputs) -> tuple[Tensor, ...]:

@@ -44,9 +44,9 @@ def basis(x: Tensor, grid: Tensor, order: int, derivative: int = 0) -> Tensor:
     return torch.where(x.isnan().unsqueeze(-1), torch.full_like(value, torch.nan), value)
 
 
-def values(kind: int, x: Tensor, grid: Tensor, order: int, derivative: int) -> Tensor:
+def values(kind: int, x: Tensor, grid: Tensor, functions: int, order: int, derivative: int) -> Tensor:
     """B_r^(m)(x[b, i]) of any basis, by its code."""
-    return bases.values(kind, x, grid, order, derivative) if kind else basis(x, grid, order, derivative)
+    return bases.values(kind, x, grid, functions, derivative) if kind else basis(x, grid, order, derivative)
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -105,33 +105,33 @@ def base(x: Tensor, code: int, m: int) -> Tensor:
     return torch.zeros_like(x)
 
 
-def forward(x, s, spline_weight, base_weight, bias, grid, order, code, m, kind=0) -> Tensor:  # type: ignore[no-untyped-def]
+def forward(x, s, spline_weight, base_weight, bias, grid, functions, order, code, m, kind=0) -> Tensor:  # type: ignore[no-untyped-def]
     """The op of the same name, arguments in schema order, dense."""
     s = torch.ones_like(x) if s is None else s
-    y = torch.einsum("bi,bir,iro->bo", s, values(kind, x, grid, order, m), spline_weight)
+    y = torch.einsum("bi,bir,iro->bo", s, values(kind, x, grid, functions, order, m), spline_weight)
     if code:
         y = y + (s * base(x, code, m)) @ base_weight
     return y if bias is None else y + bias
 
 
-def input(x, spline_weight, base_weight, g, grid, order, code, m, kind=0) -> Tensor:  # type: ignore[no-untyped-def]
+def input(x, spline_weight, base_weight, g, grid, functions, order, code, m, kind=0) -> Tensor:  # type: ignore[no-untyped-def]
     """The op of the same name, arguments in schema order, dense."""
-    t = torch.einsum("bo,bir,iro->bi", g, values(kind, x, grid, order, m), spline_weight)
+    t = torch.einsum("bo,bir,iro->bi", g, values(kind, x, grid, functions, order, m), spline_weight)
     return t + (g @ base_weight.t()) * base(x, code, m) if code else t
 
 
-def weight(x, s, g, grid, order, code, m, kind=0) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+def weight(x, s, g, grid, functions, order, code, m, kind=0) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
     """The op of the same name, arguments in schema order, dense."""
     s = torch.ones_like(x) if s is None else s
-    d_spline = torch.einsum("bi,bo,bir->iro", s, g, values(kind, x, grid, order, m))
+    d_spline = torch.einsum("bi,bo,bir->iro", s, g, values(kind, x, grid, functions, order, m))
     return d_spline, (s * base(x, code, m)).t() @ g if code else x.new_empty(0)
 
 
-def backward(x, spline_weight, base_weight, g, grid, order, code, m, kind=0):  # type: ignore[no-untyped-def]
+def backward(x, spline_weight, base_weight, g, grid, functions, order, code, m, kind=0):  # type: ignore[no-untyped-def]
     """The op of the same name: input at order m+1 and weight at order m."""
     return (
-        input(x, spline_weight, base_weight, g, grid, order, code, m + 1, kind),
-        *weight(x, None, g, grid, order, code, m, kind),
+        input(x, spline_weight, base_weight, g, grid, functions, order, code, m + 1, kind),
+        *weight(x, None, g, grid, functions, order, code, m, kind),
     )
 
 
@@ -157,7 +157,7 @@ def magnitude(op: str, inputs: Inputs, anywhere: bool = False) -> tuple[Tensor, 
         if f.basis and anywhere:
             return f.x.new_ones(*f.x.shape, f.spline_weight.shape[1])
         if f.basis:
-            return bases.magnitude(f.basis, f.x, f.grid, f.order, m)
+            return bases.magnitude(f.basis, f.x, f.grid, f.functions, m)
         if anywhere:
             samples = f.grid[:, :-1] + torch.linspace(0, 1, 9)[:-1, None, None] * f.grid.diff(dim=1)
             peaks = basis(samples.transpose(1, 2).flatten(0, 1), f.grid, f.order, m).abs().amax((0, 2))

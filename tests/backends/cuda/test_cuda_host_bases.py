@@ -19,9 +19,9 @@ from cases import HALF, OPS, Case, build
 from cuda_host import sanitize
 from cuda_host.checks import check_dense, dense_runs
 from harness import bits, check_op, run_op, threads
-from kan_kernels.backends.native import CUDA_BASES
+from kan_kernels._core.bases import BASES
 
-NAMES = [name for name in CUDA_BASES if name != "bspline"]
+NAMES = [name for name, basis in BASES.items() if basis.cuda and not basis.local]
 TABLE = [c for c in ALL if c.basis in NAMES]
 F32, F64 = torch.float32, torch.float64
 BFLOAT, HALF_FLOAT = HALF

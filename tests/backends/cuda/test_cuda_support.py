@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from kan_kernels import available_backends, diagnostics, explain, functional
+from kan_kernels import available_backends, diagnostics, explain
 from kan_kernels._core import cuda_support, library
-from kan_kernels._engine import cost_model, dispatch
+from kan_kernels._core.problem import Problem
+from kan_kernels._engine import cost_model, dispatch, layer
 from kan_kernels.backends import BACKENDS
 
 needs_cuda_build = pytest.mark.skipif(
@@ -81,7 +82,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_device_of_x_is_asked(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer on cuda:1 is judged by cuda:1, whichever device is current: reasons, choice and cost model."""
-    case = dispatch.Case("cuda", torch.float32, torch.float32, 64, 64, 5, 3, index=1)
+    case = Problem("cuda", torch.float32, torch.float32, 64, 64, 8, 3, index=1)
     for name in ("native", "triton"):
         reason = str(BACKENDS[name].can_run(case))
         if name == "native" or "not installed" not in reason:
@@ -94,7 +95,7 @@ def test_the_device_of_x_is_asked(two_gpus: None, monkeypatch: pytest.MonkeyPatc
     assert available_backends("cuda:0")["native"] is None
     monkeypatch.setattr(dispatch, "_warned", set())
     with FakeTensorMode(), pytest.warns(RuntimeWarning, match=r"7\.5"):
-        chosen = [functional.plan(*_layer(f"cuda:{index}"), 3, "silu", 0, None) for index in (1, 0)]
+        chosen = [layer.spec_of(*_layer(f"cuda:{index}"), 3, "silu", 0, None).backend for index in (1, 0)]
     assert chosen[0].NAME == "reference" and chosen[1].NAME != "reference"
 
 
@@ -104,7 +105,7 @@ def test_triton_runs_where_the_driver_is_too_old_for_the_library(
     """Kernels of a newer CUDA than the driver's are not tried, Triton's are; the answer has the reason."""
     pytest.importorskip("triton")
     monkeypatch.setattr(cuda_support, "library", lambda: ("90-real 90-virtual", (12040, 13000)))
-    case = dispatch.Case("cuda", torch.float32, torch.float32, 64, 64, 5, 3, index=0)
+    case = Problem("cuda", torch.float32, torch.float32, 64, 64, 8, 3, index=0)
     choice = dispatch.choose(case)
     assert choice.backend.NAME == "triton"
     assert "CUDA 13.0" in choice.passed_over["native"] and "CUDA 12.4" in choice.passed_over["native"]
@@ -118,7 +119,7 @@ def test_the_costs_are_those_of_the_device_of_x(monkeypatch: pytest.MonkeyPatch)
     asked = []
     monkeypatch.setattr(cost_model, "gpu_costs", lambda case, major, tf32: asked.append(major))
     for index in (1, 0, None):
-        dispatch._gpu_costs(dispatch.Case("cuda", torch.float32, torch.float32, 8, 8, 5, 3, index=index))
+        dispatch._gpu_costs(Problem("cuda", torch.float32, torch.float32, 8, 8, 8, 3, index=index))
     assert asked == [12, 9, 9]
 
 
@@ -149,7 +150,7 @@ def test_reason_without_gpu() -> None:
     """explain() and the error give the same reason, and it names a remedy."""
     reason = cuda_support.why_not(None)
     assert reason is not None and any(word in reason for word in ("install", "rebuild", "driver"))
-    case = dispatch.Case("cuda", torch.float32, torch.float32, 8, 8, 5, 3)
+    case = Problem("cuda", torch.float32, torch.float32, 8, 8, 8, 3)
     with pytest.raises(RuntimeError) as error:
         dispatch.choose(case, "native")
     assert reason in str(error.value)
@@ -191,7 +192,7 @@ def test_tf32_follows_torch() -> None:
 )
 def test_path(shape: tuple[int, int, int], dtype: torch.dtype, batch: int, path: str) -> None:
     """The cost model's choices; the text has both costs."""
-    case = dispatch.Case("cuda", dtype, dtype, *shape, 3)
+    case = Problem("cuda", dtype, dtype, *shape[:2], shape[2] + 3, 3)
     text = cost_model.native_path(case, 8, batch)
     assert text.startswith(f"{path} path") and "cycles an edge" in text
     assert min((cost, name) for name, cost in cost_model.native_paths(case, 8, batch).items())[1] == path
@@ -208,14 +209,12 @@ def test_path(shape: tuple[int, int, int], dtype: torch.dtype, batch: int, path:
         ({"dtype": torch.float16, "derivative": 2}, "multiply-adds", "too large for float16"),
     ],
 )
-@pytest.mark.parametrize("basis,size,order", [("rbf", 8, 0), ("chebyshev", 1, 7)])
-def test_path_of_a_global_basis(
-    basis: str, size: int, order: int, changes: dict[str, Any], path: str, words: str
-) -> None:
+@pytest.mark.parametrize("basis", ["rbf", "chebyshev"])
+def test_path_of_full_support(basis: str, changes: dict[str, Any], path: str, words: str) -> None:
     """Matrix units wherever they can, with the reason where not; wide layers cost less an edge."""
-    facts: dict[str, Any] = {"basis": basis, "grid_size": size, "spline_order": order, **changes}
+    facts: dict[str, Any] = {"basis": basis, "functions": 8, **changes}
     dtype = facts.pop("dtype")
-    cases = [dispatch.Case("cuda", dtype, dtype, 64, out, **facts) for out in (5, 64, 512)]
+    cases = [Problem("cuda", dtype, dtype, 64, out, **facts) for out in (5, 64, 512)]
     text = cost_model.native_path(cases[0], 8)
     assert text.startswith(f"{path} path; cycles an edge:") and words in text
     costs = [cost_model.native_paths(case, 8) for case in cases]

@@ -11,6 +11,7 @@ import torch
 from harness import child
 from kan_kernels import KAN, KANLinear, available_backends, explain
 from kan_kernels._core import library
+from kan_kernels._core.problem import Problem
 from kan_kernels._engine import dispatch
 from kan_kernels.backends import BACKENDS
 
@@ -21,12 +22,12 @@ on_the_cpu = pytest.mark.skipif(
 )
 
 
-def situation(device: str = "cuda", **changes: object) -> dispatch.Case:
+def situation(device: str = "cuda", **changes: object) -> Problem:
     facts = {
         "device": device, "dtype": torch.float32, "x_dtype": torch.float32, "in_features": 64,
-        "out_features": 64, "grid_size": 5, "spline_order": 3,
+        "out_features": 64, "functions": 8, "order": 3,
     }  # fmt: skip
-    return dispatch.Case(**{**facts, **changes})  # type: ignore[arg-type]
+    return Problem(**{**facts, **changes})  # type: ignore[arg-type]
 
 
 @needs_triton
@@ -52,11 +53,11 @@ def test_a_gpu_without_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None
     for changes, words in (
         ({"dtype": torch.bfloat16}, "16-bit operands on matrix units"),
         ({}, "tf32x3 operands on matrix units"),
-        ({"grid_size": 200}, "gathered: 64 outputs, 203 basis rows"),
+        ({"functions": 203}, "gathered: 64 outputs, 203 basis rows"),
         ({"out_features": 5}, "gathered: 5 outputs"),
         ({"dtype": torch.float64}, "float64 has no matrix kernel"),
-        ({"basis": "rbf", "grid_size": 200, "spline_order": 0}, "tf32x3 operands on matrix units"),
-        ({"basis": "chebyshev", "grid_size": 1, "spline_order": 40}, "tf32x3 operands on matrix units"),
+        ({"basis": "rbf", "functions": 200, "order": 0}, "tf32x3 operands on matrix units"),
+        ({"basis": "chebyshev", "functions": 41, "order": 0}, "tf32x3 operands on matrix units"),
     ):
         choice = dispatch.choose(situation(**changes))
         assert choice.backend.NAME == "triton" and words in choice.why, choice.why

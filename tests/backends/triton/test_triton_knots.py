@@ -13,6 +13,7 @@ import torch
 from cases import OPS, Case, Inputs, build
 from harness import FUSED, INTERPRETED, run_op
 from kan_kernels import functional
+from kan_kernels._engine import layer
 
 pytestmark = pytest.mark.skipif(
     not (INTERPRETED and "triton" in FUSED),
@@ -52,7 +53,7 @@ def test_knots_of_16_bits_are_converted_once() -> None:
     grid = (torch.arange(12).float() / 4 - 2.0).bfloat16().repeat(3, 1)
     with (
         mock.patch.object(knots, "_look", wraps=knots._look) as look,
-        mock.patch.object(functional, "_widened", functional._kept_copy),  # what it does with CUDA tensors
+        mock.patch.object(layer, "_widened", layer._kept_copy),  # what it does with CUDA tensors
         mock.patch.object(torch.cuda, "is_current_stream_capturing", return_value=False),
         mock.patch.object(torch.cuda, "current_stream"),
         mock.patch.object(torch.Tensor, "record_stream"),
