@@ -25,7 +25,7 @@ class Function(torch.autograd.Function):
     @classmethod
     def apply(cls, *args: Any) -> Any:
         """Call Function.apply without its inspect.signature().bind, which costs more than a small kernel."""
-        if transforming() or torch.compiler.is_compiling():
+        if transforming():
             return super().apply(*args)  # type: ignore[no-untyped-call]
         return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
 
@@ -54,11 +54,30 @@ class ComposedFunction(Function):
         raise NotImplementedError
 
     @classmethod
+    def plain(cls, *args: Any) -> Any:
+        """Return the result for what records ops, not Functions: by the op, which has gradients of its own."""
+        return cls.compose(*args)
+
+    @classmethod
     def run(cls, *args: Any) -> Any:
         """Return the result by the kernel, or composed where torch.func or forward mode is at work."""
-        if not torch.compiler.is_compiling() and (transforming() or forward_ad._current_level >= 0):
+        if torch.compiler.is_compiling() or tracing():
+            return cls.plain(*args)
+        if transforming() or forward_ad._current_level >= 0:
             return cls.compose(*args)
         return cls.apply(*args)
+
+    @classmethod
+    def register(cls, op: str) -> None:
+        """Give the op, whose arguments are those of the Function, the same first gradients."""
+
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            cls.keep(ctx, inputs)
+
+        def backward(ctx: Any, *cotangents: Any) -> tuple[Tensor | None, ...]:
+            return *cls.gradients(ctx, *cotangents), *(None,) * (len(ctx.constants) - cls.INPUTS)
+
+        torch.library.register_autograd(op, backward, setup_context=setup_context)
 
     @staticmethod
     def keep(ctx: Any, inputs: tuple[Any, ...], *more: Tensor) -> None:
@@ -110,11 +129,6 @@ class ComposedFunction(Function):
             else cls.gradients(ctx, *cotangents)
         )
         return *call, *(None,) * (len(ctx.constants) - cls.INPUTS)
-
-
-def plain_call() -> bool:
-    """Return whether something records ops, not Functions: torch.compile or torch.jit.trace."""
-    return torch.compiler.is_compiling() or tracing()
 
 
 def map_rows(

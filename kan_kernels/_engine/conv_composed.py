@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .._core import checks
-from .._core.function import Function, plain_call
+from .._core.function import Function
 from .._core.tracing import tracing, untraced
 from . import layer
 
@@ -218,7 +218,7 @@ class Places:
 
 def scatter(z: Tensor, places: Places) -> Tensor:
     """z (n, *positions, *taps, out) added up where each tap puts it: (n, *block, out)."""
-    if plain_call():  # neither takes a Function, and neither needs one
+    if torch.compiler.is_compiling() or tracing():  # neither takes a Function, and neither needs one
         return _scatter(z, places)
     return Scatter.apply(z, places)
 

@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from .._core.bases import BASE_CODES
 from .._core.function import ComposedFunction, transforming
 from .._core.problem import Problem
-from ..backends import reference
+from ..backends import native, reference
 from . import dispatch
 
 Some = Tensor | None
@@ -72,6 +72,12 @@ class Gram(ComposedFunction):
         ComposedFunction.keep(ctx, inputs)
 
     @classmethod
+    def plain(cls, x, w, grid, order, base):
+        backend = _for_gram(x, grid, order, base)
+        kernel = torch.ops.kan_kernels.edge_gram if backend is native else backend.edge_gram
+        return kernel(x, w, grid, order, base)
+
+    @classmethod
     def compose(cls, x, w, grid, order, base):
         if transforming() or forward_ad._current_level >= 0:
             wrapped = torch._C._functorch.is_functorch_wrapped_tensor
@@ -113,7 +119,7 @@ class Moments(ComposedFunction):
 
     @classmethod
     def compose(cls, x, spline_weight, base_weight, grid, order, base, correction):
-        sums = Gram.compose(x, None, grid, order, base)
+        sums = Gram.run(x, None, grid, order, base)
         return _moments(sums, spline_weight, base_weight, x.shape[0], order, base, correction)
 
     @classmethod
@@ -227,6 +233,12 @@ class EdgeL1(ComposedFunction):
         ComposedFunction.keep(ctx, inputs)
 
     @classmethod
+    def plain(cls, x, weight, base_weight, grid, order, base):
+        backend = _for_l1(x, weight, order, base)
+        kernel = torch.ops.kan_kernels.edge_l1 if backend is native else backend.edge_l1
+        return kernel(x, weight, base_weight, grid, order, base)
+
+    @classmethod
     def compose(cls, x, weight, base_weight, grid, order, base):
         return reference.edge_l1(x, weight, base_weight, grid, order, base)
 
@@ -237,3 +249,8 @@ class EdgeL1(ComposedFunction):
         kernel = _for_l1(x, weight, order, base).edge_l1_backward
         results = kernel(x, weight, base_weight, g, grid, order, base, needs[0], needs[1] or needs[2])
         return [t if need else None for t, need in zip(results, needs, strict=True)]
+
+
+if native.NAMESPACE is not None:
+    Gram.register("kan_kernels::edge_gram")
+    EdgeL1.register("kan_kernels::edge_l1")

@@ -5,7 +5,6 @@ are one op too; higher ones come from the same formula in parts.
 """
 
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 
 from .._core.bases import BASE_CODES, RBF
-from .._core.function import ComposedFunction, plain_call, transforming
+from .._core.function import ComposedFunction, transforming
 from .._core.problem import Problem
 from ..backends import native
 from . import dispatch, layer
@@ -80,13 +79,7 @@ def layer_norm_rbf(
     """
     rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
     args = (rows, scale, shift, spline_weight, base_weight, bias, grid, epsilon, BASE_CODES[base])
-    y: Tensor
-    if plain_call():
-        y = torch.ops.kan_kernels.layer_norm_rbf(*args)
-    elif torch.is_grad_enabled():
-        y = LayerNormRbf.apply(*args)
-    else:
-        y = native.layer_norm_rbf(*args)
+    y: Tensor = LayerNormRbf.run(*args) if torch.is_grad_enabled() else native.layer_norm_rbf(*args)
     return y if x.dim() == 2 else y.reshape(*x.shape[:-1], y.shape[1])
 
 
@@ -121,26 +114,17 @@ class LayerNormRbf(ComposedFunction):
         return torch.addmm(y, activated, base_weight.t())
 
     @classmethod
+    def plain(cls, *args):
+        return torch.ops.kan_kernels.layer_norm_rbf(*args)
+
+    @classmethod
     def gradients(cls, ctx, g):
-        inputs, _ = cls.kept(ctx)
-        return _gradients(inputs, g, ctx.needs_input_grad[:6], native.layer_norm_rbf_backward)
-
-
-def _gradients(inputs: tuple[Any, ...], g: Tensor, needs: tuple[bool, ...], call: Any) -> list[Some]:
-    x, scale, shift, spline_weight, base_weight, _, grid, epsilon, base = inputs
-    made = call(x, scale, shift, spline_weight, base_weight, g, grid, epsilon, base, needs[0])
-    return [t if need else None for t, need in zip(made, needs, strict=True)]
-
-
-def _op_backward(ctx, g):
-    inputs, _ = ComposedFunction.kept(ctx)
-    call = torch.ops.kan_kernels.layer_norm_rbf_backward
-    return *_gradients(inputs, g, ctx.needs_input_grad[:6], call), None, None, None
-
-
-def _setup_context(ctx, inputs, output):
-    ComposedFunction.keep(ctx, inputs)
+        (x, scale, shift, spline_weight, base_weight, _, grid, *rest), _ = cls.kept(ctx)
+        needs = ctx.needs_input_grad[:6]
+        operands = x, scale, shift, spline_weight, base_weight, g, grid
+        made = native.layer_norm_rbf_backward(*operands, *rest, needs[0])
+        return [t if need else None for t, need in zip(made, needs, strict=True)]
 
 
 if native.NAMESPACE is not None:
-    torch.library.register_autograd("kan_kernels::layer_norm_rbf", _op_backward, setup_context=_setup_context)
+    LayerNormRbf.register("kan_kernels::layer_norm_rbf")

@@ -111,9 +111,11 @@ def test_cells_are_half_open(backend: str, order: int, dtype: torch.dtype) -> No
                 None,
                 None,
                 grid.to(DEVICE),
+                rows,
                 order,
                 0,
                 order,
+                0,
             )
             return ops_of(backend)["forward"](*args)[:, 0].cpu()
 
@@ -169,8 +171,8 @@ def test_infinity(backend: str) -> None:
     def both(width: int, code: int, m: int) -> list[Tensor]:
         c, w, g = (x.new_ones(*shape) for shape in ((1, 8, width), (1, width), (2, width)))
         base = w if code else None
-        y = run["forward"](x, None, c, base, None, grid, 3, code, m)[:, 0]
-        return [y, run["input"](x, c, base, g, grid, 3, code, m)[:, 0] / width]
+        y = run["forward"](x, None, c, base, None, grid, 8, 3, code, m, 0)[:, 0]
+        return [y, run["input"](x, c, base, g, grid, 8, 3, code, m, 0)[:, 0] / width]
 
     for width in (1, 6, 8, 16, 21):
         for got in both(width, 0, 0) + both(width, 0, 1) + both(width, 2, 2):
@@ -252,7 +254,7 @@ def test_silu_derivatives(backend: str, m: int, dtype: torch.dtype) -> None:
     one = torch.ones(1, 1, dtype=dtype, device=DEVICE)
     zero = torch.zeros(1, 1, 1, dtype=dtype, device=DEVICE)
     grid = torch.tensor([[200.0, 201.0]], dtype=dtype, device=DEVICE)
-    got = ops_of(backend)["forward"](x, None, zero, one, None, grid, 0, 1, m)[:, 0].tolist()
+    got = ops_of(backend)["forward"](x, None, zero, one, None, grid, 1, 0, 1, m, 0)[:, 0].tolist()
     with mp.workdps(60):
         want = [silu_derivative(mp, mp.mpf(v), m) for v in x[:, 0].tolist()]
     eps = torch.finfo(dtype).eps

@@ -382,7 +382,7 @@ def test_without_a_library(tmp_path: Path, damage: str) -> None:
     expected = {
         "missing": "does not exist",
         "garbage": "invalid ELF header",
-        "foreign": "kan_kernels::forward",
+        "foreign": "kan_kernels::kan_linear",
     }[damage]
     child(BROKEN.format(root=str(ROOT) + "/", expected=expected), root=tmp_path)
     shown = child(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from typing_extensions import assert_type
 
 from kan_kernels import KAN, KANConv2d, KANLinear, explain
-from kan_kernels.compat import efficient_kan, fast_kan
+from kan_kernels.integrations import efficient_kan, fast_kan
 
 model = KAN([2, 5, 1], grid_size=5)
 assert_type(model.layers[0], KANLinear)

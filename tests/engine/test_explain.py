@@ -125,7 +125,7 @@ def test_every_layer_of_a_tree() -> None:
     accelerate(model.peer)
     paragraphs = [line for line in explain(model).splitlines() if not line.startswith("  ")]
     starts = [
-        "conv (KANConv2d): 2 -> 4, 3x1 on cpu, torch.float32: ",
+        "conv (KANConv2d): 2 -> 4, 3x1 on cpu, torch.float32, kan_conv: ",
         "kan.layers.0 (KANLinear): 4 -> 3 on cpu, torch.float32: ",
         "kan.layers.1 (KANLinear): 3 -> 2 on cpu, torch.float32: ",
         "peer.layers.0 (AcceleratedKANLinear): runs the kernels",

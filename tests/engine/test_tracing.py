@@ -169,7 +169,7 @@ def test_add_graph() -> None:
     graph = torch.jit.trace(module, (torch.randn(5, 3),), strict=True).graph
     torch._C._jit_pass_inline(graph)
     kernels = [node for node in graph.nodes() if node.kind().startswith("kan_kernels::")]
-    assert [node.kind() for node in kernels] == ["kan_kernels::forward"] * 2
+    assert [node.kind() for node in kernels] == ["kan_kernels::kan_linear"] * 2
     assert "layers.1" in kernels[1].scopeName()
 
 

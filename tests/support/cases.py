@@ -60,9 +60,7 @@ class Case:
 
 @dataclass
 class Inputs:
-    """The tensors of one case, named as in the op schemas; the ints from `functions` on are the constants that they
-    take.
-    """
+    """The tensors of one case, named as in the op schemas; the ints are the constants that they take."""
 
     x: Tensor
     s: Tensor | None

@@ -35,12 +35,11 @@ def _below_autograd(op: Callable[..., Any]) -> Callable[..., Any]:
 if library.LOAD_ERROR is None:
     _ops = torch.ops.kan_kernels
     LINEAR_OP = _ops.kan_linear.default
-    CONV_OP = _ops.kan_conv.default
     kan_linear = _below_autograd(LINEAR_OP)
     kan_linear_grad_input = _below_autograd(_ops.kan_linear_grad_input.default)
     kan_linear_grad_weight = _below_autograd(_ops.kan_linear_grad_weight.default)
     kan_linear_backward = _below_autograd(_ops.kan_linear_backward.default)
-    kan_conv = _below_autograd(CONV_OP)
+    kan_conv = _below_autograd(_ops.kan_conv.default)
     kan_conv_backward = _below_autograd(_ops.kan_conv_backward.default)
     edge_gram = _below_autograd(_ops.edge_gram.default)
     edge_gram_grad_input = _below_autograd(_ops.edge_gram_grad_input.default)
