@@ -1,8 +1,8 @@
 """Fused kernels in Triton, for the GPUs that it compiles for. Triton is imported when the first kernel runs.
 
-basis.py global_bases.py place.py tiles.py    device functions
+basis.py full_support.py place.py tiles.py    device functions
 forward_kernels.py gradient_kernels.py gather_kernels.py    kernels
-plan.py tiling.py tuning.py     which kernel, tile and split
+blocking.py tiling.py tuning.py    which kernel, tile and split
 knots.py                        uniform knots
 launch.py guard.py              the four contractions: check, allocate, choose, launch
 compile_only.py                 machine code for GPUs that are not here

@@ -17,7 +17,7 @@ _SMALL = 2**15  # elements: below it, a Function of Python costs more than tempo
 
 
 def scaled(weight: Tensor, scale: Tensor) -> Tensor:
-    """weight[i,r,o] * scale[i,o], contiguous and differentiable to any order.
+    """Return weight[i,r,o] * scale[i,o], contiguous and differentiable to any order.
 
     Args:
         weight: (in, G+k, out), any strides, usually a view. scale: (in, out), any strides, the same dtype.
@@ -35,11 +35,11 @@ def scaled(weight: Tensor, scale: Tensor) -> Tensor:
 
 
 class _Scaled(Function):
-    """One pass over the weight in each direction, without a temporary: by a kernel or by torch."""
+    """A Function of one pass over the weight each way, without a temporary: by a kernel or by torch."""
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
-        """Without Function.apply's inspect.signature().bind."""
+        """Call without Function.apply's inspect.signature().bind."""
         return super(Function, cls).apply(*args)  # type: ignore[misc]
 
     @staticmethod
@@ -71,7 +71,7 @@ class _Scaled(Function):
 
 
 def _by_kernel(weight: Tensor, scale: Tensor) -> bool:
-    """Whether the compiled library scales it: on the CPU, where the functions of an edge lie together."""
+    """Return whether the compiled library scales it: on the CPU, the functions of an edge side by side."""
     return (
         library.LOAD_ERROR is None
         and weight.device.type == "cpu"
@@ -83,6 +83,6 @@ def _by_kernel(weight: Tensor, scale: Tensor) -> bool:
 
 
 def _is_batch(g: Tensor) -> bool:
-    """Whether g stands for many cotangents, by `is_grads_batched` or by torch.vmap: there is no out= then."""
+    """Return whether g stands for many cotangents (`is_grads_batched`, torch.vmap): there is no out= then."""
     functorch = torch._C._functorch
     return functorch.is_legacy_batchedtensor(g) or functorch.is_functorch_wrapped_tensor(g)

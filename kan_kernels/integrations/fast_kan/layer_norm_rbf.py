@@ -1,4 +1,4 @@
-"""A small layer of FastKAN's kind in one op: layer norm, Gaussians, base activation, products and bias.
+"""A small layer of FastKAN's kind in one op: layer norm, Gaussians, base activation, GEMMs and bias.
 
 Alone each of its parts costs its call, which on few features is more than its arithmetic. First derivatives
 are one op too; higher ones come from the same formula in parts. torch.func and forward mode are not for it.
@@ -23,7 +23,7 @@ _transforming = torch._C._are_functorch_transforms_active
 
 
 def why_not_layer(weight: Tensor, features: int, scale: Tensor | None, backend: str | None) -> str | None:
-    """Why a layer with this spline_weight (out, in * R) and layer norm is no case for the op, or None."""
+    """Return why a layer with this spline_weight (out, in * R) and layer norm is none for the op, or None."""
     asked = dispatch.forced_backend() if backend is None else backend
     if asked not in (None, "native") or "cpu" not in library.DEVICES:
         return "the op is the native backend's"
@@ -37,7 +37,7 @@ def why_not_layer(weight: Tensor, features: int, scale: Tensor | None, backend: 
 
 
 def why_not_call(x: Tensor, weight: Tensor) -> str | None:
-    """Why this x, or what runs around the call, is no case for the op, or None."""
+    """Return why this x, or what runs around the call, is no case for the op, or None."""
     if x.dtype != weight.dtype or torch._C._is_any_autocast_enabled():
         return "x has another dtype, or there is autocast"
     if not torch.compiler.is_compiling() and (_transforming() or forward_ad._current_level >= 0):
@@ -56,7 +56,9 @@ def normed_rbf(
     epsilon: float,
     base: str | None,
 ) -> Tensor:
-    """y[b,o] = sum_i ( sum_r spline_weight[o, i, r] B_r(z[b,i]) + base_weight[o,i] base(x[b,i]) ) + bias[o].
+    """Compute a small FastKANLayer in one op: layer norm, Gaussians, base and bias.
+
+    y[b,o] = sum_i (sum_r spline_weight[o, i, r] B_r(z[b,i]) + base_weight[o,i] base(x[b,i])) + bias[o]
 
     z is layer_norm(x) with scale, shift and epsilon, B_r as for `basis_linear` (FastKAN, arXiv 2405.06721).
 
@@ -88,9 +90,7 @@ def normed_rbf(
 
 
 def _composed(x, scale, shift, spline_weight, base_weight, bias, grid, epsilon, base) -> Tensor:
-    """The same of parts that are differentiable to any order, which torch's own layer_norm is not: its third
-    derivatives take the moments for constants (seen in torch 2.13).
-    """
+    """Compute the same of parts differentiable to any order, which torch 2.13's layer_norm is not."""
     centred = x - x.mean(1, keepdim=True)
     z = centred * torch.rsqrt(centred.square().mean(1, keepdim=True) + epsilon)
     z = z if scale is None else z * scale
@@ -115,7 +115,7 @@ def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    """Of all arguments of the op."""
+    """Return the gradients of all arguments of the op."""
     tensors, (epsilon, base) = ctx.saved_tensors, ctx.constants
     needs = ctx.needs_input_grad[:6]
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
@@ -139,7 +139,7 @@ def _gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
 class _Normed(Function):
     @classmethod
     def apply(cls, *args: Any) -> Any:
-        """Without Function.apply's inspect.signature().bind; transforms never come here."""
+        """Call without Function.apply's inspect.signature().bind; transforms never come here."""
         return super(Function, cls).apply(*args)  # type: ignore[misc]
 
     @staticmethod

@@ -19,7 +19,7 @@ def penalty(
     lamb_coef: float,
     lamb_coefdiff: float,
 ) -> Any:
-    """The L1 norm and entropies of the sizes of edges or nodes, and the size and roughness of coefficients.
+    """Return the L1 norm and entropies of sizes of edges or nodes, size and roughness of coefficients.
 
     Args:
         sizes: a matrix for each layer, or for each of something else that the metric looks at.
@@ -39,9 +39,7 @@ def penalty(
 
 
 class Penalty(Function):
-    """lamb_l1 sum(v) + lamb_entropy (entropy of the rows + entropy of the columns), with pykan's constants 1
-    and 1e-4. The gradient comes with the value; higher ones come from plain autograd.
-    """
+    """A Function: lamb_l1 sum(v) + lamb_entropy (entropy of rows and of columns), constants 1 and 1e-4."""
 
     @staticmethod
     def forward(v, lamb_l1, lamb_entropy):
