@@ -160,12 +160,11 @@ def _solve(gradient: Tensor, gauss_newton: Tensor, hessian: Tensor, damping: Ten
 
 
 class _Problems(NamedTuple):
-    """A set of P problems, sorted by function: least squares of y - c f(z) - d over z0, z1, c, d with z = (1
-    - t) z0 + t z1.
+    """A set of P problems, sorted by function: least squares of y - c f(z) - d over z0, z1, c, d.
 
-    function: (P,) indices into `functions`. low, high: (P, 1), of the domain. x, t, y: (P, n) samples, t in
-    [0, 1] and y centred. origin, width: (P, 1), x = origin + t width. mean: (P, 1), of y before. limit:
-    (P, 1), the largest |c f| that is allowed.
+    z = (1 - t) z0 + t z1. function: (P,) indices into `functions`. low, high: (P, 1), of the domain.
+    x, t, y: (P, n) samples, t in [0, 1] and y centred. origin, width: (P, 1), x = origin + t width.
+    mean: (P, 1), of y before. limit: (P, 1), the largest |c f| that is allowed.
     """
 
     functions: list[Function]

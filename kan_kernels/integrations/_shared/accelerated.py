@@ -20,7 +20,7 @@ class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
     compares a few options where the code is not the peer's to the letter.
 
     Example:
-        >>> isinstance(nn.Linear(2, 1), Accelerated)  # before `accelerate` took it
+        >>> isinstance(nn.Linear(2, 1), Accelerated)  # `accelerate` takes none
         False
     """
 
