@@ -13,7 +13,7 @@ from ._engine import dispatch
 
 
 def report() -> tuple[str, bool]:
-    """The text, and whether all is well: the libraries load, and every backend passes a self-check."""
+    """Return the text, and whether all is well: libraries load, and every backend passes a self-check."""
     lines = [
         f"kan_kernels {kan_kernels.__version__}, torch {torch.__version__}, "
         f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, "
@@ -51,7 +51,7 @@ def report() -> tuple[str, bool]:
 
 
 def numpy_module() -> tuple[str, dict[str, Any], str | None]:
-    """The path of the module _C and its build information, or the reason why it does not import."""
+    """Return the path of the module _C and its build information, or why it does not import."""
     try:
         from . import _C
     except ImportError as error:
@@ -60,7 +60,7 @@ def numpy_module() -> tuple[str, dict[str, Any], str | None]:
 
 
 def self_check(backend: str, device: str = "cpu") -> str | None:
-    """None if a small layer's output and gradients agree with the reference on this device, or what does not.
+    """Return None if a small layer agrees with the reference here in output and gradients, or what does not.
 
     In float64, or on AMD's GPUs, for which Triton's kernels have none, in float32.
     """

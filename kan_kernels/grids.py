@@ -1,10 +1,6 @@
 """Grids that follow the data, and finer ones: the function of the model is kept.
 
-    update_grid(model, x)   knots where the data is, the same number of them
-    refine(model, 10, x)    more knots
-
-Both check everything, then compute all layers in float64, then change the model: it is never left
-half-changed.
+Both check everything, then compute all layers in float64, then change the model, never half of it.
 """
 
 from collections.abc import Iterator
@@ -29,17 +25,15 @@ def update_grid(
 ) -> None:
     """Move the knots of every layer to where its inputs are, and keep its function on them.
 
-    The knots are those of efficient-kan: with `G` cells, G+1 quantiles of the data (sample number
-    floor(j (B-1) / G) of the sorted ones) are blended with G+1 uniform points on
-    [min - margin, max + margin], grid_eps of these and 1 - grid_eps of the quantiles; k more knots on each
-    side continue by the uniform step. With margin=0 this is also pykan's blend.
-
-    The spline coefficients become those of the least-squares fit to the old function on the data (see
-    `spline_refit.refit`): exact up to rounding if the new knots allow it. Where there is no data, in empty
-    cells or with fewer samples than cells, the old function stays as closely as the new knots allow. A
-    constant feature, one sample included, keeps its knots, moved as a whole if the value lies outside of
-    them. Base weights, masks and symbolic edges are not touched, the parameters stay the same objects, and
-    layers see what the layers before them computed before the change.
+    The knots are those of efficient-kan: G+1 quantiles of the data (sample number floor(j (B-1) / G) of the
+    sorted ones) are blended with G+1 uniform points on [min - margin, max + margin], grid_eps of these and
+    1 - grid_eps of the quantiles; k more knots on each side continue by the uniform step. With margin=0 this
+    is also pykan's blend. The coefficients become the least-squares fit to the old function on the data (see
+    `refit.refit`): exact up to rounding if the new knots allow it. Where there is no data, in empty cells or
+    with fewer samples than cells, the old function stays as closely as the new knots allow. A constant
+    feature, one sample included, keeps its knots, moved as a whole if the value lies outside of them. Base
+    weights, masks and symbolic edges are not touched, the parameters stay the same objects, and layers see
+    what the layers before them computed before the change.
 
     Args:
         model: a KAN or KANLinear, also in a DistributedDataParallel or sharded by fully_shard.
@@ -53,6 +47,12 @@ def update_grid(
 
     Raises:
         TypeError, ValueError: naming the argument; the model is as it was.
+
+    Example:
+        >>> layer = KANLinear(1, 1)
+        >>> update_grid(layer, torch.linspace(0, 10, 100)[:, None], margin=0)
+        >>> layer.grid_range
+        (0.0, 10.0)
     """
     checks.nonnegative("grid_eps", grid_eps, 1.0)
     checks.nonnegative("margin", margin)
@@ -80,11 +80,8 @@ def refine(model: nn.Module, new_grid_size: int, x: Tensor | None = None, *, gro
     stays exactly what it was, everywhere, extension cells included (knot insertion; x is not used). Otherwise
     the new knots lie evenly between the old ones, where "evenly" counts cells, so that dense places stay
     dense, and the coefficients are the least-squares fit to the old function: on the data if there is x (see
-    `update_grid`), else over the whole span of the knots. The k extension knots on each side stay where they
-    are.
-
-    `spline_weight` becomes another Parameter of another shape: an optimizer, and a DistributedDataParallel,
-    must be built anew; fully_shard comes after it.
+    `update_grid`), else over the whole span. The k extension knots on each side stay. `spline_weight` becomes
+    another Parameter: an optimizer, and DistributedDataParallel, must be built anew; fully_shard comes after.
 
     Args:
         model: a KAN or KANLinear.
@@ -94,6 +91,13 @@ def refine(model: nn.Module, new_grid_size: int, x: Tensor | None = None, *, gro
 
     Raises:
         TypeError, ValueError: naming the argument; the model is as it was.
+
+    Example:
+        >>> model, x = KAN([2, 1], grid_size=5), torch.linspace(-1, 1, 8).repeat(2, 1).t()
+        >>> y = model(x)
+        >>> refine(model, 10)
+        >>> torch.allclose(model(x), y, atol=1e-5)
+        True
     """
     layers = layers_of(model)
     new_grid_size = checks.integer("new_grid_size", new_grid_size, 1)
@@ -132,7 +136,7 @@ def refine(model: nn.Module, new_grid_size: int, x: Tensor | None = None, *, gro
 
 
 def _inputs(layers: list[KANLinear], x: Tensor) -> Iterator[tuple[KANLinear, Tensor]]:
-    """Each layer with its inputs (B, in), through the layers before it as they are now."""
+    """Yield each layer with its inputs (B, in), through the layers before it as they are now."""
     rows = check_data(x, layers[0])
     for n, layer in enumerate(layers):
         _check_plain(layer)
@@ -154,7 +158,7 @@ def _check_plain(layer: KANLinear) -> None:
 
 
 def _placed_knots(layer: KANLinear, x: Tensor, grid_eps: float, margin: float) -> Tensor:
-    """The knots of `update_grid` for inputs x (B, in), as the layer's grid can hold them: float64."""
+    """Return the knots of `update_grid` for inputs x (B, in), float64, as the layer's grid can hold them."""
     k, size = layer.spline_order, layer.grid_size
     points = _sorted(x.t().contiguous()).t()
     sample = torch.linspace(0, len(x) - 1, size + 1, dtype=torch.int64, device=x.device)
@@ -181,14 +185,14 @@ def _placed_knots(layer: KANLinear, x: Tensor, grid_eps: float, margin: float) -
 
 
 def _sorted(rows: Tensor) -> Tensor:
-    """Each row in order. On the CPU by NumPy, whose sort takes a tenth of the time of torch's."""
+    """Sort each row. On the CPU by NumPy, whose sort takes a tenth of the time of torch's."""
     if rows.is_cpu and rows.dtype in (torch.float32, torch.float64):
         return torch.from_numpy(np.sort(rows.numpy(), axis=1))
     return rows.sort(1).values
 
 
 def _divided_knots(knots: Tensor, order: int, size: int) -> Tensor:
-    """Inner knots at equal steps of the cell number; the old ones stay where a step meets them."""
+    """Return inner knots at equal steps of the cell number; the old ones stay where a step meets them."""
     old_size = knots.shape[1] - 2 * order - 1
     steps = torch.arange(size + 1, device=knots.device) * old_size
     cell, share = steps // size, (steps % size) / size

@@ -16,7 +16,7 @@ from .nn import KAN, KANLinear
 
 
 def layers_of(model: nn.Module, *, sharded: bool = False) -> list[KANLinear]:
-    """The layers of a KAN, or the KANLinear itself.
+    """Return the layers of a KAN, or the KANLinear itself.
 
     Raises:
         TypeError: `model` is neither.
@@ -35,7 +35,7 @@ def layers_of(model: nn.Module, *, sharded: bool = False) -> list[KANLinear]:
 
 
 def check_data(x: object, layer: Any, any_dtype: bool = False) -> Tensor:
-    """`x` as rows (B, in) of finite numbers, B >= 1, that the layer can take, or that can be cast to it.
+    """Return `x` as rows (B, in) of finite numbers, B >= 1, that the layer can take, or cast to its dtype.
 
     The layer is a KANLinear, or any other with its in_features and a spline_weight.
 
@@ -63,7 +63,7 @@ def check_data(x: object, layer: Any, any_dtype: bool = False) -> Tensor:
 
 
 def active_edges(layer: KANLinear) -> Tensor:
-    """(in, out) bool: the edges that are not masked, or have a formula."""
+    """Return (in, out) bool: the edges that are not masked, or have a formula."""
     shape = (layer.in_features, layer.out_features)
     active = torch.ones(shape, dtype=torch.bool, device=layer.spline_weight.device)
     if layer.edge_mask is not None:
@@ -75,7 +75,7 @@ def active_edges(layer: KANLinear) -> Tensor:
 
 @torch.no_grad()
 def node_values(model: nn.Module, x: Tensor) -> list[Tensor]:
-    """The values of all nodes: x (B, in), then every layer's output (B, out)."""
+    """Return the values of all nodes: x (B, in), then every layer's output (B, out)."""
     values = [x]
     for layer in layers_of(model):
         values.append(layer(values[-1]))
@@ -84,7 +84,7 @@ def node_values(model: nn.Module, x: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def edge_values(layer: KANLinear, x: Tensor) -> Tensor:
-    """phi[i,o](x[n,i]) of every edge, dense: for a few hundred points, not for a batch.
+    """Return phi[i,o](x[n,i]) of every edge, dense: for a few hundred points, not for a batch.
 
     Args:
         x: (n, in), the layer's dtype.
@@ -109,7 +109,7 @@ def edge_values(layer: KANLinear, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def formula_agreement(layer: KANLinear, x: Tensor) -> dict[tuple[int, int], float]:
-    """r2 of every formula against the spline underneath it, which it took the place of, on x (n, in).
+    """Return r2 of every formula against the spline underneath, which it took the place of, on x (n, in).
 
     NaN where that spline is constant on x.
     """
@@ -131,7 +131,7 @@ def formula_agreement(layer: KANLinear, x: Tensor) -> dict[tuple[int, int], floa
 
 
 def edge_arguments(layer: KANLinear) -> dict[str, Any]:
-    """A layer's splines as arguments of the functional statistics; masked ones are zero."""
+    """Return a layer's splines as arguments of the functional statistics; masked ones are zero."""
     spline_weight, base_weight = layer.masked_weights()
     return {
         "spline_weight": spline_weight,
@@ -144,7 +144,7 @@ def edge_arguments(layer: KANLinear) -> dict[str, Any]:
 
 @torch.no_grad()
 def edge_magnitudes(layer: KANLinear, x: Tensor) -> Tensor:
-    """The L1 norm of arXiv 2404.19756, eq. 2.17, of every edge: the mean of |phi[i,o](x[b,i])| over b.
+    """Return the mean over b of |phi[i,o](x[b,i])| of every edge: arXiv 2404.19756, eq. 2.17.
 
     Args:
         x: (B, in), B >= 1, the layer's dtype.
@@ -158,7 +158,7 @@ def edge_magnitudes(layer: KANLinear, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def edge_deviations(layer: KANLinear, x: Tensor) -> Tensor:
-    """The standard deviation (divided by B) of every edge's function over the batch.
+    """Return the standard deviation (divided by B) of every edge's function over the batch.
 
     Arguments, result and memory as for `edge_magnitudes`.
     """
@@ -169,7 +169,7 @@ def edge_deviations(layer: KANLinear, x: Tensor) -> Tensor:
 def _with_formulas(
     values: Tensor, layer: KANLinear, x: Tensor, statistic: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """`values` (in, out) of the splines, with `statistic` of the whole curve on edges that have a formula."""
+    """Put `statistic` of the whole curve into `values` (in, out), on edges that have a formula."""
     if layer.symbolic is None:
         return values
     splines = edge_arguments(layer)

@@ -25,9 +25,12 @@ class Dropped:
     Attributes:
         layer: of an edge, the index of its layer; of a node, of the layer that it is an input of.
         index: of a node (node,), of an edge (input, output), both in the model before pruning.
-        score: what it was judged by.
-        reason: "node score", "edge score", "unconnected" (nothing leads to the node, or nothing away from
-            it), "its node went" or "input score".
+        score, reason: what it was judged by; "node score", "edge score", "unconnected" (no way in or out),
+            "its node went" or "input score".
+
+    Example:
+        >>> Dropped(layer=0, index=(1, 2), score=0.01, reason="edge score").index
+        (1, 2)
     """
 
     layer: int
@@ -38,14 +41,18 @@ class Dropped:
 
 @dataclass
 class PruneReport:
-    """What pruning did.
+    """A record of what pruning did; prints as a table.
 
     Attributes:
         widths: the model's widths before and after.
-        kept: the indices of the nodes that stayed, a list for the inputs and one for each layer's outputs.
+        kept: the nodes that stayed, a list for the inputs and one for each layer's outputs.
         nodes, edges: what went, the most important first.
         edges_left: the number of edges that still carry a function.
         rms_change, max_change: of the model's outputs on the data it was pruned with.
+
+    Example:
+        >>> PruneReport(widths=([2, 5, 1], [2, 3, 1]), kept=[[0, 1], [0, 2, 4], [0]]).to_dict()["widths"]
+        ([2, 5, 1], [2, 3, 1])
     """
 
     widths: tuple[list[int], list[int]]
@@ -57,7 +64,7 @@ class PruneReport:
     max_change: float = 0.0
 
     def to_dict(self) -> dict:
-        """Plain data, for JSON."""
+        """Return plain data, for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -77,7 +84,7 @@ class PruneReport:
 
 
 def edge_scores(model: nn.Module, x: Tensor, *, kind: str = "l1") -> list[Tensor]:
-    """The importance of every edge on the data x.
+    """Return the importance of every edge on the data x, (in, out) float64 for each layer.
 
     Args:
         model: a KAN or KANLinear.
@@ -87,31 +94,42 @@ def edge_scores(model: nn.Module, x: Tensor, *, kind: str = "l1") -> list[Tensor
             edges by the ratio of the edge's standard deviation to its own (0/0 = 0). It asks what reaches the
             outputs, and is blind to constants.
 
-    Returns:
-        (in, out) float64 for each layer.
-
     Raises:
-        TypeError, ValueError: naming the argument; also if a score is not finite, as the model's weights are
-            not.
+        TypeError, ValueError: naming the argument; also if a score is not finite.
+
+    Example:
+        >>> [score.shape for score in edge_scores(KAN([2, 5, 1]), torch.rand(8, 2))]
+        [torch.Size([2, 5]), torch.Size([5, 1])]
     """
     return _Scores(model, x, kind).edges
 
 
 def node_scores(model: nn.Module, x: Tensor, *, kind: str = "l1") -> list[Tensor]:
-    """The importance of every node: of the inputs, then of each layer's outputs. Arguments as `edge_scores`.
+    """Return the importance of every node, (nodes,) float64: of the inputs, then of each layer's outputs.
 
-    "l1" is eq. 2.21 of arXiv 2404.19756: for a hidden node the smaller one of the largest score of an edge
-    that leads to it and the largest of one that leads away; for inputs and outputs, which have but one side,
-    the largest of that. "attribution": what the node was handed, see `edge_scores`.
+    "l1" is eq. 2.21 of arXiv 2404.19756: the smaller one of the largest score of an edge that leads to the
+    node and of one that leads away, where there is any. "attribution": what it was handed, see `edge_scores`.
 
-    Returns:
-        (nodes,) float64 for each of the len(layers) + 1 rows of nodes.
+    Args:
+        model, x, kind: as for `edge_scores`.
+
+    Example:
+        >>> [len(score) for score in node_scores(KAN([2, 5, 1]), torch.rand(8, 2))]
+        [2, 5, 1]
     """
     return _Scores(model, x, kind).nodes
 
 
 def input_scores(model: nn.Module, x: Tensor, *, kind: str = "attribution") -> Tensor:
-    """The importance of every input, (in,) float64: the first row of `node_scores`."""
+    """Return the importance of every input, (in,) float64: the first row of `node_scores`.
+
+    Args:
+        model, x, kind: as for `edge_scores`.
+
+    Example:
+        >>> input_scores(KAN([2, 5, 1]), torch.rand(8, 2)).shape
+        torch.Size([2])
+    """
     return _Scores(model, x, kind).nodes[0]
 
 
@@ -125,28 +143,28 @@ def prune(
     keep_means: bool = False,
     group: Any = None,
 ) -> tuple[Model, PruneReport]:
-    """A smaller KAN without the hidden nodes and edges that hardly matter on the data x.
+    """Return a smaller KAN, without the hidden nodes and edges that hardly matter on x, and a report.
 
     Hidden nodes whose score is not above `node_threshold` are removed, edges whose score is not above
     `edge_threshold` are switched off in `edge_mask`, and then the nodes go that nothing leads to or away from
-    any longer. Inputs and outputs stay. What stays computes the same function: weights, knots, biases, masks
-    and symbolic edges are carried along. `model` is not changed.
+    any longer. Inputs and outputs stay, and `model` as it is. What stays computes the same function.
 
     Args:
         model: a KAN or KANLinear.
         x: (..., in), as for `edge_scores`.
         node_threshold, edge_threshold: at least 0; the paper's and pykan's values are the default.
         kind: of score, see `edge_scores`.
-        keep_means: add the mean over x of what went to the bias of its layer (which gets one if it has none),
-            so that only its variation is lost.
-        group: where several ranks run, the process group whose ranks hold replicas and all make this call:
-            the rows of all count, and all get the same. "local" for the model and rows of this rank alone.
-
-    Returns:
-        The new model, of the same class, and a report.
+        keep_means: add the mean over x of what went to the bias of its layer, which gets one if it has none.
+        group: as for `grids.update_grid`: the rows of all ranks count, and all get the same.
 
     Raises:
         TypeError, ValueError: naming the argument; ValueError if a layer would be left without any edge.
+
+    Example:
+        >>> model = KAN([2, 3, 1])
+        >>> model.layers[0].set_edge_mask(torch.tensor([[1, 1, 0], [1, 1, 0]]))  # nothing leads to node 2
+        >>> prune(model, torch.rand(64, 2), node_threshold=0, edge_threshold=0)[1].widths
+        ([2, 3, 1], [2, 2, 1])
     """
     checks.boolean("keep_means", keep_means)
     checks.nonnegative("node_threshold", node_threshold)
@@ -187,19 +205,19 @@ def prune_inputs(
     keep_means: bool = False,
     group: Any = None,
 ) -> tuple[Model, PruneReport]:
-    """A KAN without the inputs that hardly matter on the data x; call it with x[..., report.kept[0]].
+    """Return a KAN without the inputs that hardly matter, and a report; call it with x[..., report.kept[0]].
 
     Args:
-        model, x, keep_means, group: as for `prune`.
+        model, x, kind, keep_means, group: as for `prune`.
         threshold: inputs whose score is not above it go.
         keep: the inputs that stay, in place of the threshold; sorted.
-        kind: of score, see `edge_scores`.
-
-    Returns:
-        The new model, of the same class, and a report.
 
     Raises:
         TypeError, ValueError: naming the argument; ValueError if no input would be left.
+
+    Example:
+        >>> prune_inputs(KANLinear(2, 1), torch.rand(8, 2), keep=[1])[1].kept
+        [[1], [0]]
     """
     checks.boolean("keep_means", keep_means)
     checks.nonnegative("threshold", threshold)
@@ -232,7 +250,7 @@ def prune_inputs(
 def _together(
     function: Callable[..., tuple[Model, PruneReport]], ranks: Any, model: Model, x: Tensor, options: dict
 ) -> tuple[Model, PruneReport]:
-    """The pruned model and the report of the first rank, on the rows of all."""
+    """Return the pruned model and the report of the first rank, on the rows of all."""
     place = layers_of(model)[0].spline_weight.device
 
     def pruned(x: Tensor) -> tuple[Model, PruneReport]:
@@ -267,7 +285,7 @@ class _Scores:
 
 
 def _paper_nodes(edges: list[Tensor]) -> list[Tensor]:
-    """Eq. 2.21: min(I, O), the incoming and the outgoing score of every node."""
+    """Return min(I, O), the incoming and the outgoing score of every node (eq. 2.21)."""
     incoming = [e.amax(0) for e in edges]
     outgoing = [e.amax(1) for e in edges]
     hidden = [torch.minimum(i, o) for i, o in zip(incoming[:-1], outgoing[1:], strict=True)]
@@ -275,7 +293,7 @@ def _paper_nodes(edges: list[Tensor]) -> list[Tensor]:
 
 
 def _attribution(deviations: list[Tensor], values: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """pykan's scores of edges and nodes, handed down from the outputs."""
+    """Return pykan's scores of edges and nodes, handed down from the outputs."""
     last = values[-1].shape[1]
     edges: list[Tensor] = []
     nodes = [torch.full((last,), 1.0 / last, dtype=torch.float64, device=values[-1].device)]
@@ -308,7 +326,7 @@ def _build(
     dropped_nodes: list[Dropped],
     keep_means: bool,
 ) -> tuple[Model, PruneReport]:
-    """The model of the nodes and edges that stay, and the report."""
+    """Return the model of the nodes and edges that stay, and the report."""
     old = layers_of(model)
     new = [_slice(layer, nodes[i], nodes[i + 1], active[i]) for i, layer in enumerate(old)]
     x = scores.values[0][:, nodes[0]]
@@ -344,7 +362,7 @@ def _build(
 
 
 def _symbolic(symbolic, inputs: list[int], outputs: list[int], active: Tensor):
-    """The symbolic edges among those that stay, or None."""
+    """Return the symbolic edges among those that stay, or None."""
     kept = [edge for edge in symbolic.edges() if active[edge.input, edge.output]]
     if not kept:
         return None
@@ -354,7 +372,7 @@ def _symbolic(symbolic, inputs: list[int], outputs: list[int], active: Tensor):
 
 
 def _slice(layer: KANLinear, inputs: Tensor, outputs: Tensor, active: Tensor) -> KANLinear:
-    """The layer of the inputs, outputs and edges that are marked; `layer` itself stays as it is."""
+    """Return the layer of the inputs, outputs and edges that are marked; `layer` itself stays as it is."""
     new = copy.deepcopy(layer)
     i, o = inputs.nonzero().flatten(), outputs.nonzero().flatten()
     new.in_features, new.out_features = len(i), len(o)

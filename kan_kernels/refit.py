@@ -22,7 +22,7 @@ _GRAM_ELEMENTS = 2**24  # of the rectangular Gram matrices that exist at one tim
 
 
 def insert_knots(coefficients: Tensor, knots: Tensor, new_knots: Tensor, order: int) -> Tensor:
-    """Coefficients on knots that contain the old ones; the spline stays exactly the same everywhere.
+    """Return the coefficients on knots that contain the old ones; the spline stays the same everywhere.
 
     The Oslo algorithm (Cohen, Lyche, Riesenfeld 1980; Piegl & Tiller, The NURBS Book, section 5.3): each new
     coefficient is the old spline's polar form at k consecutive new knots, a convex combination of k+1 old
@@ -66,7 +66,7 @@ def insert_knots(coefficients: Tensor, knots: Tensor, new_knots: Tensor, order: 
 def refit(
     coefficients: Tensor, knots: Tensor, new_knots: Tensor, order: int, x: Tensor | None = None
 ) -> Tensor:
-    """Coefficients on new knots of the spline that is closest to the old one.
+    """Return the coefficients on new knots of the spline that is closest to the old one.
 
     Minimises mean_b (new(x_b) - old(x_b))^2 + SPAN_WEIGHT mean_span (new - old)^2, where the second mean is
     the integral over the span of the new knots divided by its length; without x, the second mean alone. So
@@ -98,7 +98,7 @@ def refit(
 
 
 def _quadrature(knots: Tensor, new_knots: Tensor, order: int) -> tuple[Tensor, Tensor]:
-    """Points and weights (P, in) of the mean over the new knots' span, exact for products of both splines."""
+    """Return points and weights (P, in) of the mean over the new span, exact for products of splines."""
     both = torch.cat([knots.clamp(new_knots[:, :1], new_knots[:, -1:]), new_knots], 1).sort(1).values
     nodes, shares = (torch.from_numpy(a).to(knots) for a in _gauss_legendre(order + 1))
     left, width = both[:, :-1, None], both.diff(dim=1).unsqueeze(2)
@@ -110,7 +110,7 @@ def _quadrature(knots: Tensor, new_knots: Tensor, order: int) -> tuple[Tensor, T
 
 @functools.cache
 def _gauss_legendre(points: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes in (0, 1) and weights with sum 1."""
+    """Return nodes in (0, 1) and weights with sum 1."""
     nodes, weights = np.polynomial.legendre.leggauss(points)
     return (nodes + 1) / 2, weights / 2
 
@@ -151,7 +151,7 @@ def solve_banded(band: Tensor, right: Tensor) -> Tensor:
 
 
 def _factor(full: Tensor, n: int, width: int) -> tuple[Tensor, Tensor]:
-    """(1 / pivots (in, n), rows of L^T behind the diagonal (in, n, k)); `full` is overwritten."""
+    """Return 1 / pivots (in, n), and the rows of L^T behind the diagonal (in, n, k); overwrite `full`."""
     stride = 2 * width + 1
     block = (len(full), width, width)
     smallest = 16 * n * torch.finfo(torch.float64).eps
@@ -170,7 +170,7 @@ def _factor(full: Tensor, n: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def _substitute(factors: tuple[Tensor, Tensor], right: Tensor, n: int, width: int) -> Tensor:
-    """L D L^T x = right."""
+    """Solve L D L^T x = right."""
     inverse, rows = factors
     x = torch.cat([right, right.new_zeros(len(right), width, right.shape[2])], 1)
     for j in range(n if width else 0):

@@ -1,8 +1,4 @@
-"""Sparsity: the paper's L1 norm and entropy of the edges, pykan's and efficient-kan's forms of them, and
-smoothness.
-
-loss = mse(model(x), y) + 1e-3 * regularization(model, x)
-"""
+"""Sparsity: the paper's L1 norm and entropy of the edges, pykan's and efficient-kan's forms, smoothness."""
 
 import math
 from collections.abc import Callable
@@ -31,7 +27,7 @@ def regularization(
     lamb_coef: float = 0.0,
     lamb_coefdiff: float = 0.0,
 ) -> Tensor:
-    """The penalty that makes a KAN sparse, summed over its layers: a scalar to add to the loss.
+    """Return the penalty that makes a KAN sparse, summed over its layers: a scalar to add to the loss.
 
     Each layer gives `lamb_l1 * sum(norm) + lamb_entropy * entropy(norm)
     + lamb_coef * sum_ir mean_o |c[i,r,o]| + lamb_coefdiff * sum_ir mean_o |c[i,r+1,o] - c[i,r,o]|`,
@@ -62,6 +58,10 @@ def regularization(
 
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> regularization(KANLinear(2, 5), torch.rand(8, 2)) > 0
+        tensor(True)
     """
     layers = layers_of(model)
     if kind not in _KINDS:
@@ -119,7 +119,7 @@ def _coefficient(layer: KANLinear, x: Tensor | None) -> Tensor:
 
 
 def _entropy(norm: Tensor) -> Tensor:
-    """-sum p log p with p = norm / sum(norm): eq. 2.19. An edge of norm 0 adds 0, and gets no gradient."""
+    """Return -sum p log p, p = norm / sum(norm): eq. 2.19. An edge of norm 0 adds 0, without gradient."""
     share = norm / norm.sum().clamp_min(torch.finfo(norm.dtype).tiny)
     zero = share == 0
     return -(share * torch.where(zero, 1.0, share).log()).sum()

@@ -21,12 +21,12 @@ _Result = TypeVar("_Result")
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module in a DistributedDataParallel, or the model itself."""
+    """Return the module in a DistributedDataParallel, or the model itself."""
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
 def resolve(model: nn.Module, group: Group) -> Group:
-    """The process group whose ranks hold replicas, or None for this process alone.
+    """Return the process group whose ranks hold replicas, or None for this process alone.
 
     Raises:
         TypeError, ValueError: several ranks run and `group` is None, or it is none that this rank is in.
@@ -65,7 +65,7 @@ def resolve(model: nn.Module, group: Group) -> Group:
 def shared(
     ranks: Group, model: nn.Module, settings: Any, compute: Callable[..., _Result], *data: Any
 ) -> _Result:
-    """compute(*data), or on several ranks compute(*their rows, rank after rank), the same everywhere.
+    """Return compute(*data), or on several ranks compute(*their rows, rank after rank), the same everywhere.
 
     The first rank computes, and the others get what it found, to the last bit, or its error. A rank may have
     no rows. Models or settings that differ between the ranks are an error on all of them: no rank hangs.
@@ -97,7 +97,7 @@ def shared(
 
 
 def mean(group: Group, values: list[float]) -> list[float]:
-    """Means over the ranks of a resolved group; the values themselves without one."""
+    """Return means over the ranks of a resolved group; the values themselves without one."""
     if group is None or not values:
         return values
     every: list[Any] = [None] * dist.get_world_size(group)
@@ -106,12 +106,12 @@ def mean(group: Group, values: list[float]) -> list[float]:
 
 
 def leads(group: Group) -> bool:
-    """Whether this rank is the first of a resolved group, or alone."""
+    """Return whether this rank is the first of a resolved group, or alone."""
     return group is None or dist.get_rank(group) == 0
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether parameters are spread over ranks, as by fully_shard."""
+    """Return whether parameters are spread over ranks, as by fully_shard."""
     if not (dist.is_available() and dist.is_initialized()):
         return False
     from torch.distributed.fsdp import FSDPModule
@@ -124,7 +124,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def whole(model: nn.Module, layers: list[KANLinear]) -> list[KANLinear]:
-    """The layers, or copies with whole parameters where these are sharded: every rank takes part."""
+    """Return the layers, or copies with whole parameters where these are sharded: every rank takes part."""
     if not is_sharded(model):
         return layers
     from torch.distributed.fsdp import FSDPModule
@@ -158,7 +158,7 @@ def write(target: Tensor, values: Tensor) -> None:
 
 
 def _mesh_group(model: nn.Module) -> Group:
-    """The ranks over which fully_shard spread the parameters."""
+    """Return the group of the ranks over which fully_shard spread the parameters."""
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
@@ -175,7 +175,7 @@ def _mesh_group(model: nn.Module) -> Group:
 
 
 def _fingerprint(model: nn.Module, settings: Any) -> tuple[str, str]:
-    """Of the values of a model and of the settings."""
+    """Return a hash of the values of a model, and the settings."""
     digest = hashlib.sha256()
     for name, value in unwrapped(model).state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -184,7 +184,7 @@ def _fingerprint(model: nn.Module, settings: Any) -> tuple[str, str]:
 
 
 def _joined(seen: list[Any], own: tuple[Any, ...]) -> list[Any]:
-    """The data of all ranks, rows after rows, on the device of this rank's."""
+    """Join the data of all ranks, rows after rows, on the device of this rank's."""
     for rank, ((values, settings), data) in enumerate(seen):
         if values != seen[0][0][0]:
             raise ValueError(

@@ -36,7 +36,7 @@ class Function(torch.autograd.Function):
 
 
 class ComposedFunction(Function):
-    """A kernel with a gradient kernel; derivatives beyond those come from `compose`, the same in plain parts.
+    """A kernel with a gradient kernel; derivatives beyond those come from `compose`, the same in parts.
 
     A subclass has `forward`, `setup_context` that ends with `keep`, `gradients` and `compose`.
     """

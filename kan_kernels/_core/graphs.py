@@ -14,12 +14,7 @@ def warm_up(call: Callable[[], Any], times: int = TIMES) -> None:
     """Run `call` on a stream of its own, so that a CUDA graph captured after it holds the fastest kernels.
 
     A graph keeps for ever what it was captured with, and a capture can neither read knots nor measure tiles.
-    For a training step `call` is the forward and backward pass, with the shapes that will be captured:
-
-        warm_up(step)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            step()
+    For a training step `call` is the forward and backward pass, with the shapes that will be captured.
 
     `torch.cuda.make_graphed_callables` and `torch.compile(mode="reduce-overhead")` do this by themselves.
 
@@ -30,6 +25,13 @@ def warm_up(call: Callable[[], Any], times: int = TIMES) -> None:
     Raises:
         RuntimeError: there is no GPU, or a graph is already being captured.
         ValueError: times is not positive.
+
+    Example:
+        >>> if torch.cuda.is_available():
+        ...     x = torch.ones(8, device="cuda")
+        ...     warm_up(lambda: x * 2)  # and of a layer just so
+        ...     with torch.cuda.graph(torch.cuda.CUDAGraph()):
+        ...         y = x * 2
     """
     if times < 1:
         raise ValueError(f"times: got {times}, expected 1 or more")

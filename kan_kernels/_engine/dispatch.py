@@ -60,14 +60,21 @@ def _forced_while_compiling(guard: str | None) -> str | None:
 
 @contextlib.contextmanager
 def use_backend(name: str | None) -> Iterator[None]:
-    """Run every KAN layer inside on one backend: "native", "triton" or "reference"; None restores the
-    automatic choice.
+    """Run every KAN layer inside on one backend.
 
     Holds for the current thread or asyncio task. A layer or call with its own `backend=` keeps it.
     Enter it outside of functions under torch.compile: they are compiled again when it changes.
 
+    Args:
+        name: "native", "triton" or "reference"; None restores the automatic choice.
+
     Raises:
         ValueError: no backend has this name.
+
+    Example:
+        >>> with use_backend("reference"):
+        ...     print(explain((2, 3)))
+        2 -> 3 on cpu, torch.float32: reference: ...
     """
     global _last_forced
     check_name("use_backend", name)
@@ -198,9 +205,14 @@ def _settle(problem: Problem, backend: str | None) -> tuple[ModuleType, bool]:
 
 
 def available_backends(device: str | torch.device | None = None) -> dict[str, str | None]:
-    """Each backend's name with None, or the reason why it cannot run float32 layers here.
+    """Return each backend's name with None, or the reason why it cannot run float32 layers here.
 
-    device: the reasons on this one, "cuda:1", say; None asks for any device of this machine.
+    Args:
+        device: the reasons on this one, "cuda:1", say; None asks for any device of this machine.
+
+    Example:
+        >>> available_backends("cpu")["reference"] is None
+        True
     """
     names = ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]
     devices = [torch.device(name) for name in (names if device is None else [device])]
@@ -235,17 +247,21 @@ def explain(
     codebases.
 
     Args:
-        model_or_widths: a module, whose layers of this package, and those of
-            `kan_kernels.integrations` are found wherever they are; or the widths of a KAN, such as
-            (64, 64).
+        model_or_widths: a module, whose layers of this package, of its integrations and of `accelerate`
+            are found wherever they are; or the widths of a KAN, such as (64, 64).
+        grid_size, spline_order, base, derivative, device, dtype, backend: of the layers, for widths; a module
+            answers for itself.
         x_dtype: of the input; None means `dtype`.
         basis: "bspline", or one of `functional.basis_linear`.
-        functions: R, of these. `grid_size` and `spline_order` are for B-splines.
-        op: "kan_linear", "kan_conv", "edge_gram" or "edge_l1".
-        the others: describe the layers when widths are given. A module answers for itself.
+        functions: R, of a basis of full support. `grid_size` and `spline_order` are for B-splines.
+        op: "kan_linear", "kan_conv", "edge_gram", "edge_l1" or "layer_norm_rbf".
 
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> print(explain((2, 3), backend="reference"))
+        2 -> 3 on cpu, torch.float32: reference: ...
     """
     if isinstance(model_or_widths, torch.nn.Module):
         return _explain_tree(model_or_widths, derivative, x_dtype)

@@ -15,7 +15,7 @@ from .._core.bases import BASE_CODES, REMEDY
 
 
 class _Layer(NamedTuple):
-    """One layer, in the order of _C.forward's arguments after x."""
+    """A layer, in the order of _C.forward's arguments after x."""
 
     spline_weight: NDArray  # (in, G+k, out)
     base_weight: NDArray | None  # (in, out)
@@ -30,9 +30,16 @@ class NumpyKAN:
 
     Made by `to_numpy_model`, or by `NumpyKAN.load` from a file that `save` wrote; pickles too.
 
+    Args:
+        layers: their arrays.
+
     Attributes:
         dtype: of the arrays, float32 or float64.
         in_features, out_features: of the whole stack.
+
+    Example:
+        >>> to_numpy_model(KAN([2, 5, 1]))(np.zeros((4, 2))).shape
+        (4, 1)
     """
 
     def __init__(self, layers: list[_Layer]) -> None:
@@ -43,7 +50,7 @@ class NumpyKAN:
         self._forward = _kernel()
 
     def __call__(self, x: ArrayLike) -> NDArray:
-        """(n, in) -> (n, out), in `dtype`. Raises ValueError for any other shape."""
+        """Map x (n, in) to y (n, out), in `dtype`. Raise ValueError for any other shape."""
         y = np.ascontiguousarray(x, self.dtype)
         if y.ndim != 2 or y.shape[1] != self.in_features:
             raise ValueError(f"x: got shape {np.shape(x)}, expected (n, {self.in_features})")
@@ -73,7 +80,7 @@ class NumpyKAN:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "NumpyKAN":
-        """Read a file written by `save`. Raises ValueError for any other file."""
+        """Read a file written by `save`. Raise ValueError for any other file."""
         foreign = f"path: {os.fspath(path)!r} is not a file that NumpyKAN.save wrote"
         try:
             arrays = np.load(path, allow_pickle=False)
@@ -94,12 +101,19 @@ class NumpyKAN:
 
 
 def to_numpy_model(kan) -> NumpyKAN:
-    """The NumPy twin of a KAN or KANLinear. Weights are copied; 16-bit ones become float32. Edge masks count.
+    """Return the NumPy twin of a KAN or KANLinear, float64 or, for any narrower dtype, float32.
+
+    Args:
+        kan: a KAN or KANLinear on any device. Weights are copied; masked edges become zeros.
 
     Raises:
         TypeError: `kan` is neither.
         ValueError: it has symbolic edges (`kan_kernels.symbolic.to_python` writes those without torch).
         ImportError: the package was installed without its module _C.
+
+    Example:
+        >>> to_numpy_model(KAN([2, 5, 1]))
+        NumpyKAN([2, 5, 1], float32)
     """
     layers = getattr(kan, "layers", [kan])
     if not all(hasattr(layer, "spline_weight") and hasattr(layer, "grid") for layer in layers):

@@ -34,7 +34,7 @@ def kan_conv(
     groups: int = 1,
     backend: str | None = None,
 ) -> Tensor:
-    """Convolution in 1, 2 or 3 dimensions whose weights are univariate functions.
+    """Convolve in 1, 2 or 3 dimensions with univariate functions as weights.
 
     Args:
         x: (N, C, *size) or (C, *size). dtypes as for `functional.kan_linear`.
@@ -54,6 +54,11 @@ def kan_conv(
 
     Raises:
         TypeError, ValueError: naming the argument, before any kernel runs.
+
+    Example:
+        >>> weight, grid = torch.ones(1, 3, 2, 1), torch.linspace(-2, 2, 5)[None]  # two taps, G = 2, k = 1
+        >>> kan_conv(torch.zeros(1, 1, 4), weight, grid, spline_order=1, base=None)
+        tensor([[[2., 2., 2.]]])
     """
     form = untraced(
         _form, x, spline_weight, grid, spline_order, base_weight, base, bias, stride, padding, dilation,

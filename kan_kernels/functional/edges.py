@@ -17,7 +17,7 @@ def basis_gram(
     other_order: int | None = None,
     row_weight: Tensor | None = None,
 ) -> Tensor:
-    """Sums over the rows of products of two B-splines of one input.
+    """Sum products of two B-splines of one input over the rows.
 
     Args:
         x: (..., in), any floating dtype: B rows.
@@ -35,6 +35,10 @@ def basis_gram(
 
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> basis_gram(torch.tensor([[0.0], [0.0]]), torch.linspace(-2, 2, 5)[None], 1)[0, 1]
+        tensor([2., 0.], dtype=torch.float64)
     """
     spline_order = checks.spline_order(spline_order)
     checks.tensor("x", x)
@@ -62,7 +66,7 @@ def edge_moments(
     base: str | None = "silu",
     correction: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation over the rows of every edge function phi[i,o](x[..., i]).
+    """Return mean and standard deviation over the rows of every edge function phi[i,o](x[..., i]).
 
     Args:
         x, spline_weight, grid, spline_order, base_weight, base: as for `kan_linear`.
@@ -75,6 +79,12 @@ def edge_moments(
 
     Raises:
         TypeError, ValueError: as for `kan_linear`; or x has no more than `correction` rows.
+
+    Example:
+        >>> x, grid = torch.tensor([[-0.5], [0.5]]), torch.linspace(-2, 2, 5)[None]
+        >>> weight = torch.tensor([[[-1.0], [0.0], [1.0]]])  # phi(x) = x
+        >>> edge_moments(x, weight, grid, spline_order=1, base=None, correction=0)
+        (tensor([[0.]]), tensor([[0.5000]]))
     """
     correction = checks.integer("correction", correction, 0)
     rows = _layer_rows(x, spline_weight, grid, base_weight, spline_order, base, correction + 1)
@@ -93,7 +103,7 @@ def edge_l1(
     base_weight: Tensor | None = None,
     base: str | None = "silu",
 ) -> Tensor:
-    """The L1 norm of every edge function: mean_b |phi[i,o](x[b,i])|  (arXiv 2404.19756, eq. 2.17).
+    """Return the L1 norm of every edge function, mean_b |phi[i,o](x[b,i])|  (arXiv 2404.19756, eq. 2.17).
 
     Args:
         x, spline_weight, grid, spline_order, base_weight, base: as for `kan_linear`.
@@ -105,6 +115,12 @@ def edge_l1(
 
     Raises:
         TypeError, ValueError: as for `kan_linear`; or x has no rows.
+
+    Example:
+        >>> x, grid = torch.tensor([[-0.5], [0.5]]), torch.linspace(-2, 2, 5)[None]
+        >>> weight = torch.tensor([[[-1.0], [0.0], [1.0]]])  # phi(x) = x
+        >>> edge_l1(x, weight, grid, spline_order=1, base=None)
+        tensor([[0.5000]])
     """
     rows = _layer_rows(x, spline_weight, grid, base_weight, spline_order, base, 1)
     dtype = compute_dtype(spline_weight)

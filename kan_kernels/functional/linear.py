@@ -27,7 +27,7 @@ def kan_linear(
     derivative: int = 0,
     backend: str | None = None,
 ) -> Tensor:
-    """A layer of learnable univariate functions phi[i,o], one on every edge from input i to output o.
+    """Apply a layer of learnable univariate functions phi[i,o], one on every edge from input i to output o.
 
     y[..., o] = sum_i phi[i,o](x[..., i]) + bias[o], where
     phi[i,o](x) = base_weight[i,o] base(x) + sum_r spline_weight[i,r,o] B_r(x)  (arXiv 2404.19756, sec. 2.2)
@@ -53,6 +53,11 @@ def kan_linear(
         TypeError: an argument of the wrong type or dtype.
         ValueError: a wrong shape, device, knot or name, or a base without its weight or the reverse.
         RuntimeError: the backend asked for cannot run this case.
+
+    Example:
+        >>> weight, grid = torch.ones(2, 3, 1), torch.linspace(-2, 2, 5).repeat(2, 1)  # G = 2, k = 1
+        >>> kan_linear(torch.zeros(4, 2), weight, grid, spline_order=1, base=None).shape
+        torch.Size([4, 1])
     """
     if type(spline_order) is not int or type(derivative) is not int:
         spline_order, derivative = checks.spline_order(spline_order), checks.derivative(derivative)
@@ -84,7 +89,7 @@ def basis_linear(
     derivative: int = 0,
     backend: str | None = None,
 ) -> Tensor:
-    """`kan_linear` on another basis: every function of it reaches over the whole line.
+    """Apply `kan_linear` on a basis of full support: every function reaches over the whole line.
 
     y[..., o] = sum_i ( base_weight[i,o] base(x[..., i]) + sum_r weight[i,r,o] B_r(x[..., i]) ) + bias[o];
     basis="rbf": B_r(x) = exp(-((x - c_r) / h)^2), the Gaussians of FastKAN (arXiv 2405.06721), 0 at +-inf;
@@ -111,6 +116,10 @@ def basis_linear(
 
     Raises:
         TypeError, ValueError, RuntimeError: as for `kan_linear`.
+
+    Example:
+        >>> basis_linear(torch.tensor([[0.5]]), torch.eye(3)[None], basis="chebyshev")  # T_0, T_1, T_2
+        tensor([[ 1.0000,  0.5000, -0.5000]])
     """
     if type(derivative) is not int:
         derivative = checks.derivative(derivative)
@@ -135,7 +144,7 @@ def _no_grid(weight: Tensor) -> Tensor:
 
 
 def bspline_basis(x: Tensor, grid: Tensor, spline_order: int, derivative: int = 0) -> Tensor:
-    """The m-th derivative of every B-spline at x, dense: for reading, testing and plotting.
+    """Evaluate the m-th derivative of every B-spline at x, dense: for reading, testing and plotting.
 
     Args:
         x: (..., in), float32, float64, bfloat16 or float16; 16 bits are computed in float32.
@@ -148,6 +157,10 @@ def bspline_basis(x: Tensor, grid: Tensor, spline_order: int, derivative: int = 
 
     Raises:
         TypeError, ValueError: as for `kan_linear`.
+
+    Example:
+        >>> bspline_basis(torch.tensor([[0.25]]), torch.linspace(-2, 2, 5)[None], 1)
+        tensor([[[0.0000, 0.7500, 0.2500]]])
     """
     spline_order, derivative = checks.spline_order(spline_order), checks.derivative(derivative)
     checks.grid_shape(grid, spline_order)

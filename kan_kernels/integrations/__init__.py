@@ -33,7 +33,7 @@ ADAPTERS = ("efficient_kan", "pykan", "fast_kan", "cheby_kan", "fourier_kan")
 
 
 def adapters() -> list[ModuleType]:
-    """The adapters, imported."""
+    """Return the adapters, imported."""
     return [importlib.import_module(f"{__name__}.{name}.adapter") for name in ADAPTERS]
 
 
@@ -58,6 +58,11 @@ def accelerate(model: nn.Module) -> Report:
 
     Raises:
         TypeError: `model` is no module.
+
+    Example:
+        >>> print(accelerate(nn.Sequential(KANLinear(2, 1))))
+        accelerate: 0 taken, 1 left
+          left  0  KANLinear  is a layer of kan_kernels
     """
     _check(model)
     taken, left = list[Entry](), list[Entry]()
@@ -109,10 +114,17 @@ def accelerate(model: nn.Module) -> Report:
 
 
 def restore(model: nn.Module) -> Report:
-    """Give every layer that `accelerate` took its own class back; parameters and buffers stay as they are.
+    """Give every layer that `accelerate` took its own class back, and return a report.
+
+    Args:
+        model: any module; its parameters and buffers stay as they are.
 
     Raises:
         TypeError: `model` is no module.
+
+    Example:
+        >>> print(restore(KANLinear(2, 1)))
+        restore: 0 restored, 0 left
     """
     _check(model)
     report = Report("restore")

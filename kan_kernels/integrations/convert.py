@@ -1,9 +1,5 @@
 """The same function in another codebase's model: exact, or an error that names the part that cannot be held.
 
-    from_efficient_kan(model), to_efficient_kan(model)
-    from_pykan(model), to_pykan(model), load_checkpoint(path)
-    from_jaxkan(layers, spline_order)
-
 A conversion copies: the models share no tensor. From pykan to efficient-kan is two conversions. What a layout
 writes as a product, such as a spline's scale, is multiplied out in the model's own dtype.
 """

@@ -15,7 +15,7 @@ torch.fx.wrap("kan_conv")  # symbolic_trace takes its calls as they stand
 
 
 class KANConv(SplineModule):
-    """What the three have in common; `DIMS` is the number of spatial dimensions."""
+    """The common part of the three; `DIMS` is the number of spatial dimensions."""
 
     DIMS: int
     spline_weight: nn.Parameter
@@ -76,7 +76,7 @@ class KANConv(SplineModule):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, *size) -> (N, O, *out), or both without N."""
+        """Map x (N, C, *size) to y (N, O, *out), or both without N."""
         return kan_conv(
             x,
             self.spline_weight,
@@ -167,6 +167,10 @@ DOC = """Replaces nn.Conv{dims}d: a learnable univariate function for each chann
 
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> KANConv{dims}d(2, 4, kernel_size=3)(torch.zeros(1, 2, *{dims} * [8])).shape[1]
+        4
     """
 
 

@@ -63,6 +63,11 @@ class KANLinear(SplineModule):
 
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> layer = KANLinear(2, 3, grid_size=10, bias=True)
+        >>> layer(torch.zeros(4, 2)).shape, layer.spline_weight.shape
+        (torch.Size([4, 3]), torch.Size([2, 13, 3]))
     """
 
     _version = 1
@@ -100,7 +105,7 @@ class KANLinear(SplineModule):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """The paper's initialisation (section 2.2), and uniform knots on each feature's present range.
+        """Draw the paper's first weights (section 2.2), on uniform knots over each feature's present range.
 
         That range is the constructor's grid_range until `grids.update_grid`, a state dict or a converter
         places the knots elsewhere; knots that were written into `grid` by other code are not followed.
@@ -145,14 +150,14 @@ class KANLinear(SplineModule):
         self.edge_mask = mask if symbolic is None else symbolic.splines_on(mask, self.edge_mask)
 
     def masked_weights(self) -> tuple[Tensor, Tensor | None]:
-        """spline_weight and base_weight as forward uses them: those of edges that are off are zero."""
+        """Return spline_weight and base_weight as forward uses them: zero on edges that are off."""
         if self.edge_mask is None:
             return self.spline_weight, self.base_weight
         return _masked(self.spline_weight, self.base_weight, self.edge_mask)
 
     @property
     def symbolic(self) -> "SymbolicEdges | None":
-        """The edges that were given a formula, or None."""
+        """Return the edges that were given a formula, or None."""
         return self._modules.get("symbolic")  # type: ignore[return-value]
 
     def set_symbolic(self, edges: "SymbolicEdges | None") -> None:
@@ -174,7 +179,7 @@ class KANLinear(SplineModule):
         self._modules["symbolic"] = edges
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
+        """Map x (..., in) to y (..., out)."""
         try:  # Module.__getattr__ takes longer than a small kernel; its dicts do not
             parameters: dict[str, Any] = self._parameters
             buffers: dict[str, Any] = self._buffers
@@ -218,6 +223,7 @@ class KANLinear(SplineModule):
         return y + formulas.to(y.dtype)
 
     def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
+        """Load as torch does; after an error the layer is as it was."""
         with _unchanged_by_errors(self, state_dict):
             return super().load_state_dict(state_dict, strict, assign)
 
@@ -323,6 +329,10 @@ class KAN(nn.Module):
 
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> KAN([2, 5, 1])(torch.zeros(4, 2)).shape
+        torch.Size([4, 1])
     """
 
     def __init__(
@@ -347,11 +357,12 @@ class KAN(nn.Module):
             layer.reset_parameters()
 
     def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
+        """Load as torch does; after an error every layer is as it was."""
         with _unchanged_by_errors(self, state_dict):
             return super().load_state_dict(state_dict, strict, assign)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., widths[0]) -> (..., widths[-1])."""
+        """Map x (..., widths[0]) to y (..., widths[-1])."""
         for n, layer in enumerate(self.layers):
             try:
                 x = layer(x)

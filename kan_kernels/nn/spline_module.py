@@ -38,7 +38,7 @@ class SplineModule(nn.Module):
         device: Any,
         dtype: torch.dtype | None,
     ) -> tuple[Callable[..., nn.Parameter], torch.dtype]:
-        """Check and keep the options: (what makes a parameter of a shape, its dtype)."""
+        """Check and keep the options; return what makes a parameter of a shape, and its dtype."""
         self.grid_size = checks.integer("grid_size", grid_size, 1)
         self.spline_order = checks.spline_order(spline_order)
         self.grid_range = grid_range
@@ -62,7 +62,7 @@ class SplineModule(nn.Module):
 
     @property
     def grid_range(self) -> Range:
-        """What the inner knots of all features span together, where they were last placed: (low, high).
+        """Return what the inner knots of all features span, where they were last placed: (low, high).
 
         They are placed by the constructor, `grids.update_grid`, a state dict or a converter; other writes to
         `grid` are not seen. Setting it is for the next `reset_parameters`.
@@ -108,7 +108,7 @@ class SplineModule(nn.Module):
 
     @torch.no_grad()
     def reset_grid(self) -> None:
-        """Uniform knots on the ranges where they were last placed, and k more cells on each side."""
+        """Set uniform knots on the ranges where they were last placed, and k more cells on each side."""
         steps = torch.arange(-self.spline_order, self.grid_size + self.spline_order + 1, dtype=torch.float64)
         low, high = torch.tensor(self._ranges, dtype=torch.float64).unsqueeze(-1).unbind(1)
         self.grid.copy_((low + (high - low) / self.grid_size * steps).expand_as(self.grid))
@@ -138,7 +138,7 @@ class SplineModule(nn.Module):
         }
 
     def options_repr(self, bias: bool) -> str:
-        """The options, for `extra_repr`; grid_range is where the knots are now."""
+        """Return the options as text, for `extra_repr`; grid_range is where the knots are now."""
         found = untraced(self._present_ranges) or list(self._ranges)
         good = [one for one in found if one is not None]
         low, high = _hull(good) if good else (math.nan, math.nan)

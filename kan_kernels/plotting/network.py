@@ -63,6 +63,10 @@ def plot(
     Raises:
         TypeError, ValueError: naming the argument.
         ModuleNotFoundError: without matplotlib.
+
+    Example:
+        >>> len(plot(KAN([2, 1]), title="A KAN").axes)
+        1
     """
     layers = layers_of(model)
     names = _names("inputs", inputs, layers[0].in_features, "x")
@@ -101,7 +105,7 @@ class _Seen:
     high: Tensor
 
     def curves(self) -> tuple[NDArray, NDArray]:
-        """x (POINTS, in) and phi (POINTS, in, out), over the range of the data."""
+        """Return x (POINTS, in) and phi (POINTS, in, out), over the range of the data."""
         steps = torch.linspace(0, 1, POINTS, dtype=self.low.dtype, device=self.low.device).unsqueeze(1)
         x = self.low + (self.high - self.low) * steps
         phi = edge_values(self.layer, x)
@@ -126,7 +130,7 @@ def _look(layer: KANLinear, x: Tensor | None) -> _Seen:
 
 
 def _visible(seen: list[_Seen]) -> list[list[int]]:
-    """The nodes of every row that are drawn: all inputs and outputs, and connected hidden nodes."""
+    """Return the nodes of every row that are drawn: all inputs and outputs, and connected hidden nodes."""
     rows = [list(range(seen[0].active.shape[0]))]
     for before, after in itertools.pairwise(seen):
         rows.append(np.flatnonzero(before.active.any(0) | after.active.any(1)).tolist())
@@ -143,12 +147,12 @@ def _names(argument: str, names: Sequence[str] | None, count: int, letter: str) 
 
 
 def _letters(text: str) -> int:
-    """About how many letters wide a name is; of mathematics, a symbol and its index."""
+    """Return about how many letters wide a name is; of mathematics, a symbol and its index."""
     return 3 if "$" in text else max(1, len(text))
 
 
 def _spread(nodes: list[int], width: float) -> dict[int, float]:
-    """Where the nodes are, evenly."""
+    """Place the nodes evenly."""
     return {node: width * (j + 0.5) / len(nodes) for j, node in enumerate(nodes)}
 
 
@@ -224,12 +228,12 @@ class _Crossbar:
                     picture.curve(cx, cy, self.box, x[:, i], phi[:, i, o], score, name)
 
     def _inset(self) -> float:
-        """From the left end of a column to where its boxes are entered."""
+        """Return how far the boxes of a column are entered from its left end."""
         return 0.06 * (self.shared + 1) + 0.1
 
 
 class _Heat:
-    """Magnitudes as an image: a row for every input, a column for every output."""
+    """An image of the magnitudes: a row for every input, a column for every output."""
 
     def __init__(self, seen: _Seen, inputs: list[int], outputs: list[int], last: bool) -> None:
         self.seen, self.inputs, self.outputs, self.last = seen, inputs, outputs, last
@@ -272,7 +276,7 @@ def _band(seen: _Seen, inputs: list[int], outputs: list[int], last: bool) -> "_F
 
 @dataclass
 class _Picture:
-    """Everything that is drawn, in inches, before it becomes a figure."""
+    """All that is drawn, in inches, before it becomes a figure."""
 
     beta: float
     lines: list[tuple[list, Any, float]] = field(default_factory=list)
@@ -293,7 +297,7 @@ class _Picture:
         self.lines.append((points, (FORMULA if formula else INK, strength), 0.6 + 1.0 * strength))
 
     def curve(self, cx, cy, size, x: NDArray, y: NDArray, score: float, formula: str | None) -> None:
-        """A box with a graph: the curve fills it, whatever its scale."""
+        """Draw a box with a graph: the curve fills it, whatever its scale."""
         strength, half = self.opacity(score), size / 2
         corners = np.array([cx, cy]) + half * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
         self.frames.append((corners, (FORMULA if formula else INK, 0.25 + 0.75 * strength)))
@@ -309,7 +313,7 @@ class _Picture:
             self.texts.append((cx - half, cy + half + 0.02, formula, at))
 
     def name(self, text: str, x: float, y: float, below: bool = False) -> None:
-        """The name of a row, which ends at x, or of a column, which hangs from y."""
+        """Write the name of a row, which ends at x, or of a column, which hangs from y."""
         at = {"fontsize": 7.0, "color": INK, "ha": "right", "va": "center"}
         if below:
             long = _letters(text) > 4

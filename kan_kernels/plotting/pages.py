@@ -36,7 +36,7 @@ def plot_edges(
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
 ) -> Any:
-    """A page of edges of one layer, each with its axes, its knots and the density of the data below it.
+    """Draw edges of one layer, each with its axes, its knots and the density of the data below it.
 
     A formula stands with its r2 against the spline underneath, which it took the place of.
 
@@ -53,6 +53,10 @@ def plot_edges(
     Raises:
         TypeError, ValueError: naming the argument.
         ModuleNotFoundError: without matplotlib.
+
+    Example:
+        >>> len(plot_edges(KANLinear(2, 1), torch.rand(8, 2)).axes)
+        2
     """
     if not isinstance(layer, KANLinear):
         raise TypeError(f"layer: got {type(layer).__name__}, expected a KANLinear")
@@ -109,7 +113,7 @@ def plot_edges(
 
 
 def _density(panel: Any, values: np.ndarray) -> None:
-    """The histogram of the data, grey, in the lower quarter."""
+    """Draw the histogram of the data, grey, in the lower quarter."""
     heights, borders = np.histogram(values, bins=BINS)
     scaled = np.append(heights, heights[-1]) / max(heights.max(), 1) * 0.25
     panel.fill_between(borders, scaled, step="post", color="#e4e4e4", linewidth=0,
@@ -117,7 +121,7 @@ def _density(panel: Any, values: np.ndarray) -> None:
 
 
 def plot_history(history: History, *, title: str | None = None, ax: Any = None) -> Any:
-    """The losses of a training against its steps, with grid updates, refinements and its end marked.
+    """Draw the losses of a training over its steps; mark grid updates, refinements and the end.
 
     Args:
         history: what `kan_kernels.training.fit` returned.
@@ -130,6 +134,10 @@ def plot_history(history: History, *, title: str | None = None, ax: Any = None) 
     Raises:
         TypeError: `history` is no History.
         ModuleNotFoundError: without matplotlib.
+
+    Example:
+        >>> plot_history(History(train_loss=[1.0, 0.1])).axes[0].get_yscale()
+        'log'
     """
     if not isinstance(history, History):
         raise TypeError(f"history: got {type(history).__name__}, expected a History")

@@ -21,7 +21,7 @@ _STYLE = {
 
 
 def matplotlib() -> Any:
-    """The library.
+    """Return the library.
 
     Raises:
         ModuleNotFoundError: it is not installed; names the extra.
@@ -34,12 +34,12 @@ def matplotlib() -> Any:
 
 
 def style() -> Any:
-    """A context in which figures are made and saved."""
+    """Return a context in which figures are made and saved."""
     return matplotlib().rc_context(_STYLE)
 
 
 def new_figure(width: float, height: float, **options: Any) -> Any:
-    """A figure that pyplot knows nothing of: no window, nothing to close. Sizes in inches."""
+    """Make a figure that pyplot knows nothing of: no window, nothing to close. Sizes in inches."""
     matplotlib()
     from matplotlib.figure import Figure
 
@@ -47,7 +47,7 @@ def new_figure(width: float, height: float, **options: Any) -> Any:
 
 
 def formula_label(name: str, r2: float) -> str:
-    """A formula's name with how well it follows the spline that it took the place of; never rounded up."""
+    """Return a formula's name with how well it follows the spline under it; never rounded up."""
     if math.isnan(r2) or math.isinf(r2):  # a constant spline says nothing about it
         return name
     return f"{name}, r² {math.floor(r2 * 1e4) / 1e4:.4g}" if r2 > 0 else f"{name}, r² < 0"
@@ -56,8 +56,18 @@ def formula_label(name: str, r2: float) -> str:
 def save(figure: Any, path: str | os.PathLike[str], dpi: int = 160) -> None:
     """Write a figure as .png or .svg (or what else matplotlib knows), without a date or random names in it.
 
+    Args:
+        figure: of matplotlib.
+        path: its suffix names the format.
+        dpi: dots per inch of a .png.
+
     Raises:
         ValueError: the path has no suffix that matplotlib knows.
+
+    Example:
+        >>> save(new_figure(3, 2), "empty.svg")
+        >>> Path("empty.svg").read_text()[:5]
+        '<?xml'
     """
     suffix = Path(path).suffix.lower()
     metadata = {"Date": None} if suffix == ".svg" else {"CreationDate": None} if suffix == ".pdf" else None

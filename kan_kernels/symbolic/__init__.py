@@ -1,9 +1,4 @@
-"""From a trained KAN to a formula: candidates, edges with a formula, expressions of a whole model.
-
-from kan_kernels import symbolic
-symbolic.auto(model, x)
-symbolic.formula(model, ["x", "y"], digits=4)
-"""
+"""From a trained KAN to a formula: candidates, edges with a formula, expressions of a whole model."""
 
 from .actions import Candidate, EdgeReport, Report, auto, fix, suggest, unfix
 from .edges import Edge, SymbolicEdges

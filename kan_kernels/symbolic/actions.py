@@ -23,7 +23,19 @@ R2_FLOOR = 1e-5  # pykan's: fits with less than this unexplained are equally goo
 
 
 class Candidate(NamedTuple):
-    """A function fitted to one edge. score: complexity against r2, the smaller the better."""
+    """A function fitted to one edge.
+
+    Attributes:
+        name: of the function in the library.
+        r2: how well it fits, 1 at best.
+        complexity: of the function.
+        score: complexity against r2, the smaller the better.
+        affine: (a, b, c, d) of c f(a x + b) + d.
+
+    Example:
+        >>> fix(KANLinear(1, 1), 0, 0, "sin", torch.rand(8, 1)).name
+        'sin'
+    """
 
     name: str
     r2: float
@@ -34,7 +46,18 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class EdgeReport:
-    """One edge: the candidate that `auto` fixed it to, or the closest one where none was close enough."""
+    """An edge, with the candidate that `auto` fixed it to, or the closest where none was close enough.
+
+    Attributes:
+        layer, input, output: the edge.
+        best: the candidate.
+        fixed: whether the edge became it.
+
+    Example:
+        >>> edges = auto(KAN([1, 1]), torch.rand(64, 1), library=["x"]).edges
+        >>> [(edge.layer, edge.input, edge.output) for edge in edges]
+        [(0, 0, 0)]
+    """
 
     layer: int
     input: int
@@ -45,17 +68,28 @@ class EdgeReport:
 
 @dataclass(frozen=True)
 class Report:
-    """What `auto` did; prints as a table."""
+    """A record of what `auto` did; prints as a table.
+
+    Attributes:
+        edges: a report for each edge that had no formula.
+        fixed, left: those that got one, and those for which no candidate was good enough.
+
+    Example:
+        >>> report = auto(KAN([2, 5, 1]), torch.rand(64, 2), library=["x"])
+        >>> len(report.fixed) + len(report.left)
+        15
+    """
 
     edges: tuple[EdgeReport, ...]
 
     @property
     def fixed(self) -> tuple[EdgeReport, ...]:
+        """Return the edges that got a formula."""
         return tuple(edge for edge in self.edges if edge.fixed)
 
     @property
     def left(self) -> tuple[EdgeReport, ...]:
-        """The edges for which no candidate reached the threshold, and was finite on all data."""
+        """Return the edges for which no candidate reached the threshold, and was finite on all data."""
         return tuple(edge for edge in self.edges if not edge.fixed)
 
     def __str__(self) -> str:
@@ -79,7 +113,7 @@ def suggest(
     library: Iterable[str] | None = None,
     complexity_weight: float = 0.7,
 ) -> list[Candidate]:
-    """The functions that come closest to what an edge computes now, the best score first.
+    """Return the `top` functions that come closest to what an edge computes now, the best score first.
 
     The score is pykan's, complexity_weight * complexity + (1 - complexity_weight) * log2(1 + 1e-5 - r2).
     At 0.7 a point of complexity must leave 5 times less unexplained; at pykan's 0.8, 16 times. Candidates
@@ -95,6 +129,12 @@ def suggest(
 
     Raises:
         TypeError, ValueError: naming the argument; x that is empty, or has NaN or inf, too.
+
+    Example:
+        >>> layer = KANLinear(1, 1, base="identity")
+        >>> _ = layer.spline_weight.data.zero_()  # phi(x) = w x
+        >>> suggest(layer, 0, 0, library=["x", "exp"])[0].name
+        'x'
     """
     _check_edge(layer, i, o)
     top = checks.integer("top", top, 1)
@@ -126,9 +166,7 @@ def fix(
         name: of a function in the library.
         x: (..., in), the layer's own input, which the fit looks at; None: evenly spaced over the grid.
         params: (a, b, c, d), instead of a fit.
-        group: where several ranks run and x is given, the process group whose ranks hold replicas and all
-            make this call: the rows of all count, and all get the same. "local" for the layer and rows of
-            this rank alone.
+        group: as for `grids.update_grid` where x is given: the rows of all ranks count, and all get the same.
 
     Returns:
         The fit with its r2, or None where params were given.
@@ -136,6 +174,12 @@ def fix(
     Raises:
         TypeError, ValueError: naming the argument; x that is empty, or has NaN or inf, too; a function whose
             fit is not finite on x.
+
+    Example:
+        >>> layer = KANLinear(1, 1)
+        >>> fix(layer, 0, 0, "cos", params=(1, 0, 2, 0))  # 2 cos(x)
+        >>> layer(torch.zeros(1, 1)).item()
+        2.0
     """
     _check_edge(layer, i, o)
     function = functions.get(name)
@@ -162,8 +206,18 @@ def fix(
 def unfix(layer: KANLinear, i: int, o: int) -> None:
     """Take an edge's formula away and switch its spline on again, if it was on before.
 
+    Args:
+        layer, i, o: the edge from input i to output o.
+
     Raises:
         ValueError: the edge has no formula.
+
+    Example:
+        >>> layer = KANLinear(1, 1)
+        >>> fix(layer, 0, 0, "cos", params=(1, 0, 2, 0))
+        >>> unfix(layer, 0, 0)
+        >>> layer.symbolic is None
+        True
     """
     _check_edge(layer, i, o)
     edges = [] if layer.symbolic is None else layer.symbolic.edges()
@@ -181,7 +235,7 @@ def auto(
     complexity_weight: float = 0.7,
     group: Any = None,
 ) -> Report:
-    """Fix every edge of a model that is switched on and has no formula yet.
+    """Fix every edge of a model that is switched on and has no formula yet, and return what became of it.
 
     An edge gets the best score among the candidates that explain enough and are finite on every row, in the
     layer's dtype; where none is it stays a spline. All edges are fitted to the model as it was, on the data
@@ -195,11 +249,16 @@ def auto(
         r2_threshold: 0 to 1; candidates that explain less are out of the question. At 0 are those that
             explain nothing, r2 <= 1e-5, such as the constant.
         complexity_weight: as for `suggest`.
-        group: where several ranks run, the process group whose ranks hold replicas and all make this call:
-            the rows of all count, and all get the same. "local" for the model and rows of this rank alone.
+        group: as for `grids.update_grid`: the rows of all ranks count, and all get the same.
 
     Raises:
         TypeError, ValueError: naming the argument; x that is empty, or has NaN or inf, too.
+
+    Example:
+        >>> layer = KANLinear(1, 1, base="identity")
+        >>> _ = layer.spline_weight.data.zero_()  # phi(x) = w x
+        >>> auto(layer, torch.rand(64, 1), library=["x", "exp"]).fixed[0].best.name
+        'x'
     """
     layers = layers_of(model)
     candidates = functions.resolve(library)
@@ -252,7 +311,7 @@ def _output_when_fixed(layer: KANLinear, x: Tensor, formulas: _Formulas) -> Tens
 
 @torch.no_grad()
 def _finite(candidate: Candidate, column: Tensor) -> bool:
-    """Whether a layer of the column's dtype gets finite values from the formula on all of it.
+    """Return whether a layer of the column's dtype gets finite values from the formula on all of it.
 
     The fit has seen quantiles, in float64.
     """
@@ -265,7 +324,7 @@ def _set(
     layer: KANLinear,
     changes: Mapping[tuple[int, int], tuple[str, tuple[float, float, float, float]] | None],
 ) -> None:
-    """Formulas for some edges, None to take one away; edge mask and symbolic edges change together."""
+    """Set formulas for some edges, None to take one away; edge mask and symbolic edges change together."""
     if not changes:
         return
     edges = {} if layer.symbolic is None else {edge[:2]: edge for edge in layer.symbolic.edges()}
@@ -289,7 +348,7 @@ def _set(
 
 
 def _fit_edges(layer, edges, x: Tensor, candidates, complexity_weight: float) -> list[list[Candidate]]:
-    """For each edge (i, o), its candidates from the best score to the worst. x: (n, in), checked."""
+    """Rank each edge's candidates from the best score to the worst. x: (n, in), checked."""
     if not edges:
         return []
     x = samples(x, FINE)

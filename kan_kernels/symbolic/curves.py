@@ -10,17 +10,17 @@ from ..nn import KANLinear
 
 
 def active_pairs(layer: KANLinear) -> list[tuple[int, int]]:
-    """(input, output) of the edges that take part in forward: splines that are on, and formulas."""
+    """Return (input, output) of the edges that take part in forward: splines that are on, and formulas."""
     return [(i, o) for i, o in active_edges(layer).nonzero().tolist()]
 
 
 def fixed_edges(layer: KANLinear) -> set[tuple[int, int]]:
-    """(input, output) of the edges that have a formula."""
+    """Return (input, output) of the edges that have a formula."""
     return set() if layer.symbolic is None else {tuple(edge) for edge in layer.symbolic.index.tolist()}
 
 
 class Curves:
-    """What edges compute, in float64: curves(columns, points) for `fit`."""
+    """The functions of some edges, in float64: curves(columns, points) for `fit`."""
 
     def __init__(self, layer: KANLinear, index: Tensor) -> None:
         self.layer, self.index = layer, index
@@ -53,7 +53,7 @@ class Curves:
 
 @torch.no_grad()
 def layer_inputs(layers: list[KANLinear], x: Tensor) -> list[Tensor]:
-    """The input of each layer, (n, in), checked."""
+    """Return the input of each layer, (n, in), checked."""
     inputs: list[Tensor] = []
     for layer in layers:
         x = x if inputs else rows(layer, x)
@@ -65,12 +65,12 @@ def layer_inputs(layers: list[KANLinear], x: Tensor) -> list[Tensor]:
 
 
 def x_dtype(layer: KANLinear) -> torch.dtype:
-    """The dtype of x for the layer: its weights', or float32 beside 16-bit weights."""
+    """Return the dtype of x for the layer: its weights', or float32 beside 16-bit weights."""
     return torch.promote_types(layer.spline_weight.dtype, torch.float32)
 
 
 def rows(layer: KANLinear, x: Tensor | None) -> Tensor:
-    """x as checked rows (n, in), or without one evenly spaced points over the inside of the grid."""
+    """Return x as checked rows (n, in), or without one evenly spaced points over the inside of the grid."""
     if x is None:
         k = layer.spline_order
         low, high = layer.grid[:, k].double(), layer.grid[:, layer.grid.shape[1] - 1 - k].double()

@@ -14,9 +14,17 @@ from . import library
 
 
 class Edge(NamedTuple):
-    """One symbolic edge: phi(x) = c f(a x + b) + d from an input to an output.
+    """A symbolic edge: phi(x) = c f(a x + b) + d from an input to an output.
 
-    mask: what the layer's edge mask held before, which `unfix` restores.
+    Attributes:
+        input, output: the edge.
+        name: of f in the library.
+        affine: (a, b, c, d).
+        mask: what the layer's edge mask held before, which `unfix` restores.
+
+    Example:
+        >>> Edge(0, 0, "cos", (2.0, 0.0, 1.0, 0.5)).curve(torch.zeros(1))
+        tensor([1.5000])
     """
 
     input: int
@@ -26,16 +34,16 @@ class Edge(NamedTuple):
     mask: float = 1.0
 
     def curve(self, x: Tensor) -> Tensor:
-        """phi at the points x, of any shape."""
+        """Return phi at the points x, of any shape."""
         a, b, c, d = self.affine
         return c * library.get(self.name).torch(a * x + b) + d
 
 
 class SymbolicEdges(nn.Module):
-    """y[..., o] = sum over the edges (i, o) of c f(a x[..., i] + b) + d, differentiable to any order.
+    """A module that computes y[..., o] = sum over the edges (i, o) of c f(a x[..., i] + b) + d.
 
-    The edges are sorted by function, so that each function is called once. No temporary is larger than batch
-    times edges. A set of edges does not change: `kan_kernels.symbolic.fix` makes another.
+    Differentiable to any order. The edges are sorted by function, so that each function is called once. No
+    temporary is larger than batch times edges. A set does not change: `symbolic.fix` makes another.
 
     Args:
         in_features, out_features: of the layer.
@@ -49,6 +57,10 @@ class SymbolicEdges(nn.Module):
 
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> SymbolicEdges(1, 1, [Edge(0, 0, "cos", (2.0, 0.0, 1.0, 0.5))])(torch.zeros(1, 1)).item()
+        1.5
     """
 
     affine: nn.Parameter
@@ -98,7 +110,7 @@ class SymbolicEdges(nn.Module):
         ]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out), in the wider dtype of x and the parameters."""
+        """Map x (..., in) to (..., out), in the wider dtype of x and the parameters."""
         rows = x.reshape(-1, self.in_features).t()
         inputs, outputs = self.index.unbind(1)
         a, b, c, d = self.affine.unsqueeze(-1).unbind(1)
@@ -111,7 +123,7 @@ class SymbolicEdges(nn.Module):
         return y.t().reshape(x.shape[:-1] + (self.out_features,))  # noqa: RUF005  # torch.fx unpacks no shape
 
     def splines_on(self, wanted: Tensor | None, before: Tensor | None) -> Tensor | None:
-        """The layer's new mask: a 1 at a formula is kept for `unfix`. `wanted` is written to."""
+        """Return the layer's new mask: a 1 at a formula is kept for `unfix`. `wanted` is written to."""
         edges = self.index.unbind(1)
         self.mask_before[slice(None) if wanted is None else wanted[edges] != 0] = 1.0
         if before is not None:
@@ -120,7 +132,7 @@ class SymbolicEdges(nn.Module):
         return wanted
 
     def edges(self) -> list[Edge]:
-        """The edges as plain data, with the present values of the parameters."""
+        """Return the edges as plain data, with the present values of the parameters."""
         columns = zip(
             self.index.tolist(),
             self.names,
@@ -131,7 +143,7 @@ class SymbolicEdges(nn.Module):
         return [Edge(i, o, name, tuple(affine), mask) for (i, o), name, affine, mask in columns]
 
     def select(self, inputs: Sequence[int], outputs: Sequence[int]) -> "SymbolicEdges | None":
-        """Those of the layer that keeps only these inputs and outputs, renumbered; None if none is left."""
+        """Return those between these inputs and outputs alone, renumbered; None if none is left."""
         new_input = {old: new for new, old in enumerate(inputs)}
         new_output = {old: new for new, old in enumerate(outputs)}
         kept = [
@@ -146,7 +158,7 @@ class SymbolicEdges(nn.Module):
 
     @classmethod
     def like_state(cls, state_dict, prefix: str, layer: "KANLinear") -> "SymbolicEdges":
-        """What a layer needs to load a checkpoint: the edges named in it, their values still to be loaded.
+        """Return what a layer loads a checkpoint into: the edges named in it, values still to be loaded.
 
         Raises:
             ValueError: a function that is not in the library, or no readable names.
@@ -163,10 +175,11 @@ class SymbolicEdges(nn.Module):
         return cls(layer.in_features, layer.out_features, edges, device=weight.device, dtype=weight.dtype)
 
     def get_extra_state(self) -> Tensor:
-        """The names as a tensor of bytes: a state dict then holds tensors only."""
+        """Return the names as a tensor of bytes: a state dict then holds tensors only."""
         return torch.tensor(list(json.dumps(self.names).encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
+        """Take over the names from `get_extra_state`."""
         names = _decode(state)
         if len(names) != len(self.names):
             raise ValueError(f"state_dict: got {len(names)} symbolic edges, expected {len(self.names)}")

@@ -24,7 +24,7 @@ def formula(
     *,
     simplify: bool = False,
 ) -> list[Any]:
-    """One sympy expression for each output.
+    """Return a sympy expression for each output.
 
     Constants are collected: shifts and scales of one layer are multiplied into those of the next. Powers are
     not expanded.
@@ -39,6 +39,12 @@ def formula(
     Raises:
         ImportError: sympy is missing.
         TypeError, ValueError: naming the argument, or the first edge without a formula.
+
+    Example:
+        >>> layer = KANLinear(1, 1)
+        >>> symbolic.fix(layer, 0, 0, "x^2", params=(1, 0, 3, 0.5))
+        >>> formula(layer, ["x"], digits=2)
+        [3*x**2 + 0.5]
     """
     sympy = _sympy()
     layers = layers_of(model)
@@ -60,7 +66,17 @@ def formula(
 
 
 def latex(model: torch.nn.Module, names: Sequence[str] | None = None, digits: int | None = 4) -> list[str]:
-    """One line of LaTeX for each output. Arguments and errors as for `formula`."""
+    """Return a line of LaTeX for each output.
+
+    Args:
+        model, names, digits: as for `formula`, whose errors it raises.
+
+    Example:
+        >>> layer = KANLinear(1, 1)
+        >>> symbolic.fix(layer, 0, 0, "x^2", params=(1, 0, 3, 0.5))
+        >>> latex(layer, ["x"])
+        ['3 x^{2} + 0.5']
+    """
     sympy = _sympy()
     return [sympy.latex(value) for value in formula(model, names, digits)]
 
@@ -73,7 +89,7 @@ def to_python(
     function: str = "kan",
     module: str = "math",
 ) -> str:
-    """Source of a Python function of the inputs that needs no torch; it returns a number, or a tuple of them.
+    """Return the source of a Python function of the inputs, a number or a tuple of them, without torch.
 
     Args:
         model, digits: as for `formula`.
@@ -84,6 +100,13 @@ def to_python(
     Raises:
         As `formula`; ValueError too for a name that is no identifier, or one that the source calls, and for a
         registered function that the module does not have.
+
+    Example:
+        >>> layer = KANLinear(1, 1)
+        >>> symbolic.fix(layer, 0, 0, "x^2", params=(1, 0, 3, 0.5))
+        >>> exec(to_python(layer), names := {})
+        >>> names["kan"](2.0)
+        12.5
     """
     sympy = _sympy()
     from sympy.printing.numpy import NumPyPrinter
@@ -114,10 +137,18 @@ def to_python(
 
 
 def to_function(model: torch.nn.Module, digits: int | None = None) -> Callable[..., Any]:
-    """A function of NumPy arrays, one argument for each input, that returns a list with each output.
+    """Return a function of NumPy arrays, one for each input, that returns a list with each output.
 
     Made by sympy.lambdify from expressions in symbols of our own: no text of the user's is run.
-    Arguments and errors as for `formula`.
+
+    Args:
+        model, digits: as for `formula`, whose errors it raises.
+
+    Example:
+        >>> layer = KANLinear(1, 1)
+        >>> symbolic.fix(layer, 0, 0, "x^2", params=(1, 0, 3, 0.5))
+        >>> to_function(layer)(2.0)
+        [12.5]
     """
     sympy = _sympy()
     values = formula(model, None, digits)
@@ -160,7 +191,7 @@ def _check_fixed(layers: list[KANLinear]) -> None:
 
 
 def _layer(layer: KANLinear, inputs: list[Any], sympy: Any) -> list[Any]:
-    """The outputs of a layer for expressions as inputs."""
+    """Return the outputs of a layer for expressions as inputs."""
     terms: list[list[Any]] = [[] for _ in range(layer.out_features)]
     if layer.bias is not None:
         for o, value in enumerate(layer.bias.detach().double().tolist()):
@@ -175,7 +206,7 @@ def _layer(layer: KANLinear, inputs: list[Any], sympy: Any) -> list[Any]:
 
 
 def _apply(function: library.Function, z: Any, sympy: Any) -> tuple[Any, Any]:
-    """(factor, value) whose product is f(z): of exp, a constant added to z is a factor."""
+    """Return (factor, value) whose product is f(z): of exp, a constant added to z is a factor."""
     if function.name == "exp":
         shift, rest = z.as_coeff_Add()
         if abs(shift) < 20:  # beyond that the factor is no readable number
@@ -184,11 +215,11 @@ def _apply(function: library.Function, z: Any, sympy: Any) -> tuple[Any, Any]:
 
 
 def _round(expression: Any, rounded: Callable[[float], float], sympy: Any) -> Any:
-    """The expression with every floating number rounded."""
+    """Round every floating number of the expression."""
     numbers = expression.atoms(sympy.Float)
     return expression.xreplace({n: _number(rounded(float(n)), sympy, 15) for n in numbers})
 
 
 def _number(value: float, sympy: Any, precision: int = PRECISION) -> Any:
-    """A sympy number, an integer where the value is one."""
+    """Return a sympy number, an integer where the value is one."""
     return sympy.Integer(int(value)) if value.is_integer() else sympy.Float(repr(value), precision)

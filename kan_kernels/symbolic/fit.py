@@ -33,7 +33,7 @@ class Fits(NamedTuple):
 
 
 def samples(x: Tensor, count: int) -> Tensor:
-    """(n, in) -> (min(n, count), in) in float64: all values, or even quantiles with both extremes."""
+    """Map (n, in) to (min(n, count), in) in float64: all values, or even quantiles with both extremes."""
     x = x.double()
     if x.shape[0] <= count:
         return x
@@ -98,7 +98,7 @@ def fit(
 
 
 class _Found(NamedTuple):
-    """P fits: r2 (P,), affine (P, 4), the mean square error (P,), the largest |c f| (P,)."""
+    """The results of P fits: r2 (P,), affine (P, 4), the mean square error (P,), the largest |c f| (P,)."""
 
     r2: Tensor
     affine: Tensor
@@ -107,7 +107,7 @@ class _Found(NamedTuple):
 
 
 def _best(coarse: "_Problems", fine: "_Problems", starts: Tensor) -> _Found:
-    """The best of the starts (P, STARTS, 2), refined on few samples and then on all."""
+    """Return the best of the starts (P, STARTS, 2), refined on few samples and then on all."""
     ends, error = coarse.refine(starts.flatten(0, 1), STEPS[0])
     best = error.view(-1, STARTS).argmin(-1)[:, None, None].expand(-1, 1, 2)
     ends, _ = fine.refine(ends.view(-1, STARTS, 2).gather(1, best)[:, 0], STEPS[1])
@@ -115,7 +115,7 @@ def _best(coarse: "_Problems", fine: "_Problems", starts: Tensor) -> _Found:
 
 
 def _histogram(t: Tensor) -> Tensor:
-    """(n, E) in [0, 1] -> (NODES, E): each sample's weight shared by its two neighbouring nodes."""
+    """Map (n, E) in [0, 1] to (NODES, E): each sample's weight shared by its two neighbouring nodes."""
     place = t * (search.NODES - 1)
     left = place.floor().clamp(0, search.NODES - 2)
     right = place - left
@@ -130,7 +130,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _derivatives(function: Function, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """f, f', f'' at z."""
+    """Return f, f', f'' at z."""
     with torch.enable_grad():
         z = z.requires_grad_()
         f = function.torch(z)
@@ -142,7 +142,7 @@ def _derivatives(function: Function, z: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _solve(gradient: Tensor, gauss_newton: Tensor, hessian: Tensor, damping: Tensor) -> Tensor:
-    """The damped step (P, 2): Newton's where its matrix is positive definite, else Gauss-Newton's."""
+    """Return the damped step (P, 2): Newton's where its matrix is positive definite, else Gauss-Newton's."""
     damp = damping * gauss_newton[:, :2] + 1e-300
     move = None
     for matrix in (gauss_newton, hessian):
@@ -160,12 +160,11 @@ def _solve(gradient: Tensor, gauss_newton: Tensor, hessian: Tensor, damping: Ten
 
 
 class _Problems(NamedTuple):
-    """P problems, sorted by function: least squares of y - c f(z) - d over z0, z1, c, d with
-    z = (1 - t) z0 + t z1.
+    """A set of P problems, sorted by function: least squares of y - c f(z) - d over z0, z1, c, d.
 
-    function: (P,) indices into `functions`. low, high: (P, 1), of the domain. x, t, y: (P, n) samples, t in
-    [0, 1] and y centred. origin, width: (P, 1), x = origin + t width. mean: (P, 1), of y before. limit:
-    (P, 1), the largest |c f| that is allowed.
+    z = (1 - t) z0 + t z1. function: (P,) indices into `functions`. low, high: (P, 1), of the domain.
+    x, t, y: (P, n) samples, t in [0, 1] and y centred. origin, width: (P, 1), x = origin + t width.
+    mean: (P, 1), of y before. limit: (P, 1), the largest |c f| that is allowed.
     """
 
     functions: list[Function]
@@ -186,7 +185,7 @@ class _Problems(NamedTuple):
     def every(
         cls, functions, eps: float, x: Tensor, y: Tensor, origin: Tensor, width: Tensor, starts: int = 1
     ) -> "_Problems":
-        """All functions times all edges times all starts; x, y: (n, E)."""
+        """Make the problems of all functions times all edges times all starts; x, y: (n, E)."""
         count, edges = len(functions), x.shape[1]
         function = torch.arange(count, device=x.device).repeat_interleave(edges * starts)
         edge = torch.arange(edges, device=x.device).repeat_interleave(starts).repeat(count)
@@ -218,27 +217,27 @@ class _Problems(NamedTuple):
         )
 
     def within(self, limit: Tensor) -> "_Problems":
-        """The same with |c f| up to limit (P,)."""
+        """Return the same problems with |c f| up to limit (P,)."""
         return self._replace(limit=limit[:, None])
 
     def select(self, which: Tensor) -> "_Problems":
         return _Problems(*self[:3], *(value[which] for value in self[3:]))  # type: ignore[arg-type]
 
     def groups(self) -> list[tuple[Function, slice]]:
-        """The functions with the problems that each has."""
+        """Yield the functions with the problems that each has."""
         counts = self.function.bincount(minlength=len(self.functions)).cumsum(0).tolist()
         spans = zip([0, *counts], counts, strict=False)
         return [(f, slice(*span)) for f, span in zip(self.functions, spans, strict=True) if span[0] < span[1]]
 
     def evaluate(self, ends: Tensor, groups) -> list[Tensor]:
-        """f, f', f'' at the samples, each (P, n)."""
+        """Return f, f', f'' at the samples, each (P, n)."""
         z = torch.lerp(ends[:, :1], ends[:, 1:], self.t)
         z = torch.minimum(torch.maximum(z, self.low), self.high)
         parts = [_derivatives(function, z[part]) for function, part in groups]
         return [torch.cat(values) for values in zip(*parts, strict=True)]
 
     def regress(self, f: Tensor, strict: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """c (P, 1), centred f (P, n), residual (P, n), its mean square (P, 1), inf if f is not finite."""
+        """Return c (P, 1), centred f (P, n), residual (P, n), its mean square (P, 1) or inf."""
         largest = f.abs().amax(-1, keepdim=True)
         f = f - f.mean(-1, keepdim=True)
         good = search.usable(f, largest, self.eps, strict)
@@ -248,8 +247,8 @@ class _Problems(NamedTuple):
         return c, f, residual, torch.where(error.isfinite(), error, torch.inf)
 
     def system(self, ends: Tensor, groups) -> tuple[Tensor, ...]:
-        """The mean square error (P, 1); of its half: the negative gradient (P, 2), Gauss-Newton's matrix and
-        the Hessian, each as its entries 00, 11, 01 (P, 3).
+        """Return the mean square error (P, 1); of its half, the negative gradient (P, 2), Gauss-Newton's
+        matrix and the Hessian, each as its entries 00, 11, 01 (P, 3).
         """
         raw, slope, bend = self.evaluate(ends, groups)
         c, f, residual, error = self.regress(raw, self.strict)
@@ -287,7 +286,7 @@ class _Problems(NamedTuple):
     def _at_limit(
         self, raw: Tensor, slope: Tensor, f: Tensor, c: Tensor, residual: Tensor
     ) -> tuple[Tensor, ...]:
-        """Where c is held by its limit (P, 1), and what `system` needs there: c follows the largest |f|."""
+        """Return where c is held by its limit (P, 1), and what `system` needs there."""
         largest, place = raw.abs().max(-1, keepdim=True)
         held = (c != 0) & (c.abs() * largest >= (1 - 1e-9) * self.limit)
         share = self.t.gather(-1, place)
@@ -300,7 +299,7 @@ class _Problems(NamedTuple):
         return held, gradient, torch.cat((_dot(j0, j0), _dot(j1, j1), _dot(j0, j1)), -1)
 
     def scaled(self, ends: Tensor, groups) -> Tensor:
-        """The ends with |a| = 1 where the scale of a x + b only adds to d, as in the plainest form."""
+        """Scale ends to |a| = 1 where the scale of a x + b only adds to d, as in the plainest form."""
         for function, part in groups:
             if function.degree == 0 and not function.step:
                 a = (ends[part, 1:] - ends[part, :1]).abs() / self.width[part]
@@ -308,7 +307,7 @@ class _Problems(NamedTuple):
         return ends
 
     def refine(self, ends: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        """Damped Newton from ends (P, 2): the better ends and their mean square errors (P,)."""
+        """Refine ends (P, 2) by damped Newton: return the better ends and their mean square errors (P,)."""
         problems, groups = self, self.groups()
         ends = self.scaled(self._steps(ends), groups)
         variance = self.y.square().mean(-1, keepdim=True)
@@ -341,7 +340,7 @@ class _Problems(NamedTuple):
         return found, errors[:, 0]
 
     def _steps(self, ends: Tensor) -> Tensor:
-        """A step function has no slope to follow: the best split of the sorted data, exactly."""
+        """Find the best split of the sorted data, exactly: a step function has no slope to follow."""
         ends = ends.clone()
         for function, part in self.groups():
             if not function.step:
@@ -358,7 +357,7 @@ class _Problems(NamedTuple):
         return ends
 
     def result(self, ends: Tensor) -> _Found:
-        """What the ends (P, 2) amount to, in the functions' plainest form."""
+        """Return what the ends (P, 2) amount to, in the functions' plainest form."""
         slope = (ends[:, 1:] - ends[:, :1]).abs() / self.width
         margin = (
             4 * self.eps * (slope * self.x.abs().amax(-1, keepdim=True) + ends.abs().amax(-1, keepdim=True))

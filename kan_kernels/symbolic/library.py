@@ -32,6 +32,10 @@ class Function:
         period, period_sign: f(z + period) = period_sign f(z), else None.
         step: whether f only jumps at 0; such a fit has no slope to follow.
         absorb: (a, b, c, d) -> the same edge in its plainest form, where that is not one of the above.
+
+    Example:
+        >>> get("cos").torch(torch.zeros(1)), get("cos").period_sign
+        (tensor([1.]), -1)
     """
 
     name: str
@@ -50,7 +54,7 @@ class Function:
         return get, (self.name,)  # by name: the callables need not pickle
 
     def canonical(self, affine: Tensor) -> Tensor:
-        """The plainest (a, b, c, d), (..., 4), that describe the same function of x."""
+        """Return the plainest (a, b, c, d), (..., 4), that describe the same function of x."""
         a, b, c, d = affine.unbind(-1)
         if self.absorb is not None:
             a, b, c, d = self.absorb(a, b, c, d)
@@ -74,15 +78,28 @@ _ALIASES = {"x^0.5": "sqrt", "1/x^0.5": "1/sqrt", "1/sqrt(x)": "1/sqrt", "sign":
 
 
 def names() -> list[str]:
-    """Of all functions, in the order in which they were registered."""
+    """Return the names of all functions, in the order in which they were registered.
+
+    Example:
+        >>> names()[:3]
+        ['0', 'x', 'x^2']
+    """
     return list(_library)
 
 
 def get(name: str) -> Function:
-    """The function of this name.
+    """Return the function of this name.
+
+    Args:
+        name: one of `names()`, or pykan's name of it.
 
     Raises:
-        ValueError: there is none; close matches are named.
+        TypeError: `name` is no str.
+        ValueError: there is no such function; close matches are named.
+
+    Example:
+        >>> get("sin").complexity
+        2.5
     """
     if not isinstance(name, str):
         raise TypeError(f"name: got {name!r}, expected the name of a function, such as 'sin'")
@@ -95,7 +112,7 @@ def get(name: str) -> Function:
 
 
 def resolve(library: Iterable[str] | None) -> list[Function]:
-    """The functions of these names without repetition, None for all.
+    """Return the functions of these names without repetition, None for all.
 
     Raises:
         TypeError, ValueError: no names, or unknown ones.
@@ -119,7 +136,7 @@ def register(
     *,
     parity: int = 0,
 ) -> Function:
-    """Add a function to the library, for the whole process.
+    """Add a function to the library, for the whole process, and return it.
 
     Args:
         name: a new one.
@@ -131,6 +148,10 @@ def register(
 
     Raises:
         TypeError, ValueError: naming the argument; torch_fn is tried on its domain.
+
+    Example:
+        >>> register("square", lambda z: z * z, lambda z: z * z, complexity=2, parity=1).name
+        'square'
     """
     if not isinstance(name, str) or not name:
         raise TypeError(f"name: got {name!r}, expected a non-empty str")
@@ -191,7 +212,7 @@ def _sigmoid(z):
 
 
 def _keep_nan(value: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """For functions that would turn NaN into a number."""
+    """Wrap a function that would turn NaN into a number."""
     return lambda z: torch.where(z.isnan(), z, value(z))
 
 

@@ -1,9 +1,9 @@
-"""Where the affine fit starts: all candidates on a grid of (a, b), scored for all edges by matrix products.
+"""Where the affine fit starts: all candidates on a grid of (a, b), scored for all edges by GEMMs.
 
 An edge's data interval is mapped to t in [0, 1], and a fit is described by z0 and z1, the values of a x + b
 at its two ends. That makes the same grid good for every edge, and a domain is a pair of bounds for both.
 For given (z0, z1) the best c and d are a linear regression on f(z), whose r2 needs three weighted sums over
-the nodes: of f, f^2 and f y. f(z) is the same for all edges, so each sum is one matrix product.
+the nodes: of f, f^2 and f y. f(z) is the same for all edges, so each sum is one GEMM.
 """
 
 import math
@@ -22,7 +22,7 @@ _COLUMNS = 512  # edges at a time
 
 
 def bounds(function: Function) -> tuple[float, float]:
-    """The domain as bounds for z, a little inside of its ends: there f or its slope may be infinite."""
+    """Return the domain as bounds for z, a little inside of its ends: f or its slope may be infinite."""
     low, high = function.domain
     ends = torch.tensor([low, high], dtype=torch.float64)
     low_inset, high_inset = torch.where(function.torch(ends).isfinite(), CLOSED, OPEN).tolist()
@@ -34,7 +34,7 @@ def bounds(function: Function) -> tuple[float, float]:
 
 
 def grid(function: Function) -> Tensor:
-    """(rows, columns, 2): pairs (z0, z1) inside the domain; neighbours in the table are similar."""
+    """Return (rows, columns, 2): pairs (z0, z1) inside the domain; neighbours in the table are similar."""
     low, high = bounds(function)
     unbounded = math.isinf(low) and math.isinf(high)
     if function.degree is not None:  # only the ratio of z0 and z1 and their signs matter
@@ -54,7 +54,7 @@ def grid(function: Function) -> Tensor:
 
 
 def _nodes(low: float, high: float) -> Tensor:
-    """Values of z inside [low, high], closer together where functions vary faster: at 0 and at the ends."""
+    """Return z inside [low, high], closer together where functions vary faster: at 0 and at the ends."""
     if math.isinf(low) and math.isinf(high):
         return FAR / math.sinh(6.0) * _sinh_spaced(-6, 6, 41)
     if math.isinf(high):
@@ -70,7 +70,7 @@ def _sinh_spaced(low: float, high: float, count: int) -> Tensor:
 
 
 def usable(f: Tensor, largest: Tensor, eps: float, strict: float) -> Tensor:
-    """Where c f + d does not drown in rounding, (..., 1).
+    """Return where c f + d does not drown in rounding, (..., 1).
 
     It does where f hardly varies beside its size, as a cosine does on a short arc, or varies by so little
     that its inverse overflows float32, as the tail of a gaussian. Early stages are held to stricter limits,
@@ -84,7 +84,7 @@ def usable(f: Tensor, largest: Tensor, eps: float, strict: float) -> Tensor:
 
 
 def bounded(c: Tensor, largest: Tensor, limit: Tensor) -> Tensor:
-    """c as far as |c f| stays within the limit, where |f| is at most `largest`."""
+    """Return c as far as |c f| stays within the limit, where |f| is at most `largest`."""
     most = limit / largest.clamp(min=1e-300)
     return torch.minimum(torch.maximum(c, -most), most)
 
@@ -92,7 +92,7 @@ def bounded(c: Tensor, largest: Tensor, limit: Tensor) -> Tensor:
 def starts(
     function: Function, weight: Tensor, curve: Tensor, limit: Tensor, count: int, eps: float
 ) -> Tensor:
-    """The best local optima of r2 on the grid.
+    """Return the best local optima of r2 on the grid.
 
     Args:
         weight: (NODES, E), how many of an edge's data lie at each node of t; columns add up to 1.

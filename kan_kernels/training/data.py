@@ -36,7 +36,7 @@ class TensorBatches:
             raise ValueError(f"data: {name} has {len(self.x)} samples of x and {len(self.y)} of y")
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """The batch of a step."""
+        """Return the batch of a step."""
         if self.batch_size is None or self.batch_size >= len(self.x):
             return self.x, self.y
         batches = -(-len(self.x) // self.batch_size)
@@ -49,14 +49,14 @@ class TensorBatches:
         return self.x[rows], self.y[rows]
 
     def first(self) -> tuple[Tensor, Tensor]:
-        """A batch to look at before the training."""
+        """Return a batch to look at before the training."""
         return self.at(0)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         yield self.x, self.y
 
     def sample(self) -> Tensor:
-        """The x that grid updates look at."""
+        """Return the x that grid updates look at."""
         return self.x
 
 
@@ -78,7 +78,7 @@ class LoaderBatches:
         return batch
 
     def first(self) -> tuple[Tensor, Tensor]:
-        """A batch to look at before the training, which still starts with it."""
+        """Return a batch to look at before the training, which still starts with it."""
         batch = self.at(0)
         self._iterator = itertools.chain([batch], self._iterator)
         return batch
@@ -108,7 +108,7 @@ Batches = TensorBatches | LoaderBatches
 def split(
     data: object, model: nn.Module, batch_size: int | None, seed: int
 ) -> tuple[Batches, Batches | None]:
-    """The training batches, and the test data, if there are any.
+    """Return the training batches, and the test data, if there are any.
 
     Raises:
         TypeError, ValueError: `data` has none of the FORMS, or holds empty, mismatched or non-finite tensors.
@@ -139,7 +139,7 @@ def _batches(name: str, part: Any, model: nn.Module, batch_size: int | None, see
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode; afterwards each module is in the mode it was in."""
+    """Put the model in eval mode; afterwards each module is in the mode it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -153,7 +153,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def measure(
     model: nn.Module, batches: Batches, functions: Mapping[str, Callable[[Tensor, Tensor], Any]]
 ) -> dict[str, float]:
-    """Means of functions of (prediction, y) over the batches, weighted by rows; the model in eval mode."""
+    """Return means of functions of (prediction, y) over the batches, weighted by rows, in eval mode."""
     totals, rows = dict.fromkeys(functions, 0.0), 0
     with evaluating(model):
         for x, y in batches:

@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass
 class History:
-    """What happened in a training. Index t stands for the model after t steps.
+    """A record of what happened in a training. Index t stands for the model after t steps.
 
     Attributes:
         train_loss: the loss on the batch of step t, before the step; the last entry is the model returned.
@@ -20,6 +20,10 @@ class History:
             "interrupted"; the last three say to which step the model was "restored".
         stopped: "steps", "early_stop", "diverged" or "interrupted".
         seconds: of the whole training, evaluation included.
+
+    Example:
+        >>> History.from_json(History(train_loss=[1.0, 0.5]).to_json()).train_loss
+        [1.0, 0.5]
     """
 
     train_loss: list[float] = field(default_factory=list)
@@ -32,14 +36,16 @@ class History:
     seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, which `History(**data)` reads."""
+        """Return plain data, which `History(**data)` reads."""
         return asdict(self)
 
     def to_json(self) -> str:
+        """Return the record as JSON."""
         return json.dumps(self.to_dict())
 
     @classmethod
     def from_json(cls, text: str) -> "History":
+        """Read what `to_json` wrote."""
         return cls(**json.loads(text))
 
     def cut(self, step: int) -> None:

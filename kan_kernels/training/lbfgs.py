@@ -12,7 +12,7 @@ NARROW = 1e-9  # a bracket that moves no parameter by more is not searched any f
 
 
 class Point(NamedTuple):
-    """The objective along a direction: step length, value, gradient, directional derivative."""
+    """A point of the objective along a direction: step length, value, gradient, directional derivative."""
 
     t: float
     value: float
@@ -21,7 +21,7 @@ class Point(NamedTuple):
 
 
 class LBFGS(torch.optim.LBFGS):
-    """torch's LBFGS with strong Wolfe: same arguments, same state, same steps and evaluations up to rounding.
+    """A faster torch.optim.LBFGS with strong Wolfe: the same arguments, state and steps up to rounding.
 
     What differs is the work around the evaluations, which takes longer than those of a small model: the
     parameters are written from one vector, once an evaluation; the scalars of the two loops (Nocedal &
@@ -52,7 +52,7 @@ class LBFGS(torch.optim.LBFGS):
         self._prepare()
 
     def _prepare(self) -> None:
-        """The one vector and its parts, made anew where parameters were cast, moved or reshaped."""
+        """Make the one vector and its parts, anew where parameters were cast, moved or reshaped."""
         layout = [(p.dtype, p.device, p.shape) for p in self._params]
         if layout == self._layout:
             return
@@ -74,7 +74,7 @@ class LBFGS(torch.optim.LBFGS):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
-        """Up to `max_iter` iterations and `max_eval` + 1 evaluations. Returns the loss before them."""
+        """Take up to `max_iter` iterations and `max_eval` + 1 evaluations. Return the loss before them."""
         self._prepare()
         closure = torch.enable_grad()(closure)
         group = self.param_groups[0]
@@ -130,7 +130,7 @@ class LBFGS(torch.optim.LBFGS):
 
     @staticmethod
     def _remember(state: dict, gradient: Tensor, size: int) -> None:
-        """The last step and what it did to the gradient, if that shows curvature."""
+        """Store the last step and what it did to the gradient, if that shows curvature."""
         y, s = gradient - state["prev_flat_grad"], state["d"] * state["t"]
         curvature = float(y.dot(s))
         if curvature > 1e-10:
@@ -145,7 +145,7 @@ class LBFGS(torch.optim.LBFGS):
     def _search(
         self, closure, d: Tensor, width: float, start: Point, t: float, most: int
     ) -> tuple[Point, int]:
-        """A step that satisfies the strong Wolfe conditions, or the best one seen, with the parameters there.
+        """Find a step that satisfies the strong Wolfe conditions, or the best one; the parameters are there.
 
         Nocedal & Wright, algorithms 3.5 (a bracket) and 3.6 (zoom), with cubic interpolation. width: the
         largest entry of d. most: evaluations after the first one. Returns the step and their number.
@@ -210,7 +210,7 @@ class LBFGS(torch.optim.LBFGS):
 
 
 def _lower(a: Point, b: Point) -> int:
-    """Which of two has the lower value, 0 or 1: the first of equal ones, and never NaN beside a number."""
+    """Return which of two has the lower value, 0 or 1: the first of equal ones, never NaN beside a number."""
     return 0 if a.value <= b.value or math.isnan(b.value) else 1
 
 
@@ -219,7 +219,7 @@ def _largest(vector: Tensor) -> float:
 
 
 def _direction(state: dict, gradient: Tensor) -> Tensor:
-    """Minus the inverse Hessian that the memory stands for, times the gradient."""
+    """Return minus the inverse Hessian that the memory stands for, times the gradient."""
     d = gradient.neg()
     shares = []
     memory = list(zip(state["old_stps"], state["old_dirs"], state["ro"], strict=True))
@@ -234,7 +234,7 @@ def _direction(state: dict, gradient: Tensor) -> Tensor:
 
 
 def _cubic(a: Point, b: Point, low: float, high: float) -> float:
-    """Where the cubic through two points with their slopes is least, within bounds (eq. 3.59)."""
+    """Return where the cubic through two points with their slopes is least, within bounds (eq. 3.59)."""
     if a.t > b.t:
         a, b = b, a
     values = a.value, b.value, a.slope, b.slope

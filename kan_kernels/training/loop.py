@@ -63,21 +63,21 @@ def fit(
         optimizer: "lbfgs", "adam", "adamw", or what makes an optimizer of a list of parameters. It is built
             anew whenever the grids change, as they change the parameters.
         lr: a number, or a function of the step; 1 for LBFGS and 0.01 for Adam(W) by default.
-        history_size: how many steps "lbfgs" remembers, which is what it knows of the curvature; 10 as in
+        history_size: how many steps "lbfgs" stores, which is what it knows of the curvature; 10 as in
             pykan. Each holds two vectors of all parameters.
         batch_size: rows of a step, shuffled by the seed; None takes all.
         loss: of (prediction, y), a scalar; the mean squared error by default.
-        lamb: weight of `kan_kernels.regularization.regularization`, whose options are `regularization`.
-        update_grid_at: steps before which `kan_kernels.grids.update_grid` fits the knots to the data, with
-            the options `update_grid`; from a loader it sees the first 4096 rows.
+        lamb, regularization: the weight of `kan_kernels.regularization.regularization`, and its options.
+        update_grid_at, update_grid: steps before which `kan_kernels.grids.update_grid` fits the knots to the
+            data, and its options; from a loader it sees the first 4096 rows.
         refine_at: {step: grid_size}, where `kan_kernels.grids.refine` makes the grids finer before the step.
         metrics: {name: function of (prediction, y)}, on the test data, or else on the training data.
         evaluate_every: steps between evaluations; 1 for LBFGS and 10 for others by default. Losses are looked
             at, and the state to fall back to is kept, as often.
         patience: stop after so many evaluations without a better test loss (training loss without test data),
             and in any case end with the best state seen.
-        checkpoint: a file that `resume` continues from, written every `checkpoint_every` steps and at the
-            end. It holds tensors and plain data only: `torch.load(path, weights_only=True)`.
+        checkpoint, checkpoint_every: a file that `resume` continues from, written after so many steps and at
+            the end. It holds tensors and plain data only: `torch.load(path, weights_only=True)`.
         resume: a file of `fit`'s to continue from, or True for that of `checkpoint`, which need not exist
             yet; an event of the history says what was done. Mini-batches and results are those of a training
             without the break, save that a DataLoader starts a new epoch.
@@ -94,6 +94,12 @@ def fit(
     Raises:
         TypeError, ValueError: naming the argument, before anything changes.
         ModuleNotFoundError: progress=True without tqdm.
+
+    Example:
+        >>> x = torch.linspace(-1, 1, 32)[:, None]
+        >>> history = fit(KAN([1, 1]), (x, x**2), steps=3)
+        >>> history.train_loss[-1] < history.train_loss[0]
+        True
     """
     steps = checks.integer("steps", steps, 1)
     history_size = checks.integer("history_size", history_size, 1)
@@ -175,7 +181,7 @@ def _ranks(
     changes: dict[int, list[dict[str, Any]]],
     path: Path | None,
 ) -> Any:
-    """The process group that the model itself is spread over, or None; refuse what its ranks cannot do."""
+    """Return the process group that the model is spread over, or None; refuse what its ranks cannot do."""
     sharded, spread = replicas.is_sharded(model), replicas.unwrapped(model) is not model
     if not (sharded or spread):
         if changes:
@@ -197,7 +203,7 @@ def _ranks(
 
 
 def _source(resume: object, checkpoint: Path | None) -> Path | None:
-    """The file to continue from, which may be missing where it is the checkpoint's, or None."""
+    """Return the file to continue from, which may be missing where it is the checkpoint's, or None."""
     if resume is False:
         return None
     if resume is True:
@@ -214,7 +220,7 @@ def _source(resume: object, checkpoint: Path | None) -> Path | None:
 def _grid_changes(
     model: nn.Module, update_at: Iterable[int], refine_at: Mapping[int, int]
 ) -> dict[int, list[dict[str, Any]]]:
-    """The events before each step; refinements first."""
+    """Return the events before each step; refinements first."""
     changes: dict[int, list[dict[str, Any]]] = {}
     for step, size in refine_at.items():
         step = checks.integer("refine_at: step", step, 0)
@@ -236,7 +242,7 @@ def _check_options(name: str, options: dict[str, Any], function: Callable[..., A
 
 
 def _bar(progress: bool | None) -> Callable[..., Any]:
-    """What opens a tqdm bar, or none."""
+    """Return what opens a tqdm bar, or none."""
     there = importlib.util.find_spec("tqdm") is not None
     if progress is None:
         progress = there and sys.stderr.isatty()

@@ -15,13 +15,13 @@ Rate = float | Callable[[int], float]
 
 
 class Objective:
-    """loss(model(x), y) + lamb regularization(model, x)."""
+    """The objective, loss(model(x), y) + lamb regularization(model, x)."""
 
     def __init__(self, model: nn.Module, loss: Loss | None, lamb: float, options: Mapping[str, Any]) -> None:
         self.model, self.loss, self.lamb, self.options = model, loss or mean_squared_error, lamb, options
 
     def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The loss and the regularisation, or None without it."""
+        """Return the loss and the regularisation, or None without it."""
         value = self.loss(self.model(x), y)
         if not isinstance(value, Tensor) or value.numel() != 1:
             what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -37,7 +37,7 @@ class Objective:
 
 
 def mean_squared_error(prediction: Tensor, y: Tensor) -> Tensor:
-    """The default loss; broadcasting is no part of it."""
+    """Return the default loss; broadcasting is no part of it."""
     if prediction.shape != y.shape:
         rows, expected = prediction.shape[:-1], f"{tuple(prediction.shape)} like the prediction"
         if prediction.shape[-1:] != (1,) and y.shape in (rows, (*rows, 1)):
@@ -52,7 +52,7 @@ HISTORY_SIZE = 10  # of LBFGS, in pykan too
 
 
 def builder(optimizer: object, history_size: int = HISTORY_SIZE) -> Callable[[list[nn.Parameter]], Optimizer]:
-    """What makes the optimizer of a list of parameters."""
+    """Return what makes the optimizer of a list of parameters."""
     if optimizer != "lbfgs" and history_size != HISTORY_SIZE:
         raise ValueError(
             f"history_size: got {history_size} with optimizer={optimizer!r}, expected it with 'lbfgs' only"
@@ -106,7 +106,7 @@ class Minimizer:
         self.scale: float | None = None if isinstance(self.optimizer, LBFGS) else 1.0
 
     def step(self, step: int, evaluate: Callable[[], Tensor]) -> None:
-        """One step on the objective that `evaluate` computes."""
+        """Take one step on the objective that `evaluate` computes."""
         if self.lr is not None:
             rate = self.lr(step) if callable(self.lr) else self.lr
             for group in self.optimizer.param_groups:
@@ -134,7 +134,7 @@ class Minimizer:
     def _rescale(self, factor: float) -> None:
         """Go on as if the objective had always been `factor` times larger.
 
-        Of what LBFGS remembers, y and the gradient grow with the objective, 1/(y.s) and the diagonal of the
+        Of what LBFGS stores, y and the gradient grow with the objective, 1/(y.s) and the diagonal of the
         inverse Hessian shrink, and steps and directions stay.
         """
         assert self.scale is not None
@@ -155,7 +155,7 @@ class Minimizer:
 
 
 def _to_one(objective: Tensor) -> float:
-    """The factor that lifts it to 1, if it is smaller."""
+    """Return the factor that lifts it to 1, if it is smaller."""
     value = abs(float(objective.detach()))
     return 1.0 / value if 0 < value < 1 else 1.0
 

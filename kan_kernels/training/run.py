@@ -25,7 +25,7 @@ _BEFORE = {"history_size": HISTORY_SIZE}  # of files from before `fit` knew the 
 
 @dataclass
 class Run:
-    """What `fit` was asked for, and how far it has come.
+    """The state of a training: what `fit` was asked for, and how far it has come.
 
     A snapshot is what a checkpoint holds, less the history: step, model, minimizer, `changed`. It is
     `pending` until the loss there is known, and `good` if that is finite.
@@ -75,7 +75,7 @@ class Run:
             self.history.events.append({"step": 0, "kind": "not_resumed", "file": str(source)})
 
     def check_refinements(self, model: nn.Module, changed: int) -> None:
-        """No refinement after step `changed` makes a grid coarser."""
+        """Raise ValueError if a refinement after step `changed` makes a grid coarser."""
         events = [e for step, es in self.grid_changes.items() if step > changed for e in es]
         sizes = [(e["step"], e["grid_size"]) for e in events if e["kind"] == "refine"]
         least = max(layer.grid_size for layer in layers_of(replicas.unwrapped(model))) if sizes else 0
@@ -119,7 +119,7 @@ class Run:
         return self.history
 
     def loop(self, steps: int) -> str:
-        """Why it ended."""
+        """Train to the end, and return why it ended."""
         for step in range(self.start, steps + 1):
             last = step >= steps
             if last or step % self.evaluate_every == 0 or step in self.grid_changes:
@@ -143,7 +143,7 @@ class Run:
         return "steps"
 
     def minimize(self, step: int, x: Tensor, y: Tensor) -> None:
-        """One step of the optimizer; the losses before it are noted."""
+        """Take one step of the optimizer, and note the losses before it."""
         first = True
 
         def evaluate() -> Tensor:
@@ -187,7 +187,7 @@ class Run:
             self.bar.set_postfix_str(f"loss {self.history.train_loss[-1]:.2e}")
 
     def settle(self) -> str | None:
-        """Look at the losses since the pending snapshot, judge it by them; why to stop, or None."""
+        """Judge the pending snapshot by the losses since; return why to stop, or None."""
         history, snapshot = self.history, self.pending
         seen = len(history.train_loss)
         history.train_loss += replicas.mean(self.ranks, [float(value) for value, _ in self.losses])
@@ -207,7 +207,7 @@ class Run:
         return "early_stop" if self.patience is not None and self.stale >= self.patience else None
 
     def judge(self, snapshot: dict[str, Any]) -> None:
-        """A good state: is it the best so far, is it time to save it?"""
+        """Judge a good state: is it the best so far, is it time to save it?"""
         step = self.judged = snapshot["step"]
         self.good = snapshot
         value = self.history.test_loss[-1] if self.test is not None else self.history.train_loss[step]
@@ -295,7 +295,7 @@ class Run:
 
 
 def _clone(state: Any) -> Any:
-    """A deep copy of tensors in lists and dicts, ten times as fast as copy.deepcopy."""
+    """Copy tensors in lists and dicts deeply, ten times as fast as copy.deepcopy."""
     if isinstance(state, Tensor):
         return state.detach().clone()
     if isinstance(state, dict):

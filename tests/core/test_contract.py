@@ -103,7 +103,7 @@ def test_cells_are_half_open(backend: str, order: int, dtype: torch.dtype) -> No
         middle = (t[1:] + t[:-1]) / 2
         below, above = (torch.nextafter(t, torch.full_like(t, v)) for v in (-torch.inf, torch.inf))
 
-        def at(x: Tensor, grid: Tensor = grid, weight: Tensor = weight) -> Tensor:
+        def at(x: Tensor, grid: Tensor = grid, weight: Tensor = weight, rows: int = rows) -> Tensor:
             args = (
                 x[:, None].to(DEVICE),
                 None,

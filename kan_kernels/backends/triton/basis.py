@@ -62,7 +62,7 @@ def exact_window(x, knots, K: tl.constexpr, M: tl.constexpr, LAST: tl.constexpr,
 def uniform_window(x, scale, offset, K: tl.constexpr, M: tl.constexpr, POLY: tl.constexpr):
     """x * scale + offset counts quarters of first, as a float; quad is float32.
 
-    POLY[j]: coefficients of K! values[j] in the position t in the cell, see plan.py. The factor K! is the
+    POLY[j]: coefficients of K! values[j] in the position t in the cell, see blocking.py. The factor K! is the
     caller's.
     """
     y = x * scale + offset

@@ -6,8 +6,8 @@ operand, in the order of `place.py`, without moving anything between threads. Wh
 before it is a pair of tiles (last, before): T_{n-1}^(M) and T_{n-2}^(M), or, for Gaussians, 1/h twice; for
 waves, which need none, x in turns, in two parts.
 
-BASIS is the code in contract.py: 1 Gaussians, 2 Chebyshev polynomials, 3 Fourier. The plain versions are
-`reference_rbf`, `reference_chebyshev` and `reference_fourier`.
+BASIS is the code in bases.py: 1 Gaussians, 2 Chebyshev polynomials, 3 Fourier. The plain versions are
+`reference.rbf`, `reference.chebyshev` and `reference.fourier`.
 """
 
 import triton

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
-    """What the fast subclasses share; adapters put their methods into a subclass of this one.
+    """The common base of the fast subclasses; adapters put their methods into a subclass of it.
 
     Whatever a mixin keeps on an instance belongs into `__dict__` under names that start with `_kan_kernels_`:
     it is left out of copies and pickles, and removed by `restore`.
@@ -18,6 +18,10 @@ class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
     The code of a layer is judged when it is taken, copied or unpickled, and again when an attribute is set or
     deleted that its code calls: a method, or a child whose code was judged. A forward reads the answer, and
     compares a few options where the code is not the peer's to the letter.
+
+    Example:
+        >>> isinstance(nn.Linear(2, 1), Accelerated)  # `accelerate` takes none
+        False
     """
 
     _kan_kernels_original: type
@@ -61,10 +65,10 @@ class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
         return None, None
 
     def _kan_kernels_attach(self) -> None:
-        """Called after the class was set: by `accelerate`, and on the instance of a copy, still empty."""
+        """Prepare an instance whose class was just set: by `accelerate`, or for a copy, still empty."""
 
     def _kan_kernels_detach(self) -> None:
-        """Called before `restore` takes the class away."""
+        """Clean up before `restore` takes the class away."""
 
     def _kan_kernels_note(self) -> str:
         """Return what the report says behind the adapter's name."""
@@ -121,7 +125,7 @@ class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
         self._kan_kernels_judge_again()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Copy, deepcopy and pickle: the dynamic class is made anew from two classes that have names."""
+        """Copy, deepcopy and pickle: make the dynamic class anew from two classes that have names."""
         function, args, *rest = super().__reduce_ex__(protocol)
         # a peer that reduces in its own way, or a class on top of ours, knows what to do
         if function is not copyreg.__newobj__ or not is_accelerated(self):  # type: ignore[attr-defined]
@@ -133,7 +137,7 @@ class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
 
 
 class WithMoreArguments(Accelerated):
-    """On top of a mixin whose forward takes x, for code whose forward takes more or calls it otherwise.
+    """A mixin on top of one whose forward takes x, for code whose forward takes more or calls it otherwise.
 
     Called with more than one argument, or by its name, the layer's own code runs. The others keep a forward
     of x alone, which torch.fx can trace.
@@ -146,7 +150,7 @@ class WithMoreArguments(Accelerated):
 
 
 def traced(x: object) -> bool:
-    """Whether a call is being written down as operations of torch, where the layer's own code has to run.
+    """Return whether a call is being written down as operations of torch: the layer's own code has to run.
 
     torch.jit.trace and all that is built on it (TensorBoard, fvcore, the older ONNX exporter), torch.fx, and
     the newer ONNX exporter: none has a name for the kernels' ops. torch.compile and torch.export do.
@@ -195,7 +199,15 @@ def _rebuild(mixin: type[Accelerated], original: type[nn.Module], *args: Any) ->
 
 
 def is_accelerated(module: nn.Module) -> bool:
-    """Return whether the module's class is one that `accelerate` set."""
+    """Return whether the module's class is one that `accelerate` set.
+
+    Args:
+        module: any module; its children are not looked at.
+
+    Example:
+        >>> is_accelerated(nn.Linear(2, 1))
+        False
+    """
     return "_kan_kernels_original" in type(module).__dict__
 
 

@@ -17,7 +17,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def regular_inputs(grid: Tensor, *, flat: bool) -> Tensor:
-    """(in,): whether the knots of a feature are finite and increase or, if `flat`, all coincide."""
+    """Return (in,): whether the knots of a feature are finite and increase or, if `flat`, all coincide."""
     steps = grid.diff()
     good = (steps > 0).all(1)
     if flat:
@@ -36,7 +36,7 @@ def filled(
     bias: Tensor | None = None,
     edge_mask: Tensor | None = None,
 ) -> KANLinear:
-    """A KANLinear with copies of these tensors, in the kernels' layout; a bias of zeros only is left out.
+    """Return a KANLinear with copies of these tensors, in the kernels' layout; a bias of zeros is left out.
 
     Raises:
         ValueError: the knots decrease or are not finite. Whether they may coincide is for the converter.
@@ -68,7 +68,7 @@ def filled(
 
 
 def stacked(layers: list[KANLinear]) -> KAN:
-    """A KAN of these very layers, which may differ in grid size, order and base."""
+    """Return a KAN of these very layers, which may differ in grid size, order and base."""
     model = KAN([1, 1], 1, 0, device="meta")
     model.layers = nn.ModuleList(layers)
     return model

@@ -14,7 +14,7 @@ _PLAIN = (Tensor, nn.Parameter)
 
 
 def why_not_like(x: Tensor, weight: Tensor) -> str | None:
-    """Why x does not go with the weight, by device or dtype, or None."""
+    """Return why x does not go with the weight, by device or dtype, or None."""
     if x.device != weight.device:
         return f"x is on {x.device}, the weights are on {weight.device}"
     if x.dtype != weight.dtype:
@@ -27,7 +27,7 @@ def why_not_like(x: Tensor, weight: Tensor) -> str | None:
 
 
 def why_not_rows(x: object, weight: Tensor, features: int) -> str | None:
-    """Why the kernels do not take x as (..., features) beside this weight, or None."""
+    """Return why the kernels do not take x as (..., features) beside this weight, or None."""
     if not isinstance(x, Tensor):
         return f"x is no tensor but {type(x).__name__}"
     if x.dim() == 0 or x.shape[-1] != features:
@@ -36,7 +36,7 @@ def why_not_rows(x: object, weight: Tensor, features: int) -> str | None:
 
 
 def why_not_tensors(weight: Tensor, tensors: Iterable[Tensor]) -> str | None:
-    """Why the kernels do not take a layer with this weight and all these tensors, or None."""
+    """Return why the kernels do not take a layer with this weight and all these tensors, or None."""
     dtype, device, compiling = weight.dtype, weight.device, torch.compiler.is_compiling()
     if dtype not in checks.DTYPES:
         return f"the weights are {dtype}, the kernels have float32, float64, bfloat16 and float16"
@@ -49,7 +49,7 @@ def why_not_tensors(weight: Tensor, tensors: Iterable[Tensor]) -> str | None:
 
 
 def watched(module: nn.Module) -> bool:
-    """Whether somebody would miss a call of this module: it has hooks, or a forward put on the instance."""
+    """Return whether somebody would miss a call of this module: hooks, or a forward put on the instance."""
     hooks = module._forward_hooks or module._forward_pre_hooks
     backward_hooks = module._backward_hooks or module._backward_pre_hooks
     return bool(hooks or backward_hooks or _has_any_global_hook()) or "forward" in module.__dict__

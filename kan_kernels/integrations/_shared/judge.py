@@ -22,7 +22,7 @@ _DEEPEST = 8  # calls of own functions inside each other: nobody's layer has mor
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the code of a layer is.
+    """A judgement of what the code of a layer is.
 
     Attributes:
         why: a reason to leave the layer alone, naming the line, or None.
@@ -37,7 +37,7 @@ class Verdict:
 
 @dataclass(eq=False)
 class _Reading:
-    """One reading of a class's code, and the names that it found behind which functions."""
+    """A reading of a class's code, and the names that it found behind which functions."""
 
     cls: type
     subject: Subject
@@ -55,7 +55,7 @@ class _Reading:
         return made
 
     def still_holds(self) -> bool:
-        """Whether the names that were looked up stand for the same objects."""
+        """Return whether the names that were looked up stand for the same objects."""
         for name in self.methods:
             value = find(self.cls, name)
             value = value.fget if isinstance(value, property) else value
@@ -66,7 +66,7 @@ class _Reading:
     # ---- the peer's to the letter
 
     def departs(self, function: Any, name: str, method: bool = True) -> str | None:
-        """The first line that no known revision has, in this function or one that it calls, or None."""
+        """Return the first line that no known revision has, here or in a function called, or None."""
         made = self.definition(function, name, method)
         own = fingerprint(made)
         revisions = KNOWN.get(self.subject.peer, {}).get(name, ())
@@ -88,7 +88,7 @@ class _Reading:
         return None
 
     def called(self, made: Definition) -> list[tuple[str, Any, bool]]:
-        """What a function names of its class, and functions of its module that are not torch's."""
+        """Return what a function names of its class, and functions of its module that are not torch's."""
         found: list[tuple[str, Any, bool]] = []
         arguments = getattr(made.node.args, "args", [])
         me = arguments[0].arg if arguments else None
@@ -189,7 +189,7 @@ def _read(cls: type, subject: Subject) -> tuple[_Reading, Verdict]:
 
 
 def _common(a: tuple[str, ...], b: tuple[str, ...]) -> int:
-    """How many entries two tuples begin with alike."""
+    """Count the entries that two tuples begin with alike."""
     for n, (one, other) in enumerate(zip(a, b, strict=False)):
         if one != other:
             return n

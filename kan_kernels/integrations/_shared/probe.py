@@ -24,7 +24,7 @@ _Result = TypeVar("_Result")
 
 
 def owner_by_code(module: nn.Module, names: Collection[str]) -> type | None:
-    """The first class in the module's resolution order whose own forward names all these attributes."""
+    """Return the first class in the resolution order whose own forward names all these attributes."""
 
     def names_them(cls: type) -> bool:
         code = getattr(cls.__dict__.get("forward"), "__code__", None)
@@ -64,13 +64,13 @@ def own_class(module: nn.Module) -> type[Any]:
 
 
 def more_than(module: nn.Module, names: Collection[str]) -> str | None:
-    """A reason to leave a layer alone that has parameters, buffers or children beside these, or None."""
+    """Return why to leave a layer alone that has parameters, buffers or children beside these, or None."""
     extra = {*module._parameters, *module._buffers, *module._modules} - set(names)
     return f"has more than the peer's tensors: {', '.join(sorted(extra))}" if extra else None
 
 
 def wrong_shape(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], prefix: str = "") -> str | None:
-    """A reason to leave a layer alone that lacks one of these tensors in this shape, or None."""
+    """Return why to leave a layer alone that lacks one of these tensors in this shape, or None."""
     for name, shape in shapes.items():
         value = getattr(module, name, None)
         if not isinstance(value, Tensor) or tuple(value.shape) != shape:
@@ -80,7 +80,7 @@ def wrong_shape(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], prefix
 
 
 def random(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Normal numbers in float64 on the CPU, whatever the caller's defaults are."""
+    """Return normal numbers in float64 on the CPU, whatever the caller's defaults are."""
     return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
 
 
@@ -91,7 +91,7 @@ def clone(
     buffers: Mapping[str, Tensor],
     modules: Mapping[str, nn.Module | None] | None = None,
 ) -> Any:
-    """The class and attributes of a module, random parameters of these shapes, these buffers, no hooks.
+    """Make the class and attributes of a module, random parameters of these shapes, these buffers, no hooks.
 
     modules: its children; None copies the module's own to float64 on the CPU.
     """
@@ -106,7 +106,7 @@ def clone(
 
 
 def copied(modules: Mapping[str, nn.Module | None]) -> dict[str, nn.Module | None]:
-    """Children, copied to float64 on the CPU."""
+    """Return children, copied to float64 on the CPU."""
     return {
         name: None if child is None else copy.deepcopy(child).double().cpu()
         for name, child in modules.items()
@@ -114,7 +114,7 @@ def copied(modules: Mapping[str, nn.Module | None]) -> dict[str, nn.Module | Non
 
 
 def inputs(low: Tensor, high: Tensor, generator: torch.Generator) -> Tensor:
-    """Rows from a tenth below `low` to a tenth above `high`, which have one entry for each feature."""
+    """Return rows from a tenth below `low` to a tenth above `high`, which have one entry for each feature."""
     x = torch.rand(_ROWS, len(low), generator=generator, dtype=torch.float64, device="cpu")
     return low + (high - low) * (1.2 * x - 0.1)
 
@@ -149,7 +149,7 @@ Call = Callable[[Any, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Probe:
-    """How the own code of a layer and the kernels are compared.
+    """A comparison of the own code of a layer with the kernels.
 
     Attributes:
         peer: what the report calls it.
@@ -192,7 +192,7 @@ def compare(probe: Probe, known: bool) -> tuple[str | None, frozenset[int] | Non
 
 
 def _differs(probe: Probe) -> str | None:
-    """By values and gradients in the comfortable range, in training and in evaluation mode."""
+    """Compare values and gradients in the comfortable range, in training and in evaluation mode."""
     for training in (True, False):
         generator = torch.Generator().manual_seed(7)
         made, x, _ = probe.make(generator)
@@ -215,7 +215,7 @@ def _differs(probe: Probe) -> str | None:
 
 @torch.no_grad()
 def _differs_beyond(probe: Probe) -> str | None:
-    """By values at huge, tiny and infinite x and NaN, on knots, for batches of any size, and in float32."""
+    """Compare values at huge, tiny, infinite x and NaN, on knots, for any batch size, and in float32."""
     generator = torch.Generator().manual_seed(13)
     made, x, places = probe.make(generator)
     made.eval()
@@ -252,7 +252,7 @@ def _differs_beyond(probe: Probe) -> str | None:
 
 
 def _same_kind(probe: Probe, made: Any, x: Tensor) -> bool:
-    """Whether the results are of one dtype and shape: their values are rounded in many ways in 16 bits."""
+    """Return whether the results are of one dtype and shape: 16 bits are rounded in many ways."""
     try:
         own = probe.own(made, x)
     except Exception:  # in 16 bits many a peer's code raises where the kernels can
@@ -262,7 +262,7 @@ def _same_kind(probe: Probe, made: Any, x: Tensor) -> bool:
 
 
 def _gradients_agree(probe: Probe, made: Any, places: Tensor) -> bool:
-    """Whether the gradients are the same where the formula changes."""
+    """Return whether the gradients are the same where the formula changes."""
     with torch.enable_grad():
         gradients = []
         for call in (probe.own, probe.ours):
@@ -273,7 +273,7 @@ def _gradients_agree(probe: Probe, made: Any, places: Tensor) -> bool:
 
 
 def _dims(probe: Probe) -> frozenset[int] | None:
-    """The numbers of dimensions for which both agree, of 1 to 6; None where that holds for all of them."""
+    """Return the numbers of dimensions, of 1 to 6, for which both agree; None where they do for all."""
     generator = torch.Generator().manual_seed(17)
     made, x, _ = probe.make(generator)
     made.eval()
@@ -295,7 +295,7 @@ def _agree_or_not(probe: Probe, made: Any, x: Tensor) -> bool:
 
 
 def _agree(probe: Probe, made: Any, x: Tensor, tolerance: float, limits: bool = False) -> bool:
-    """Whether both give the same rows and leave x and the layer alike."""
+    """Return whether both give the same rows and leave x and the layer alike."""
     state = [t.clone() for t in (*made.parameters(), *made.buffers())]
     xs, results = [x.clone(), x.clone()], []
     for call, own_x in zip((probe.own, probe.ours), xs, strict=True):
@@ -310,7 +310,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def same_rows(got: Tensor, want: Tensor, tolerance: float = _TOLERANCE, limits: bool = False) -> bool:
-    """To a tolerance of the largest finite entry of each row; limits: where it is NaN, anything will do."""
+    """Compare to a tolerance of each row's largest finite entry; where limits is NaN, anything will do."""
     if got.shape != want.shape or got.dtype != want.dtype:
         return False
     scale = want.abs().nan_to_num(0.0, 0.0, 0.0).amax(-1, keepdim=True).clamp_min(1.0)
@@ -319,7 +319,7 @@ def same_rows(got: Tensor, want: Tensor, tolerance: float = _TOLERANCE, limits: 
 
 
 def _far(x: Tensor, far: float, generator: torch.Generator) -> Tensor:
-    """Rows of x with one feature, or all, replaced by numbers of any magnitude up to `far`."""
+    """Return rows of x with one feature, or all, replaced by numbers of any magnitude up to `far`."""
     rows, features = x.shape
     exponent = torch.rand(x.shape, generator=generator, dtype=torch.float64) * (math.log10(far) + 30) - 30
     numbers = 10.0**exponent * torch.where(x < x.mean(), -1.0, 1.0)
@@ -330,7 +330,7 @@ def _far(x: Tensor, far: float, generator: torch.Generator) -> Tensor:
 
 
 def _with(x: Tensor, values: tuple[float, ...]) -> Tensor:
-    """Rows of x with one of these values in one feature, the others as they were."""
+    """Return rows of x with one of these values in one feature, the others as they were."""
     made = []
     for value in values:
         for feature in range(x.shape[1]):

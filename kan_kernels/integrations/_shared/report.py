@@ -9,7 +9,17 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Entry:
-    """One module in a report: its name in the model ("" is the model itself), its class, and what or why."""
+    """A module in a report.
+
+    Attributes:
+        name: in the model; "" is the model itself.
+        class_name: of the module.
+        why: the adapter that took it, or why it was left.
+
+    Example:
+        >>> Entry("layers.0", "KANLinear", "efficient-kan").why
+        'efficient-kan'
+    """
 
     name: str
     class_name: str
@@ -18,13 +28,18 @@ class Entry:
 
 @dataclass(frozen=True)
 class Report:
-    """What `accelerate` or `restore` did. Print it.
+    """A record of what `accelerate` or `restore` did; prints as a table.
 
     Attributes:
         action: "accelerate" or "restore".
         taken: the modules whose class was changed, with the adapter's name and what to know about them.
         left: the modules that are or look like KAN layers and were not changed, with the reason.
         others: how many modules with parameters of their own look like nothing of a KAN.
+
+    Example:
+        >>> print(Report("accelerate", [Entry("layers.0", "KANLinear", "efficient-kan")]))
+        accelerate: 1 taken, 0 left
+          taken  layers.0  KANLinear  efficient-kan
     """
 
     action: str

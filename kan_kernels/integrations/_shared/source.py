@@ -25,7 +25,7 @@ MISSING = object()
 
 
 class Unreadable(Exception):
-    """The source of a function cannot be had, or is not what runs."""
+    """The error where the source of a function cannot be had, or is not what runs."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Definition:
     lines: tuple[str, ...]
 
     def line(self, node: ast.AST) -> str:
-        """Where a node of the tree stands, and its first line: "line 7 of kan.py (x = x.clamp())"."""
+        """Return where a node of the tree stands, and its first line: "line 7 of kan.py (x = x.clamp())"."""
         number = getattr(node, "lineno", self.node.lineno)
         name = self.function.__code__.co_filename.replace("\\", "/").rpartition("/")[2]
         text = self.lines[number - 1].strip() if number <= len(self.lines) else ""
         return f"line {number} of {name} ({text})"
 
     def resolve(self, name: str) -> Any:
-        """What a name stands for in the function now: LOCAL, MISSING, or the object."""
+        """Return what a name stands for in the function now: LOCAL, MISSING, or the object."""
         code = self.function.__code__
         if name in code.co_varnames or name in code.co_cellvars:
             return LOCAL
@@ -58,7 +58,7 @@ class Definition:
         return scope.get(name, getattr(builtins, name, MISSING))
 
     def constant(self, node: ast.AST) -> Any:
-        """The object that a name or a chain of attributes of modules stands for, LOCAL or MISSING."""
+        """Return the object that a name or a chain of attributes of modules stands for, LOCAL or MISSING."""
         if isinstance(node, ast.Name):
             return self.resolve(node.id)
         if isinstance(node, ast.Attribute):
@@ -140,7 +140,7 @@ def _same_code(a: CodeType, b: CodeType) -> bool:
 
 
 def same_constants(a: CodeType, b: CodeType) -> bool:
-    """Whether two codes have the same constants, 0.0 told from 0 and from -0.0."""
+    """Return whether two codes have the same constants, 0.0 told from 0 and from -0.0."""
     if len(a.co_consts) != len(b.co_consts):
         return False
     for one, other in zip(a.co_consts, b.co_consts, strict=True):
@@ -153,7 +153,7 @@ def same_constants(a: CodeType, b: CodeType) -> bool:
 
 
 def same_lambda(function: Any, pattern: FunctionType) -> bool:
-    """Whether a function is the very expression of a pattern that names nothing: lambda x: x * 0.0."""
+    """Return whether a function is the very expression of a pattern that names nothing: lambda x: x * 0.0."""
     code, wanted = getattr(function, "__code__", None), pattern.__code__
     if not isinstance(code, CodeType) or getattr(function, "__defaults__", None):
         return False
@@ -162,7 +162,7 @@ def same_lambda(function: Any, pattern: FunctionType) -> bool:
 
 
 def canonical(value: Any, fallback: str) -> str:
-    """The name of a function of torch, math or Python's own, however it was imported; else the fallback."""
+    """Return the name of a function of torch, math or Python, however it was imported; else the fallback."""
     return _known_names().get(id(value), fallback)
 
 
@@ -178,7 +178,7 @@ def _known_names() -> dict[int, str]:
 
 
 def statements(made: Definition) -> list[tuple[ast.AST, str]]:
-    """The statements of a function in their normal form, each with its node; the arguments are the first.
+    """Return the statements of a function in their normal form, each with its node, the arguments first.
 
     Names of variables, annotations, docstrings and comments do not count, nor how a function of torch was
     imported.
@@ -191,12 +191,12 @@ def statements(made: Definition) -> list[tuple[ast.AST, str]]:
 
 
 def fingerprint(made: Definition) -> tuple[str, ...]:
-    """A hash of every statement of a function's normal form."""
+    """Return a hash of every statement of a function's normal form."""
     return tuple(hashlib.sha256(text.encode()).hexdigest()[:8] for _, text in statements(made))
 
 
 class _Form:
-    """Writes syntax as text, alike in every version of Python."""
+    """A writer of syntax as text, alike in every version of Python."""
 
     def __init__(self, made: Definition) -> None:
         self.made = made
@@ -257,7 +257,7 @@ class _Form:
 
 
 def is_text(node: ast.AST) -> bool:
-    """Whether a statement is a docstring or a text put there as a comment."""
+    """Return whether a statement is a docstring or a text put there as a comment."""
     return (
         isinstance(node, ast.Expr)
         and isinstance(node.value, ast.Constant)
@@ -266,5 +266,5 @@ def is_text(node: ast.AST) -> bool:
 
 
 def _dotted(node: ast.AST) -> str:
-    """The last name of a chain: what a module was imported as does not count."""
+    """Return the last name of a chain: what a module was imported as does not count."""
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")

@@ -1,9 +1,8 @@
 """Whether code that nobody knows can only be a formula: the same one for every x, every size and at any time.
 
-A probe sees some inputs. So the code of a layer may hold no more than arithmetic of x, the layer's tensors
-and its options, by functions that are smooth or rearrange; comparisons of x with knots; and branches on
-options. What else it holds (clamp, where, a branch on x or on a size, a cut of rows, an attribute that the
-peer does not have) is a reason to leave the layer alone, with the line.
+A probe sees some inputs. So the code may hold no more than arithmetic of x, the layer's tensors and options
+by functions that are smooth or rearrange; comparisons of x with knots; branches on options. All else (clamp,
+where, a branch on x or a size, a cut of rows) is a reason to leave the layer alone, with the line.
 """
 
 import ast
@@ -44,16 +43,14 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Subject:
-    """What the code of a peer's layer may read and call of the layer.
+    """A list of what the code of a peer's layer may read and call of the layer.
 
     Attributes:
         peer: its name.
         root: the method that is judged, with all that it calls of its own class and module.
         tensors: parameters and buffers; knots: those of them that x may be compared with.
-        options: attributes that are neither tensors nor modules; extents: those that a probe's clone has
-        smaller.
-        parts: children whose code is judged too.
-        callables: children and attributes that are called as they are, by us as well.
+        options: attributes that are neither tensors nor modules. extents: those smaller in a probe's clone.
+        parts, callables: children whose code is judged too; what is called as it is, by us as well.
         open: whether code that is not the peer's to the letter may be taken at all.
     """
 
@@ -69,7 +66,7 @@ class Subject:
 
 
 def find(cls: type, name: str) -> Any:
-    """An attribute of a peer's class, nn.Module's own left out; MISSING if there is none."""
+    """Return an attribute of a peer's class, nn.Module's own left out; MISSING if there is none."""
     for owner in cls.__mro__:
         if owner.__module__.partition(".")[0] != "torch" and name in owner.__dict__:
             return owner.__dict__[name]
@@ -77,7 +74,7 @@ def find(cls: type, name: str) -> Any:
 
 
 class Reader:
-    """Reads one function; `returned` is what its result depends on."""
+    """A reader of one function; `returned` is what its result depends on."""
 
     def __init__(
         self,
@@ -161,7 +158,7 @@ class Reader:
             raise self.refuse(target, "writes into something else than a variable")
 
     def assign_value(self, target: ast.expr, value: ast.expr) -> None:
-        """Variables that are assigned side by side have each their own kind."""
+        """Give variables that are assigned side by side each their own kind."""
         if not (
             isinstance(target, ast.Tuple)
             and isinstance(value, ast.Tuple)
@@ -182,7 +179,7 @@ class Reader:
             raise self.refuse(node, "branches on x, a size, a dtype or a tensor")
 
     def assertion(self, node: ast.expr) -> None:
-        """Sizes may be asserted: where that fails, the peer raises on the probe too."""
+        """Accept that sizes are asserted: where that fails, the peer raises on the probe too."""
         if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And):
             for part in node.values:
                 self.assertion(part)
@@ -195,7 +192,7 @@ class Reader:
     # ---- expressions
 
     def kind(self, node: ast.expr) -> int:
-        """What the value depends on.
+        """Return what the value depends on.
 
         Raises:
             Refused: it may be more than a formula.
@@ -388,7 +385,7 @@ class Reader:
         raise self.refuse(node, f"calls {name}")
 
     def is_likeness(self, node: ast.expr) -> bool:
-        """Whether this is a tensor, or its dtype or device."""
+        """Return whether this is a tensor, or its dtype or device."""
         if isinstance(node, ast.Attribute) and node.attr in ("dtype", "device"):
             node = node.value
         return self.made.constant(node) in (MISSING, LOCAL) and self.kind(node) in (KNOTS, WEIGHT, DATA)

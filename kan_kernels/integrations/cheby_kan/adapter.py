@@ -35,7 +35,7 @@ SUBJECT = Subject(
 
 
 class ChebyKANLayer(Accelerated):
-    """forward on the kernels."""
+    """A mixin with forward on the kernels."""
 
     _kan_kernels_watched = frozenset({"forward"})
 
@@ -98,7 +98,7 @@ def _why_not(layer: Any, x: object) -> str | None:
 
 
 def _why_not_now(layer: Any) -> str | None:
-    """Why the kernels cannot run the layer as it is now, whatever the input, or None."""
+    """Return why the kernels cannot run the layer as it is now, whatever the input, or None."""
     if layer._kan_kernels_left is not None:
         return layer._kan_kernels_left
     coefficients = layer.cheby_coeffs
@@ -109,7 +109,7 @@ def _why_not_now(layer: Any) -> str | None:
 
 
 def _why_other(module: Any) -> str | None:
-    """What does not fit the peer's tensors and sizes."""
+    """Return what does not fit the peer's tensors and sizes."""
     if "parametrizations" in module._modules:
         return "is parametrized; accelerate first, then parametrize"
     degree = module.degree
@@ -124,7 +124,7 @@ _counts: TensorCache[bool] = TensorCache()  # whether `arange` holds 0, 1, 2, ..
 
 
 def _why_degrees(module: Any) -> str | None:
-    """What is against the degrees that its forward multiplies with, where it has them."""
+    """Return what is against the degrees that its forward multiplies with, where it has them."""
     degrees = module._buffers.get("arange")
     if degrees is None:
         if not probe.has(module, "arange"):

@@ -16,13 +16,13 @@ from ...functional import basis_linear
 
 
 def evaluate(x: Tensor, coefficients: Tensor, backend: str | None = None) -> Tensor:
-    """What a ChebyKANLayer with coefficients (in, out, degree + 1) computes: (..., in) -> (rows, out)."""
+    """Return what a ChebyKANLayer with coefficients (in, out, degree + 1) computes: (rows, out)."""
     rows = torch.tanh(x.reshape(-1, coefficients.shape[0]))
     return basis_linear(rows, coefficients.transpose(1, 2), basis="chebyshev", backend=backend)
 
 
 class ChebyKANLayer(nn.Module):
-    """y[b,o] = sum_{i,r} cheby_coeffs[i,o,r] T_r(tanh(x[b,i])), r = 0 .. degree.
+    """A layer of ChebyKAN: y[b,o] = sum_{i,r} cheby_coeffs[i,o,r] T_r(tanh(x[b,i])), r = 0 .. degree.
 
     Args:
         input_dim, output_dim: positive sizes.
@@ -33,6 +33,10 @@ class ChebyKANLayer(nn.Module):
 
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> ChebyKANLayer(2, 3, degree=4)(torch.zeros(5, 2)).shape
+        torch.Size([5, 3])
     """
 
     arange: Tensor
@@ -55,7 +59,7 @@ class ChebyKANLayer(nn.Module):
         self.arange.copy_(torch.arange(self.degree + 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., input_dim) -> (rows, output_dim): leading dimensions become one, as in the original."""
+        """Map x (..., input_dim) to (rows, output_dim): leading dimensions become one, as in the original."""
         checks.rows(x, self.inputdim)
         return evaluate(x, self.cheby_coeffs, self.backend)
 

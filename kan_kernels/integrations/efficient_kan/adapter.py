@@ -38,7 +38,7 @@ SUBJECT = Subject(
 
 
 class EfficientKANLinear(Accelerated):
-    """forward on the kernels."""
+    """A mixin with forward on the kernels."""
 
     _kan_kernels_watched = frozenset({"forward", "b_splines", "scaled_spline_weight"})
 
@@ -66,7 +66,7 @@ class EfficientKANLinear(Accelerated):
 
 
 class EfficientKANLinearWithGrid(EfficientKANLinear):
-    """update_grid too, without a tensor (batch, in, out)."""
+    """A mixin with update_grid too, without a tensor (batch, in, out)."""
 
     @torch.no_grad()
     def update_grid(self: Any, x: Tensor, margin: float = 0.01) -> None:
@@ -123,7 +123,7 @@ def mixin(module: nn.Module) -> type[Accelerated]:
 
 
 def _why_other(module: Any) -> str | None:
-    """What does not fit the peer's tensors and sizes."""
+    """Return what does not fit the peer's tensors and sizes."""
     order, scaled = module.spline_order, module.enable_standalone_scale_spline
     if not isinstance(order, int) or not 0 <= order <= checks.MAX_SPLINE_ORDER:
         return f"spline_order is {order!r}, the kernels have 0 to {checks.MAX_SPLINE_ORDER}"
@@ -173,7 +173,7 @@ def _examine(module: Any) -> tuple[str | None, frozenset[int] | None]:
 
 
 def _options(module: Any) -> tuple[Any, ...]:
-    """All that a clone is made of, the activation last."""
+    """Return all that a clone is made of, the activation last."""
     sizes = min(_IN, module.in_features), min(_OUT, module.out_features), min(_CELLS, module.grid_size)
     scaled, activation = (
         bool(module.enable_standalone_scale_spline),
@@ -183,7 +183,7 @@ def _options(module: Any) -> tuple[Any, ...]:
 
 
 def _clone(module: Any, generator: torch.Generator) -> Any:
-    """With few features, on uneven cells, small ones too: code may add something to their widths."""
+    """Make a layer with few features, on uneven cells, small ones too: code may add to their widths."""
     fan_in, fan_out = min(_IN, module.in_features), min(_OUT, module.out_features)
     cells = min(_CELLS, module.grid_size)
     shape = fan_out, fan_in, cells + module.spline_order

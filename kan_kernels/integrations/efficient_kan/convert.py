@@ -15,18 +15,22 @@ from . import layers as drop_in
 
 
 def from_efficient_kan(model: nn.Module) -> KAN | KANLinear:
-    """efficient-kan's KAN as a kan_kernels.KAN, its KANLinear as a KANLinear.
+    """Return efficient-kan's KAN as a kan_kernels.KAN, its KANLinear as a KANLinear.
 
     Args:
-        model: the peer's own classes or copies of them, accelerated or not, or kan_kernels.compat's. A
-            network runs once on a float64 copy of itself, in training and in evaluation mode; hooks are not
-            run, and not carried over.
+        model: the peer's own classes or copies of them, accelerated or not, or this package's. A network runs
+            once on a float64 copy of itself, in training and in evaluation mode; hooks are not run, and not
+            carried over.
 
     Raises:
         TypeError: `model` is something else.
         ValueError: its base activation is neither SiLU nor Identity, knots coincide where the peer divides by
             zero, a layer or the network has more than the peer's, or the network is no plain stack of its
             `layers`.
+
+    Example:
+        >>> from_efficient_kan(drop_in.KANLinear(2, 3)).spline_weight.shape
+        torch.Size([2, 8, 3])
     """
     if _is_layer(model):
         return _from_layer(model, "model")
@@ -109,13 +113,20 @@ def _held(layer: Any) -> KANLinear:
 
 @torch.no_grad()
 def to_efficient_kan(model: nn.Module) -> drop_in.KAN | drop_in.KANLinear:
-    """A KAN or KANLinear in efficient-kan's layout, scalers 1. Its state dict loads into the peer's own.
+    """Return a KAN or KANLinear in efficient-kan's layout, scalers 1.
 
-    Masked edges become zeros; without a base the base weights are zeros.
+    Its state dict loads into the peer's own. Masked edges, and base weights without a base, are zeros.
+
+    Args:
+        model: a KAN or KANLinear.
 
     Raises:
         TypeError: `model` is no KAN or KANLinear.
         ValueError: a layer has symbolic edges, a bias that is not zero, spline order 0 or 16-bit weights.
+
+    Example:
+        >>> to_efficient_kan(KANLinear(2, 3)).spline_weight.shape
+        torch.Size([3, 2, 8])
     """
     sources = layers_of(model)
     with torch.random.fork_rng(devices=[]):  # the constructors draw numbers

@@ -25,7 +25,7 @@ _BASES: dict[Any, str] = {nn.SiLU: "silu", nn.Identity: "identity"}
 
 
 def kernel_base(activation: object) -> str | None:
-    """The kernels' name of a base activation, or None where its own code has to run.
+    """Return the kernels' name of a base activation, or None where its own code has to run.
 
     A module with hooks runs by itself, so that they see it; SiLU in place changes what the spline sees.
     """
@@ -39,19 +39,19 @@ def kernel_base(activation: object) -> str | None:
 
 
 def scaled_weight(layer: Any) -> Tensor:
-    """spline_weight, times spline_scaler where the layer has one: (out, in, G+k)."""
+    """Return spline_weight, times spline_scaler where the layer has one: (out, in, G+k)."""
     if layer.enable_standalone_scale_spline:
         return layer.spline_weight * layer.spline_scaler.unsqueeze(-1)
     return layer.spline_weight
 
 
 def kernel_weight(layer: Any) -> Tensor:
-    """The scaled spline weight as the kernels want it: contiguous (in, G+k, out)."""
+    """Return the scaled spline weight as the kernels want it: contiguous (in, G+k, out)."""
     return scaled_weight(layer).permute(1, 2, 0).contiguous()
 
 
 def forward(layer: Any, x: Tensor) -> Tensor:
-    """(..., in) -> (..., out), by the kernels; `why_not` must have nothing against it."""
+    """Map x (..., in) to y (..., out), by the kernels; `why_not` must have nothing against it."""
     weight = kernel_weight(layer)
     activation = layer.base_activation
     base = kernel_base(activation)
@@ -71,13 +71,13 @@ def forward(layer: Any, x: Tensor) -> Tensor:
 
 
 def why_not(layer: Any, x: object) -> str | None:
-    """Why the kernels cannot compute the layer's numbers for this input, or None."""
+    """Return why the kernels cannot compute the layer's numbers for this input, or None."""
     weight = layer.spline_weight
     return eligible.why_not_rows(x, weight, weight.shape[1]) or why_not_now(layer)
 
 
 def why_not_now(layer: Any) -> str | None:
-    """Why the kernels cannot run the layer as it is now, whatever the input, or None."""
+    """Return why the kernels cannot run the layer as it is now, whatever the input, or None."""
     weight, grid = layer.spline_weight, layer.grid
     tensors = [weight, layer.base_weight, grid]
     if layer.enable_standalone_scale_spline:
@@ -111,7 +111,7 @@ def increasing(grid: Tensor) -> bool:
 
 
 def placed_knots(x: Tensor, grid_size: int, order: int, grid_eps: float, margin: float) -> Tensor:
-    """The peer's new knots for inputs x (B, in), in x's dtype: (in, G+2k+1).
+    """Return the peer's new knots for inputs x (B, in), in x's dtype: (in, G+2k+1).
 
     G+1 of the sorted samples, blended with G+1 uniform points on [min - margin, max + margin], of which there
     is grid_eps; k more knots on each side continue by the uniform step.
@@ -128,7 +128,7 @@ def placed_knots(x: Tensor, grid_size: int, order: int, grid_eps: float, margin:
 
 @torch.no_grad()
 def moved(layer: Any, x: Tensor, margin: float) -> tuple[Tensor, Tensor] | None:
-    """The new knots (in, G+2k+1) and spline_weight (out, in, G+k) of `update_grid`, by Gram matrices.
+    """Return the new knots (in, G+2k+1) and spline_weight (out, in, G+k) of `update_grid`, by Gram matrices.
 
     None where they would not be the numbers of the peer's least squares: a problem without one
     well-determined solution (empty cells, few samples, a constant feature), for which LAPACK's gelsy returns
@@ -161,7 +161,7 @@ _GRAM_CONDITION = 1e4  # of the design matrix: the Gram matrix has its square, a
 
 
 def well_determined(band: Tensor, samples: int, dtype: torch.dtype) -> bool:
-    """Whether every feature's design matrix is of full rank, far from what gelsy would cut off."""
+    """Return whether every feature's design matrix is of full rank, far from what gelsy would cut off."""
     features, n, width = band.shape
     full = band.new_zeros(features, n, n)
     for d in range(min(width, n)):

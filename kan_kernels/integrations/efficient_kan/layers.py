@@ -1,9 +1,7 @@
 """KANLinear and KAN of efficient-kan (github.com/Blealtan/efficient-kan, MIT), on these kernels.
 
-The same constructor, parameter names, shapes, random numbers drawn for the initialisation, state dict and
-methods, written from the behaviour of its revision 7b6ce1c:
-
-    from kan_kernels.integrations.efficient_kan import KAN  # in place of: from efficient_kan import KAN
+The same constructor, parameter names, shapes, first random numbers, state dict and methods, written from the
+behaviour of its revision 7b6ce1c; import them in place of efficient_kan's.
 """
 
 import math
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class KANLinear(nn.Module):
-    """A learnable function on every edge, in efficient-kan's layout.
+    """A layer with a learnable function on every edge, in efficient-kan's layout.
 
     y[..., o] = sum_i ( base_weight[o,i] base_activation(x[..., i])
                         + sum_r spline_weight[o,i,r] spline_scaler[o,i] B_r(x[..., i]) )
@@ -48,6 +46,10 @@ class KANLinear(nn.Module):
 
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> KANLinear(2, 3)(torch.zeros(4, 2)).shape
+        torch.Size([4, 3])
     """
 
     grid: Tensor
@@ -98,7 +100,7 @@ class KANLinear(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """The peer's initialisation, in its order: the same seed gives the same layer."""
+        """Draw the peer's first weights, in its order: the same seed gives the same layer."""
         nn.init.kaiming_uniform_(self.base_weight, a=math.sqrt(5) * self.scale_base)
         inner = self.grid[:, self.spline_order : self.spline_order + self.grid_size + 1]
         noise = torch.rand(self.grid_size + 1, self.in_features, self.out_features, device=inner.device)
@@ -110,16 +112,16 @@ class KANLinear(nn.Module):
 
     @property
     def scaled_spline_weight(self) -> Tensor:
-        """(out, in, G+k): spline_weight, times spline_scaler if there is one."""
+        """Return spline_weight (out, in, G+k), times spline_scaler if there is one."""
         return core.scaled_weight(self)
 
     def b_splines(self, x: Tensor) -> Tensor:
-        """The dense basis at x (B, in): (B, in, G+k). forward does not need it."""
+        """Return the dense basis at x (B, in): (B, in, G+k). forward does not need it."""
         self._check_rows(x)
         return F.bspline_basis(x, self.grid, self.spline_order)
 
     def curve2coeff(self, x: Tensor, y: Tensor) -> Tensor:
-        """The coefficients (out, in, G+k) of the splines nearest to y (B, in, out) at the points x (B, in).
+        """Return coefficients (out, in, G+k) of the splines nearest to y (B, in, out) at x (B, in).
 
         Least squares in the dtype of x, float32 or float64; on the CPU, of several solutions the shortest.
         The peer's driver, gelsy, misses it in torch's batches: a column order found for one feature is kept
@@ -138,7 +140,7 @@ class KANLinear(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
+        """Map x (..., in) to y (..., out)."""
         return core.forward(self, x)
 
     @torch.no_grad()
@@ -180,7 +182,7 @@ class KANLinear(nn.Module):
     def regularization_loss(
         self, regularize_activation: float = 1.0, regularize_entropy: float = 1.0
     ) -> Tensor:
-        """The peer's regulariser: mean magnitudes of the coefficients of each edge, their sum and entropy."""
+        """Return the peer's regulariser: the sum and entropy of the mean magnitudes of the coefficients."""
         size = self.spline_weight.abs().mean(-1)
         total = size.sum()
         share = size / total
@@ -222,10 +224,15 @@ class KAN(nn.Module):
 
     Args:
         layers_hidden: at least two positive widths, from the input's to the output's.
-        the others: as for KANLinear.
+        grid_size, spline_order, scale_noise, scale_base, scale_spline, base_activation, grid_eps, grid_range:
+            as for KANLinear, the same for every layer.
 
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> KAN([2, 5, 1])(torch.zeros(4, 2)).shape
+        torch.Size([4, 1])
     """
 
     def __init__(
@@ -271,7 +278,7 @@ class KAN(nn.Module):
             layer.reset_parameters()
 
     def forward(self, x: Tensor, update_grid: bool = False) -> Tensor:
-        """(..., widths[0]) -> (..., widths[-1]).
+        """Map x (..., widths[0]) to y (..., widths[-1]).
 
         Args:
             update_grid: each layer moves its knots first; x is (B, in). After an error in any of them all
@@ -301,7 +308,7 @@ class KAN(nn.Module):
     def regularization_loss(
         self, regularize_activation: float = 1.0, regularize_entropy: float = 1.0
     ) -> Tensor:
-        """The sum over the layers."""
+        """Return the sum over the layers."""
         losses = [
             layer.regularization_loss(regularize_activation, regularize_entropy) for layer in self.layers
         ]

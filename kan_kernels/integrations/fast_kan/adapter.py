@@ -45,7 +45,7 @@ SUBJECT = Subject(
 
 
 class FastKANLayer(Accelerated):
-    """forward on the kernels."""
+    """A mixin with forward on the kernels."""
 
     _kan_kernels_watched = frozenset({"forward", "rbf"})
 
@@ -79,7 +79,7 @@ class FastKANLayer(Accelerated):
 
 
 class FastKANLayerWithSwitch(FastKANLayer):
-    """forward(x, use_layernorm) on the kernels."""
+    """A mixin with forward(x, use_layernorm) on the kernels."""
 
     _kan_kernels_only_x = False
 
@@ -175,7 +175,7 @@ def _prepared(layer: Any, x: object = _NOTHING) -> Tensor | str:
 
 
 def _why_centres(rbf: Any) -> str | None:
-    """What is against the tensor of centres."""
+    """Return what is against the tensor of centres."""
     grid = getattr(rbf, "grid", None)
     if isinstance(grid, Tensor) and grid.dim() == 1 and 1 <= len(grid) <= MAX_FUNCTIONS:
         return None
@@ -184,7 +184,7 @@ def _why_centres(rbf: Any) -> str | None:
 
 
 def _why_attributes(layer: Any) -> str | None:
-    """What the kernels do not have of what is no tensor."""
+    """Return what the kernels do not have of what is no tensor."""
     width = getattr(layer.rbf, "denominator", None)
     if not isinstance(width, (int, float)) or not 0 < width < math.inf:
         return f"the Gaussians' width is {width!r}, the kernels have finite positive numbers"
@@ -194,7 +194,7 @@ def _why_attributes(layer: Any) -> str | None:
 
 
 def _why_other(module: Any) -> str | None:
-    """What does not fit the peer's tensors and children."""
+    """Return what does not fit the peer's tensors and children."""
     rbf, spline, norm = module.rbf, module.spline_linear, getattr(module, "layernorm", None)
     known = {"layernorm", "rbf", "spline_linear", "base_linear", "base_activation"}
     children: list[tuple[str, Any]] = [("", module), ("rbf.", rbf), ("spline_linear.", spline)]
@@ -229,7 +229,7 @@ _IN, _OUT = 7, 5  # at most, of a probe
 
 
 def _clone(module: Any, generator: torch.Generator) -> tuple[Any, Tensor, Tensor]:
-    """With few features, on uneven centres; inputs around these; and the centres themselves."""
+    """Make a layer with few features, on uneven centres; inputs around these; and the centres themselves."""
     rbf, spline, norm = module.rbf, module.spline_linear, getattr(module, "layernorm", None)
     count, width = len(rbf.grid), float(rbf.denominator)
     fan_out, fan_in = spline.weight.shape
@@ -313,7 +313,7 @@ _KNOWN = 5  # the first of `_options` are all that counts of the peer's own code
 
 
 def _options(module: Any) -> tuple[Any, ...]:
-    """All that a clone is made of."""
+    """Return all that a clone is made of."""
     rbf, norm, base = module.rbf, getattr(module, "layernorm", None), module.use_base_update
     norms = tuple(getattr(norm, name, None) for name in ("elementwise_affine", "eps"))
     biased = getattr(norm, "bias", None) is None, bool(base) and module.base_linear.bias is None

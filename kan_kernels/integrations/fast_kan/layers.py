@@ -31,7 +31,7 @@ _rows: TensorCache[tuple[int, float, Tensor, Tensor]] = TensorCache()
 
 
 def kernel_rows(rbf: Any, features: int) -> Tensor:
-    """The kernels' grid (features, num_grids + 1) of centres and width; no gradient; kept on the CPU."""
+    """Return the kernels' grid (features, num_grids + 1), centres and width, no gradient; kept on the CPU."""
     grid = rbf.grid
     if not grid.is_cpu or not readable(grid):
         return _made_rows(rbf, features)
@@ -45,7 +45,7 @@ def kernel_rows(rbf: Any, features: int) -> Tensor:
 
 @torch.no_grad()
 def _made_rows(rbf: Any, features: int) -> Tensor:
-    """Beside 16-bit centres in float32, so that the width is not rounded."""
+    """Make the grid, beside 16-bit centres in float32, so that the width is not rounded."""
     centres = rbf.grid
     if centres.dtype in checks.HALF_DTYPES:
         centres = centres.float()
@@ -56,11 +56,11 @@ def _made_rows(rbf: Any, features: int) -> Tensor:
 def evaluate(
     layer: Any, x: Tensor, rows: Tensor | None, normalise: bool, backend: str | None = None
 ) -> Tensor:
-    """What a FastKANLayer computes, (..., in) -> (..., out).
+    """Return what a FastKANLayer computes: x (..., in) to y (..., out).
 
     rows: the kernels' grid; None runs rbf and spline_linear themselves, in plain torch. normalise: whether
     the Gaussians see layernorm(x). layernorm and base_activation run their own code, base_linear too where it
-    is more than a product.
+    is more than a GEMM.
     """
     if (
         rows is not None
@@ -95,7 +95,7 @@ def evaluate(
 
 
 def why_not_one_op(layer: Any, features: int, backend: str | None = None) -> str | None:
-    """Why a call of the layer with its layernorm is more than `the op layer_norm_rbf`, or None."""
+    """Return why a call of the layer with its layernorm is more than the op layer_norm_rbf, or None."""
     norm = layer.layernorm
     if type(norm).forward is not nn.LayerNorm.forward or watched(norm):
         return "layernorm has hooks or another forward than LayerNorm's"
@@ -122,12 +122,12 @@ def _in_one_op(layer: Any, x: Tensor, rows: Tensor) -> Tensor:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a product with its weight is all that a call of it would do."""
+    """Return whether a GEMM with its weight is all that a call of it would do."""
     return type(module).forward is nn.Linear.forward and not watched(module)
 
 
 def _empty(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
-    """An nn.Linear whose values are still to be set."""
+    """Make an nn.Linear whose values are still to be set."""
     made: nn.Linear = nn.utils.skip_init(
         nn.Linear, inputs, outputs, bias=bias, device=torch.get_default_device()
     )
@@ -135,9 +135,15 @@ def _empty(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
 
 
 class RadialBasisFunction(nn.Module):
-    """exp(-((x - c) / denominator)^2) for num_grids centres c from grid_min to grid_max.
+    """A module of Gaussians: exp(-((x - c) / denominator)^2) for num_grids centres c.
 
-    denominator: the width; None takes the distance of neighbouring centres.
+    Args:
+        grid_min, grid_max, num_grids: the centres, evenly from one to the other.
+        denominator: the width; None takes the distance of neighbouring centres.
+
+    Example:
+        >>> RadialBasisFunction(0, 1, 2)(torch.tensor([0.0]))
+        tensor([[1.0000, 0.3679]])
     """
 
     def __init__(
@@ -166,12 +172,12 @@ class RadialBasisFunction(nn.Module):
         self.grid.copy_(torch.linspace(self.grid_min, self.grid_max, self.num_grids))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(...) -> (..., num_grids), dense, in plain torch."""
+        """Map x (...) to (..., num_grids), dense, in plain torch."""
         return torch.exp(-((x.unsqueeze(-1) - self.grid) / self.denominator).square())
 
 
 class FastKANLayer(nn.Module):
-    """spline_linear(gaussians(layernorm(x))) + base_linear(base_activation(x)).
+    """A layer of FastKAN: spline_linear(gaussians(layernorm(x))) + base_linear(base_activation(x)).
 
     Args:
         input_dim, output_dim: positive sizes; input_dim above 1 where there is a layernorm.
@@ -187,6 +193,10 @@ class FastKANLayer(nn.Module):
 
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> FastKANLayer(2, 3)(torch.zeros(4, 2)).shape
+        torch.Size([4, 3])
     """
 
     def __init__(
@@ -233,7 +243,7 @@ class FastKANLayer(nn.Module):
             self.base_linear.reset_parameters()
 
     def forward(self, x: Tensor, use_layernorm: bool = True) -> Tensor:
-        """(..., input_dim) -> (..., output_dim); use_layernorm=False leaves the layernorm out."""
+        """Map x (..., input_dim) to y (..., output_dim); use_layernorm=False leaves the layernorm out."""
         checks.rows(x, self.input_dim)
         wanted = use_layernorm is True or checks.boolean("use_layernorm", use_layernorm)
         normalise = self.layernorm is not None and wanted
@@ -241,7 +251,7 @@ class FastKANLayer(nn.Module):
         return evaluate(self, x, rows, normalise, self.backend)
 
     def _fused(self) -> bool:
-        """Whether the kernels compute all that is asked for: no gradient of centres, nobody watches."""
+        """Return whether the kernels compute all of it: no gradient of centres, nobody watches."""
         learns = self.rbf.grid.requires_grad and torch.is_grad_enabled()
         return not learns and not watched(self.rbf) and is_linear(self.spline_linear)
 
@@ -266,7 +276,7 @@ class FastKANLayer(nn.Module):
     def plot_curve(
         self, input_index: int, output_index: int, num_pts: int = 1000, num_extrapolate_bins: int = 2
     ) -> tuple[Tensor, Tensor]:
-        """The function that spline_linear puts on one edge: (x, y), num_pts each.
+        """Return the function that spline_linear puts on one edge: (x, y), num_pts each.
 
         x runs from num_extrapolate_bins widths before the first centre to as many after the last; it is what
         the Gaussians see, behind the layernorm.
@@ -294,7 +304,12 @@ class FastKAN(nn.Module):
 
     Args:
         layers_hidden: at least two positive sizes, from the input's to the output's.
-        the others: as for FastKANLayer, the same for every layer.
+        grid_min, grid_max, num_grids, use_base_update, base_activation, spline_weight_init_scale, backend: as
+            for FastKANLayer, the same for every layer.
+
+    Example:
+        >>> FastKAN([2, 5, 1])(torch.zeros(4, 2)).shape
+        torch.Size([4, 1])
     """
 
     def __init__(
@@ -338,7 +353,7 @@ class FastKAN(nn.Module):
             layer.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., layers_hidden[0]) -> (..., layers_hidden[-1])."""
+        """Map x (..., layers_hidden[0]) to y (..., layers_hidden[-1])."""
         for layer in self.layers:
             x = layer(x)
         return x

@@ -33,7 +33,7 @@ SUBJECT = Subject(
 
 
 class NaiveFourierKANLayer(Accelerated):
-    """forward on the kernels."""
+    """A mixin with forward on the kernels."""
 
     _kan_kernels_watched = frozenset({"forward"})
 
@@ -93,7 +93,7 @@ def _why_not(layer: Any, x: object) -> str | None:
 
 
 def _why_not_now(layer: Any) -> str | None:
-    """Why the kernels cannot run the layer as it is now, whatever the input, or None."""
+    """Return why the kernels cannot run the layer as it is now, whatever the input, or None."""
     if layer._kan_kernels_left is not None:
         return layer._kan_kernels_left
     tensors = [layer.fouriercoeffs, *([layer.bias] if layer.addbias else [])]
@@ -107,7 +107,7 @@ def _shapes(features: int, out: int, frequencies: int, biased: bool) -> dict[str
 
 
 def _why_other(module: Any) -> str | None:
-    """What does not fit the peer's tensors and sizes."""
+    """Return what does not fit the peer's tensors and sizes."""
     if "parametrizations" in module._modules:
         return "is parametrized; accelerate first, then parametrize"
     size = module.gridsize

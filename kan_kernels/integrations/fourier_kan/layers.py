@@ -17,9 +17,9 @@ from ...functional import basis_linear
 
 
 def evaluate(x: Tensor, coefficients: Tensor, bias: Tensor | None, backend: str | None = None) -> Tensor:
-    """What a NaiveFourierKANLayer with coefficients (2, out, in, gridsize) and bias (1, out) computes.
+    """Return what a NaiveFourierKANLayer with coefficients (2, out, in, gridsize) and bias (1, out) computes.
 
-    (..., in) -> (..., out), in the weights' dtype under autocast too, which leaves the original's sums alone.
+    (..., out) in the weights' dtype, under autocast too, which leaves the original's sums alone.
     """
     _, out, features, frequencies = coefficients.shape
     # copied in runs of `frequencies` numbers; the kernels read the functions of an edge together as they lie
@@ -32,7 +32,9 @@ def evaluate(x: Tensor, coefficients: Tensor, bias: Tensor | None, backend: str 
 
 
 class NaiveFourierKANLayer(nn.Module):
-    """y[b,o] = sum_{i,g} (c[0,o,i,g-1] cos(g x[b,i]) + c[1,o,i,g-1] sin(g x[b,i])) + bias[0,o].
+    """A layer of FourierKAN: a sum of cosines and sines of every input for every output.
+
+    y[b,o] = sum_{i,g} (c[0,o,i,g-1] cos(g x[b,i]) + c[1,o,i,g-1] sin(g x[b,i])) + bias[0,o]
 
     Args:
         inputdim, outdim: positive sizes.
@@ -45,6 +47,10 @@ class NaiveFourierKANLayer(nn.Module):
 
     Raises:
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> NaiveFourierKANLayer(2, 3, gridsize=8)(torch.zeros(4, 2)).shape
+        torch.Size([4, 3])
     """
 
     def __init__(
@@ -82,7 +88,7 @@ class NaiveFourierKANLayer(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., inputdim) -> (..., outdim)."""
+        """Map x (..., inputdim) to y (..., outdim)."""
         checks.rows(x, self.inputdim)
         if x.dtype in checks.HALF_DTYPES and self.fouriercoeffs.dtype == torch.float32:
             x = x.float()  # of a layer before it under autocast; the original promotes as well

@@ -15,8 +15,9 @@ from .._shared.converted import chain, filled, require, stacked
 
 @torch.no_grad()
 def from_jaxkan(layers: Iterable[Mapping[str, Any]], spline_order: int, *, base: str | None = "silu") -> KAN:
-    """A stack of jaxKAN's spline layers, given as arrays: jax is not needed, whatever numpy can read goes.
+    """Return a stack of jaxKAN's spline layers, given as arrays, as a KAN.
 
+    Without jax: whatever numpy can read goes.
     Facts of github.com/srigas/jaxKAN (MIT): y = c_res residual(x) + (c_basis c_spl) B(x) + bias.
 
     Args:
@@ -35,6 +36,11 @@ def from_jaxkan(layers: Iterable[Mapping[str, Any]], spline_order: int, *, base:
         TypeError, ValueError: naming the layer and the array. A BaseLayer whose outputs have different knots
             for one input cannot be held, nor can layers of different dtypes, nor knots that are only apart in
             a wider dtype than their layer's.
+
+    Example:
+        >>> arrays = {"c_basis": np.ones((3, 2, 3)), "grid": np.tile(np.linspace(-2, 2, 5), (2, 1))}
+        >>> from_jaxkan([arrays], 1, base=None).layers[0].spline_weight.shape
+        torch.Size([2, 3, 3])
     """
     spline_order = checks.integer("spline_order", spline_order, 0, MAX_SPLINE_ORDER)
     checks.base(base)

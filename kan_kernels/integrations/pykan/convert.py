@@ -35,7 +35,7 @@ _TO_PYKAN = {"1/sqrt": "1/sqrt(x)"}  # names of functions that differ; kan_kerne
 
 @dataclass
 class _Layer:
-    """What pykan holds for one layer, under its names and in its layout. affine: (out, in, 4), or None."""
+    """The facts that pykan holds for one layer, its names, its layout. affine: (out, in, 4), or None."""
 
     coef: Tensor
     grid: Tensor
@@ -51,7 +51,7 @@ class _Layer:
 
 
 def from_pykan(model: nn.Module) -> KAN | KANLinear:
-    """pykan's MultKAN (KAN) as a kan_kernels.KAN, its KANLayer as a KANLinear.
+    """Return pykan's MultKAN (KAN) as a kan_kernels.KAN, its KANLayer as a KANLinear.
 
     Edges with a formula become symbolic edges; the affine parameters of nodes are multiplied out.
 
@@ -63,6 +63,11 @@ def from_pykan(model: nn.Module) -> KAN | KANLinear:
         ValueError: naming the part that cannot be held: multiplication nodes, a base function that is no
             silu, identity or zero, selected inputs (prune_input), an unknown formula, knots of an input of
             which some coincide, a forward of its own.
+
+    Example:
+        >>> peer = to_pykan(KAN([2, 5, 1]))
+        >>> [layer.out_features for layer in from_pykan(peer).layers]
+        [5, 1]
     """
     kind = {cls.__name__ for cls in type(model).__mro__ if cls.__module__.partition(".")[0] == "kan"}
     any_model: Any = model
@@ -104,7 +109,7 @@ def _from_network(model: Any) -> KAN:
 
 
 def load_checkpoint(path: str | os.PathLike[str], *, device: torch.device | str | None = None) -> KAN:
-    """The model in a checkpoint that pykan's `saveckpt(path)` wrote: PATH_config.yml and PATH_state.
+    """Return the model of a checkpoint that pykan's `saveckpt(path)` wrote: PATH_config.yml and PATH_state.
 
     Both are read as plain data: yaml.safe_load, and torch.load with weights_only. pykan is not needed.
 
@@ -117,6 +122,11 @@ def load_checkpoint(path: str | os.PathLike[str], *, device: torch.device | str 
         ValueError: the files hold other things than plain values and tensors, or something is missing in
             them; or a part of the model cannot be held, see `from_pykan`.
         ModuleNotFoundError: pyyaml is not installed.
+
+    Example:
+        >>> to_pykan(KAN([2, 5, 1])).saveckpt("model")
+        >>> [layer.out_features for layer in load_checkpoint("model").layers]
+        [5, 1]
     """
     config = _config(Path(f"{os.fspath(path)}_config.yml"))
     state = _state(Path(f"{os.fspath(path)}_state"), device)
@@ -202,7 +212,7 @@ def _check_forward(module: Any, name: str, where: str) -> None:
 
 
 def _base_of(function: object, where: str) -> str | None:
-    """kan_kernels' name of a base function that pykan gave a layer."""
+    """Return kan_kernels' name of a base function that pykan gave a layer."""
     base = base_of(function)
     require(
         base is not None, f"{where}: base_fun is {function!r}, expected silu, identity or zero without hooks"
@@ -217,7 +227,7 @@ def _numbers(layer: Any) -> _Layer:
 
 @torch.no_grad()
 def _made(p: _Layer, base: str | None, where: str) -> KANLinear:
-    """The KANLinear that computes the same."""
+    """Return the KANLinear that computes the same."""
     fan_in, _, rows = p.coef.shape
     expected = (fan_in, rows + p.order + 1)
     require(tuple(p.grid.shape) == expected, f"{where}: grid is {tuple(p.grid.shape)}, expected {expected}")
@@ -277,16 +287,23 @@ def _edges(p: _Layer, layer: KANLinear, where: str) -> Any:
 
 
 def to_pykan(model: nn.Module) -> Any:
-    """A KAN or KANLinear as pykan's MultKAN, without checkpoints on disk (auto_save=False).
+    """Return a KAN or KANLinear as pykan's MultKAN, without checkpoints on disk (auto_save=False).
 
     scale_sp becomes 1, scale_base the base weight, a bias the node_bias of its layer, edge mask and symbolic
     edges pykan's. pykan's constructor sets the seeds of torch, numpy and random; they are put back.
+
+    Args:
+        model: a KAN or KANLinear.
 
     Raises:
         TypeError: `model` is no KAN or KANLinear.
         ValueError: a layer has another base than the first, spline order 0, 16-bit weights, or a formula that
             pykan does not have.
         ModuleNotFoundError: pykan is not installed.
+
+    Example:
+        >>> to_pykan(KAN([2, 5, 1])).width
+        [[2, 0], [5, 0], [1, 0]]
     """
     layers = layers_of(model)
     try:
@@ -335,7 +352,7 @@ def _check_layer(layer: KANLinear, base: str | None, known: Any, where: str) -> 
 
 @torch.no_grad()
 def _fill(made: Any, n: int, layer: KANLinear) -> None:
-    """Values are set through `.data`: pykan's own code keeps references to the parameters."""
+    """Set values through `.data`: pykan's own code keeps references to the parameters."""
     numeric, symbolic = made.act_fun[n], made.symbolic_fun[n]
     numeric.grid.data = layer.grid.clone()
     numeric.coef.data = layer.spline_weight.transpose(1, 2).contiguous()

@@ -29,9 +29,7 @@ _transforming = torch._C._are_functorch_transforms_active
 
 
 class Weights(NamedTuple):
-    """A layer as `kan_linear` takes it. All but the knots carry gradients; none shares memory with the layer,
-    so they stay what they were when pykan or an optimizer writes into it.
-    """
+    """A layer as `kan_linear` takes it, in memory of its own: pykan may write to what it came from."""
 
     coef: Tensor  # (in, G+k, out), unscaled
     spline: Tensor  # (in, G+k, out)
@@ -41,27 +39,27 @@ class Weights(NamedTuple):
     base_name: str
 
     def detach(self) -> "Weights":
-        """The same without gradients."""
+        """Return the same without gradients."""
         tensors = (self.coef.detach(), self.spline.detach(), self.base.detach())
         return Weights(*tensors, self.grid, self.order, self.base_name)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in) -> (B, out)."""
+        """Map x (B, in) to y (B, out)."""
         with _without_autocast(x):
             return F.kan_linear(
                 x, self.spline, self.grid, spline_order=self.order, base_weight=self.base, base=self.base_name
             )
 
     def splines(self, x: Tensor) -> Tensor:
-        """sum_r coef[i,o,r] B_r(x[b,i]), dense, (B, out, in): by pykan's own function."""
+        """Return sum_r coef[i,o,r] B_r(x[b,i]), dense, (B, out, in), by pykan's own function."""
         return _splines(self.grid, self.order, x, self.coef)
 
     def activations(self, x: Tensor) -> Tensor:
-        """What every edge adds to its output, dense, (B, out, in)."""
+        """Return what every edge adds to its output, dense, (B, out, in)."""
         return _activations(self.grid, self.order, self.base_name, x, self.spline, self.base)
 
     def deferred(self, x: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
-        """`activations` and `splines`, of this shape, each computed when something reads it."""
+        """Return `activations` and `splines`, of this shape, each computed when something reads it."""
         activations = partial(_activations, self.grid, self.order, self.base_name)
         splines = partial(_splines, self.grid, self.order)
         return LazyTensor(shape, activations, x, self.spline, self.base), LazyTensor(
@@ -69,7 +67,7 @@ class Weights(NamedTuple):
         )
 
     def base_values(self, x: Tensor) -> Tensor:
-        """The base activation, like x."""
+        """Return the base activation, like x."""
         return _base_values(self.base_name, x)
 
 
@@ -87,7 +85,7 @@ def _activations(grid: Tensor, order: int, base_name: str, x: Tensor, spline: Te
 
 
 def unsupported(layer: Any) -> str | None:
-    """Why the kernels do not compute this layer, or None. The knots' values are not looked at."""
+    """Return why the kernels do not compute this layer, or None. The knots' values are not looked at."""
     if isinstance(layer.k, bool) or not isinstance(layer.k, int):
         return f"k is {layer.k!r}, expected an int"
     if not 1 <= layer.k <= checks.MAX_SPLINE_ORDER:
@@ -118,7 +116,7 @@ def unsupported(layer: Any) -> str | None:
 
 
 def has_own_call(layer: nn.Module) -> bool:
-    """Whether calling the layer does more than its class's forward: hooks, or another forward."""
+    """Return whether calling the layer does more than its class's forward: hooks, or another forward."""
     return bool(
         layer._forward_hooks
         or layer._forward_pre_hooks
@@ -143,7 +141,7 @@ class AcceleratedLayer(Accelerated):
     grid_eps: float
 
     def forward(self, x: Tensor) -> Any:
-        """y (B, out), and dense (B, out, in): the inputs, what each edge adds, and the unscaled splines.
+        """Return y (B, out), and dense (B, out, in): the inputs, what each edge adds, the unscaled splines.
 
         The last two are computed when something reads them; as parts of a larger graph (torch.compile,
         torch.func) at once.
@@ -160,8 +158,7 @@ class AcceleratedLayer(Accelerated):
         return y, preacts, *weights.deferred(kept, preacts.shape)
 
     def update_grid_from_samples(self, x: Tensor, mode: str = "sample") -> None:
-        """pykan's method: knots from the samples' quantiles, blended with uniform ones by grid_eps, and the
-        coefficients refitted to them by least squares.
+        """Place knots at the samples' quantiles, blended with uniform ones; refit the coefficients.
 
         Least squares is linear in what is fitted, so the old basis is fitted, once for each input and not for
         each edge: A^+ (B c) = (A^+ B) c. Where there are many solutions, or rounding decides (few samples,
@@ -172,7 +169,7 @@ class AcceleratedLayer(Accelerated):
             super().update_grid_from_samples(x, mode)  # type: ignore[misc]
 
     def _kan_kernels_refit(self, x: Tensor, mode: str) -> bool:
-        """`update_grid_from_samples`, unless the least squares are not well determined."""
+        """Do as `update_grid_from_samples`, unless the least squares are not well determined."""
         with torch.no_grad():
             old = self.grid.detach()
             cells = old.shape[1] - 1 - 2 * self.k
@@ -193,13 +190,13 @@ class AcceleratedLayer(Accelerated):
         return True
 
     def get_subset(self, in_id: Any, out_id: Any) -> Any:
-        """pykan's method; the smaller layer is accelerated too."""
+        """Return pykan's smaller layer, accelerated too."""
         part = super().get_subset(in_id, out_id)  # type: ignore[misc]
         accelerate(part)
         return part
 
     def _kan_kernels_knots(self, samples: Tensor, cells: int) -> Tensor:
-        """(in, cells+1): between the quantiles of the sorted samples and uniform knots over their range."""
+        """Return (in, cells+1): between the sorted samples' quantiles and uniform knots over their range."""
         batch = samples.shape[0]
         picked = [int(batch / cells * i) for i in range(cells)]
         quantiles = samples[[*picked, -1]].T
@@ -208,7 +205,7 @@ class AcceleratedLayer(Accelerated):
         return self.grid_eps * uniform + (1 - self.grid_eps) * quantiles
 
     def _kan_kernels_weights(self, x: Tensor) -> Weights | None:
-        """What the kernels run on, or None where pykan's own code has to run."""
+        """Return what the kernels run on, or None where pykan's own code has to run."""
         if _unusable(self, x) is not None:
             return None
         base = base_of(self.base_fun)
@@ -239,7 +236,7 @@ class AcceleratedLayer(Accelerated):
 
 
 def _unusable(layer: Any, x: object) -> str | None:
-    """Why pykan's own code has to run on this input, or None."""
+    """Return why pykan's own code has to run on this input, or None."""
     why = layer._kan_kernels_left or unsupported(layer)
     if why is not None:
         return why
@@ -253,7 +250,7 @@ def _unusable(layer: Any, x: object) -> str | None:
 
 
 def base_of(base_fun: Any) -> tuple[str, float] | None:
-    """The kernels' base and a factor of its weight for one of pykan's base functions; None for others."""
+    """Return the kernels' base and a factor of its weight for a base function of pykan's; None for others."""
     name = kernel_base(base_fun)
     if name is not None:
         return name, 1.0
@@ -262,7 +259,7 @@ def base_of(base_fun: Any) -> tuple[str, float] | None:
 
 
 def _knots(layer: Any) -> Tensor | None:
-    """The knots in a tensor of our own, the same one until they change; None if the kernels cannot use them.
+    """Return the knots in a tensor of our own, the same one until they change; None where unusable.
 
     pykan writes into `grid.data`, which no version counter sees: so their values are compared.
     """
@@ -286,7 +283,7 @@ def _knots(layer: Any) -> Tensor | None:
 
 
 def _without_autocast(x: Tensor) -> Any:
-    """pykan's layer returns its parameters' dtype under autocast too: the kernels then run in it."""
+    """Run a method without autocast: pykan's layer returns its parameters' dtype under it too."""
     if not torch._C._is_any_autocast_enabled():
         return contextlib.nullcontext()
     return torch.autocast(x.device.type, enabled=False)
@@ -296,7 +293,7 @@ _spline: Any = None
 
 
 def _pykan_spline() -> Any:
-    """kan.spline, imported by the first `accelerate`: torch.compile does not trace an import."""
+    """Return kan.spline, imported by the first `accelerate`: torch.compile does not trace an import."""
     global _spline
     if _spline is None:
         _spline = importlib.import_module("kan.spline")

@@ -21,7 +21,7 @@ _METADATA = {
 
 
 class LazyTensor(Tensor):
-    """Stands for the tensor build(*inputs); any function of torch that gets it sees that tensor.
+    """A stand-in for the tensor build(*inputs); any function of torch that gets it sees that tensor.
 
     An autograd Function (backward hooks, checkpoints, DistributedDataParallel) takes the gradient's way from
     this object and not from that tensor. So it is itself the output of a Function, `_Deferred`; and where
@@ -58,7 +58,7 @@ class LazyTensor(Tensor):
         return Tensor._make_wrapper_subclass(cls, shape, dtype=like.dtype, device=like.device)  # type: ignore[attr-defined]
 
     def tensor(self) -> Tensor:
-        """The values, as an ordinary tensor with this object's place in the graph."""
+        """Return the values, as an ordinary tensor with this object's place in the graph."""
         node = _node(self)
         if node is not self._history:  # a Function returned this object
             self._history = node
@@ -67,7 +67,7 @@ class LazyTensor(Tensor):
         return self._values()
 
     def _values(self) -> Tensor:
-        """The values, with the history of what they were computed from."""
+        """Return the values, with the history of what they were computed from."""
         if self._build is not None:
             # an inference tensor or one without gradients would stay so for the readers that come later
             with torch.inference_mode(False), torch.set_grad_enabled(self._recording):
@@ -89,7 +89,7 @@ class LazyTensor(Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Reached only past `__torch_function__`, where gradients would be lost."""
+        """Refuse: reached only past `__torch_function__`, where gradients would be lost."""
         raise RuntimeError(f"{func} got a tensor of pykan that is computed when read: pass it times 1")
 
 
@@ -99,7 +99,7 @@ def _node(lazy: LazyTensor) -> Any:
 
 
 class _Written:
-    """Whether a tensor was written into since it was made."""
+    """A flag: whether a tensor was written into since it was made."""
 
     def __init__(self) -> None:
         self._watched: tuple[Tensor, int] | None = None
@@ -116,7 +116,7 @@ class _Deferred(Function):
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
-        """Without Function.apply's inspect.signature().bind."""
+        """Call without Function.apply's inspect.signature().bind."""
         return super(Function, cls).apply(*args)  # type: ignore[misc]
 
     @staticmethod

@@ -43,7 +43,7 @@ class AcceleratedModel(Accelerated):
     """Whether `reg` is pykan's."""
 
     def forward(self, x: Tensor, singularity_avoiding: bool = False, y_th: float = 10.0) -> Tensor:
-        """(B, inputs) -> (B, outputs), as pykan's; the statistics of the pass are computed when read."""
+        """Map (B, inputs) to (B, outputs), as pykan does; statistics of the pass are computed when read."""
         if (
             self._kan_kernels_left is not None
             or torch.compiler.is_compiling()
@@ -83,7 +83,7 @@ class AcceleratedModel(Accelerated):
         return x
 
     def _numerical(self, l: int, x: Tensor) -> tuple[Any, Any, Any]:  # noqa: E741
-        """y, and either the weights it was computed from or pykan's dense tensors."""
+        """Return y, and either the weights it was computed from or pykan's dense tensors."""
         layer = self.act_fun[l]
         own_forward = type(layer).forward is not AcceleratedLayer.forward  # of a class set later
         if isinstance(layer, AcceleratedLayer) and not own_forward and not has_own_call(layer):
@@ -101,7 +101,7 @@ class AcceleratedModel(Accelerated):
         singularity_avoiding: bool,
         y_th: float,
     ) -> tuple[Tensor, Symbolic | Tensor | None]:
-        """y with what the symbolic edges add, and that."""
+        """Return y with what the symbolic edges add, and that."""
         layer = self.symbolic_fun[l]
         if (
             type(layer) in self._kan_kernels_plain
@@ -122,7 +122,7 @@ class AcceleratedModel(Accelerated):
         return y + added, postacts
 
     def _multiply(self, l: int, x: Tensor) -> Tensor:  # noqa: E741
-        """Subnodes (B, width_out[l]) to nodes: sums stay, multiplication nodes are products of neighbours."""
+        """Map subnodes (B, width_out[l]) to nodes: sums stay, multiplication nodes multiply neighbours."""
         sums, products = self.width[l]
         if self.mult_homo:
             factors = [x[:, sums + n :: self.mult_arity] for n in range(self.mult_arity)]
@@ -142,7 +142,7 @@ class AcceleratedModel(Accelerated):
     def reg(
         self, reg_metric: str, lamb_l1: float, lamb_entropy: float, lamb_coef: float, lamb_coefdiff: float
     ) -> Any:
-        """pykan's regularisation, the same number in fewer operations."""
+        """Return pykan's regularisation, the same number in fewer operations."""
         attribute = _METRICS.get(reg_metric)
         lambs = (lamb_l1, lamb_entropy, lamb_coef, lamb_coefdiff)
         numbers = all(isinstance(lamb, (int, float)) for lamb in lambs)
@@ -154,7 +154,7 @@ class AcceleratedModel(Accelerated):
         return penalty(sizes, self.act_fun, *lambs)
 
     def __getattr__(self, name: str) -> Any:
-        """Of what is not there: the statistics of the last forward pass, from then on an attribute."""
+        """Return a statistic of the last forward pass, an attribute from then on."""
         if name in STATISTICS:
             trace = self.__dict__.get(_PASS)
             if trace is not None:
@@ -170,7 +170,7 @@ class AcceleratedModel(Accelerated):
             state.pop(name, None)
 
     def _kan_kernels_detach(self) -> None:
-        """pykan's own methods read plain attributes: compute those that were not read yet."""
+        """Compute the statistics that were not read yet: pykan's own methods read plain attributes."""
         if _PASS in self.__dict__:
             for name in STATISTICS:
                 getattr(self, name)
@@ -241,7 +241,7 @@ def _accelerated(model: Any) -> Any:
 
 
 def _affine(x: Tensor, scale: Tensor, bias: Tensor, always: bool = False) -> Tensor:
-    """scale * x + bias for every column."""
+    """Return scale * x + bias for every column."""
     if (
         not always
         and x.is_cpu

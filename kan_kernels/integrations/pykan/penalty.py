@@ -15,7 +15,7 @@ def penalty(
     lamb_coef: float,
     lamb_coefdiff: float,
 ) -> Any:
-    """The L1 norm and entropies of the sizes of edges or nodes, and the size and roughness of coefficients.
+    """Return the L1 norm and entropies of sizes of edges or nodes, size and roughness of coefficients.
 
     Args:
         sizes: a matrix for each layer, or for each of something else that the metric looks at.

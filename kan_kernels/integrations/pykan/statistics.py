@@ -19,7 +19,7 @@ from .symbolic import Symbolic
 
 
 class Layer:
-    """One layer's part of a forward pass.
+    """A layer's part of a forward pass.
 
     Args:
         x: (B, in), its inputs.
@@ -41,7 +41,7 @@ class Layer:
         self._spline_std: Tensor | None = None
 
     def detached(self) -> "Layer":
-        """The same without gradients, to be copied and pickled."""
+        """Return the same without gradients, to be copied and pickled."""
         symbolic = self.symbolic
         if isinstance(symbolic, Tensor):
             symbolic = symbolic.detach()
@@ -73,7 +73,7 @@ class Layer:
         return self._spline_deviation() / self._input_range()
 
     def edge_actscale(self) -> Tensor:
-        """Standard deviation of what each edge adds, symbolic part included: (out, in)."""
+        """Return the standard deviation of what each edge adds, symbolic part included: (out, in)."""
         deviation, symbolic = self._spline_deviation(), self.symbolic
         if symbolic is None:
             return deviation
@@ -93,7 +93,7 @@ class Layer:
         return spread / max(len(self.x) - 1, 0) ** 0.5 + 0.1
 
     def _spline_deviation(self) -> Tensor:
-        """Standard deviation of what the numerical half of each edge adds: (out, in)."""
+        """Return the standard deviation of what the numerical half of each edge adds: (out, in)."""
         if self._spline_std is None:
             if self.weights is None:
                 assert self.dense is not None
@@ -108,7 +108,7 @@ class Layer:
         return self._spline_std
 
     def _activations(self) -> Tensor:
-        """What each edge adds: (B, out, in)."""
+        """Return what each edge adds: (B, out, in)."""
         if self.weights is None:
             assert self.dense is not None
             numerical = self.dense[1]
@@ -127,7 +127,7 @@ class Layer:
         return numerical.index_put(where, symbolic.columns, accumulate=True)
 
     def _columns(self, symbolic: Symbolic) -> Tensor:
-        """What the numerical half of the symbolic edges adds: (B, n)."""
+        """Return what the numerical half of the symbolic edges adds: (B, n)."""
         assert self.weights is not None
         w, inputs, outputs = self.weights, symbolic.inputs, symbolic.outputs
         x = self.x[:, inputs]
@@ -149,14 +149,14 @@ STATISTICS: dict[str, Callable[[Layer], Tensor]] = {
 
 
 class Pass:
-    """A forward pass: one Layer for each layer."""
+    """A forward pass: a Layer for each layer."""
 
     def __init__(self) -> None:
         self.layers: list[Layer] = []
         self.recording = torch.is_grad_enabled()
 
     def compute(self, name: str) -> list[Tensor]:
-        """The list that pykan's attribute of this name holds after such a pass."""
+        """Return the list that pykan's attribute of this name holds after such a pass."""
         # kept for later readers, who may train: no inference tensors, whatever the mode of the first
         with torch.inference_mode(False), torch.set_grad_enabled(self.recording):
             return [STATISTICS[name](layer) for layer in self.layers]

@@ -25,12 +25,12 @@ class Symbolic(NamedTuple):
     columns: Tensor  # (B, n), carrying gradients
 
     def add_to(self, y: Tensor) -> Tensor:
-        """y (B, out) plus every edge's values."""
+        """Return y (B, out) plus every edge's values."""
         return y.index_add(1, self.outputs, self.columns)
 
 
 def evaluate(layer: Any, x: Tensor, singularity_avoiding: bool, y_th: float) -> Symbolic | None:
-    """The edges of a Symbolic_KANLayer that may add something at x; None if all add 0.
+    """Return the edges of a Symbolic_KANLayer that may add something at x; None if all add 0.
 
     Raises:
         NotFinite: x or the affine parameters are such that masked edges give NaN.
@@ -59,11 +59,11 @@ def evaluate(layer: Any, x: Tensor, singularity_avoiding: bool, y_th: float) -> 
 
 
 class NotFinite(Exception):
-    """pykan's own code has to say where NaN comes from."""
+    """The error where pykan's own code has to say where NaN comes from."""
 
 
 def _active(layer: Any, singularity_avoiding: bool) -> list[tuple[int, int]]:
-    """(output, input) of every edge that is not masked or ever was given a function."""
+    """Return (output, input) of every edge that is not masked or ever was given a function."""
     given = _given(layer, "funs_avoid_singularity" if singularity_avoiding else "funs")
     mask = layer.mask.detach()
     if not mask.any():
@@ -73,9 +73,9 @@ def _active(layer: Any, singularity_avoiding: bool) -> list[tuple[int, int]]:
 
 
 def _given(layer: Any, attribute: str) -> list[tuple[int, int]]:
-    """(output, input) of every edge with another function than the one it was made with.
+    """Return (output, input) of every edge with another function than the one it was made with.
 
-    Remembered until the table of functions changes: comparing it with a copy is far cheaper than reading it.
+    Kept until the table of functions changes: comparing it with a copy is far cheaper than reading it.
     """
     table = getattr(layer, attribute)
     seen = _seen.setdefault(layer, {})
