@@ -235,7 +235,15 @@ def _rows_like(x: Tensor, dtype: torch.dtype, like: str) -> None:
         raise TypeError(f"x: got {x.dtype}, expected {dtype} like {like}{also}")
 
 
-def _base_and_bias(base_weight, bias, base_name, in_features, out_features, dtype, device) -> None:
+def _base_and_bias(
+    base_weight: object,
+    bias: object,
+    base_name: object,
+    in_features: int,
+    out_features: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
     if (base_name is None) != (base_weight is None):
         raise ValueError(
             f"base_weight: got {'None' if base_weight is None else 'a tensor'} with base={base_name!r}, "
@@ -282,7 +290,7 @@ def explained(error: RuntimeError) -> Exception:
 
 def _look(grid: Tensor, complaint: Callable[[Tensor], str | None]) -> None:
     """Raise GridError if there is a complaint about the grid's values: those beneath all transforms."""
-    with torch._C._DisableFuncTorch(), torch.no_grad():  # type: ignore[no-untyped-call]
+    with torch._C._DisableFuncTorch(), torch.no_grad():
         values = _beneath_transforms(grid)
         said = None if values is None else complaint(values)
     if said is not None:

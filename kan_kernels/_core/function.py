@@ -55,7 +55,7 @@ class ComposedFunction(Function):
 
     @classmethod
     def plain(cls, *args: Any) -> Any:
-        """Return the result for what records ops, not Functions: by the op, which has gradients of its own."""
+        """Return the result for what records ops, not Functions: by the op, with its own gradients."""
         return cls.compose(*args)
 
     @classmethod

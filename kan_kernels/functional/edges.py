@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .._core import checks
-from .._core.bases import BASE_CODES
+from .._core.bases import BASE_CODES, MAX_SPLINE_ORDER
 from .._engine.edges_autograd import EdgeL1, Gram, Moments, cross_gram
 
 
@@ -51,7 +51,7 @@ def basis_gram(
         band: Tensor = Gram.run(rows, w, grid, spline_order, 0)[0]
         return band
     other_order = spline_order if other_order is None else other_order
-    other_order = checks.integer("other_order", other_order, 0, checks.MAX_SPLINE_ORDER)
+    other_order = checks.integer("other_order", other_order, 0, MAX_SPLINE_ORDER)
     other_grid = _double_knots("other_grid", other_grid, other_order, x)
     return cross_gram(rows, w, grid, spline_order, other_grid, other_order)
 

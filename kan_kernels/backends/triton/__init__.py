@@ -13,7 +13,7 @@ import os
 
 import torch
 
-from ..._core import checks, cuda_support, library
+from ..._core import checks, cuda_support, fakes, library
 from ..._core.bases import BASES, BY_CODE
 from ..._core.problem import Problem, beyond_limits, without_kernel
 
@@ -91,7 +91,7 @@ def _entry(op: str):
             from . import launch
 
             if args[0].is_cpu:  # in the interpreter; a GPU is not waited for
-                count = library.fakes.TENSORS[op]
+                count = fakes.TENSORS[op]
                 checks.grid_values(args[count - 1], BY_CODE[args[count + 4]])
             return getattr(launch, op)(*args)
         return getattr(torch.ops.kan_kernels_triton, op).default(*args)

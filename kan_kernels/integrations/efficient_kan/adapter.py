@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..._core import checks
+from ..._core.bases import MAX_SPLINE_ORDER
 from .._shared import probe
 from .._shared.accelerated import Accelerated, mro_class, overrides
 from .._shared.judge import judge, why_not_known
@@ -125,8 +125,8 @@ def mixin(module: nn.Module) -> type[Accelerated]:
 def _why_other(module: Any) -> str | None:
     """Return what does not fit the peer's tensors and sizes."""
     order, scaled = module.spline_order, module.enable_standalone_scale_spline
-    if not isinstance(order, int) or not 0 <= order <= checks.MAX_SPLINE_ORDER:
-        return f"spline_order is {order!r}, the kernels have 0 to {checks.MAX_SPLINE_ORDER}"
+    if not isinstance(order, int) or not 0 <= order <= MAX_SPLINE_ORDER:
+        return f"spline_order is {order!r}, the kernels have 0 to {MAX_SPLINE_ORDER}"
     fan_in, fan_out, rows = module.in_features, module.out_features, module.grid_size + order
     shapes = {
         "grid": (fan_in, rows + order + 1),

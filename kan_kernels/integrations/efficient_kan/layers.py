@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ... import functional as F
 from ..._core import checks
+from ..._core.bases import MAX_SPLINE_ORDER
 from ...inspection import check_data
 from . import core
 
@@ -72,7 +73,7 @@ class KANLinear(nn.Module):
         self.in_features = in_features = checks.integer("in_features", in_features, 1)
         self.out_features = out_features = checks.integer("out_features", out_features, 1)
         self.grid_size = grid_size = checks.integer("grid_size", grid_size, 1)
-        order = checks.integer("spline_order", spline_order, 1, checks.MAX_SPLINE_ORDER)
+        order = checks.integer("spline_order", spline_order, 1, MAX_SPLINE_ORDER)
         self.spline_order = spline_order = order
         checks.grid_range(grid_range)
         self.grid_eps = checks.nonnegative("grid_eps", grid_eps, 1.0)

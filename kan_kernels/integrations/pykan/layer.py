@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 from torch.nn.modules import module as nn_module
 
 from ... import functional as F
-from ..._core import checks
+from ..._core.bases import MAX_SPLINE_ORDER
 from .. import accelerate
 from .._shared.accelerated import Accelerated, traced
 from .._shared.converted import regular_inputs
@@ -88,8 +88,8 @@ def unsupported(layer: Any) -> str | None:
     """Return why the kernels do not compute this layer, or None. The knots' values are not looked at."""
     if isinstance(layer.k, bool) or not isinstance(layer.k, int):
         return f"k is {layer.k!r}, expected an int"
-    if not 1 <= layer.k <= checks.MAX_SPLINE_ORDER:
-        return f"k={layer.k}, the kernels take pykan's layers with k from 1 to {checks.MAX_SPLINE_ORDER}"
+    if not 1 <= layer.k <= MAX_SPLINE_ORDER:
+        return f"k={layer.k}, the kernels take pykan's layers with k from 1 to {MAX_SPLINE_ORDER}"
     if base_of(layer.base_fun) is None:
         name = getattr(layer.base_fun, "__qualname__", type(layer.base_fun).__qualname__)
         return f"base_fun is {name}, the kernels have pykan's 'silu', 'identity' and 'zero' without hooks"
