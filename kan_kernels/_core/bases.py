@@ -7,6 +7,7 @@ nothing of torch, so torch-free code can use it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 MIN_TORCH = (2, 11)  # TORCH_TARGET_VERSION of CMakeLists.txt, and pyproject.toml
 MAX_SPLINE_ORDER = 10
@@ -32,6 +33,7 @@ class Basis:
     code: int  # in every op
     grid: str | None  # what a feature's row of the grid holds; None: the basis has no grid
     columns: Callable[[int, int], int]  # of the grid, from R and the order
+    complaint: Callable[[Any], str | None] = lambda grid: None  # what is wrong with the grid's values
     most: int | None = MAX_FUNCTIONS  # functions that the kernels take; None: any number
     even: str | None = None  # why R is even
     local: bool = False  # a row sees the order + 1 functions of its cell; else all R: full support
@@ -47,13 +49,67 @@ class Basis:
         return None
 
 
-BSPLINE = Basis("bspline", 0, "knots", lambda functions, order: functions + order + 1, None, local=True)
-RBF = Basis("rbf", 1, "centres and their width", lambda functions, _: functions + 1, cycles=38.0)
+def _about_centres(grid: Any) -> str | None:
+    good = grid.isfinite()
+    good[..., -1] &= grid[..., -1] > 0
+    if good.all():
+        return None
+    *_, feature, column = place = (~good).nonzero()[0].tolist()
+    what = "width" if column == grid.shape[-1] - 1 else f"centre {column}"
+    return (
+        f"the {what} of feature {feature} is {grid[tuple(place)].item()}, "
+        "expected finite centres and a finite width > 0"
+    )
+
+
+def _about_knots(grid: Any) -> str | None:
+    good = grid.isfinite()
+    good[..., 1:] &= grid[..., 1:] >= grid[..., :-1]
+    if good.all():
+        return None
+    *grids, feature, knot = (~good).nonzero()[0].tolist()
+    row = grid[(*grids, feature)]
+    after = f" after {row[knot - 1].item()}" if knot else ""
+    return (
+        f"knot {knot} of feature {feature} is {row[knot].item()}{after}, "
+        "expected finite, non-decreasing knots"
+    )
+
+
+def _about_coefficients(grid: Any) -> str | None:
+    good = grid.isfinite()
+    if good.all():
+        return None
+    *_, feature, column = place = (~good).nonzero()[0].tolist()
+    value = grid[tuple(place)].item()
+    return f"coefficient {column} of feature {feature} is {value}, expected finite recurrence coefficients"
+
+
+BSPLINE = Basis(
+    "bspline", 0, "knots", lambda functions, order: functions + order + 1, _about_knots, None, local=True
+)
+RBF = Basis(
+    "rbf", 1, "centres and their width", lambda functions, _: functions + 1, _about_centres, cycles=38.0
+)
 CHEBYSHEV = Basis("chebyshev", 2, None, lambda functions, _: 0, cycles=25.0)
 FOURIER = Basis(
-    "fourier", 3, None, lambda functions, _: 0, 2 * MAX_FREQUENCIES, "cosines, then sines", cuda=False
+    "fourier",
+    3,
+    None,
+    lambda functions, _: 0,
+    most=2 * MAX_FREQUENCIES,
+    even="cosines, then sines",
+    cuda=False,
+)
+ORTHOGONAL = Basis(
+    "orthogonal",
+    4,
+    "recurrence coefficients",
+    lambda functions, _: 3 * functions,
+    _about_coefficients,
+    cycles=25.0,
 )
 
-BASES: dict[str, Basis] = {basis.name: basis for basis in (BSPLINE, RBF, CHEBYSHEV, FOURIER)}
+BASES: dict[str, Basis] = {basis.name: basis for basis in (BSPLINE, RBF, CHEBYSHEV, FOURIER, ORTHOGONAL)}
 BY_CODE: tuple[Basis, ...] = tuple(BASES.values())  # at the place of its code
 FULL_SUPPORT = tuple(name for name, basis in BASES.items() if not basis.local)

@@ -61,6 +61,17 @@ def nonnegative(name: str, value: object, high: float = math.inf) -> float:
     return number
 
 
+def above(name: str, value: object, low: float) -> float:
+    """`value` as a finite float > low."""
+    expected = f"a finite number > {low:g}"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: got {value!r}, expected {expected}")
+    number = float(value)
+    if not (math.isfinite(number) and number > low):
+        raise ValueError(f"{name}: got {value}, expected {expected}")
+    return number
+
+
 def _is_sequence(value: object) -> bool:
     """Whether it has entries in order, as lists and arrays have."""
     if isinstance(value, (np.ndarray, Tensor)):
@@ -279,7 +290,7 @@ def grid_values(grid: Tensor, basis: Basis) -> None:
     Other devices than the CPU are not looked at: that would wait for them.
     """
     if basis.grid is not None and grid.is_cpu and not torch.compiler.is_compiling():
-        untraced(_look, grid, _COMPLAINTS[basis.grid])
+        untraced(_look, grid, basis.complaint)
 
 
 def explained(error: RuntimeError) -> Exception:
@@ -311,40 +322,6 @@ def _beneath_transforms(grid: Tensor) -> Tensor | None:
     if not has_values(grid):
         return None
     return grid if places == [grid.dim() - 2, grid.dim() - 1] else grid.movedim(places, (-2, -1))
-
-
-def _about_centres(grid: Tensor) -> str | None:
-    good = torch.isfinite(grid)
-    good[..., -1] &= grid[..., -1] > 0
-    if good.all():
-        return None
-    *_, feature, column = place = (~good).nonzero()[0].tolist()
-    what = "width" if column == grid.shape[-1] - 1 else f"centre {column}"
-    return (
-        f"the {what} of feature {feature} is {grid[tuple(place)].item()}, "
-        "expected finite centres and a finite width > 0"
-    )
-
-
-def _about_knots(grid: Tensor) -> str | None:
-    good = torch.isfinite(grid)
-    good[..., 1:] &= grid[..., 1:] >= grid[..., :-1]
-    if good.all():
-        return None
-    *grids, feature, knot = (~good).nonzero()[0].tolist()
-    row = grid[(*grids, feature)]
-    after = f" after {row[knot - 1].item()}" if knot else ""
-    return (
-        f"knot {knot} of feature {feature} is {row[knot].item()}{after}, "
-        "expected finite, non-decreasing knots"
-    )
-
-
-_COMPLAINTS: dict[str, Callable[[Tensor], str | None]] = {
-    "knots": _about_knots,
-    "centres and their width": _about_centres,
-}
-"""What is wrong with the values of a grid, by what a record of a basis calls them."""
 
 
 def grid_like(grid: Tensor, operand: Tensor) -> None:

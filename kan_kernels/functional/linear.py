@@ -96,15 +96,18 @@ def basis_linear(
     basis="chebyshev": B_r = T_r for r = 0 .. R-1, meant for x in [-1, 1], NaN at +-inf. ChebyKAN's
     (arXiv 2405.07200) is that of torch.tanh(x);
     basis="fourier": cos(g x) for g = 1 .. R/2, then sin(g x) likewise, those of FourierKAN, NaN at +-inf
-        and, on the CPU in float64, from 2^128 on.
+        and, on the CPU in float64, from 2^128 on;
+    basis="orthogonal": polynomials by their three-term recurrence, B_r = (a_r x + b_r) B_{r-1} - c_r B_{r-2}
+        with B_{-1} = 1 and B_{-2} = 0, NaN at +-inf; `functional.polynomials` has the classical families.
 
     Args:
         x: (..., in), also nested. The weights' dtype, or float32 beside 16-bit weights.
         weight: (in, R, out), float32, float64, bfloat16 or float16; 1 <= R <= 256, or for "fourier" an even
             R up to 1024.
-        grid: for "rbf" (in, R + 1): the finite centres c of each feature, then their width h > 0, in the
-            weights' dtype or float32. No gradient flows to it. None for the others.
-        basis: "rbf", "chebyshev" or "fourier".
+        grid: for "rbf" (in, R + 1): the finite centres c of each feature, then their width h > 0; for
+            "orthogonal" (in, 3R): a, then b, then c; in the weights' dtype or float32, without gradient. None
+            for the others.
+        basis: "rbf", "chebyshev", "fourier" or "orthogonal".
         base_weight: (in, out), present exactly if there is a base.
         base: "silu", "identity" or None.
         bias: (out,).

@@ -50,7 +50,7 @@ def dense_forward(
             if BASIS == 0:
                 quad, two, odd, values = window(xs, at, grid, table, I, K, M, POLY, R + K, STEPS)
             else:
-                last, before = first_state(xs, at, grid, R, BASIS)
+                last, before = first_state(xs, at, grid, R, M, BASIS)
             sides = None
             if side is not None:
                 sides = load_rows(side, m, i, side_row, side_column, I, EVEN_I)

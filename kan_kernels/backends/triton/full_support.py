@@ -1,13 +1,12 @@
-"""Device functions of the bases that are not local: Gaussians, Chebyshev polynomials, sines and cosines,
-every function at every x.
+"""Device functions of the bases of full support, every function at every x.
 
 Rows come in groups of RG, in order, as tiles of x's shape; `join_rows` makes them the columns of the matrix
-operand, in the order of `place.py`, without moving anything between threads. What one row needs of those
+operand, in the order of `place.py`, without moving anything between threads. What a row needs of those
 before it is a pair of tiles (last, before): T_{n-1}^(M) and T_{n-2}^(M), or, for Gaussians, 1/h twice; for
-waves, which need none, x in turns, in two parts.
+waves, which need none, x in turns, in two parts; for orthogonal polynomials tuples, a tile for each
+derivative up to M.
 
-BASIS is the code in bases.py: 1 Gaussians, 2 Chebyshev polynomials, 3 Fourier. The plain versions are
-`reference.rbf`, `reference.chebyshev` and `reference.fourier`.
+BASIS is the code in _core/bases.py; the plain versions are backends/reference/<name>.py.
 """
 
 import triton
@@ -38,7 +37,7 @@ def gaussian(x, centre, inverse, M: tl.constexpr):
 
 
 @triton.jit
-def polynomial(x, n, last, before, M: tl.constexpr):
+def chebyshev(x, n, last, before, M: tl.constexpr):
     """T_n^(M)(x) from last = T_{n-1}^(M) and before = T_{n-2}^(M); NaN where x is not finite.
 
     By (n - M) T_n^(M) = 2 n x T_{n-1}^(M) - n (n + M - 2) / (n - 2) T_{n-2}^(M), see csrc/basis/chebyshev.h.
@@ -137,13 +136,40 @@ def inverse_width(grid, i, R: tl.constexpr):
 
 
 @triton.jit
-def first_state(x, i, grid, R: tl.constexpr, BASIS: tl.constexpr):
+def before_first(x, M: tl.constexpr):
+    """(P_{-1}^(j), P_{-2}^(j)) for j = 0 .. M: 1 and zeros; NaN where x is not finite."""
+    nothing = x - x
+    last = (nothing + 1.0,)
+    before = (nothing,)
+    for _ in tl.static_range(M):
+        last = last + (nothing,)
+        before = before + (nothing,)
+    return last, before
+
+
+@triton.jit
+def recurrence(x, a, b, c, last, before, M: tl.constexpr):
+    """P_n^(j)(x), j = 0 .. M, from those of n - 1 and n - 2: P_n = (a x + b) P_{n-1} - c P_{n-2}, derived."""
+    slope = a * x + b
+    row = ()
+    for j in tl.static_range(M + 1):
+        value = slope * last[j] - c * before[j]
+        if j > 0:
+            value += (j * a) * last[j - 1]
+        row = row + (value,)
+    return row
+
+
+@triton.jit
+def first_state(x, i, grid, R: tl.constexpr, M: tl.constexpr, BASIS: tl.constexpr):
     """(last, before) for row 0 of x[.., i]."""
     if BASIS == 1:
         last = inverse_width(grid, i, R)[None, :]
         before = last
     elif BASIS == 3:
         last, before = turns_of(x)
+    elif BASIS == 4:
+        last, before = before_first(x, M)
     else:
         last = tl.zeros(x.shape, x.dtype)
         before = last
@@ -158,21 +184,26 @@ def next_row(x, i, n, last, before, grid, R: tl.constexpr, M: tl.constexpr, BASI
         row = gaussian(x, centre[None, :], last, M)
     elif BASIS == 3:
         row = wave(tl.minimum(n, R - 1), last, before, R, M)
+    elif BASIS == 4:
+        at = grid + i.to(tl.int64) * (3 * R) + tl.minimum(n, R - 1)
+        a, b, c = tl.load(at)[None, :], tl.load(at + R)[None, :], tl.load(at + 2 * R)[None, :]
+        rows = recurrence(x, a, b, c, last, before, M)
+        before = last
+        last = rows
+        row = tl.where(n < R, rows[M], 0.0)
     else:
-        row = tl.where(n < R, polynomial(x, n, last, before, M), 0.0)
+        row = tl.where(n < R, chebyshev(x, n, last, before, M), 0.0)
         before = last
         last = row
     return row, last, before
 
 
 @triton.jit
-def skip_rows(x, count, last, before, M: tl.constexpr, BASIS: tl.constexpr):
+def skip_rows(x, i, count, last, before, grid, R: tl.constexpr, M: tl.constexpr, BASIS: tl.constexpr):
     """(last, before) for row `count`, from those for row 0."""
-    if BASIS == 2:
+    if BASIS == 2 or BASIS == 4:
         for n in range(count):
-            row = polynomial(x, n, last, before, M)
-            before = last
-            last = row
+            _, last, before = next_row(x, i, n, last, before, grid, R, M, BASIS)
     return last, before
 
 
@@ -199,9 +230,9 @@ def rows_of_group(
     BM: tl.constexpr, BI: tl.constexpr, RG: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
     """The operand of `next_rows` for any group, without those before it."""
-    last, before = first_state(x, i, grid, R, BASIS)
+    last, before = first_state(x, i, grid, R, M, BASIS)
     if R > RG:
-        last, before = skip_rows(x, group * RG, last, before, M, BASIS)
+        last, before = skip_rows(x, i, group * RG, last, before, grid, R, M, BASIS)
     rows, last, before = next_rows(
         x, side, i, group, last, before, grid, dtype, R, M, BASIS, BM, BI, RG, PAIRS
     )
@@ -243,12 +274,21 @@ def rows_at(x, r, i, grid, upto, R: tl.constexpr, M: tl.constexpr, BASIS: tl.con
     elif BASIS == 3:
         coarse, fine = turns_of(x)
         rows = wave(r[None, :], coarse[:, None], fine[:, None], R, M)
+    elif BASIS == 4:
+        rows = tl.zeros((x.shape[0], r.shape[0]), x.dtype)
+        states, previous = before_first(x, M)
+        for n in range(tl.minimum(upto, R)):
+            at = grid + i * (3 * R) + n
+            following = recurrence(x, tl.load(at), tl.load(at + R), tl.load(at + 2 * R), states, previous, M)
+            rows = tl.where((r == n)[None, :], following[M][:, None], rows)
+            previous = states
+            states = following
     else:
         rows = tl.zeros((x.shape[0], r.shape[0]), x.dtype)
         last = tl.zeros(x.shape, x.dtype)
         before = last
         for n in range(tl.minimum(upto, R)):
-            value = polynomial(x, n, last, before, M)
+            value = chebyshev(x, n, last, before, M)
             rows = tl.where((r == n)[None, :], value[:, None], rows)
             before = last
             last = value

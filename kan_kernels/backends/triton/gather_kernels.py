@@ -41,7 +41,7 @@ def gather_forward(
         if BASE == 0 or side is not None:
             acc += tl.sum(poison(xs, sides), 1)[:, None]
         if BASIS != 0:
-            last, before = first_state(xs, at, grid, R, BASIS)
+            last, before = first_state(xs, at, grid, R, M, BASIS)
             mask = (i < I)[:, None] & (n < O)[None, :]
             for r in range(R):
                 value, last, before = next_row(xs, at, r, last, before, grid, R, M, BASIS)
@@ -104,7 +104,7 @@ def gather_input(
         n = o0 + tl.arange(0, BN)
         gs = load_part(g, row, n, g_row, g_column, B, O, False).to(compute)[:, None, :]
         if BASIS != 0:
-            last, before = first_state(xs, at, grid, R, BASIS)
+            last, before = first_state(xs, at, grid, R, M, BASIS)
             mask = (i < I)[:, None] & (n < O)[None, :]
             for r in range(R):
                 value, last, before = next_row(xs, at, r, last, before, grid, R, M, BASIS)

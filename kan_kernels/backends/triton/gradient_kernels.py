@@ -161,7 +161,7 @@ def dense_input(
         if BASIS == 0:
             quad, two, odd, values = window(xs, at, grid, table, I, K, M, POLY, R + K, STEPS)
         else:
-            last, before = first_state(xs, at, grid, R, BASIS)
+            last, before = first_state(xs, at, grid, R, M, BASIS)
         tile = spline + (tile_i.to(tl.int64) * R + tile_r)[:, None] * O + k[None, :]
         for group in range((R + RG - 1) // RG):
             products = tl.zeros((BM, BI * RG), tl.float32)
