@@ -10,8 +10,8 @@
 #include <thread>
 #include <vector>
 
-#include "basis/config.h"
 #include "cpu/kernels.h"
+#include "grid_values.h"
 
 namespace py = pybind11;
 using namespace kan;
@@ -70,25 +70,27 @@ py::array forward_as(const py::array& x_in, const py::array& spline_in, const py
                  grid = as_array<T>(grid_in, "grid");
   check(x.ndim() == 2, [&] { return "x must have 2 dimensions, got shape " + shape_text(x); });
   const int64_t in = x.shape(1);
-  check(grid.ndim() == 2 && grid.shape(0) == in && grid.shape(1) >= 2 * order + 2, [&] {
-    return "grid must be (" + std::to_string(in) + ", grid_size + 2 * spline_order + 1), got shape " + shape_text(grid);
-  });
-  const int64_t grid_size = grid.shape(1) - 2 * order - 1;
-  check(spline.ndim() == 3 && spline.shape(0) == in && spline.shape(1) == grid_size + order, [&] {
-    return "spline_weight must be (" + std::to_string(in) + ", " + std::to_string(grid_size + order) +
+  check(spline.ndim() == 3 && spline.shape(0) == in && spline.shape(1) > order, [&] {
+    return "spline_weight must be (" + std::to_string(in) + ", more than " + std::to_string(order) +
            ", out), got shape " + shape_text(spline);
   });
+  const int64_t functions = spline.shape(1), columns = kBases[kBSpline].columns(functions, order);
+  check(grid.ndim() == 2 && grid.shape(0) == in && grid.shape(1) == columns, [&] {
+    return "grid must be (" + std::to_string(in) + ", " + std::to_string(columns) + "), got shape " + shape_text(grid);
+  });
   const int64_t out = spline.shape(2);
-  cpu::ForwardArgs args;
+  ForwardArgs args;
   args.layer.batch = x.shape(0);
   args.layer.in_features = in;
   args.layer.out_features = out;
-  args.layer.grid_size = int(grid_size);
-  args.layer.spline_order = order;
+  args.layer.functions = int(functions);
+  args.layer.order = order;
   args.layer.base = base;
-  args.layer.weight_dtype = sizeof(T) == 8 ? cpu::DType::f64 : cpu::DType::f32;
+  args.layer.weight_dtype = sizeof(T) == 8 ? DType::f64 : DType::f32;
   args.layer.grid = grid.data();
   args.layer.spline_weight = spline.data();
+  const std::string complaint = grid_complaint(args.layer);
+  check(complaint.empty(), [&] { return complaint; });
   Array<T> base_weight, bias;
   check((base != kNoBase) == !base_in.is_none(),
         [] { return std::string("base_weight must be given if and only if base is not 0"); });
@@ -111,26 +113,25 @@ py::array forward_as(const py::array& x_in, const py::array& spline_in, const py
   const cpu::KernelTable& kernels = table(isa);
   {
     py::gil_scoped_release release;
-    kernels.forward(args, executor());
+    kernels.kan_linear(args, executor());
   }
   return y;
 }
 
 py::array forward(const py::array& x, const py::array& spline_weight, const py::object& base_weight,
-                  const py::object& bias, const py::array& grid, int spline_order, int base, int derivative,
+                  const py::object& bias, const py::array& grid, int order, int base, int derivative,
                   const std::optional<std::string>& isa) {
-  check(spline_order >= 0 && spline_order <= kMaxOrder,
-        [&] { return "spline_order must be in 0..10, got " + std::to_string(spline_order); });
+  check(order >= 0 && order <= kMaxOrder, [&] { return "order must be in 0..10, got " + std::to_string(order); });
   check(base >= kNoBase && base <= kIdentity,
         [&] { return "base must be 0 (none), 1 (silu) or 2 (identity), got " + std::to_string(base); });
   check(derivative >= 0 && derivative <= kMaxDerivative,
         [&] { return "derivative must be in 0..32, got " + std::to_string(derivative); });
   if (py::isinstance<py::array_t<double>>(spline_weight)) {
-    return forward_as<double>(x, spline_weight, base_weight, bias, grid, spline_order, base, derivative, isa);
+    return forward_as<double>(x, spline_weight, base_weight, bias, grid, order, base, derivative, isa);
   }
   check(py::isinstance<py::array_t<float>>(spline_weight),
         [] { return std::string("spline_weight must be float32 or float64"); });
-  return forward_as<float>(x, spline_weight, base_weight, bias, grid, spline_order, base, derivative, isa);
+  return forward_as<float>(x, spline_weight, base_weight, bias, grid, order, base, derivative, isa);
 }
 
 // The sum of what each thread reaches while all are busy.
@@ -162,17 +163,34 @@ py::dict build_info() {
   return info;
 }
 
+// The records of csrc/basis/registry.h; columns: of the grid for 4 functions, of order 3 where the basis is local.
+py::list bases() {
+  py::list all;
+  for (const BasisRecord& record : kBases) {
+    py::dict one;
+    one["name"] = record.name;
+    one["code"] = int(record.code);
+    one["local"] = record.local;
+    one["columns"] = record.columns(4, record.local ? 3 : 0);
+    one["most_functions"] = record.most_functions;
+    one["even"] = record.even;
+    one["cuda"] = record.cuda_work > 0;
+    all.append(one);
+  }
+  return all;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "kan_kernels without torch: build information and the CPU kernels on NumPy arrays.";
   m.def("build_info", &build_info, "What was compiled, and the instruction set that this machine uses.");
+  m.def("bases", &bases, "The bases that C++ knows: a dict a record.");
   m.def("forward", &forward, py::arg("x"), py::arg("spline_weight"), py::arg("base_weight"), py::arg("bias"),
-        py::arg("grid"), py::arg("spline_order"), py::arg("base"), py::arg("derivative") = 0,
-        py::arg("isa") = py::none(),
+        py::arg("grid"), py::arg("order"), py::arg("base"), py::arg("derivative") = 0, py::arg("isa") = py::none(),
         "y[b, o] = sum_i phi_{i,o}^{(derivative)}(x[b, i]) + bias[o] on float32 or float64 arrays.\n\n"
-        "x (n, in), spline_weight (in, grid_size + k, out), base_weight (in, out) or None, bias (out) or None, grid\n"
-        "(in, grid_size + 2 k + 1), all of one dtype; base 0 none, 1 silu, 2 identity. Returns (n, out).");
+        "x (n, in), spline_weight (in, functions, out), base_weight (in, out) or None, bias (out) or None, grid\n"
+        "(in, functions + order + 1), all of one dtype; base 0 none, 1 silu, 2 identity. Returns (n, out).");
   m.def("fma_peak", &fma_peak, py::arg("threads") = 1, py::arg("seconds") = 0.2,
         "Measured float32 multiply-add peak of so many threads at once, in GFLOP/s.");
 }

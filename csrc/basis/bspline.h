@@ -82,10 +82,10 @@ KAN_HD void bspline_values(const CellKnots<K, S>& cell, V x, V unit, int derivat
   for (int j = 0; j <= K; ++j) out[j] = value[j];
 }
 
-// First of the K+1 consecutive basis rows that a cell reads: always inside [0, grid_size - 1].
-KAN_HD int window_of_cell(int cell, int order, int grid_size) {
+// First of the K+1 consecutive basis rows that a cell reads: always inside [0, cells - 1].
+KAN_HD int window_of_cell(int cell, int order, int cells) {
   const int first = cell - order;
-  return first < 0 ? 0 : (first > grid_size - 1 ? grid_size - 1 : first);
+  return first < 0 ? 0 : (first > cells - 1 ? cells - 1 : first);
 }
 
 }  // namespace KAN_ISA

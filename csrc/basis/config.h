@@ -23,12 +23,11 @@
 
 namespace kan {
 
-constexpr int kMaxOrder = 10;         // spline_order k
+constexpr int kMaxOrder = 10;         // of B-splines, k
 constexpr int kMaxDerivative = 32;    // derivative order m
-constexpr int kMaxFunctions = 256;    // functions of a basis that is not local
+constexpr int kMaxFunctions = 256;    // of a basis of full support
 constexpr int kMaxFrequencies = 512;  // of the Fourier basis, two functions each
 
 enum Base : int { kNoBase = 0, kSilu = 1, kIdentity = 2 };
-enum Basis : int { kBSpline = 0, kRbf = 1, kChebyshev = 2, kFourier = 3 };
 
 }  // namespace kan

@@ -21,55 +21,55 @@ namespace KAN_ISA {
 namespace {
 
 template <class T>
-void forward_as(const cpu::ForwardArgs& args, const cpu::Executor& executor) {
+void forward_as(const ForwardArgs& args, const cpu::Executor& executor) {
   const Shape shape(args.layer);
   if constexpr (Lookup<T>::entries > 0) {
     if (is_small<T>(shape)) return small_forward<T>(args, shape, executor);
   }
-  if (suits_products<T>(args.layer, shape, executor)) return ProductForward<T>(args, executor).run();
+  if (suits_gemm<T>(args.layer, shape, executor)) return GemmForward<T>(args, executor).run();
   Forward<T>(args, executor).run(executor);
 }
 
 template <class T>
-void backward_as(const cpu::BackwardArgs& args, const cpu::Executor& executor) {
+void backward_as(const BackwardArgs& args, const cpu::Executor& executor) {
   const Shape shape(args.layer);
   if constexpr (Lookup<T>::entries > 0) {
     if (is_small<T>(shape)) return small_backward<T>(args, shape, executor);
   }
-  if (suits_products<T>(args.layer, shape, executor)) return ProductBackward<T>(args, executor).run();
+  if (suits_gemm<T>(args.layer, shape, executor)) return GemmBackward<T>(args, executor).run();
   Backward<T>(args, executor).run(executor);
 }
 
-void forward(const cpu::ForwardArgs& args, const cpu::Executor& executor) {
+void kan_linear(const ForwardArgs& args, const cpu::Executor& executor) {
   if (args.layer.out_features == 0) return;
-  if (args.layer.weight_dtype == cpu::DType::f64) return forward_as<double>(args, executor);
+  if (args.layer.weight_dtype == DType::f64) return forward_as<double>(args, executor);
   forward_as<float>(args, executor);
 }
 
-void backward(const cpu::BackwardArgs& args, const cpu::Executor& executor) {
-  const cpu::Layer& l = args.layer;
+void kan_linear_backward(const BackwardArgs& args, const cpu::Executor& executor) {
+  const Layer& l = args.layer;
   if (l.in_features == 0) return;
   if (l.out_features == 0) {  // the gradient of nothing
     if (args.input) std::memset(args.input, 0, size_t(l.batch * l.in_features * item_size(args.x.dtype)));
     return;
   }
-  if (args.layer.weight_dtype == cpu::DType::f64) return backward_as<double>(args, executor);
+  if (args.layer.weight_dtype == DType::f64) return backward_as<double>(args, executor);
   backward_as<float>(args, executor);
 }
 
 void edge_scale(const cpu::EdgeScaleArgs& args, const cpu::Executor& executor) {
-  if (args.dtype == cpu::DType::f64) return EdgeScale<double>(args).run(executor);
+  if (args.dtype == DType::f64) return EdgeScale<double>(args).run(executor);
   EdgeScale<float>(args).run(executor);
 }
 
-void normed_forward(const cpu::NormedForwardArgs& args, const cpu::Executor& executor) {
-  if (args.layer.layer.weight_dtype == cpu::DType::f64) return NormedForward<double>(args).run(executor);
-  NormedForward<float>(args).run(executor);
+void layer_norm_rbf(const cpu::LayerNormRbfForwardArgs& args, const cpu::Executor& executor) {
+  if (args.layer.layer.weight_dtype == DType::f64) return LayerNormRbfForward<double>(args).run(executor);
+  LayerNormRbfForward<float>(args).run(executor);
 }
 
-void normed_backward(const cpu::NormedBackwardArgs& args, const cpu::Executor& executor) {
-  if (args.layer.layer.weight_dtype == cpu::DType::f64) return NormedBackward<double>(args).run(executor);
-  NormedBackward<float>(args).run(executor);
+void layer_norm_rbf_backward(const cpu::LayerNormRbfBackwardArgs& args, const cpu::Executor& executor) {
+  if (args.layer.layer.weight_dtype == DType::f64) return LayerNormRbfBackward<double>(args).run(executor);
+  LayerNormRbfBackward<float>(args).run(executor);
 }
 
 constexpr int kChains = 12, kSteps = 4096;
@@ -109,17 +109,17 @@ namespace cpu {
 extern const KernelTable KAN_CONCAT(kTable_, KAN_ISA);
 const KernelTable KAN_CONCAT(kTable_, KAN_ISA) = {KAN_STRING(KAN_ISA),
                                                   KAN_VECTOR_BYTES,
-                                                  KAN_ISA::forward,
-                                                  KAN_ISA::backward,
-                                                  KAN_ISA::gram,
-                                                  KAN_ISA::gram_input,
+                                                  KAN_ISA::kan_linear,
+                                                  KAN_ISA::kan_linear_backward,
+                                                  KAN_ISA::edge_gram,
+                                                  KAN_ISA::edge_gram_grad_input,
                                                   KAN_ISA::edge_l1,
                                                   KAN_ISA::edge_l1_backward,
                                                   KAN_ISA::edge_scale,
-                                                  KAN_ISA::normed_forward,
-                                                  KAN_ISA::normed_backward,
-                                                  KAN_ISA::convolution,
-                                                  KAN_ISA::convolution_backward,
+                                                  KAN_ISA::layer_norm_rbf,
+                                                  KAN_ISA::layer_norm_rbf_backward,
+                                                  KAN_ISA::kan_conv,
+                                                  KAN_ISA::kan_conv_backward,
                                                   KAN_ISA::fma_peak};
 }  // namespace cpu
 }  // namespace kan

@@ -1,67 +1,13 @@
 // The CPU kernels' interface: raw pointers in, raw pointers out, no torch. One table per instruction set.
 #pragma once
 
-#include <cstdint>
+#include "layer.h"
 
 namespace kan {
 namespace cpu {
 
-enum class DType : int { f32, f64, bf16, f16 };
-
-// A read-only matrix of any strides (counted in elements); data == nullptr means absent.
-struct MatrixView {
-  const void* data = nullptr;
-  DType dtype = DType::f32;
-  int64_t row_stride = 0, col_stride = 0;
-};
-
-// What every kernel of B-splines shares. Compute type: double if weight_dtype is f64, else float; the grid has that
-// type.
-struct SplineLayer {
-  int64_t batch = 0, in_features = 0, out_features = 0;
-  int grid_size = 1, spline_order = 3, base = 0;
-  DType weight_dtype = DType::f32;
-  const void* grid = nullptr;           // (in, grid_size + 2 k + 1), contiguous
-  const void* spline_weight = nullptr;  // (in, grid_size + k, out), contiguous
-  const void* base_weight = nullptr;    // (in, out), contiguous, or null
-};
-
-// The same of any basis. A feature has grid_size + spline_order functions. B-splines: grid_size cells, order k.
-// Gaussians: grid_size centres, order 0, and a row of the grid is the centres and their common width. Chebyshev
-// polynomials: grid_size 1, order = degree, and the grid has no columns. Fourier: grid_size = order = frequencies, no
-// columns either.
-struct Layer : SplineLayer {
-  int basis = 0;
-  // Elements between neighbouring features and outputs where instead the functions of an edge lie together, as other
-  // codebases store them; 0 for the above. Not for B-splines and not in 16 bits. d_spline has the layout of
-  // spline_weight.
-  int64_t feature_stride = 0, out_stride = 0;
-};
-
-// y[b,o] = sum_i side[b,i] phi_{i,o}^{(m)}(x[b,i]) + bias[o]
-struct ForwardArgs {
-  Layer layer;
-  MatrixView x, side;
-  const void* bias = nullptr;  // (out), weight_dtype, or null
-  int derivative = 0;
-  void* y = nullptr;  // (batch, out), weight_dtype, contiguous
-};
-
-// Either or both of
-//   input[b,i]    = sum_o g[b,o] phi_{i,o}^{(input_derivative)}(x[b,i])                   if input != null
-//   d_spline, d_base = sum_b side[b,i] g[b,o] {B_r, base}^{(weight_derivative)}(x[b,i])   if d_spline != null
-// in one pass over x and g.
-struct BackwardArgs {
-  Layer layer;
-  MatrixView x, side, g;
-  int input_derivative = 1, weight_derivative = 0;
-  void* input = nullptr;  // (batch, in), x.dtype, contiguous
-  void* d_spline = nullptr;
-  void* d_base = nullptr;
-};
-
 // Sums over the rows of products of two functions of one input, all in double whatever x is stored as. The functions
-// are the n = grid_size + k splines, the constant 1 and, where there is one, the base activation, in this order.
+// are the n splines, the constant 1 and, where there is one, the base activation, in this order.
 //   band[i,r,d]   = sum_b w[b,i] B_r(x[b,i]) B_{r+d}(x[b,i]), 0 past the last spline   (in, n, k + 1)
 //   border[i,0,c] = sum_b w[b,i] f_c(x[b,i])                                           (in, 1 or 2, n + 1 or 2)
 //   border[i,1,c] = sum_b w[b,i] base(x[b,i]) f_c(x[b,i])
@@ -72,8 +18,8 @@ struct GramArgs {
   MatrixView x, w;
   double* band = nullptr;
   double* border = nullptr;
-  const double* other_grid = nullptr;  // (in, other_size + 2 other_order + 1), contiguous
-  int other_size = 1, other_order = 3;
+  const double* other_grid = nullptr;  // (in, other_functions + other_order + 1), contiguous
+  int other_functions = 4, other_order = 3;
   double* cross = nullptr;
 };
 
@@ -116,13 +62,20 @@ struct ImageStrides {
 // y[b,o,p] = sum_{c,t} phi_{c,t,o}(x[b, c, position of p's tap t]) + bias[o], where positions outside of x add nothing.
 // The layer's batch are images, its in_features the channels of all groups, its out_features the outputs of one.
 struct ConvolutionLayer : SplineLayer {
-  // spline_weight: (channels, grid_size + k, *kernel, out), base_weight: (channels, *kernel, out)
+  // spline_weight: (channels, functions, *kernel, out), base_weight: (channels, *kernel, out)
   int64_t groups = 1;
   ConvolutionAxis axis[3];
   DType x_dtype = DType::f32;
   ImageStrides x_strides;
   const void* x = nullptr;
 };
+
+// What evaluates its bases needs to know.
+inline Layer basis_layer(const ConvolutionLayer& l) {
+  Layer layer;
+  static_cast<SplineLayer&>(layer) = l;
+  return layer;
+}
 
 struct ConvolutionArgs {
   ConvolutionLayer layer;
@@ -164,28 +117,28 @@ struct MatrixTarget {
 struct Executor {
   void (*run)(int64_t tasks, void (*body)(int64_t begin, int64_t end, void* context), void* context) = nullptr;
   int threads = 1;
-  // c (rows, columns) = a b or, if `add`, c + a b, in one dtype, f32 or f64: a library's product. Null: there is none.
-  void (*product)(const MatrixView& a, const MatrixView& b, const MatrixTarget& c, int64_t rows, int64_t columns,
-                  int64_t depth, bool add) = nullptr;
+  // c (rows, columns) = a b or, if `add`, c + a b, in one dtype, f32 or f64: a library's GEMM. Null: there is none.
+  void (*gemm)(const MatrixView& a, const MatrixView& b, const MatrixTarget& c, int64_t rows, int64_t columns,
+               int64_t depth, bool add) = nullptr;
 };
 
-struct NormedForwardArgs;
-struct NormedBackwardArgs;
+struct LayerNormRbfForwardArgs;
+struct LayerNormRbfBackwardArgs;
 
 struct KernelTable {
   const char* name;
   int vector_bytes;
-  void (*forward)(const ForwardArgs&, const Executor&);
-  void (*backward)(const BackwardArgs&, const Executor&);
-  void (*gram)(const GramArgs&, const Executor&);
-  void (*gram_input)(const GramInputArgs&, const Executor&);
+  void (*kan_linear)(const ForwardArgs&, const Executor&);
+  void (*kan_linear_backward)(const BackwardArgs&, const Executor&);
+  void (*edge_gram)(const GramArgs&, const Executor&);
+  void (*edge_gram_grad_input)(const GramInputArgs&, const Executor&);
   void (*edge_l1)(const EdgeL1Args&, const Executor&);
   void (*edge_l1_backward)(const EdgeL1BackwardArgs&, const Executor&);
   void (*edge_scale)(const EdgeScaleArgs&, const Executor&);
-  void (*normed_forward)(const NormedForwardArgs&, const Executor&);
-  void (*normed_backward)(const NormedBackwardArgs&, const Executor&);
-  void (*convolution)(const ConvolutionArgs&, const Executor&);
-  void (*convolution_backward)(const ConvolutionBackwardArgs&, const Executor&);
+  void (*layer_norm_rbf)(const LayerNormRbfForwardArgs&, const Executor&);
+  void (*layer_norm_rbf_backward)(const LayerNormRbfBackwardArgs&, const Executor&);
+  void (*kan_conv)(const ConvolutionArgs&, const Executor&);
+  void (*kan_conv_backward)(const ConvolutionBackwardArgs&, const Executor&);
   double (*fma_peak)(double seconds);  // measured multiply-add rate of one thread, float32, in FLOP/s
 };
 

@@ -10,9 +10,6 @@
 namespace kan {
 namespace KAN_ISA {
 
-using cpu::DType;
-using cpu::MatrixView;
-
 KAN_HD int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 KAN_HD int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 KAN_HD int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -4,20 +4,19 @@ namespace kan {
 namespace cuda {
 namespace {
 
-int size_of_compute(const cpu::SplineLayer& l) { return l.weight_dtype == DType::f64 ? 8 : 4; }
-int rows_of(const cpu::SplineLayer& l) { return l.grid_size + l.spline_order + (l.base != kNoBase); }
+int size_of_compute(const SplineLayer& l) { return l.weight_dtype == DType::f64 ? 8 : 4; }
 
 // The widest layout for the outputs; each step of narrow() asks for less shared memory.
-void lay_out(GatherShape& s, const cpu::SplineLayer& l, int lanes) {
+void lay_out(GatherShape& s, const SplineLayer& l, int lanes) {
   s.lanes = lanes;
-  const int most = outputs_per_lane(lanes, l.weight_dtype == DType::f64, l.spline_order);
+  const int most = outputs_per_lane(lanes, l.weight_dtype == DType::f64, l.order);
   s.per_lane = int(std::max<int64_t>(1, std::min<int64_t>(ceil_div(l.out_features, lanes), most)));
 }
-void widest(GatherShape& s, const cpu::SplineLayer& l) {
-  const int of_8_lanes = 8 * outputs_per_lane(8, l.weight_dtype == DType::f64, l.spline_order);
+void widest(GatherShape& s, const SplineLayer& l) {
+  const int of_8_lanes = 8 * outputs_per_lane(8, l.weight_dtype == DType::f64, l.order);
   lay_out(s, l, l.out_features <= 8 ? 1 : l.out_features <= of_8_lanes ? 8 : 32);
 }
-bool narrow(GatherShape& s, const cpu::SplineLayer& l) {
+bool narrow(GatherShape& s, const SplineLayer& l) {
   if (s.lanes == 32 && s.per_lane == 1) return false;
   if (s.lanes == 32) return --s.per_lane, true;
   lay_out(s, l, s.lanes == 1 ? 8 : 32);
@@ -26,12 +25,12 @@ bool narrow(GatherShape& s, const cpu::SplineLayer& l) {
 
 }  // namespace
 
-GatherShape plan_gather_forward(const cpu::SplineLayer& l) {
+GatherShape gather_forward_blocking(const SplineLayer& l) {
   const int size = size_of_compute(l);
   const auto bytes = [&](const GatherShape& s) {
     const int64_t pairs = int64_t(s.features) * s.rows;
-    const int64_t panel = s.staged ? int64_t(s.features) * rows_of(l) * s.per_lane * 32 * size : 0;
-    return panel + kGatherWarps * pairs * ((l.spline_order + 2) * size + 4);
+    const int64_t panel = s.staged ? int64_t(s.features) * l.coefficient_rows() * s.per_lane * 32 * size : 0;
+    return panel + kGatherWarps * pairs * ((l.order + 2) * size + 4);
   };
   GatherShape s;
   widest(s, l);
@@ -59,18 +58,18 @@ GatherShape plan_gather_forward(const cpu::SplineLayer& l) {
   return s;
 }
 
-GatherShape plan_gather_backward(const cpu::SplineLayer& l, bool input, bool weight) {
+GatherShape gather_backward_blocking(const SplineLayer& l, bool input, bool weight) {
   const int size = size_of_compute(l);
   const auto bytes = [&](const GatherShape& s) {
     const int64_t line = int64_t(s.per_lane) * 32 * size, all = int64_t(s.features) * s.warps;
-    const int64_t values = int64_t(32) * (l.spline_order + 2) * ((weight ? 1 : 0) + (input ? 1 : 0)) * size;
+    const int64_t values = int64_t(32) * (l.order + 2) * ((weight ? 1 : 0) + (input ? 1 : 0)) * size;
     const int64_t partial = input ? int64_t(2) * 32 * (s.lanes | 1) * size : 0;
-    return (input && s.staged ? s.features * rows_of(l) * line : 0) +
+    return (input && s.staged ? s.features * l.coefficient_rows() * line : 0) +
            all * ((weight ? s.coefficients * line : 0) + values + partial + 33 * 4);
   };
   GatherShape s;
   widest(s, l);
-  s.coefficients = rows_of(l);
+  s.coefficients = l.coefficient_rows();
   s.features = s.warps = 1;
   const auto whole = [&] { return int64_t(s.lanes) * s.per_lane >= l.out_features; };
   s.staged = input && whole();
@@ -98,28 +97,28 @@ GatherShape plan_gather_backward(const cpu::SplineLayer& l, bool input, bool wei
     }
   }
   s.shared_bytes = int(bytes(s));
-  const int64_t blocks = ceil_div(l.in_features, s.features) * ceil_div(rows_of(l), s.coefficients) *
+  const int64_t blocks = ceil_div(l.in_features, s.features) * ceil_div(l.coefficient_rows(), s.coefficients) *
                          (input ? 1 : ceil_div(l.out_features, int64_t(s.lanes) * s.per_lane));
-  const int64_t sums = std::max<int64_t>(1, l.in_features * rows_of(l) * l.out_features);
+  const int64_t sums = std::max<int64_t>(1, l.in_features * l.coefficient_rows() * l.out_features);
   const int64_t memory = weight ? l.batch * (l.in_features + l.out_features) / sums : l.batch;
   split(s, l.batch, blocks, weight ? kSplitRows : 32, weight && l.batch <= kOnePassRows ? 1 : memory, 32);
   return s;
 }
 
-void plan_dense_forward(DenseArgs& a) {
-  const cpu::SplineLayer& l = a.layer;
+void set_dense_forward_blocking(DenseArgs& a) {
+  const SplineLayer& l = a.layer;
   const int64_t blocks = ceil_div(l.batch, dense_forward_rows(a)) * ceil_div(l.out_features, dense_forward_columns(a));
   const int64_t memory = (l.in_features + l.out_features) / std::max<int64_t>(1, l.out_features);
   split(a, l.in_features, blocks, 64, blocks >= kBlocks / 2 ? 1 : memory, kChunk);
 }
 
-void plan_dense_backward(DenseArgs& a) {
-  const cpu::SplineLayer& l = a.layer;
-  const int64_t row_blocks = ceil_div(a.n_splines(), kGroupRows);
+void set_dense_backward_blocking(DenseArgs& a) {
+  const SplineLayer& l = a.layer;
+  const int64_t row_blocks = ceil_div(a.layer.functions, kGroupRows);
   a.row_blocks = row_blocks > 2 ? 4 : int(row_blocks);
   const int64_t blocks = ceil_div(l.in_features, dense_backward_inputs(a)) * dense_backward_parts(a) *
                          (a.input ? 1 : ceil_div(l.out_features, dense_backward_outputs()));
-  const int64_t sums = std::max<int64_t>(1, l.in_features * rows_of(l) * l.out_features);
+  const int64_t sums = std::max<int64_t>(1, l.in_features * l.coefficient_rows() * l.out_features);
   const int64_t memory = a.d_spline ? l.batch * (l.in_features + l.out_features) / sums : l.batch;
   split(a, l.batch, blocks, a.d_spline ? 512 : 64, memory, 64);
 }

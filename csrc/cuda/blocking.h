@@ -24,11 +24,11 @@ void split(Shape& s, int64_t n, int64_t blocks, int64_t least, int64_t most, int
   s.splits = std::max<int64_t>(1, ceil_div(n, s.part));
 }
 
-GatherShape plan_gather_forward(const cpu::SplineLayer& layer);
-void plan_dense_forward(DenseArgs& a);   // part and splits
-void plan_dense_backward(DenseArgs& a);  // and row_blocks, for the results that are asked for
+GatherShape gather_forward_blocking(const SplineLayer& layer);
+void set_dense_forward_blocking(DenseArgs& a);   // part and splits
+void set_dense_backward_blocking(DenseArgs& a);  // and row_blocks, for the results that are asked for
 // For one kernel that computes either or both; `coefficients` is 0 where both cannot be done in one pass.
-GatherShape plan_gather_backward(const cpu::SplineLayer& layer, bool input, bool weight);
+GatherShape gather_backward_blocking(const SplineLayer& layer, bool input, bool weight);
 
 }  // namespace cuda
 }  // namespace kan

@@ -10,7 +10,7 @@ namespace {
 
 // Multiply-adds of mma.sync in one cycle of one multiprocessor. From compute capability 9 on it reaches 0.62 of the
 // rate of the warp group's instructions, which this path does not use; 10 is taken to be like 9.
-double matrix_rate(const cpu::SplineLayer& l, const Options& options) {
+double matrix_rate(const SplineLayer& l, const Options& options) {
   const double half = options.capability_major == 9 || options.capability_major == 10 ? 0.62 * 2048.0 : 1024.0;
   if (l.weight_dtype != DType::f32) return half;
   return options.tf32 ? half / 2.0 : half / 6.0;  // strict float32 is three products
@@ -22,23 +22,22 @@ constexpr double kIssue = 4.0 * 32.0;  // lanes that start an instruction in a c
 struct Work {
   double make, block;
 };
-Work dense_work(const cpu::SplineLayer& l, bool tf32) {
+Work dense_work(const SplineLayer& l, bool tf32) {
   if (l.weight_dtype != DType::f32) return {35.0, 25.0};
   return tf32 ? Work{35.0, 165.0} : Work{110.0, 720.0};
 }
-constexpr double kMakeGather = 220.0;  // of the gather path: with divisions and a search in global memory
-constexpr double kBanks = 32.0;        // 4-byte numbers that shared memory gives in a cycle
-// Of the kernels for bases that reach everywhere: a value, made and left in shared memory, and what a multiply-add
+constexpr double kBanks = 32.0;  // 4-byte numbers that shared memory gives in a cycle
+// Of the kernels for bases of full support: the base's value, made and left in shared memory, and what a multiply-add
 // takes with its share of the operands' loads.
-constexpr double kMakeGaussian = 38.0, kMakeChebyshev = 25.0, kMakeBase = 60.0, kProduct = 1.2;
+constexpr double kMakeBase = 60.0, kProduct = 1.2;
 // Measured over counted, as `make gpu` prints it. Not measured yet.
 constexpr double kDenseFactor = 1.0, kGatherFactor = 1.0;
 
 }  // namespace
 
-Cost cost(const cpu::SplineLayer& l, const Options& options) {
+Cost cost(const SplineLayer& l, const Options& options) {
   const double out = double(l.out_features > 0 ? l.out_features : 1);
-  const double blocks = double(ceil_div(l.grid_size + l.spline_order, 8)), base = l.base != kNoBase ? 1.0 : 0.0;
+  const double blocks = double(ceil_div(l.functions, 8)), base = l.base != kNoBase ? 1.0 : 0.0;
   const bool strict = l.weight_dtype == DType::f32 && !options.tf32;
   const double tile = l.out_features > 64 && !strict ? 128.0 : 64.0;  // outputs that share an evaluation
   const double padded = double(ceil_div(l.out_features > 0 ? l.out_features : 1, int64_t(tile))) * tile;
@@ -47,31 +46,32 @@ Cost cost(const cpu::SplineLayer& l, const Options& options) {
   c.dense = kDenseFactor * (padded / out) *
             ((8.0 * blocks + base) / matrix_rate(l, options) + (work.make + work.block * blocks) / kIssue / tile);
   const double shared = out < 32.0 ? out : 32.0;
-  const double fetched = (double(l.spline_order) + 1.0 + base) * (l.weight_dtype == DType::f64 ? 2.0 : 1.0);
-  c.gather = kGatherFactor * (fetched * 1.5 / kBanks + kMakeGather / kIssue / shared);
+  const double fetched = (double(l.order) + 1.0 + base) * (l.weight_dtype == DType::f64 ? 2.0 : 1.0);
+  c.gather = kGatherFactor * (fetched * 1.5 / kBanks + kBases[kBSpline].cuda_work / kIssue / shared);
   return c;
 }
 
-Cost global_cost(const cpu::Layer& l, const Options& options) {
+Cost full_support_cost(const Layer& l, const Options& options) {
   const int64_t out = l.out_features > 0 ? l.out_features : 1;
-  const double functions = double(l.grid_size + l.spline_order), base = l.base != kNoBase ? 1.0 : 0.0;
-  const double made = functions * (l.basis == kRbf ? kMakeGaussian : kMakeChebyshev) + base * kMakeBase;
+  const double functions = double(l.functions), base = l.base != kNoBase ? 1.0 : 0.0;
+  const double made = functions * kBases[l.basis].cuda_work + base * kMakeBase;
   const auto on = [&](double rate, int64_t tile) {
     const double padded = double(ceil_div(out, tile) * tile) / double(out);
     return padded * ((functions + base) / rate + made / kIssue / double(tile));
   };
   const double multiply_adds = kIssue / (l.weight_dtype == DType::f64 ? 2.0 : 1.0) / kProduct;
-  return {on(matrix_rate(l, options), global_columns(out, true)), on(multiply_adds, global_columns(out, false))};
+  return {on(matrix_rate(l, options), full_support_columns(out, true)),
+          on(multiply_adds, full_support_columns(out, false))};
 }
 
-const char* too_small(const cpu::SplineLayer& l) {
+const char* too_small(const SplineLayer& l) {
   if (l.batch < 32) return "fewer than 32 rows";            // of a tile's 64 or 128
   if (l.in_features < 8) return "fewer than 8 inputs";      // of a backward tile's 16
   if (l.out_features < 16) return "fewer than 16 outputs";  // of a tile's 64
   return nullptr;
 }
 
-Path choose(const cpu::SplineLayer& l, int derivative, const Options& options) {
+Path choose(const SplineLayer& l, int derivative, const Options& options) {
   if (dense_reason(l, derivative) || too_small(l)) return Path::gather;
   const Cost c = cost(l, options);
   return c.dense < c.gather ? Path::dense : Path::gather;

@@ -10,23 +10,23 @@ namespace kan {
 namespace cuda {
 namespace {
 
-int64_t gradient_size(const cpu::SplineLayer& l) {
-  return l.in_features * (l.grid_size + l.spline_order + (l.base != kNoBase)) * l.out_features;
+int64_t gradient_size(const SplineLayer& l) {
+  return l.in_features * (l.functions + (l.base != kNoBase)) * l.out_features;
 }
 
-GatherArgs gather_args(const cpu::BackwardArgs& args) {
+GatherArgs gather_args(const BackwardArgs& args) {
   GatherArgs a;
   a.layer = args.layer;
-  a.x = args.x, a.side = args.side, a.g = args.g;
+  a.x = args.x, a.row_scale = args.row_scale, a.g = args.g;
   a.derivative = args.weight_derivative, a.input_derivative = args.input_derivative;
   return a;
 }
 
-DenseArgs dense_args(const cpu::BackwardArgs& args, const Options& options, bool input, bool weight) {
-  const cpu::SplineLayer& l = args.layer;
+DenseArgs dense_args(const BackwardArgs& args, const Options& options, bool input, bool weight) {
+  const SplineLayer& l = args.layer;
   DenseArgs a;
   a.layer = l;
-  a.x = args.x, a.side = args.side, a.g = args.g;
+  a.x = args.x, a.row_scale = args.row_scale, a.g = args.g;
   a.derivative = args.weight_derivative, a.input_derivative = args.input_derivative;
   a.tf32 = options.tf32;
   if (input) a.input = args.input, a.input_dtype = args.x.dtype;
@@ -35,7 +35,7 @@ DenseArgs dense_args(const cpu::BackwardArgs& args, const Options& options, bool
               args.g.row_stride * size_of(l.weight_dtype) % 16 == 0 &&
               (!input || (whole_pieces(l.spline_weight, l.out_features, l.weight_dtype) &&
                           (!l.base_weight || whole_pieces(l.base_weight, l.out_features, l.weight_dtype))));
-  plan_dense_backward(a);
+  set_dense_backward_blocking(a);
   return a;
 }
 
@@ -46,7 +46,7 @@ struct DensePasses {
   bool one_pass, has_input, has_weight;
   int64_t input_parts = 1, weight_bytes = 0, bytes = 0;
 
-  DensePasses(const cpu::BackwardArgs& args, const Options& options)
+  DensePasses(const BackwardArgs& args, const Options& options)
       : one_pass(args.input && args.d_spline && args.layer.out_features <= dense_backward_outputs()),
         has_input(args.input && !one_pass),
         has_weight(args.d_spline) {
@@ -58,17 +58,17 @@ struct DensePasses {
   }
 };
 
-void reduce_gradient(const cpu::BackwardArgs& args, const void* parts, int64_t splits, void* stream) {
-  const cpu::SplineLayer& l = args.layer;
+void reduce_gradient(const BackwardArgs& args, const void* parts, int64_t splits, void* stream) {
+  const SplineLayer& l = args.layer;
   ReduceArgs r;
   r.from = parts, r.parts = splits, r.count = gradient_size(l), r.columns = l.out_features;
-  r.main_rows = l.grid_size + l.spline_order, r.rows = r.main_rows + (l.base != kNoBase);
+  r.main_rows = l.functions, r.rows = r.main_rows + (l.base != kNoBase);
   r.to = args.d_spline, r.last = args.d_base, r.dtype = l.weight_dtype;
   reduce(r, wide(l), stream);
 }
 
-void backward_dense(const cpu::BackwardArgs& args, const Options& options, void* workspace, void* stream) {
-  const cpu::SplineLayer& l = args.layer;
+void backward_dense(const BackwardArgs& args, const Options& options, void* workspace, void* stream) {
+  const SplineLayer& l = args.layer;
   DensePasses passes(args, options);
   void* const input_parts = static_cast<unsigned char*>(workspace) + passes.weight_bytes;
   DenseArgs& slopes = passes.one_pass ? passes.weight : passes.input;
@@ -88,45 +88,45 @@ struct GatherPasses {
   GatherShape both, input, weight;
   bool one_pass = false;
 
-  explicit GatherPasses(const cpu::BackwardArgs& args) {
+  explicit GatherPasses(const BackwardArgs& args) {
     if (args.input && args.d_spline) {
-      both = plan_gather_backward(args.layer, true, true);
+      both = gather_backward_blocking(args.layer, true, true);
       one_pass = both.coefficients > 0;
       if (one_pass) weight = both;
     }
-    if (args.input && !one_pass) input = plan_gather_backward(args.layer, true, false);
-    if (args.d_spline && !one_pass) weight = plan_gather_backward(args.layer, false, true);
+    if (args.input && !one_pass) input = gather_backward_blocking(args.layer, true, false);
+    if (args.d_spline && !one_pass) weight = gather_backward_blocking(args.layer, false, true);
   }
 };
 
-GatherArgs gather_args(const cpu::ForwardArgs& args) {
+GatherArgs gather_args(const ForwardArgs& args) {
   GatherArgs a;
   a.layer = args.layer;
-  a.x = args.x, a.side = args.side;
+  a.x = args.x, a.row_scale = args.row_scale;
   a.derivative = args.derivative;
-  a.shape = plan_gather_forward(args.layer);
+  a.shape = gather_forward_blocking(args.layer);
   return a;
 }
 
-DenseArgs dense_args(const cpu::ForwardArgs& args, const Options& options) {
-  const cpu::SplineLayer& l = args.layer;
+DenseArgs dense_args(const ForwardArgs& args, const Options& options) {
+  const SplineLayer& l = args.layer;
   DenseArgs a;
   a.layer = l;
-  a.x = args.x, a.side = args.side;
+  a.x = args.x, a.row_scale = args.row_scale;
   a.derivative = args.derivative;
   a.tf32 = options.tf32;
   a.aligned = whole_pieces(l.spline_weight, l.out_features, l.weight_dtype) &&
               (!l.base_weight || whole_pieces(l.base_weight, l.out_features, l.weight_dtype));
-  plan_dense_forward(a);
+  set_dense_forward_blocking(a);
   return a;
 }
 
-int derivative_of(const cpu::BackwardArgs& args) {
+int derivative_of(const BackwardArgs& args) {
   const int m = args.input ? args.input_derivative : 0, n = args.d_spline ? args.weight_derivative : 0;
   return m > n ? m : n;
 }
 
-Path path_of(const cpu::SplineLayer& layer, int derivative, const Options& options) {
+Path path_of(const SplineLayer& layer, int derivative, const Options& options) {
   if (options.path == Path::automatic) return choose(layer, derivative, options);
   const char* const reason = options.path == Path::dense ? dense_reason(layer, derivative) : nullptr;
   if (reason) throw std::runtime_error(std::string("kan_kernels: the dense path cannot run this: ") + reason);
@@ -135,27 +135,27 @@ Path path_of(const cpu::SplineLayer& layer, int derivative, const Options& optio
 
 }  // namespace
 
-const char* dense_reason(const cpu::SplineLayer& l, int derivative) {
+const char* dense_reason(const SplineLayer& l, int derivative) {
   if (l.out_features == 0) return "there are no outputs";
   if (l.weight_dtype == DType::f64) return "there is no matrix instruction for float64 here";
-  if (l.spline_order < 1 || l.spline_order > kDenseOrder) return "spline_order is not in 1..3";
-  if (l.grid_size + 2 * l.spline_order + 1 > kDenseKnots) return "the grid has more than 96 knots";
+  if (l.order < 1 || l.order > kDenseOrder) return "spline_order is not in 1..3";
+  if (l.knots() > kDenseKnots) return "the grid has more than 96 knots";
   if (derivative > 3) return "the derivative is above 3";
   if (l.weight_dtype == DType::f16 && derivative > 1) return "higher derivatives may be too large for float16";
   return nullptr;
 }
 
-int64_t forward_workspace(const cpu::ForwardArgs& args, const Options& options) {
-  if (args.layer.basis != kBSpline) return global_forward_workspace(args, options);
+int64_t forward_workspace(const ForwardArgs& args, const Options& options) {
+  if (!kBases[args.layer.basis].local) return full_support_forward_workspace(args, options);
   const bool dense = path_of(args.layer, args.derivative, options) == Path::dense;
   const int64_t splits = dense ? dense_args(args, options).splits : gather_args(args).shape.splits;
   const int64_t size = args.layer.batch * args.layer.out_features;
   return splits > 1 ? splits * size * size_of(compute_type(args.layer)) : 0;
 }
 
-void forward(const cpu::ForwardArgs& args, const Options& options, void* workspace, void* stream) {
-  if (args.layer.basis != kBSpline) return run_global_forward(args, options, workspace, stream);
-  const cpu::SplineLayer& l = args.layer;
+void forward(const ForwardArgs& args, const Options& options, void* workspace, void* stream) {
+  if (!kBases[args.layer.basis].local) return run_full_support_forward(args, options, workspace, stream);
+  const SplineLayer& l = args.layer;
   if (l.batch == 0 || l.out_features == 0) return;
   if (path_of(l, args.derivative, options) == Path::dense) {
     const DenseArgs a = dense_args(args, options);
@@ -166,14 +166,14 @@ void forward(const cpu::ForwardArgs& args, const Options& options, void* workspa
 }
 
 // A layer without outputs has no gradient but the input's, which is zero.
-cpu::BackwardArgs without_empty(cpu::BackwardArgs args) {
+BackwardArgs without_empty(BackwardArgs args) {
   if (args.layer.out_features == 0) args.d_spline = args.d_base = nullptr;
   return args;
 }
 
-int64_t backward_workspace(const cpu::BackwardArgs& given, const Options& options) {
-  if (given.layer.basis != kBSpline) return global_backward_workspace(given, options);
-  const cpu::BackwardArgs args = without_empty(given);
+int64_t backward_workspace(const BackwardArgs& given, const Options& options) {
+  if (!kBases[given.layer.basis].local) return full_support_backward_workspace(given, options);
+  const BackwardArgs args = without_empty(given);
   if (path_of(args.layer, derivative_of(args), options) == Path::dense) return DensePasses(args, options).bytes;
   if (!args.d_spline) return 0;
   const GatherPasses passes(args);
@@ -181,10 +181,10 @@ int64_t backward_workspace(const cpu::BackwardArgs& given, const Options& option
   return splits > 1 ? splits * gradient_size(args.layer) * size_of(compute_type(args.layer)) : 0;
 }
 
-void backward(const cpu::BackwardArgs& given, const Options& options, void* workspace, void* stream) {
-  if (given.layer.basis != kBSpline) return run_global_backward(given, options, workspace, stream);
-  const cpu::BackwardArgs args = without_empty(given);
-  const cpu::SplineLayer& l = args.layer;
+void backward(const BackwardArgs& given, const Options& options, void* workspace, void* stream) {
+  if (!kBases[given.layer.basis].local) return run_full_support_backward(given, options, workspace, stream);
+  const BackwardArgs args = without_empty(given);
+  const SplineLayer& l = args.layer;
   if (l.in_features == 0) return;
   if (path_of(l, derivative_of(args), options) == Path::dense) {
     return backward_dense(args, options, workspace, stream);

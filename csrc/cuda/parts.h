@@ -1,14 +1,13 @@
 // What calls of kernels share whose results come in parts: the compute type, and the sums of the parts.
 #pragma once
 
-#include "cpu/kernels.h"
 #include "reduce.h"
 
 namespace kan {
 namespace cuda {
 
-inline bool wide(const cpu::SplineLayer& l) { return l.weight_dtype == DType::f64; }
-inline DType compute_type(const cpu::SplineLayer& l) { return wide(l) ? DType::f64 : DType::f32; }
+inline bool wide(const SplineLayer& l) { return l.weight_dtype == DType::f64; }
+inline DType compute_type(const SplineLayer& l) { return wide(l) ? DType::f64 : DType::f32; }
 
 // to[e] = the sum over the parts, which lie as the result does.
 inline void add_parts(const void* from, int64_t parts, int64_t count, void* to, DType dtype, bool wide, void* stream) {
@@ -19,9 +18,9 @@ inline void add_parts(const void* from, int64_t parts, int64_t count, void* to, 
 
 // Runs a forward kernel, straight into y or in parts that are added afterwards.
 template <class Args>
-void run_forward(void (*kernel)(const Args&, void*), Args a, int64_t splits, const cpu::ForwardArgs& args,
-                 void* workspace, void* stream) {
-  const cpu::SplineLayer& l = args.layer;
+void run_forward(void (*kernel)(const Args&, void*), Args a, int64_t splits, const ForwardArgs& args, void* workspace,
+                 void* stream) {
+  const SplineLayer& l = args.layer;
   const bool split = splits > 1;
   a.bias = split ? nullptr : args.bias;
   a.y = split ? workspace : args.y;

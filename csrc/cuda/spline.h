@@ -26,7 +26,7 @@ struct Spline {
     cell = K;
   }
 
-  // scale >= 0, as a window wants it: the sign of side weights is put on the placed row.
+  // scale >= 0, as a window wants it: the sign of row scales is put on the placed row.
   KAN_DEVICE void evaluate(const float* table, int n_knots, int t, float x, float scale, int derivative) {
     const int at = KnotTable<K>::locate(table, n_knots, t, x);
     float value[K + 1] = {};

@@ -2,14 +2,11 @@
 // branches are uniform; arithmetic is float, or double beside float64 storage.
 #pragma once
 
-#include "cpu/kernels.h"
+#include "layer.h"
 #include "warp.h"
 
 namespace kan {
 namespace cuda {
-
-using cpu::DType;
-using cpu::MatrixView;
 
 template <class T>
 KAN_DEVICE T load_as(const void* data, DType dtype, int64_t at) {

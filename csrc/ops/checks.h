@@ -5,14 +5,15 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 #include <tuple>
 
-#include "basis/config.h"
 #include "cpu/kernels.h"
+#include "grid_values.h"
 
 namespace kan {
 namespace ops {
@@ -30,16 +31,16 @@ void check(bool condition, const Parts&... parts) {
   throw std::runtime_error(message.str());
 }
 
-inline cpu::DType dtype_of(const Tensor& t, const char* name) {
+inline DType dtype_of(const Tensor& t, const char* name) {
   switch (t.scalar_type()) {
-    case ScalarType::Float: return cpu::DType::f32;
-    case ScalarType::Double: return cpu::DType::f64;
-    case ScalarType::BFloat16: return cpu::DType::bf16;
-    case ScalarType::Half: return cpu::DType::f16;
+    case ScalarType::Float: return DType::f32;
+    case ScalarType::Double: return DType::f64;
+    case ScalarType::BFloat16: return DType::bf16;
+    case ScalarType::Half: return DType::f16;
     default: break;
   }
   check(false, name, " must be float32, float64, bfloat16 or float16");
-  return cpu::DType::f32;
+  return DType::f32;
 }
 
 inline void check_shape(const Tensor& t, const char* name, std::initializer_list<int64_t> wanted) {
@@ -61,39 +62,39 @@ inline void check_matrix(const Tensor& t, const char* name) {
 // The call through torch's dispatcher costs more than a small layer: made only where it changes something.
 inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
-inline void check_grid(const Tensor& grid, int64_t in_features, int64_t spline_order, int64_t base) {
-  check_matrix(grid, "grid");
-  check(spline_order >= 0 && spline_order <= kMaxOrder, "spline_order must be in 0..", kMaxOrder, ", got ",
-        spline_order);
-  check(base >= kNoBase && base <= kIdentity, "base must be 0 (none), 1 (silu) or 2 (identity), got ", base);
-  check(grid.size(0) == in_features, "grid has ", grid.size(0), " rows, expected one for each of the ", in_features,
-        " features of x");
-  check(grid.size(1) >= 2 * spline_order + 2 && grid.size(1) < (int64_t(1) << 24), "grid has ", grid.size(1),
-        " knots a row, expected grid_size + 2 * spline_order + 1 with grid_size >= 1");
+// The values of a grid on the CPU, before a kernel reads them.
+inline void check_grid_values(const Layer& layer) {
+  const std::string complaint = grid_complaint(layer);
+  if (!complaint.empty()) throw std::runtime_error(complaint);
 }
 
-// The grid of any basis, as cpu::Layer describes it.
-inline void check_basis(const Tensor& grid, int64_t in_features, int64_t spline_order, int64_t base, int64_t basis) {
-  check(basis >= kBSpline && basis <= kFourier,
-        "basis must be 0 (B-splines), 1 (Gaussians), 2 (Chebyshev) or 3 (Fourier), got ", basis);
-  if (basis == kBSpline) return check_grid(grid, in_features, spline_order, base);
+// That functions, order and grid are of one basis, as its record says.
+inline void check_basis(const Tensor& grid, int64_t in_features, int64_t functions, int64_t order, int64_t base,
+                        int64_t basis) {
   check_matrix(grid, "grid");
   check(base >= kNoBase && base <= kIdentity, "base must be 0 (none), 1 (silu) or 2 (identity), got ", base);
+  check(basis >= 0 && basis < kBasisCount, "basis must be the code of one, in 0..", kBasisCount - 1, ", got ", basis);
+  const BasisRecord& record = kBases[basis];
+  const int most_order = record.local ? kMaxOrder : 0;
+  check(order >= 0 && order <= most_order, "order must be in 0..", most_order, " for the basis ", record.name, ", got ",
+        order);
+  check(functions > order && functions <= record.most_functions && !(record.even && functions % 2),
+        "functions must be ", record.even ? "even and " : "", "in ", order + 1, "..", record.most_functions,
+        " for the basis ", record.name, " of order ", order, ", got ", functions);
   check(grid.size(0) == in_features, "grid has ", grid.size(0), " rows, expected one for each of the ", in_features,
         " features of x");
-  if (basis == kRbf) {
-    check(spline_order == 0, "spline_order must be 0 for Gaussians, got ", spline_order);
-    check(grid.size(1) >= 2 && grid.size(1) <= kMaxFunctions + 1, "grid has ", grid.size(1), " columns, expected 1 to ",
-          kMaxFunctions, " centres and their width");
-  } else if (basis == kFourier) {
-    check(spline_order >= 1 && spline_order <= kMaxFrequencies,
-          "spline_order, the number of frequencies, must be in 1..", kMaxFrequencies, ", got ", spline_order);
-    check(grid.size(1) == 0, "grid has ", grid.size(1), " columns, expected none for a Fourier basis");
-  } else {
-    check(spline_order >= 0 && spline_order < kMaxFunctions, "spline_order, the degree, must be in 0..",
-          kMaxFunctions - 1, ", got ", spline_order);
-    check(grid.size(1) == 0, "grid has ", grid.size(1), " columns, expected none for Chebyshev polynomials");
-  }
+  check(grid.size(1) == record.columns(functions, order), "grid has ", grid.size(1), " columns, expected ",
+        record.columns(functions, order), " for ", functions, " functions of order ", order, " of the basis ",
+        record.name);
+}
+
+// The number of functions that the knots of a grid have, for ops of B-splines alone.
+inline int64_t spline_functions(const Tensor& grid, int64_t order) {
+  check_matrix(grid, "grid");
+  check(order >= 0 && order <= kMaxOrder, "order must be in 0..", kMaxOrder, ", got ", order);
+  check(grid.size(1) >= 2 * order + 2, "grid has ", grid.size(1), " knots a row, expected ", 2 * order + 2,
+        " or more for order ", order);
+  return grid.size(1) - order - 1;
 }
 
 // Whether weights (in, functions, out) lie in memory as (out, in, functions) or (in, out, functions) and need no copy.
@@ -109,26 +110,24 @@ inline bool functions_together(const Tensor& t) {
 struct LayerTensors {
   Tensor grid;
   OptionalTensor spline_weight, base_weight;
-  cpu::Layer layer;
+  Layer layer;
 
-  LayerTensors(const Tensor& x, const Tensor& grid_in, int64_t out_features, cpu::DType weight_dtype,
-               int64_t spline_order, int64_t base, int64_t basis = kBSpline)
+  LayerTensors(const Tensor& x, const Tensor& grid_in, int64_t out_features, DType weight_dtype, int64_t functions,
+               int64_t order, int64_t base, int64_t basis)
       : grid(dense(grid_in)) {
     check_matrix(x, "x");
-    check_basis(grid, x.size(1), spline_order, base, basis);
-    const bool wide = weight_dtype == cpu::DType::f64;
-    check(dtype_of(grid, "grid") == (wide ? cpu::DType::f64 : cpu::DType::f32),
+    check_basis(grid, x.size(1), functions, order, base, basis);
+    const bool wide = weight_dtype == DType::f64;
+    check(dtype_of(grid, "grid") == (wide ? DType::f64 : DType::f32),
           "grid must be float64 for float64 weights and float32 otherwise");
-    const cpu::DType x_dtype = dtype_of(x, "x");
-    check(x_dtype == weight_dtype || (!wide && x_dtype == cpu::DType::f32),
+    const DType x_dtype = dtype_of(x, "x");
+    check(x_dtype == weight_dtype || (!wide && x_dtype == DType::f32),
           "x must have the weights' dtype, or float32 beside 16-bit weights");
     layer.batch = x.size(0);
     layer.in_features = x.size(1);
     layer.out_features = out_features;
-    layer.spline_order = int(spline_order);
-    layer.grid_size = basis == kChebyshev ? 1
-                      : basis == kFourier ? int(spline_order)
-                                          : int(grid.size(1) - 2 * spline_order - 1);
+    layer.functions = int(functions);
+    layer.order = int(order);
     layer.base = int(base);
     layer.basis = int(basis);
     layer.weight_dtype = weight_dtype;
@@ -137,14 +136,14 @@ struct LayerTensors {
 
   // Takes over the strides of weights whose functions lie together, if the kernels have them for this basis.
   bool follow_layout(const Tensor& spline) {
-    const bool together = layer.basis != kBSpline && functions_together(spline);
+    const bool together = !kBases[layer.basis].local && functions_together(spline);
     if (together) layer.feature_stride = spline.stride(0), layer.out_stride = spline.stride(2);
     return together;
   }
 
   void set_weights(const Tensor& spline, const OptionalTensor& base) {
     const int64_t in = layer.in_features, out = layer.out_features;
-    check_shape(spline, "spline_weight", {in, layer.grid_size + layer.spline_order, out});
+    check_shape(spline, "spline_weight", {in, layer.functions, out});
     spline_weight = follow_layout(spline) ? spline : dense(spline);
     layer.spline_weight = spline_weight->const_data_ptr();
     check(base.has_value() == (layer.base != kNoBase), "base_weight must be given if and only if base is not 0");
@@ -161,15 +160,15 @@ inline int checked_derivative(int64_t derivative, int largest = kMaxDerivative) 
   return int(derivative);
 }
 
-inline cpu::MatrixView view(const Tensor& t, const char* name, int64_t rows, int64_t columns) {
+inline MatrixView view(const Tensor& t, const char* name, int64_t rows, int64_t columns) {
   check_shape(t, name, {rows, columns});
   return {t.const_data_ptr(), dtype_of(t, name), t.stride(0), t.stride(1)};
 }
 
-inline cpu::MatrixView view_side(const OptionalTensor& side, const Tensor& x) {
-  if (!side) return {};
-  check(side->scalar_type() == x.scalar_type(), "s must have x's dtype");
-  return view(*side, "s", x.size(0), x.size(1));
+inline MatrixView view_row_scale(const OptionalTensor& row_scale, const Tensor& x) {
+  if (!row_scale) return {};
+  check(row_scale->scalar_type() == x.scalar_type(), "row_scale must have x's dtype");
+  return view(*row_scale, "row_scale", x.size(0), x.size(1));
 }
 
 // A fresh tensor beside `like`; goes straight to the allocator.

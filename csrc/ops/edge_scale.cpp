@@ -11,7 +11,7 @@ cpu::EdgeScaleArgs edge_scale_args(const Tensor& weight, const Tensor& scale) {
   check_shape(scale, "scale", {weight.size(0), weight.size(1)});
   cpu::EdgeScaleArgs args;
   args.dtype = dtype_of(weight, "weight");
-  check(args.dtype == cpu::DType::f32 || args.dtype == cpu::DType::f64, "weight must be float32 or float64");
+  check(args.dtype == DType::f32 || args.dtype == DType::f64, "weight must be float32 or float64");
   check(dtype_of(scale, "scale") == args.dtype, "scale must have weight's dtype");
   args.out_features = weight.size(0), args.in_features = weight.size(1), args.functions = weight.size(2);
   args.weight = weight.const_data_ptr();
@@ -47,6 +47,13 @@ std::tuple<Tensor, Tensor> edge_scale_backward(const Tensor& weight_in, const Te
 }  // namespace
 }  // namespace ops
 }  // namespace kan
+
+STABLE_TORCH_LIBRARY_FRAGMENT(kan_kernels, m) {
+  m.def("edge_scale(Tensor weight, Tensor scale) -> Tensor");
+  m.def(
+      "edge_scale_backward(Tensor weight, Tensor scale, Tensor g, bool need_weight, bool need_scale) -> "
+      "(Tensor, Tensor)");
+}
 
 STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CPU, m) {
   m.impl("edge_scale", TORCH_BOX(&kan::ops::edge_scale));

@@ -26,19 +26,19 @@ class OneThread {
 };
 
 // A tensor over memory that somebody else owns.
-inline Tensor borrow(const void* data, cpu::DType dtype, int64_t rows, int64_t columns, int64_t row_stride,
+inline Tensor borrow(const void* data, DType dtype, int64_t rows, int64_t columns, int64_t row_stride,
                      int64_t col_stride) {
   const int64_t sizes[] = {rows, columns}, strides[] = {row_stride, col_stride};
-  const int32_t type = dtype == cpu::DType::f64 ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
+  const int32_t type = dtype == DType::f64 ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
   AtenTensorHandle handle = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_tensor_from_blob(const_cast<void*>(data), 2, sizes, strides, 0, type,
                                                                    aoti_torch_device_type_cpu(), 0, &handle));
   return Tensor(handle);
 }
 
-// `Executor::product`, on the calling thread.
-inline void product(const cpu::MatrixView& a, const cpu::MatrixView& b, const cpu::MatrixTarget& c, int64_t rows,
-                    int64_t columns, int64_t depth, bool add) {
+// `Executor::gemm`, on the calling thread.
+inline void gemm(const MatrixView& a, const MatrixView& b, const cpu::MatrixTarget& c, int64_t rows, int64_t columns,
+                 int64_t depth, bool add) {
   const OneThread one_thread;
   const Tensor left = borrow(a.data, a.dtype, rows, depth, a.row_stride, a.col_stride);
   const Tensor right = borrow(b.data, b.dtype, depth, columns, b.row_stride, b.col_stride);
@@ -47,9 +47,9 @@ inline void product(const cpu::MatrixView& a, const cpu::MatrixView& b, const cp
       aoti_torch_cpu_addmm_out(out.get(), out.get(), left.get(), right.get(), add ? 1.0 : 0.0, 1.0));
 }
 
-inline cpu::Executor with_products() {
+inline cpu::Executor with_gemm() {
   cpu::Executor made = executor();
-  made.product = product;
+  made.gemm = gemm;
   return made;
 }
 

@@ -1,4 +1,4 @@
-// torch.ops.kan_kernels.* on CPU tensors: convolution and its gradients.
+// torch.ops.kan_kernels.kan_conv*: convolution and its gradients, on CPU tensors.
 #include <vector>
 
 #include "checks.h"
@@ -44,9 +44,8 @@ struct Images {
   cpu::ConvolutionLayer layer;
   Numbers y_sizes, x_sizes;
 
-  Images(const Tensor& x, const Tensor& spline, const OptionalTensor& base_in, const Tensor& grid_in,
-         int64_t spline_order, int64_t base, const Numbers& stride, const Numbers& padding, const Numbers& dilation,
-         int64_t groups)
+  Images(const Tensor& x, const Tensor& spline, const OptionalTensor& base_in, const Tensor& grid_in, int64_t order,
+         int64_t base, const Numbers& stride, const Numbers& padding, const Numbers& dilation, int64_t groups)
       : grid(dense(grid_in)), spline_weight(dense(spline)) {
     const int64_t dims = x.dim() - 2;
     check(dims >= 1 && dims <= 3, "x must have 3 to 5 dimensions, got ", x.dim());
@@ -58,21 +57,22 @@ struct Images {
     const int64_t channels = x.size(1), out = spline.size(dims + 2);
     check(out > 0, "spline_weight must have at least one output");
     check(groups >= 1 && channels % groups == 0, "groups must divide the ", channels, " channels, got ", groups);
-    check_grid(grid, channels, spline_order, base);
+    const int64_t functions = spline_functions(grid, order);
+    check_basis(grid, channels, functions, order, base, kBSpline);
     layer.batch = x.size(0), layer.in_features = channels, layer.out_features = out;
-    layer.spline_order = int(spline_order);
-    layer.grid_size = int(grid.size(1) - 2 * spline_order - 1);
+    layer.functions = int(functions);
+    layer.order = int(order);
     layer.base = int(base);
     layer.groups = groups;
     layer.weight_dtype = dtype_of(spline, "spline_weight");
     layer.x_dtype = dtype_of(x, "x");
-    const bool wide = layer.weight_dtype == cpu::DType::f64;
-    check(dtype_of(grid, "grid") == (wide ? cpu::DType::f64 : cpu::DType::f32),
+    const bool wide = layer.weight_dtype == DType::f64;
+    check(dtype_of(grid, "grid") == (wide ? DType::f64 : DType::f32),
           "grid must be float64 for float64 weights and float32 otherwise");
-    check(layer.x_dtype == layer.weight_dtype || (!wide && layer.x_dtype == cpu::DType::f32),
+    check(layer.x_dtype == layer.weight_dtype || (!wide && layer.x_dtype == DType::f32),
           "x must have the weights' dtype, or float32 beside 16-bit weights");
-    check(spline.size(0) == channels && spline.size(1) == layer.grid_size + layer.spline_order,
-          "spline_weight must have shape (", channels, ", ", layer.grid_size + layer.spline_order, ", *kernel, out)");
+    check(spline.size(0) == channels && spline.size(1) == functions, "spline_weight must have shape (", channels, ", ",
+          functions, ", *kernel, out)");
     y_sizes = {x.size(0), out * groups}, x_sizes = {x.size(0), channels};
     for (int64_t d = 0; d < dims; ++d) {
       cpu::ConvolutionAxis& axis = layer.axis[first_axis(dims) + d];
@@ -99,14 +99,15 @@ struct Images {
     layer.spline_weight = spline_weight.const_data_ptr();
     layer.x = x.const_data_ptr();
     layer.x_strides = strides_of(x);
+    check_grid_values(cpu::basis_layer(layer));
   }
 };
 
 // stride, dilation: a number for each axis; padding: two for each, before and behind.
-Tensor convolution(const Tensor& x, const Tensor& spline_weight, const OptionalTensor& base_weight,
-                   const OptionalTensor& bias, const Tensor& grid, int64_t spline_order, int64_t base, Numbers stride,
-                   Numbers padding, Numbers dilation, int64_t groups, bool channels_last) {
-  const Images images(x, spline_weight, base_weight, grid, spline_order, base, stride, padding, dilation, groups);
+Tensor kan_conv(const Tensor& x, const Tensor& spline_weight, const OptionalTensor& base_weight,
+                const OptionalTensor& bias, const Tensor& grid, int64_t order, int64_t base, Numbers stride,
+                Numbers padding, Numbers dilation, int64_t groups, bool channels_last) {
+  const Images images(x, spline_weight, base_weight, grid, order, base, stride, padding, dilation, groups);
   cpu::ConvolutionArgs args;
   args.layer = images.layer;
   OptionalTensor bias_row;
@@ -119,18 +120,17 @@ Tensor convolution(const Tensor& x, const Tensor& spline_weight, const OptionalT
   Tensor y = empty_images(spline_weight, images.y_sizes, channels_last);
   args.y = y.mutable_data_ptr();
   args.y_strides = strides_of(y);
-  cpu::kernels().convolution(args, executor());
+  cpu::kernels().kan_conv(args, executor());
   return y;
 }
 
 // dx with the layout of y; what was not asked for is empty.
-std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& x, const Tensor& spline_weight,
-                                                        const OptionalTensor& base_weight, const Tensor& g,
-                                                        const Tensor& grid, int64_t spline_order, int64_t base,
-                                                        Numbers stride, Numbers padding, Numbers dilation,
-                                                        int64_t groups, bool channels_last, bool need_x,
-                                                        bool need_weight) {
-  const Images images(x, spline_weight, base_weight, grid, spline_order, base, stride, padding, dilation, groups);
+std::tuple<Tensor, Tensor, Tensor> kan_conv_backward(const Tensor& x, const Tensor& spline_weight,
+                                                     const OptionalTensor& base_weight, const Tensor& g,
+                                                     const Tensor& grid, int64_t order, int64_t base, Numbers stride,
+                                                     Numbers padding, Numbers dilation, int64_t groups,
+                                                     bool channels_last, bool need_x, bool need_weight) {
+  const Images images(x, spline_weight, base_weight, grid, order, base, stride, padding, dilation, groups);
   cpu::ConvolutionBackwardArgs args;
   args.layer = images.layer;
   bool same = g.dim() == int64_t(images.y_sizes.size());
@@ -146,7 +146,7 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& x, const T
   if (need_x) args.dx = dx.mutable_data_ptr(), args.dx_strides = strides_of(dx);
   if (need_weight) args.d_spline = d_spline.mutable_data_ptr();
   if (need_base) args.d_base = d_base.mutable_data_ptr();
-  cpu::kernels().convolution_backward(args, executor());
+  cpu::kernels().kan_conv_backward(args, executor());
   return {dx, d_spline, d_base};
 }
 
@@ -154,7 +154,17 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(const Tensor& x, const T
 }  // namespace ops
 }  // namespace kan
 
+STABLE_TORCH_LIBRARY_FRAGMENT(kan_kernels, m) {
+  m.def(
+      "kan_conv(Tensor x, Tensor spline_weight, Tensor? base_weight, Tensor? bias, Tensor grid, int order, int base, "
+      "int[] stride, int[] padding, int[] dilation, int groups, bool channels_last) -> Tensor");
+  m.def(
+      "kan_conv_backward(Tensor x, Tensor spline_weight, Tensor? base_weight, Tensor g, Tensor grid, int order, "
+      "int base, int[] stride, int[] padding, int[] dilation, int groups, bool channels_last, bool need_x, "
+      "bool need_weight) -> (Tensor, Tensor, Tensor)");
+}
+
 STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CPU, m) {
-  m.impl("convolution", TORCH_BOX(&kan::ops::convolution));
-  m.impl("convolution_backward", TORCH_BOX(&kan::ops::convolution_backward));
+  m.impl("kan_conv", TORCH_BOX(&kan::ops::kan_conv));
+  m.impl("kan_conv_backward", TORCH_BOX(&kan::ops::kan_conv_backward));
 }

@@ -11,20 +11,21 @@ namespace ops {
 
 template <class Device>
 struct Family {
-  static Tensor forward(const Tensor& x, const OptionalTensor& s, const Tensor& spline_weight,
-                        const OptionalTensor& base_weight, const OptionalTensor& bias, const Tensor& grid,
-                        int64_t spline_order, int64_t base, int64_t derivative, int64_t basis) {
+  static Tensor kan_linear(const Tensor& x, const OptionalTensor& row_scale, const Tensor& spline_weight,
+                           const OptionalTensor& base_weight, const OptionalTensor& bias, const Tensor& grid,
+                           int64_t functions, int64_t order, int64_t base, int64_t derivative, int64_t basis) {
     check(spline_weight.dim() == 3, "spline_weight must have 3 dimensions, got ", spline_weight.dim());
     const Device device(x);
-    device.check(s, "s"), device.check(spline_weight, "spline_weight"), device.check(base_weight, "base_weight");
+    device.check(row_scale, "row_scale"), device.check(spline_weight, "spline_weight"),
+        device.check(base_weight, "base_weight");
     device.check(bias, "bias"), device.check(grid, "grid");
     const int64_t out = spline_weight.size(2);
-    LayerTensors tensors(x, grid, out, dtype_of(spline_weight, "spline_weight"), spline_order, base, basis);
+    LayerTensors tensors(x, grid, out, dtype_of(spline_weight, "spline_weight"), functions, order, base, basis);
     tensors.set_weights(spline_weight, base_weight);
-    cpu::ForwardArgs args;
+    ForwardArgs args;
     args.layer = tensors.layer;
     args.x = view(x, "x", x.size(0), x.size(1));
-    args.side = view_side(s, x);
+    args.row_scale = view_row_scale(row_scale, x);
     OptionalTensor bias_row;
     if (bias) {
       check_shape(*bias, "bias", {out});
@@ -39,9 +40,10 @@ struct Family {
     return y;
   }
 
-  static Tensor input(const Tensor& x, const Tensor& spline_weight, const OptionalTensor& base_weight, const Tensor& g,
-                      const Tensor& grid, int64_t spline_order, int64_t base, int64_t derivative, int64_t basis) {
-    Gradients call(x, {}, g, grid, spline_order, base, basis);
+  static Tensor grad_input(const Tensor& x, const Tensor& spline_weight, const OptionalTensor& base_weight,
+                           const Tensor& g, const Tensor& grid, int64_t functions, int64_t order, int64_t base,
+                           int64_t derivative, int64_t basis) {
+    Gradients call(x, {}, g, grid, functions, order, base, basis);
     call.set_weights(spline_weight, base_weight);
     call.ask_input(derivative);
     call.device.run(call.args);
@@ -49,10 +51,10 @@ struct Family {
   }
 
   // like: weights whose layout d_spline takes, where the kernels have it.
-  static std::tuple<Tensor, Tensor> weight(const Tensor& x, const OptionalTensor& s, const Tensor& g,
-                                           const Tensor& grid, int64_t spline_order, int64_t base, int64_t derivative,
-                                           int64_t basis, const OptionalTensor& like) {
-    Gradients call(x, s, g, grid, spline_order, base, basis);
+  static std::tuple<Tensor, Tensor> grad_weight(const Tensor& x, const OptionalTensor& row_scale, const Tensor& g,
+                                                const Tensor& grid, int64_t functions, int64_t order, int64_t base,
+                                                int64_t derivative, int64_t basis, const OptionalTensor& like) {
+    Gradients call(x, row_scale, g, grid, functions, order, base, basis);
     if (like) call.lie_like(*like);
     call.ask_weights(derivative);
     call.device.run(call.args);
@@ -61,9 +63,9 @@ struct Family {
 
   static std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& x, const Tensor& spline_weight,
                                                      const OptionalTensor& base_weight, const Tensor& g,
-                                                     const Tensor& grid, int64_t spline_order, int64_t base,
+                                                     const Tensor& grid, int64_t functions, int64_t order, int64_t base,
                                                      int64_t derivative, int64_t basis) {
-    Gradients call(x, {}, g, grid, spline_order, base, basis);
+    Gradients call(x, {}, g, grid, functions, order, base, basis);
     call.set_weights(spline_weight, base_weight);
     call.ask_weights(derivative);
     call.ask_input(derivative + 1);
@@ -77,16 +79,16 @@ struct Family {
     const Tensor &x, &g;
     const Device device;
     LayerTensors tensors;
-    cpu::BackwardArgs args;
+    BackwardArgs args;
     Tensor d_input, d_spline, d_base;
 
-    Gradients(const Tensor& x, const OptionalTensor& s, const Tensor& g, const Tensor& grid, int64_t spline_order,
-              int64_t base, int64_t basis)
-        : x(x), g(g), device(x), tensors(x, grid, columns(g), dtype_of(g, "g"), spline_order, base, basis) {
-      device.check(s, "s"), device.check(g, "g"), device.check(grid, "grid");
+    Gradients(const Tensor& x, const OptionalTensor& row_scale, const Tensor& g, const Tensor& grid, int64_t functions,
+              int64_t order, int64_t base, int64_t basis)
+        : x(x), g(g), device(x), tensors(x, grid, columns(g), dtype_of(g, "g"), functions, order, base, basis) {
+      device.check(row_scale, "row_scale"), device.check(g, "g"), device.check(grid, "grid");
       args.layer = tensors.layer;
       args.x = view(x, "x", x.size(0), x.size(1));
-      args.side = view_side(s, x);
+      args.row_scale = view_row_scale(row_scale, x);
       args.g = view(g, "g", x.size(0), g.size(1));
     }
     void set_weights(const Tensor& spline_weight, const OptionalTensor& base_weight) {
@@ -96,8 +98,8 @@ struct Family {
       args.layer = tensors.layer;
     }
     void lie_like(const Tensor& weight) {
-      const cpu::Layer& layer = args.layer;
-      check_shape(weight, "like", {layer.in_features, layer.grid_size + layer.spline_order, layer.out_features});
+      const Layer& layer = args.layer;
+      check_shape(weight, "like", {layer.in_features, layer.functions, layer.out_features});
       kan::ops::check(g.scalar_type() == weight.scalar_type(), "like must have g's dtype");
       tensors.follow_layout(weight);
       args.layer = tensors.layer;
@@ -109,11 +111,10 @@ struct Family {
       args.input = d_input.mutable_data_ptr();
     }
     void ask_weights(int64_t derivative) {
-      const cpu::Layer& layer = args.layer;
+      const Layer& layer = args.layer;
       args.weight_derivative = checked_derivative(derivative);
       const int64_t strides[] = {layer.feature_stride, 1, layer.out_stride};
-      const std::initializer_list<int64_t> sizes = {layer.in_features, layer.grid_size + layer.spline_order,
-                                                    layer.out_features};
+      const std::initializer_list<int64_t> sizes = {layer.in_features, layer.functions, layer.out_features};
       d_spline = layer.out_stride != 0 ? empty(g, sizes, strides) : empty(g, sizes);
       d_base = layer.base != kNoBase ? empty(g, {layer.in_features, layer.out_features}) : empty(g, {0});
       args.d_spline = d_spline.mutable_data_ptr();
@@ -129,10 +130,10 @@ struct Family {
 template <class Device, class Library>
 void register_family(Library& m) {
   using Ops = Family<Device>;
-  m.impl("forward", TORCH_BOX(&Ops::forward));
-  m.impl("input", TORCH_BOX(&Ops::input));
-  m.impl("weight", TORCH_BOX(&Ops::weight));
-  m.impl("backward", TORCH_BOX(&Ops::backward));
+  m.impl("kan_linear", TORCH_BOX(&Ops::kan_linear));
+  m.impl("kan_linear_grad_input", TORCH_BOX(&Ops::grad_input));
+  m.impl("kan_linear_grad_weight", TORCH_BOX(&Ops::grad_weight));
+  m.impl("kan_linear_backward", TORCH_BOX(&Ops::backward));
 }
 
 }  // namespace ops

@@ -1,4 +1,5 @@
-// torch.ops.kan_kernels.* on CUDA tensors: the tensors' device and its current stream, workspace, the kernels' choices.
+// torch.ops.kan_kernels.kan_linear* on CUDA tensors: the tensors' device and its current stream, workspace, the
+// kernels' choices.
 #include <dlfcn.h>
 
 #include <limits>
@@ -65,12 +66,12 @@ class CudaDevice {
   void check(const OptionalTensor& t, const char* name) const {
     if (t) check(*t, name);
   }
-  void run(const cpu::ForwardArgs& args) const {
+  void run(const ForwardArgs& args) const {
     const cuda::Options o = options(cuda::capability_major(index_));
     const Workspace space(*this, cuda::forward_workspace(args, o));
     cuda::forward(args, o, space.data, stream_);
   }
-  void run(const cpu::BackwardArgs& args) const {
+  void run(const BackwardArgs& args) const {
     const cuda::Options o = options(cuda::capability_major(index_));
     const Workspace space(*this, cuda::backward_workspace(args, o));
     cuda::backward(args, o, space.data, stream_);
@@ -110,27 +111,28 @@ class CudaDevice {
   void* stream_ = nullptr;
 };
 
-cpu::Layer layer_of(int64_t batch, int64_t in, int64_t out, int64_t grid_size, int64_t order, int64_t base,
-                    int64_t dtype, int64_t basis) {
+Layer layer_of(int64_t batch, int64_t in, int64_t out, int64_t functions, int64_t order, int64_t base, int64_t dtype,
+               int64_t basis) {
   check(dtype >= 0 && dtype <= 3, "dtype must be 0 (float32), 1 (float64), 2 (bfloat16) or 3 (float16), got ", dtype);
-  cpu::Layer l;
-  l.batch = batch, l.in_features = in, l.out_features = out, l.grid_size = int(grid_size);
-  l.spline_order = int(order), l.base = int(base), l.weight_dtype = cpu::DType(dtype), l.basis = int(basis);
+  check(basis >= 0 && basis < kBasisCount, "basis must be the code of one, in 0..", kBasisCount - 1, ", got ", basis);
+  Layer l;
+  l.batch = batch, l.in_features = in, l.out_features = out, l.functions = int(functions);
+  l.order = int(order), l.base = int(base), l.weight_dtype = DType(dtype), l.basis = int(basis);
   return l;
 }
 
 // What the cost model says of both paths, (dense, gather), in cycles an edge: infinite for a path that is not taken.
-// Of a basis that reaches everywhere: on matrix units, or with ordinary multiply-adds.
-std::tuple<double, double> cuda_costs(int64_t batch, int64_t in, int64_t out, int64_t grid_size, int64_t order,
+// Of a basis of full support: on matrix units, or with ordinary multiply-adds.
+std::tuple<double, double> cuda_costs(int64_t batch, int64_t in, int64_t out, int64_t functions, int64_t order,
                                       int64_t base, int64_t dtype, int64_t derivative, int64_t capability_major,
                                       int64_t basis) {
-  const cpu::Layer l = layer_of(batch, in, out, grid_size, order, base, dtype, basis);
+  const Layer l = layer_of(batch, in, out, functions, order, base, dtype, basis);
   const cuda::Options o = options(int(capability_major));
   const double never = std::numeric_limits<double>::infinity();
-  const bool local = basis == kBSpline;
-  const cuda::Cost cost = local ? cuda::cost(l, o) : cuda::global_cost(l, o);
+  const bool local = kBases[l.basis].local;
+  const cuda::Cost cost = local ? cuda::cost(l, o) : cuda::full_support_cost(l, o);
   const char* const reason =
-      local ? cuda::dense_reason(l, int(derivative)) : cuda::global_matrix_reason(l, int(derivative));
+      local ? cuda::dense_reason(l, int(derivative)) : cuda::full_support_matrix_reason(l, int(derivative));
   if (o.path == cuda::Path::dense) {
     check(!reason, "the dense path, asked for by KAN_KERNELS_CUDA_PATH, cannot run this: ", reason ? reason : "");
     return {cost.dense, never};
@@ -140,11 +142,11 @@ std::tuple<double, double> cuda_costs(int64_t batch, int64_t in, int64_t out, in
 }
 
 // Why the dense path is not taken whatever it costs, or why only one is: "" where the costs decide.
-std::string cuda_path_reason(int64_t batch, int64_t in, int64_t out, int64_t grid_size, int64_t order, int64_t base,
+std::string cuda_path_reason(int64_t batch, int64_t in, int64_t out, int64_t functions, int64_t order, int64_t base,
                              int64_t dtype, int64_t derivative, int64_t basis) {
-  const cpu::Layer l = layer_of(batch, in, out, grid_size, order, base, dtype, basis);
-  if (basis != kBSpline) {
-    const char* const reason = cuda::global_matrix_reason(l, int(derivative));
+  const Layer l = layer_of(batch, in, out, functions, order, base, dtype, basis);
+  if (!kBases[l.basis].local) {
+    const char* const reason = cuda::full_support_matrix_reason(l, int(derivative));
     if (reason) return std::string("not on matrix units: ") + reason;
     return cuda::forced_path() != cuda::Path::automatic ? "asked for by KAN_KERNELS_CUDA_PATH" : "";
   }
@@ -170,11 +172,11 @@ STABLE_TORCH_LIBRARY_FRAGMENT(kan_kernels, m) {
   m.def("cuda_tf32_allowed() -> bool");
   m.def("cuda_versions() -> (int, int)");
   m.def(
-      "cuda_costs(int batch, int in_features, int out_features, int grid_size, int spline_order, int base, int dtype, "
-      "int derivative, int capability_major, int basis=0) -> (float, float)");
+      "cuda_costs(int batch, int in_features, int out_features, int functions, int order, int base, int dtype, "
+      "int derivative, int capability_major, int basis) -> (float, float)");
   m.def(
-      "cuda_path_reason(int batch, int in_features, int out_features, int grid_size, int spline_order, int base, "
-      "int dtype, int derivative, int basis=0) -> str");
+      "cuda_path_reason(int batch, int in_features, int out_features, int functions, int order, int base, "
+      "int dtype, int derivative, int basis) -> str");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CUDA, m) { kan::ops::register_family<kan::ops::CudaDevice>(m); }

@@ -1,4 +1,4 @@
-// torch.ops.kan_kernels.normed_rbf: a whole small layer with a layer norm, and its gradients, on CPU tensors.
+// torch.ops.kan_kernels.layer_norm_rbf: a whole small layer with a layer norm, and its gradients, on CPU tensors.
 #include "checks.h"
 #include "cpu/linear/layer_norm_rbf_args.h"
 
@@ -10,30 +10,33 @@ constexpr int64_t kMostOutputs = 8,
                   kMostFeatures = 64;  // as kan_kernels/integrations/fast_kan/layer_norm_rbf.py has them
 
 // The layer's tensors, checked and made contiguous; owns what it had to copy.
-struct NormedTensors {
+struct LayerNormRbfTensors {
   OptionalTensor scale, shift, base_weight;
   Tensor grid, spline_weight;
-  cpu::NormedLayer made;
+  cpu::LayerNormRbfLayer made;
 
-  NormedTensors(const Tensor& x, const OptionalTensor& scale_in, const OptionalTensor& shift_in, const Tensor& spline,
-                const OptionalTensor& base, const Tensor& grid_in, double epsilon, int64_t base_code)
+  LayerNormRbfTensors(const Tensor& x, const OptionalTensor& scale_in, const OptionalTensor& shift_in,
+                      const Tensor& spline, const OptionalTensor& base, const Tensor& grid_in, double epsilon,
+                      int64_t base_code)
       : grid(dense(grid_in)), spline_weight(dense(spline)) {
     check_matrix(x, "x"), check_matrix(spline, "spline_weight");
-    check_basis(grid, x.size(1), 0, base_code, kRbf);
+    check_matrix(grid, "grid");
     const int64_t in = x.size(1), out = spline.size(0), functions = grid.size(1) - 1;
+    check_basis(grid, in, functions, 0, base_code, kRbf);
     check_shape(spline, "spline_weight", {out, in * functions});
     check(in >= 1 && in <= kMostFeatures, "x has ", in, " features, expected 1 to ", kMostFeatures);
     check(out >= 1 && out <= kMostOutputs, "spline_weight has ", out, " rows, expected 1 to ", kMostOutputs);
-    const cpu::DType dtype = dtype_of(x, "x");
-    check(dtype == cpu::DType::f32 || dtype == cpu::DType::f64, "x must be float32 or float64");
+    const DType dtype = dtype_of(x, "x");
+    check(dtype == DType::f32 || dtype == DType::f64, "x must be float32 or float64");
     check(dtype_of(spline, "spline_weight") == dtype, "spline_weight must have x's dtype");
     check(dtype_of(grid, "grid") == dtype, "grid must have x's dtype");
     check(base.has_value() == (base_code != kNoBase), "base_weight must be given if and only if base is not 0");
-    cpu::Layer& layer = made.layer;
+    Layer& layer = made.layer;
     layer.batch = x.size(0), layer.in_features = in, layer.out_features = out;
-    layer.grid_size = int(functions), layer.spline_order = 0, layer.base = int(base_code), layer.basis = kRbf;
+    layer.functions = int(functions), layer.order = 0, layer.base = int(base_code), layer.basis = kRbf;
     layer.weight_dtype = dtype;
     layer.grid = grid.const_data_ptr();
+    check_grid_values(layer);
     layer.spline_weight = spline_weight.const_data_ptr();
     if (base) {
       check_shape(*base, "base_weight", {out, in});
@@ -51,29 +54,29 @@ struct NormedTensors {
   }
 };
 
-Tensor normed_rbf(const Tensor& x, const OptionalTensor& scale, const OptionalTensor& shift,
-                  const Tensor& spline_weight, const OptionalTensor& base_weight, const OptionalTensor& bias,
-                  const Tensor& grid, double epsilon, int64_t base) {
-  const NormedTensors tensors(x, scale, shift, spline_weight, base_weight, grid, epsilon, base);
-  cpu::NormedForwardArgs args;
+Tensor layer_norm_rbf(const Tensor& x, const OptionalTensor& scale, const OptionalTensor& shift,
+                      const Tensor& spline_weight, const OptionalTensor& base_weight, const OptionalTensor& bias,
+                      const Tensor& grid, double epsilon, int64_t base) {
+  const LayerNormRbfTensors tensors(x, scale, shift, spline_weight, base_weight, grid, epsilon, base);
+  cpu::LayerNormRbfForwardArgs args;
   args.layer = tensors.made;
   const int64_t out = tensors.made.layer.out_features;
   OptionalTensor bias_row;
   if (bias) check_shape(*bias, "bias", {out}), args.bias = tensors.kept(bias_row, *bias, "bias");
   Tensor y = empty(x, {x.size(0), out});
   args.y = y.mutable_data_ptr();
-  cpu::kernels().normed_forward(args, executor());
+  cpu::kernels().layer_norm_rbf(args, executor());
   return y;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> normed_rbf_backward(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> layer_norm_rbf_backward(
     const Tensor& x, const OptionalTensor& scale, const OptionalTensor& shift, const Tensor& spline_weight,
     const OptionalTensor& base_weight, const Tensor& g, const Tensor& grid, double epsilon, int64_t base, bool need_x) {
-  const NormedTensors tensors(x, scale, shift, spline_weight, base_weight, grid, epsilon, base);
-  const cpu::Layer& layer = tensors.made.layer;
+  const LayerNormRbfTensors tensors(x, scale, shift, spline_weight, base_weight, grid, epsilon, base);
+  const Layer& layer = tensors.made.layer;
   const int64_t in = layer.in_features, out = layer.out_features;
   check(dtype_of(g, "g") == layer.weight_dtype, "g must have x's dtype");
-  cpu::NormedBackwardArgs args;
+  cpu::LayerNormRbfBackwardArgs args;
   args.layer = tensors.made;
   args.g = view(g, "g", x.size(0), out);
   Tensor dx = need_x ? empty(x, {x.size(0), in}) : empty(x, {0});
@@ -83,7 +86,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> normed_rbf_backward(
   args.d_scale = d_scale.mutable_data_ptr(), args.d_shift = d_shift.mutable_data_ptr();
   args.d_spline = d_spline.mutable_data_ptr(), args.d_base = d_base.mutable_data_ptr();
   args.d_bias = d_bias.mutable_data_ptr();
-  cpu::kernels().normed_backward(args, executor());
+  cpu::kernels().layer_norm_rbf_backward(args, executor());
   return {dx, d_scale, d_shift, d_spline, d_base, d_bias};
 }
 
@@ -91,7 +94,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> normed_rbf_backward(
 }  // namespace ops
 }  // namespace kan
 
+STABLE_TORCH_LIBRARY_FRAGMENT(kan_kernels, m) {
+  m.def(
+      "layer_norm_rbf(Tensor x, Tensor? scale, Tensor? shift, Tensor spline_weight, Tensor? base_weight, Tensor? bias, "
+      "Tensor grid, float epsilon, int base) -> Tensor");
+  m.def(
+      "layer_norm_rbf_backward(Tensor x, Tensor? scale, Tensor? shift, Tensor spline_weight, Tensor? base_weight, "
+      "Tensor g, Tensor grid, float epsilon, int base, bool need_x) -> (Tensor, Tensor, Tensor, Tensor, Tensor, "
+      "Tensor)");
+}
+
 STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CPU, m) {
-  m.impl("normed_rbf", TORCH_BOX(&kan::ops::normed_rbf));
-  m.impl("normed_rbf_backward", TORCH_BOX(&kan::ops::normed_rbf_backward));
+  m.impl("layer_norm_rbf", TORCH_BOX(&kan::ops::layer_norm_rbf));
+  m.impl("layer_norm_rbf_backward", TORCH_BOX(&kan::ops::layer_norm_rbf_backward));
 }

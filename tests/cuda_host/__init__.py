@@ -136,7 +136,7 @@ class _View(ctypes.Structure):
 
 
 _SIZES = (
-    *("batch", "in_features", "out_features", "grid_size", "spline_order", "base", "weight_dtype"),
+    *("batch", "in_features", "out_features", "functions", "order", "base", "weight_dtype"),
     *("basis", "feature_stride", "out_stride"),
 )
 
@@ -145,7 +145,7 @@ class _Call(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in _SIZES),
         *((name, ctypes.c_void_p) for name in ("grid", "spline_weight", "base_weight", "bias")),
-        *((name, _View) for name in ("x", "side", "g")),
+        *((name, _View) for name in ("x", "row_scale", "g")),
         *((name, ctypes.c_int64) for name in ("derivative", "input_derivative")),
         *((name, ctypes.c_void_p) for name in ("y", "input", "d_spline", "d_base")),
         *((name, ctypes.c_int64) for name in ("path", "tf32")),
@@ -163,8 +163,9 @@ def _view(tensor: Tensor | None) -> _View:
 
 
 def _run(
-    x, s, spline_weight, base_weight, bias, g, grid, order, base, derivative, input_derivative, basis, **out
-):
+    x, row_scale, spline_weight, base_weight, bias, g, grid,
+    functions, order, base, derivative, input_derivative, basis, **out,
+):  # fmt: skip
     """Fill the tensors in `out` (y, input, d_spline, d_base)."""
     lies = out.get("d_spline") if spline_weight is None else spline_weight
     together = bool(basis) and lies is not None and functions_together(lies)
@@ -174,14 +175,14 @@ def _run(
             layer[name] = t.contiguous()
     like = spline_weight if g is None else g
     call = _Call(
-        *x.shape, like.shape[-1], basis_rows(basis, grid.shape[1], order) - order, order, base,
+        *x.shape, like.shape[-1], functions, order, base,
         DTYPES[like.dtype], basis, *((lies.stride(0), lies.stride(2)) if together else (0, 0)),
-        *map(_pointer, layer.values()), _view(x), _view(s), _view(g), derivative, input_derivative,
+        *map(_pointer, layer.values()), _view(x), _view(row_scale), _view(g), derivative, input_derivative,
         *(_pointer(out.get(name)) for name in ("y", "input", "d_spline", "d_base")),
         PATHS[_options["path"]], _options["tf32"],
     )  # fmt: skip
     if runner is not None:
-        return runner(call, {**layer, "x": x, "side": s, "g": g}, out)
+        return runner(call, {**layer, "x": x, "row_scale": row_scale, "g": g}, out)
     if library(flags=_options["flags"]).kan_cuda_host_call(ctypes.byref(call)) != 0:
         raise RuntimeError("the kernels raised; their message is on stderr")
 
@@ -192,39 +193,69 @@ def _empty(like: Tensor, *shape: int) -> Tensor:
     return tensor[: torch.Size(shape).numel()].view(shape)
 
 
-def forward(x, s, spline_weight, base_weight, bias, grid, order, base, derivative, basis=0):
+def kan_linear(
+    x, row_scale, spline_weight, base_weight, bias, grid, functions, order, base, derivative, basis
+):
     y = _empty(spline_weight, x.shape[0], spline_weight.shape[2])
-    _run(x, s, spline_weight, base_weight, bias, None, grid, order, base, derivative, 0, basis, y=y)
+    weights, numbers = (spline_weight, base_weight, bias), (functions, order, base, derivative, 0, basis)
+    _run(x, row_scale, *weights, None, grid, *numbers, y=y)
     return y
 
 
-def input(x, spline_weight, base_weight, g, grid, order, base, derivative, basis=0):
+def kan_linear_grad_input(x, spline_weight, base_weight, g, grid, functions, order, base, derivative, basis):
     t = _empty(x, *x.shape)
-    _run(x, None, spline_weight, base_weight, None, g, grid, order, base, 0, derivative, basis, input=t)
+    numbers = functions, order, base, 0, derivative, basis
+    _run(x, None, spline_weight, base_weight, None, g, grid, *numbers, input=t)
     return t
 
 
-def _gradients(x, g, grid, order, base, basis, like) -> dict[str, Tensor]:
+def _gradients(x, g, functions, base, basis, like) -> dict[str, Tensor]:
     """Poisoned; d_spline lies as `like` does where the kernels can."""
     shape = (x.shape[1], g.shape[1]) if base else (0,)
-    d_spline = _empty(g, x.shape[1], basis_rows(basis, grid.shape[1], order), g.shape[1])
+    d_spline = _empty(g, x.shape[1], functions, g.shape[1])
     if basis and like is not None and functions_together(like):
         d_spline = torch.empty_strided(like.shape, like.stride(), dtype=g.dtype).fill_(torch.nan)
     return {"d_spline": d_spline, "d_base": _empty(g, *shape)}
 
 
-def weight(x, s, g, grid, order, base, derivative, basis=0, like=None):
-    out = _gradients(x, g, grid, order, base, basis, like)
-    _run(x, s, None, None, None, g, grid, order, base, derivative, 0, basis, **out)
+def kan_linear_grad_weight(x, row_scale, g, grid, functions, order, base, derivative, basis, like=None):
+    out = _gradients(x, g, functions, base, basis, like)
+    numbers = functions, order, base, derivative, 0, basis
+    _run(x, row_scale, None, None, None, g, grid, *numbers, **out)
     return out["d_spline"], out["d_base"]
 
 
-def backward(x, spline_weight, base_weight, g, grid, order, base, derivative, basis=0):
-    out = _gradients(x, g, grid, order, base, basis, spline_weight)
+def kan_linear_backward(x, spline_weight, base_weight, g, grid, functions, order, base, derivative, basis):
+    out = _gradients(x, g, functions, base, basis, spline_weight)
     t = _empty(x, *x.shape)
-    weights = spline_weight, base_weight
-    _run(x, None, *weights, None, g, grid, order, base, derivative, derivative + 1, basis, input=t, **out)
+    numbers = functions, order, base, derivative, derivative + 1, basis
+    _run(x, None, spline_weight, base_weight, None, g, grid, *numbers, input=t, **out)
     return t, out["d_spline"], out["d_base"]
+
+
+# The ops by their former names, whose order is the degree or the number of frequencies where a basis has one.
+def _numbers(grid: Tensor, order: int, basis: int) -> tuple[int, int]:
+    return basis_rows(basis, grid.shape[1], order), 0 if basis else order
+
+
+def forward(x, s, spline_weight, base_weight, bias, grid, order, base, derivative, basis=0):
+    numbers = *_numbers(grid, order, basis), base, derivative, basis
+    return kan_linear(x, s, spline_weight, base_weight, bias, grid, *numbers)
+
+
+def input(x, spline_weight, base_weight, g, grid, order, base, derivative, basis=0):
+    numbers = *_numbers(grid, order, basis), base, derivative, basis
+    return kan_linear_grad_input(x, spline_weight, base_weight, g, grid, *numbers)
+
+
+def weight(x, s, g, grid, order, base, derivative, basis=0, like=None):
+    numbers = *_numbers(grid, order, basis), base, derivative, basis
+    return kan_linear_grad_weight(x, s, g, grid, *numbers, like)
+
+
+def backward(x, spline_weight, base_weight, g, grid, order, base, derivative, basis=0):
+    numbers = *_numbers(grid, order, basis), base, derivative, basis
+    return kan_linear_backward(x, spline_weight, base_weight, g, grid, *numbers)
 
 
 def can_run(case) -> str | None:

@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <exception>
 #include <memory>
+#include <stdexcept>
 
 #include "cuda/kernels.h"
 #include "warp_host.h"
@@ -13,24 +14,24 @@ using namespace kan;
 struct View {
   const void* data;
   int64_t dtype, row_stride, col_stride;
-  cpu::MatrixView get() const { return {data, cpu::DType(dtype), row_stride, col_stride}; }
+  MatrixView get() const { return {data, DType(dtype), row_stride, col_stride}; }
 };
 
 // One call of any of the four operations, as tests/cuda_host/__init__.py lays it out.
 struct Call {
-  int64_t batch, in_features, out_features, grid_size, spline_order, base, weight_dtype, basis, feature_stride,
-      out_stride;
+  int64_t batch, in_features, out_features, functions, order, base, weight_dtype, basis, feature_stride, out_stride;
   const void *grid, *spline_weight, *base_weight, *bias;
-  View x, side, g;
+  View x, row_scale, g;
   int64_t derivative, input_derivative;
   void *y, *input, *d_spline, *d_base;
   int64_t path, tf32;
 
-  cpu::Layer layer() const {
-    cpu::Layer l;
+  Layer layer() const {
+    if (basis < 0 || basis >= kBasisCount) throw std::runtime_error("no such basis");  // as the ops say
+    Layer l;
     l.batch = batch, l.in_features = in_features, l.out_features = out_features;
-    l.grid_size = int(grid_size), l.spline_order = int(spline_order), l.base = int(base);
-    l.weight_dtype = cpu::DType(weight_dtype);
+    l.functions = int(functions), l.order = int(order), l.base = int(base);
+    l.weight_dtype = DType(weight_dtype);
     l.basis = int(basis), l.feature_stride = feature_stride, l.out_stride = out_stride;
     l.grid = grid, l.spline_weight = spline_weight, l.base_weight = base_weight;
     return l;
@@ -50,16 +51,16 @@ extern "C" int kan_cuda_host_call(const Call* c) {
   try {
     const cuda::Options options{cuda::Path(c->path), c->tf32 != 0};
     if (c->y) {
-      cpu::ForwardArgs a;
+      ForwardArgs a;
       a.layer = c->layer();
-      a.x = c->x.get(), a.side = c->side.get();
+      a.x = c->x.get(), a.row_scale = c->row_scale.get();
       a.bias = c->bias, a.derivative = int(c->derivative), a.y = c->y;
       const auto workspace = poisoned(cuda::forward_workspace(a, options));
       cuda::forward(a, options, workspace.get(), nullptr);
     } else {
-      cpu::BackwardArgs a;
+      BackwardArgs a;
       a.layer = c->layer();
-      a.x = c->x.get(), a.side = c->side.get(), a.g = c->g.get();
+      a.x = c->x.get(), a.row_scale = c->row_scale.get(), a.g = c->g.get();
       a.weight_derivative = int(c->derivative), a.input_derivative = int(c->input_derivative);
       a.input = c->input, a.d_spline = c->d_spline, a.d_base = c->d_base;
       const auto workspace = poisoned(cuda::backward_workspace(a, options));

@@ -14,7 +14,8 @@ import tempfile
 from pathlib import Path
 
 DRIVER = [
-    Path(__file__).resolve().parents[1] / "sanitize" / name for name in ("main.cpp", "sums.cpp", "images.cpp")
+    Path(__file__).resolve().parents[1] / "sanitize" / name
+    for name in ("main.cpp", "bases.cpp", "sums.cpp", "images.cpp")
 ]
 KERNELS = ("kernels", "edges/edges", "conv/conv")
 CASES = "100"

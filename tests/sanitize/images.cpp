@@ -61,7 +61,7 @@ void check_images(const kan::cpu::KernelTable& kernels, uint64_t seed) {
   Random& random = p.random;
   const bool large = seed % 8 == 0;
   kan::cpu::ConvolutionLayer l;
-  static_cast<kan::cpu::SplineLayer&>(l) = p.layer;
+  static_cast<kan::SplineLayer&>(l) = p.layer;
   l.batch = random.below(large ? 30 : 4);
   l.in_features = std::min<int64_t>(l.in_features, large ? 2 : 6);
   l.out_features = std::min<int64_t>(l.out_features, large ? 20 : 70);
@@ -73,7 +73,7 @@ void check_images(const kan::cpu::KernelTable& kernels, uint64_t seed) {
   if (large && random.below(2)) l.axis[2] = make_axis(random, 400 + random.below(900), 4), l.batch = l.batch % 2;
   if (dims == 3) l.batch %= 3;
   const ConvolutionAxis* axis = l.axis;
-  const int64_t C = l.in_features, O = l.out_features, R = l.grid_size + l.spline_order, G = l.groups;
+  const int64_t C = l.in_features, O = l.out_features, R = l.functions, G = l.groups;
   const int64_t taps = axis[0].kernel * axis[1].kernel * axis[2].kernel;
 
   Images x(p.x_type, {l.batch, C, axis[0].size, axis[1].size, axis[2].size}, random.below(3));
@@ -100,7 +100,7 @@ void check_images(const kan::cpu::KernelTable& kernels, uint64_t seed) {
   forward.layer = l;
   forward.bias = with_bias ? bias.data.get() : nullptr;
   forward.y = y.buffer.data.get(), forward.y_strides = y.strides;
-  kernels.convolution(forward, executor);
+  kernels.kan_conv(forward, executor);
 
   const int parts = random.below(3);  // both, the input's gradient alone, the weights' alone
   kan::cpu::ConvolutionBackwardArgs backward;
@@ -109,7 +109,7 @@ void check_images(const kan::cpu::KernelTable& kernels, uint64_t seed) {
   if (parts != 2) backward.dx = dx.buffer.data.get(), backward.dx_strides = dx.strides;
   backward.d_spline = parts != 1 ? d_spline.data.get() : nullptr;
   backward.d_base = parts != 1 && l.base ? d_base.data.get() : nullptr;
-  kernels.convolution_backward(backward, executor);
+  kernels.kan_conv_backward(backward, executor);
 
   std::vector<double> y_want(size_t(y.count())), y_scale(y_want), c_want(spline.count), c_scale(size_t(C * taps * O));
   std::vector<double> w_want(base.count), w_scale(base.count);
@@ -118,8 +118,8 @@ void check_images(const kan::cpu::KernelTable& kernels, uint64_t seed) {
     x.index(n, at);
     const int64_t c = at[1], first = c / (C / G) * O;
     const double v = x.buffer.get(x.at(at));
-    const std::vector<double> phi = basis(p.t[size_t(c)], l.spline_order, 0, v);
-    const std::vector<double> psi = basis(p.t[size_t(c)], l.spline_order, 1, v);
+    const std::vector<double> phi = basis(p.t[size_t(c)], l.order, 0, v);
+    const std::vector<double> psi = basis(p.t[size_t(c)], l.order, 1, v);
     const double rho = base_derivative(l.base, v, 0), sigma = base_derivative(l.base, v, 1);
     double sum = 0, size = 1, peak = 0;
     for (double s : psi) peak = std::max(peak, std::fabs(s));

@@ -11,9 +11,8 @@ namespace {
 
 void check(const kan::cpu::KernelTable& kernels, uint64_t seed) {
   Problem p(seed);
-  const kan::cpu::Layer& sizes = p.layer;
-  const int64_t B = sizes.batch, I = sizes.in_features, O = sizes.out_features,
-                R = sizes.grid_size + sizes.spline_order;
+  const kan::Layer& sizes = p.layer;
+  const int64_t B = sizes.batch, I = sizes.in_features, O = sizes.out_features, R = sizes.functions;
   const size_t knots = p.t[0].size();
   Buffer grid(p.compute, size_t(I) * knots), spline(sizes.weight_dtype, size_t(I * R * O));
   Buffer base(sizes.weight_dtype, sizes.base ? size_t(I * O) : 0), bias(sizes.weight_dtype, size_t(O));
@@ -23,13 +22,13 @@ void check(const kan::cpu::KernelTable& kernels, uint64_t seed) {
   for (Buffer* buffer : {&spline, &base, &bias}) {
     for (size_t n = 0; n < buffer->count; ++n) buffer->set(n, p.random.real(-1, 1));
   }
-  Matrix x = make_matrix(p.random, p.x_type, B, I), side = make_matrix(p.random, p.x_type, B, I);
+  Matrix x = make_matrix(p.random, p.x_type, B, I), row_scale = make_matrix(p.random, p.x_type, B, I);
   Matrix g = make_matrix(p.random, sizes.weight_dtype, B, O);
   for (int64_t b = 0; b < B; ++b) {
-    for (int64_t i = 0; i < I; ++i) x.set(b, i, p.point(i)), side.set(b, i, p.random.real(-1, 1));
+    for (int64_t i = 0; i < I; ++i) x.set(b, i, p.point(i)), row_scale.set(b, i, p.random.real(-1, 1));
     for (int64_t o = 0; o < O; ++o) g.set(b, o, p.random.real(-1, 1));
   }
-  const bool with_side = p.random.below(2), with_bias = p.random.below(2);
+  const bool with_scale = p.random.below(2), with_bias = p.random.below(2);
   const kan::cpu::Executor executor =
       p.random.below(3) ? kan::cpu::Executor{run_serially, 1} : kan::cpu::Executor{run_on_threads, 3};
   p.layer.grid = grid.data.get();
@@ -38,36 +37,36 @@ void check(const kan::cpu::KernelTable& kernels, uint64_t seed) {
 
   Buffer y(sizes.weight_dtype, size_t(B * O)), t(p.x_type, size_t(B * I));
   Buffer d_spline(sizes.weight_dtype, size_t(I * R * O)), d_base(sizes.weight_dtype, sizes.base ? size_t(I * O) : 0);
-  kan::cpu::ForwardArgs forward;
+  kan::ForwardArgs forward;
   forward.layer = p.layer;
   forward.x = x.view();
-  if (with_side) forward.side = side.view();
+  if (with_scale) forward.row_scale = row_scale.view();
   forward.bias = with_bias ? bias.data.get() : nullptr;
   forward.derivative = p.m;
   forward.y = y.data.get();
-  kernels.forward(forward, executor);
+  kernels.kan_linear(forward, executor);
 
   const int parts = p.random.below(3);  // both, the input's gradient alone, the weights' alone
-  kan::cpu::BackwardArgs backward;
+  kan::BackwardArgs backward;
   backward.layer = p.layer;
   backward.x = x.view();
-  if (with_side && parts == 2) backward.side = side.view();
+  if (with_scale && parts == 2) backward.row_scale = row_scale.view();
   backward.g = g.view();
   backward.input_derivative = parts == 0 ? p.m + 1 : p.m;
   backward.weight_derivative = p.m;
   backward.input = parts != 2 ? t.data.get() : nullptr;
   backward.d_spline = parts != 1 ? d_spline.data.get() : nullptr;
   backward.d_base = parts != 1 && sizes.base ? d_base.data.get() : nullptr;
-  kernels.backward(backward, executor);
+  kernels.kan_linear_backward(backward, executor);
 
   std::vector<double> y_want(y.count), y_scale(y.count), c_want(spline.count), c_scale(size_t(I * O));
   std::vector<double> w_want(base.count), w_scale(base.count);
   std::vector<bool> row_lost(size_t(B), false), feature_lost(size_t(I), false);  // where x is NaN
   for (int64_t b = 0; b < B; ++b) {
     for (int64_t i = 0; i < I; ++i) {
-      const double at = x.get(b, i), s = with_side ? side.get(b, i) : 1.0, sb = parts == 2 ? s : 1.0;
-      const std::vector<double> phi = basis(p.t[size_t(i)], sizes.spline_order, p.m, at);
-      const std::vector<double> psi = basis(p.t[size_t(i)], sizes.spline_order, backward.input_derivative, at);
+      const double at = x.get(b, i), s = with_scale ? row_scale.get(b, i) : 1.0, sb = parts == 2 ? s : 1.0;
+      const std::vector<double> phi = basis(p.t[size_t(i)], sizes.order, p.m, at);
+      const std::vector<double> psi = basis(p.t[size_t(i)], sizes.order, backward.input_derivative, at);
       const double rho = base_derivative(sizes.base, at, p.m);
       const double sigma = base_derivative(sizes.base, at, backward.input_derivative);
       double sum = 0, size = 0, peak = 0, peak_psi = 0;
@@ -125,6 +124,7 @@ int main(int argc, char** argv) {
     for (uint64_t seed = first; seed < first + cases; ++seed) {
       check(*kernels, seed);
       check_sums(*kernels, seed);
+      for (uint64_t n = 0; n < 2; ++n) check_bases(*kernels, 2 * seed + n);
       for (uint64_t n = 0; n < 3; ++n) check_images(*kernels, 3 * seed + n);
     }
     std::printf("%s: %llu cases, %d wrong results so far\n", *name, (unsigned long long)cases, failures);

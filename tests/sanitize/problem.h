@@ -16,7 +16,7 @@
 
 namespace sanitize {
 
-using kan::cpu::DType;
+using kan::DType;
 
 struct Random {
   uint64_t state;
@@ -117,7 +117,7 @@ struct Matrix {
   size_t at(int64_t r, int64_t c) const { return size_t(r * row_stride + c * col_stride); }
   double get(int64_t r, int64_t c) const { return buffer.get(at(r, c)); }
   void set(int64_t r, int64_t c, double value) { buffer.set(at(r, c), value); }
-  kan::cpu::MatrixView view() const { return {buffer.data.get(), buffer.type, row_stride, col_stride}; }
+  kan::MatrixView view() const { return {buffer.data.get(), buffer.type, row_stride, col_stride}; }
 };
 
 inline Matrix make_matrix(Random& random, DType type, int64_t rows, int64_t cols) {
@@ -179,7 +179,7 @@ inline void run_on_threads(int64_t tasks, void (*body)(int64_t, int64_t, void*),
 
 struct Problem {
   Random random;
-  kan::cpu::Layer layer;
+  kan::Layer layer;
   DType x_type, compute;
   int m;
   bool special;  // x holds NaN or infinities: only the memory, and where NaN must be, is checked
@@ -195,23 +195,24 @@ struct Problem {
     layer.batch = size < 7 ? random.below(40) : size == 7 ? 1024 + random.below(400) : random.below(700);
     layer.in_features = 1 + random.below(size == 9 ? 90 : 9);
     layer.out_features = random.pick({1, 2, 3, 5, 7, 8, 10, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 100, 129, 257});
-    layer.grid_size = random.pick({1, 2, 3, 4, 5, 5, 7, 8, 20, 64, 100});
-    layer.spline_order = random.pick({3, 3, 3, 0, 1, 2, 4, 5, 6, 7, 8, 9, 10});
+    const int cells = random.pick({1, 2, 3, 4, 5, 5, 7, 8, 20, 64, 100});
+    layer.order = random.pick({3, 3, 3, 0, 1, 2, 4, 5, 6, 7, 8, 9, 10});
+    layer.functions = cells + layer.order;
     layer.base = random.below(3);
     m = bytes_of(storage) == 2 ? random.below(2) : random.pick({0, 0, 0, 1, 2, 3, 4, 12});
-    if (layer.grid_size > 8) m = std::min(m, 1);
+    if (cells > 8) m = std::min(m, 1);
     special = random.below(8) == 0;
     const int kind = random.below(4);
     for (int64_t i = 0; i < layer.in_features; ++i) {
       std::vector<double> row;
-      double at = -1.0 - 2.0 * layer.spline_order / layer.grid_size;
-      for (int j = 0; j < layer.grid_size + 2 * layer.spline_order + 1; ++j) {
+      double at = -1.0 - 2.0 * layer.order / cells;
+      for (int j = 0; j < layer.knots(); ++j) {
         row.push_back(double(float(at)));
         const double gap = kind == 0         ? 1.0
                            : kind == 1       ? random.real(0.3, 1.7)
                            : random.below(3) ? random.real(0.5, 1.5)
                                              : 0;
-        at += 2.0 / layer.grid_size * gap;
+        at += 2.0 / cells * gap;
       }
       t.push_back(row);
     }
@@ -238,13 +239,14 @@ inline void compare(const char* isa, uint64_t seed, const char* what, const Prob
   const bool wrong = got.unwritten(n) || (lost ? !std::isnan(got.get(n)) : !close);
   if (!wrong || (got.type == DType::f16 && scale > 6e4)) return;
   if (++failures < 20) {
-    std::printf("%s seed %llu %s[%zu]: got %g, expected %g (B %d I %d O %d G %d k %d m %d base %d)\n", isa,
+    std::printf("%s seed %llu %s[%zu]: got %g, expected %g (B %d I %d O %d R %d k %d m %d base %d)\n", isa,
                 (unsigned long long)seed, what, n, got.get(n), want, int(p.layer.batch), int(p.layer.in_features),
-                int(p.layer.out_features), p.layer.grid_size, p.layer.spline_order, p.m, p.layer.base);
+                int(p.layer.out_features), p.layer.functions, p.layer.order, p.m, p.layer.base);
   }
 }
 
 void check_sums(const kan::cpu::KernelTable& kernels, uint64_t seed);    // sums.cpp
+void check_bases(const kan::cpu::KernelTable& kernels, uint64_t seed);   // bases.cpp
 void check_images(const kan::cpu::KernelTable& kernels, uint64_t seed);  // images.cpp
 
 }  // namespace sanitize

@@ -40,8 +40,8 @@ struct Sums {
         B(p.layer.batch),
         I(p.layer.in_features),
         O(p.layer.out_features),
-        R(p.layer.grid_size + p.layer.spline_order),
-        k(p.layer.spline_order),
+        R(p.layer.functions),
+        k(p.layer.order),
         grid(p.compute, size_t(I) * p.t[0].size()),
         wide_grid(f64, grid.count),
         x(make_matrix(p.random, p.compute, B, I)),
@@ -74,8 +74,8 @@ struct Sums {
     return false;
   }
 
-  kan::cpu::Layer wide_layer() const {
-    kan::cpu::Layer layer = p.layer;
+  kan::Layer wide_layer() const {
+    kan::Layer layer = p.layer;
     layer.weight_dtype = f64;
     layer.grid = wide_grid.data.get();
     return layer;
@@ -90,7 +90,7 @@ struct Sums {
     if (weighted) args.w = w.view();
     args.band = reinterpret_cast<double*>(band.data.get());
     args.border = reinterpret_cast<double*>(border.data.get());
-    kernels.gram(args, executor);
+    kernels.edge_gram(args, executor);
 
     Buffer d_band(f64, band.count), d_border(f64, border.count), dx(f64, size_t(B * I));
     for (Buffer* buffer : {&d_band, &d_border}) {
@@ -103,7 +103,7 @@ struct Sums {
     back.d_band = reinterpret_cast<double*>(d_band.data.get());
     back.d_border = reinterpret_cast<double*>(d_border.data.get());
     back.dx = reinterpret_cast<double*>(dx.data.get());
-    kernels.gram_input(back, executor);
+    kernels.edge_gram_grad_input(back, executor);
 
     for (int64_t i = 0; i < I; ++i) {
       std::vector<double> band_want(R * (k + 1), 0.0), border_want(rows * columns, 0.0), border_size(border_want);
@@ -147,7 +147,7 @@ struct Sums {
 
   void beside_another() {
     const int order = p.random.below(11), size = 1 + p.random.below(12), knots = size + 2 * order + 1;
-    const int64_t n_other = size + order;
+    const int n_other = size + order;
     std::vector<std::vector<double>> t;
     Buffer other(f64, size_t(I * knots)), cross(f64, size_t(I * R * n_other));
     for (int64_t i = 0; i < I; ++i) {
@@ -166,9 +166,9 @@ struct Sums {
     if (weighted) args.w = w.view();
     args.other_grid = reinterpret_cast<double*>(other.data.get());
     args.other_order = order;
-    args.other_size = size;
+    args.other_functions = n_other;
     args.cross = reinterpret_cast<double*>(cross.data.get());
-    kernels.gram(args, executor);
+    kernels.edge_gram(args, executor);
     for (int64_t i = 0; i < I; ++i) {
       std::vector<double> want(R * n_other, 0.0);
       for (int64_t b = 0; b < B; ++b) {

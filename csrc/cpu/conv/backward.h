@@ -12,34 +12,34 @@ class ConvolutionBackward {
  public:
   explicit ConvolutionBackward(const cpu::ConvolutionBackwardArgs& args)
       : a_(args),
-        s_(basis_layer(args.layer)),
-        plan_(args.layer),
+        s_(cpu::basis_layer(args.layer)),
+        blocking_(args.layer),
         micro_(micro_kernels_for<T>(s_.n_values)),
         columns_(s_.out, micro_.widest),
-        coefficients_(args.layer, s_, plan_.taps, columns_.padded),
+        coefficients_(args.layer, s_, blocking_.taps, columns_.padded),
         weight_(args.d_spline != nullptr),
         input_(args.dx != nullptr) {
     int64_t rim[kAxes];
     for (int a = 0; a < kAxes; ++a) {
-      const AxisPlan& axis = plan_.axis[a];
+      const AxisBlocking& axis = blocking_.axis[a];
       boxes_.extent[a] = ceil_div(axis.size, axis.stride), rim[a] = axis.high - axis.low;
     }
-    boxes_.cut(rim, columns_.padded * int64_t(sizeof(T)), plan_.groups);
-    blocks_ = ceil_div(plan_.channels, kInputBlock);
-    ld_ = plan_.taps * columns_.padded;
+    boxes_.cut(rim, columns_.padded * int64_t(sizeof(T)), blocking_.groups);
+    blocks_ = ceil_div(blocking_.channels, kInputBlock);
+    ld_ = blocking_.taps * columns_.padded;
     channel_size_ = s_.coefficient_rows() * ld_;
     const int64_t affordable = kPartialBytes / max64(1, s_.in * channel_size_ * int64_t(sizeof(T)));
-    const int64_t wanted = ceil_div(Boxes::kParts, plan_.groups * blocks_);
+    const int64_t wanted = ceil_div(Boxes::kParts, blocking_.groups * blocks_);
     splits_ = max64(1, min64(boxes_.total(), weight_ ? min64(wanted, affordable) : boxes_.total()));
   }
 
   void run(const cpu::Executor& executor) {
     const int64_t vectors = ceil_div(s_.out, Simd<T>::lanes) * (weight_ + input_);
-    const bool parallel = plan_.groups * plan_.products() * s_.n_values * vectors > kSerialCycles;
+    const bool parallel = blocking_.groups * blocking_.products() * s_.n_values * vectors > kSerialCycles;
     if (input_) coefficients_.prepare(executor, parallel);
     if (weight_) partials_.reset(new T[size_t(splits_ * s_.in * channel_size_)]);
     execute(
-        executor, parallel, plan_.groups * blocks_ * splits_,
+        executor, parallel, blocking_.groups * blocks_ * splits_,
         [](int64_t begin, int64_t end, void* self) {
           for (int64_t t = begin; t < end; ++t) static_cast<const ConvolutionBackward*>(self)->task(t);
         },
@@ -74,14 +74,14 @@ class ConvolutionBackward {
     Work w;
     const int64_t split = t % splits_, block = t / splits_ % blocks_;
     w.group = t / splits_ / blocks_;
-    w.channel = w.group * plan_.channels + block * kInputBlock;
-    w.channels = min64(kInputBlock, plan_.channels - block * kInputBlock);
+    w.channel = w.group * blocking_.channels + block * kInputBlock;
+    w.channels = min64(kInputBlock, blocking_.channels - block * kInputBlock);
     const int64_t per_split = ceil_div(boxes_.total(), splits_), first = min64(boxes_.total(), split * per_split);
     const int64_t last = min64(boxes_.total(), first + per_split);
 
     int64_t places = 1, box_places = 1;
     for (int a = 0; a < kAxes; ++a) {
-      const AxisPlan& axis = plan_.axis[a];
+      const AxisBlocking& axis = blocking_.axis[a];
       places *= boxes_.size[a] + axis.high - axis.low;
       box_places *= min64(axis.size, boxes_.size[a] * axis.stride);
     }
@@ -89,7 +89,7 @@ class ConvolutionBackward {
     Arena arena(WindowRows<T>::bytes() + EvaluatedRows<T>::bytes(s_.n_knots) + 2 * Arena::bytes_for<T>(values_size) +
                 Arena::bytes_for<T>(kRowStride * Simd<T>::lanes) + 2 * Arena::bytes_for<T>(kRowStride) +
                 Arena::bytes_for<int32_t>(kRowStride) + Arena::bytes_for<T>(places * columns_.padded) +
-                Arena::bytes_for<T>(input_ ? w.channels * box_places : 0) + Arena::bytes_for<TapRun>(plan_.taps));
+                Arena::bytes_for<T>(input_ ? w.channels * box_places : 0) + Arena::bytes_for<TapRun>(blocking_.taps));
     w.window.take(arena);
     w.evaluated.take(arena, s_.n_knots);
     w.weight_values = arena.take<T>(values_size);
@@ -100,7 +100,7 @@ class ConvolutionBackward {
     w.aside = arena.take<int32_t>(kRowStride);
     w.g = arena.take<T>(places * columns_.padded);
     w.slopes = arena.take<T>(input_ ? w.channels * box_places : 0);
-    w.runs = arena.take<TapRun>(plan_.taps);
+    w.runs = arena.take<TapRun>(blocking_.taps);
     if (weight_) {
       w.sums = partials_.get() + (split * s_.in + w.channel) * channel_size_;
       for (int64_t j = 0; j < w.channels * channel_size_; ++j) w.sums[j] = T(0);
@@ -110,23 +110,23 @@ class ConvolutionBackward {
 
   void one_box(Work& w, const Range4& box) const {
     for (int a = 0; a < kAxes; ++a) {
-      const AxisPlan& axis = plan_.axis[a];
+      const AxisBlocking& axis = blocking_.axis[a];
       w.tile.set(a, box.begin[a] - axis.high, box.end[a] - axis.low);
       w.box.set(a, box.begin[a] * axis.stride, min64(axis.size, box.end[a] * axis.stride));
     }
     w.tile.close(true), w.box.close(false);
     pack_cotangents(w);
     for (int64_t j = 0; input_ && j < w.channels * w.box.positions(); ++j) w.slopes[j] = T(0);
-    for (int64_t n = 0; n < plan_.classes(); ++n) {
-      const PositionClass part(plan_, n);
+    for (int64_t n = 0; n < blocking_.classes(); ++n) {
+      const PositionClass part(blocking_, n);
       const Range4 q = part.inside(box);
       if (q.empty()) continue;
-      w.n_runs = tap_runs(w.runs, plan_, part, w.tile, q.begin, columns_.joined);
+      w.n_runs = tap_runs(w.runs, blocking_, part, w.tile, q.begin, columns_.joined);
       int64_t sizes[kAxes];
-      window_sizes(sizes, plan_, q, columns_.part_bytes());
+      window_sizes(sizes, blocking_, q, columns_.part_bytes());
       for_windows(q, sizes, [&](const Range4& range) {
-        w.window.locate(plan_, part, range, q.begin, w.tile, input_ ? &w.box : nullptr);
-        w.window.read(a_.layer, plan_, part, range, w.channel, w.channels);
+        w.window.locate(blocking_, part, range, q.begin, w.tile, input_ ? &w.box : nullptr);
+        w.window.read(a_.layer, blocking_, part, range, w.channel, w.channels);
         for (int64_t c = 0; c < w.channels; ++c) one_channel(w, c);
       });
     }
@@ -210,7 +210,7 @@ class ConvolutionBackward {
           });
           row += ld_;
         }
-        for (int64_t r = 0; x != x && r < s_.n_splines; ++r) {
+        for (int64_t r = 0; x != x && r < s_.functions; ++r) {
           for (int64_t o = 0; o < columns_.padded; ++o) row[r * ld_ + o] = T(__builtin_nan(""));
         }
       }
@@ -221,7 +221,7 @@ class ConvolutionBackward {
     int64_t at[kAxes];
     tile.find(at, place);
     for (int a = 0; a < kAxes; ++a) {
-      if (at[a] < 0 || at[a] >= plan_.axis[a].out) return false;
+      if (at[a] < 0 || at[a] >= blocking_.axis[a].out) return false;
     }
     return true;
   }
@@ -255,7 +255,7 @@ class ConvolutionBackward {
   void pack_cotangents(const Work& w) const {
     Range4 inner = w.tile.range();
     for (int a = 0; a < kAxes; ++a) {
-      inner.begin[a] = max64(0, inner.begin[a]), inner.end[a] = min64(plan_.axis[a].out, inner.end[a]);
+      inner.begin[a] = max64(0, inner.begin[a]), inner.end[a] = min64(blocking_.axis[a].out, inner.end[a]);
     }
     const int64_t places = w.tile.positions(), size = places * columns_.padded;
     for (int64_t j = 0; j < size; j += Simd<T>::lanes) store(w.g + j, Vec<T>{});
@@ -281,10 +281,10 @@ class ConvolutionBackward {
       for (int64_t j = 0; j < channel_size_; ++j) total[j] += part[j];
     }
     const T* row = total;
-    for (int64_t r = s_.base != kNoBase ? -1 : 0; r < s_.n_splines; ++r) {
-      const int64_t at = r < 0 ? channel : channel * s_.n_splines + r;
-      for (int64_t tap = 0; tap < plan_.taps; ++tap, row += columns_.padded) {
-        write_row(r < 0 ? a_.d_base : a_.d_spline, a_.layer.weight_dtype, (at * plan_.taps + tap) * s_.out, row,
+    for (int64_t r = s_.base != kNoBase ? -1 : 0; r < s_.functions; ++r) {
+      const int64_t at = r < 0 ? channel : channel * s_.functions + r;
+      for (int64_t tap = 0; tap < blocking_.taps; ++tap, row += columns_.padded) {
+        write_row(r < 0 ? a_.d_base : a_.d_spline, a_.layer.weight_dtype, (at * blocking_.taps + tap) * s_.out, row,
                   s_.out);
       }
     }
@@ -292,7 +292,7 @@ class ConvolutionBackward {
 
   const cpu::ConvolutionBackwardArgs& a_;
   const Shape s_;
-  const ConvolutionPlan plan_;
+  const ConvolutionBlocking blocking_;
   const MicroKernels<T>& micro_;
   const Columns<T> columns_;
   TapCoefficients<T> coefficients_;

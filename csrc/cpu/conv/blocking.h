@@ -17,12 +17,12 @@ constexpr int kAxes = 4;
 // Of one axis.
 struct TapClass {
   int64_t residue;
-  int64_t first, count;  // its taps, in AxisPlan's lists
+  int64_t first, count;  // its taps, in AxisBlocking's lists
   int64_t low, high;     // the smallest and the largest shift
   int64_t begin, end;    // of q, for all outputs
 };
 
-class AxisPlan {
+class AxisBlocking {
  public:
   std::unique_ptr<int64_t[]> tap, shift;
   std::unique_ptr<TapClass[]> classes;
@@ -31,7 +31,7 @@ class AxisPlan {
   int64_t spread = 0;         // the largest high - low of a class
   int64_t size, stride, out, kernel;
 
-  explicit AxisPlan(const cpu::ConvolutionAxis& a)
+  explicit AxisBlocking(const cpu::ConvolutionAxis& a)
       : tap(new int64_t[size_t(a.kernel)]),
         shift(new int64_t[size_t(a.kernel)]),
         classes(new TapClass[size_t(a.kernel)]),
@@ -187,20 +187,13 @@ struct Tile {
   }
 };
 
-// What evaluates the bases needs to know.
-inline cpu::Layer basis_layer(const cpu::ConvolutionLayer& l) {
-  cpu::Layer layer;
-  static_cast<cpu::SplineLayer&>(layer) = l;
-  return layer;
-}
-
 // Everything about the shape of one call.
-struct ConvolutionPlan {
-  AxisPlan axis[kAxes];
+struct ConvolutionBlocking {
+  AxisBlocking axis[kAxes];
   int64_t groups, channels, taps;  // channels of a group
 
-  explicit ConvolutionPlan(const cpu::ConvolutionLayer& l)
-      : axis{AxisPlan(images(l.batch)), AxisPlan(l.axis[0]), AxisPlan(l.axis[1]), AxisPlan(l.axis[2])},
+  explicit ConvolutionBlocking(const cpu::ConvolutionLayer& l)
+      : axis{AxisBlocking(images(l.batch)), AxisBlocking(l.axis[0]), AxisBlocking(l.axis[1]), AxisBlocking(l.axis[2])},
         groups(l.groups),
         channels(l.in_features / l.groups),
         taps(l.axis[0].kernel * l.axis[1].kernel * l.axis[2].kernel) {}
@@ -209,7 +202,7 @@ struct ConvolutionPlan {
   // The rows of all classes times their taps, for all images and channels of a group.
   int64_t products() const {
     int64_t n = channels;
-    for (const AxisPlan& a : axis) {
+    for (const AxisBlocking& a : axis) {
       int64_t sum = 0;
       for (int64_t c = 0; c < a.n_classes; ++c) sum += (a.classes[c].end - a.classes[c].begin) * a.classes[c].count;
       n *= sum;
@@ -230,10 +223,10 @@ struct PositionClass {
   const TapClass* on[kAxes];
   int64_t taps;
 
-  PositionClass(const ConvolutionPlan& plan, int64_t n) : taps(1) {
+  PositionClass(const ConvolutionBlocking& blocking, int64_t n) : taps(1) {
     for (int a = kAxes - 1; a >= 0; --a) {
-      on[a] = plan.axis[a].classes.get() + n % plan.axis[a].n_classes;
-      n /= plan.axis[a].n_classes;
+      on[a] = blocking.axis[a].classes.get() + n % blocking.axis[a].n_classes;
+      n /= blocking.axis[a].n_classes;
       taps *= on[a]->count;
     }
   }
@@ -265,7 +258,7 @@ struct TapRun {
 
 // The taps of a class, for rows whose places count from q_begin. Returns the number of runs; they have one tap each
 // unless `joined`.
-inline int64_t tap_runs(TapRun* out, const ConvolutionPlan& plan, const PositionClass& part, const Tile& tile,
+inline int64_t tap_runs(TapRun* out, const ConvolutionBlocking& blocking, const PositionClass& part, const Tile& tile,
                         const int64_t* q_begin, bool joined) {
   int64_t runs = 0;
   for (int64_t n = 0; n < part.taps; ++n) {
@@ -273,8 +266,8 @@ inline int64_t tap_runs(TapRun* out, const ConvolutionPlan& plan, const Position
     for (int a = kAxes - 1; a >= 0; --a) {
       const int64_t at = part.on[a]->first + rest % part.on[a]->count;
       rest /= part.on[a]->count;
-      tap += plan.axis[a].tap[at] * scale, scale *= plan.axis[a].kernel;
-      output[a] = q_begin[a] - plan.axis[a].shift[at];
+      tap += blocking.axis[a].tap[at] * scale, scale *= blocking.axis[a].kernel;
+      output[a] = q_begin[a] - blocking.axis[a].shift[at];
     }
     const int64_t place = tile.place(output);
     const bool follows = runs > 0 && out[runs - 1].tap + out[runs - 1].count == tap &&

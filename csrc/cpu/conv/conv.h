@@ -6,8 +6,8 @@
 namespace kan {
 namespace KAN_ISA {
 
-void convolution(const cpu::ConvolutionArgs& args, const cpu::Executor& executor);
-void convolution_backward(const cpu::ConvolutionBackwardArgs& args, const cpu::Executor& executor);
+void kan_conv(const cpu::ConvolutionArgs& args, const cpu::Executor& executor);
+void kan_conv_backward(const cpu::ConvolutionBackwardArgs& args, const cpu::Executor& executor);
 
 }  // namespace KAN_ISA
 }  // namespace kan

@@ -11,24 +11,24 @@ class ConvolutionForward {
  public:
   explicit ConvolutionForward(const cpu::ConvolutionArgs& args)
       : a_(args),
-        s_(basis_layer(args.layer)),
-        plan_(args.layer),
+        s_(cpu::basis_layer(args.layer)),
+        blocking_(args.layer),
         micro_(micro_kernels_for<T>(s_.n_values)),
         columns_(s_.out, micro_.widest),
-        coefficients_(args.layer, s_, plan_.taps, columns_.padded) {
+        coefficients_(args.layer, s_, blocking_.taps, columns_.padded) {
     int64_t rim[kAxes];
-    for (int a = 0; a < kAxes; ++a) boxes_.extent[a] = plan_.axis[a].out, rim[a] = 2 * plan_.axis[a].spread;
-    block_ = min64(kInputBlock, ceil_div(kSumInputs, max64(1, plan_.taps)));
-    boxes_.cut(rim, columns_.padded * int64_t(sizeof(T)) * (plan_.channels > block_ ? 2 : 1), plan_.groups);
+    for (int a = 0; a < kAxes; ++a) boxes_.extent[a] = blocking_.axis[a].out, rim[a] = 2 * blocking_.axis[a].spread;
+    block_ = min64(kInputBlock, ceil_div(kSumInputs, max64(1, blocking_.taps)));
+    boxes_.cut(rim, columns_.padded * int64_t(sizeof(T)) * (blocking_.channels > block_ ? 2 : 1), blocking_.groups);
     chunk_ = columns_.joined ? 1 : min64(kChunk, block_);
   }
 
   void run(const cpu::Executor& executor) {
     const int64_t vectors = ceil_div(s_.out, Simd<T>::lanes);
-    const bool parallel = plan_.groups * plan_.products() * s_.n_values * vectors > kSerialCycles;
+    const bool parallel = blocking_.groups * blocking_.products() * s_.n_values * vectors > kSerialCycles;
     coefficients_.prepare(executor, parallel);
     execute(
-        executor, parallel, plan_.groups * boxes_.total(),
+        executor, parallel, blocking_.groups * boxes_.total(),
         [](int64_t begin, int64_t end, void* self) {
           for (int64_t t = begin; t < end; ++t) static_cast<const ConvolutionForward*>(self)->task(t);
         },
@@ -43,14 +43,14 @@ class ConvolutionForward {
     const Range4 outputs = boxes_.box(t % boxes_.total());
     Tile tile;
     for (int a = 0; a < kAxes; ++a) {
-      tile.set(a, outputs.begin[a] - plan_.axis[a].spread, outputs.end[a] + plan_.axis[a].spread);
+      tile.set(a, outputs.begin[a] - blocking_.axis[a].spread, outputs.end[a] + blocking_.axis[a].spread);
     }
     tile.close(true);
     const int64_t places = tile.positions(), values_size = int64_t(s_.n_values) * kRowStride;
-    const int64_t tile_size = places * columns_.padded, blocks = ceil_div(plan_.channels, block_);
+    const int64_t tile_size = places * columns_.padded, blocks = ceil_div(blocking_.channels, block_);
     Arena arena(WindowRows<T>::bytes() +
                 size_t(chunk_) * (EvaluatedRows<T>::bytes(s_.n_knots) + Arena::bytes_for<T>(values_size)) +
-                Arena::bytes_for<T>(tile_size) * (blocks > 1 ? 2 : 1) + Arena::bytes_for<TapRun>(plan_.taps));
+                Arena::bytes_for<T>(tile_size) * (blocks > 1 ? 2 : 1) + Arena::bytes_for<TapRun>(blocking_.taps));
     WindowRows<T> window;
     window.take(arena);
     EvaluatedRows<T> evaluated[kChunk];
@@ -61,22 +61,22 @@ class ConvolutionForward {
     }
     T* sums = arena.take<T>(tile_size);
     T* part = blocks > 1 ? arena.take<T>(tile_size) : sums;
-    TapRun* runs = arena.take<TapRun>(plan_.taps);
+    TapRun* runs = arena.take<TapRun>(blocking_.taps);
 
     start(sums, places, group);
-    for (int64_t k = 0; k < plan_.channels; k += block_) {
-      const int64_t first = group * plan_.channels + k, n_block = min64(block_, plan_.channels - k);
+    for (int64_t k = 0; k < blocking_.channels; k += block_) {
+      const int64_t first = group * blocking_.channels + k, n_block = min64(block_, blocking_.channels - k);
       for (int64_t j = 0; blocks > 1 && j < tile_size; ++j) part[j] = T(0);
-      for (int64_t n = 0; n < plan_.classes(); ++n) {
-        const PositionClass some(plan_, n);
+      for (int64_t n = 0; n < blocking_.classes(); ++n) {
+        const PositionClass some(blocking_, n);
         const Range4 q = some.reaching(outputs);
         if (q.empty()) continue;
-        const int64_t n_runs = tap_runs(runs, plan_, some, tile, q.begin, columns_.joined);
+        const int64_t n_runs = tap_runs(runs, blocking_, some, tile, q.begin, columns_.joined);
         int64_t sizes[kAxes];
-        window_sizes(sizes, plan_, q, columns_.part_bytes());
+        window_sizes(sizes, blocking_, q, columns_.part_bytes());
         for_windows(q, sizes, [&](const Range4& w) {
-          window.locate(plan_, some, w, q.begin, tile, nullptr);
-          window.read(a_.layer, plan_, some, w, first, n_block);
+          window.locate(blocking_, some, w, q.begin, tile, nullptr);
+          window.read(a_.layer, blocking_, some, w, first, n_block);
           for (int64_t c0 = 0; c0 < n_block; c0 += chunk_) {
             const int64_t channels = min64(chunk_, n_block - c0);
             for (int64_t c = 0; c < channels; ++c) {
@@ -144,7 +144,7 @@ class ConvolutionForward {
 
   const cpu::ConvolutionArgs& a_;
   const Shape s_;
-  const ConvolutionPlan plan_;
+  const ConvolutionBlocking blocking_;
   const MicroKernels<T>& micro_;
   const Columns<T> columns_;
   TapCoefficients<T> coefficients_;

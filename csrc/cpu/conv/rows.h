@@ -11,11 +11,11 @@ constexpr int64_t kWindowBytes = int64_t(128) << 10;
 constexpr int64_t kLeastWindow = 64;  // rows
 
 // Windows: boxes of q. What one touches of a part of a tile comes back for every channel and tap. bytes: of a place.
-inline void window_sizes(int64_t* window, const ConvolutionPlan& plan, const Range4& q, int64_t bytes) {
+inline void window_sizes(int64_t* window, const ConvolutionBlocking& blocking, const Range4& q, int64_t bytes) {
   int64_t touched = 1, rows = 1;
-  for (int a = 0; a < kAxes; ++a) window[a] = 1, touched *= 1 + plan.axis[a].spread;
+  for (int a = 0; a < kAxes; ++a) window[a] = 1, touched *= 1 + blocking.axis[a].spread;
   for (int a = kAxes - 1; a >= 0; --a) {
-    const int64_t spread = plan.axis[a].spread, length = q.length(a);
+    const int64_t spread = blocking.axis[a].spread, length = q.length(a);
     touched /= 1 + spread;
     const int64_t fitting = kWindowBytes / (bytes * touched) - spread;
     int64_t n = min64(kMaxRows / rows, max64(ceil_div(kLeastWindow, rows), fitting));
@@ -81,14 +81,14 @@ struct WindowRows {
   }
 
   // Places in the tile count from q_begin; homes are those in a box of x, if there is one.
-  void locate(const ConvolutionPlan& plan, const PositionClass& part, const Range4& window, const int64_t* q_begin,
-              const Tile& tile, const Tile* box) {
+  void locate(const ConvolutionBlocking& blocking, const PositionClass& part, const Range4& window,
+              const int64_t* q_begin, const Tile& tile, const Tile* box) {
     rows = 0;
     for_lines(window, [&](const int64_t* q) {
       int64_t position[kAxes], start = 0;
-      position_of(position, plan, part, q);
+      position_of(position, blocking, part, q);
       for (int a = 0; a < kAxes; ++a) start += (q[a] - q_begin[a]) * tile.pitch[a];
-      const int64_t n = window.length(3), at = box ? box->place(position) : 0, step = plan.axis[3].stride;
+      const int64_t n = window.length(3), at = box ? box->place(position) : 0, step = blocking.axis[3].stride;
       for (int64_t j = 0; j < n; ++j) {
         place[rows + j] = int32_t(start + j * tile.pitch[3]), home[rows + j] = int32_t(at + j * step);
       }
@@ -96,13 +96,13 @@ struct WindowRows {
     });
   }
 
-  void read(const cpu::ConvolutionLayer& l, const ConvolutionPlan& plan, const PositionClass& part,
+  void read(const cpu::ConvolutionLayer& l, const ConvolutionBlocking& blocking, const PositionClass& part,
             const Range4& window, int64_t channel, int64_t channels) {
-    const MatrixView line{l.x, l.x_dtype, plan.axis[3].stride * l.x_strides.axis[2], l.x_strides.channel};
+    const MatrixView line{l.x, l.x_dtype, blocking.axis[3].stride * l.x_strides.axis[2], l.x_strides.channel};
     int64_t row = 0;
     for_lines(window, [&](const int64_t* q) {
       int64_t position[kAxes];
-      position_of(position, plan, part, q);
+      position_of(position, blocking, part, q);
       MatrixView here = line;
       here.data = at_element(l.x, l.x_dtype, image_offset(l.x_strides, position));
       read_transposed(x + row, kRowStride, here, 0, window.length(3), channel, channels);
@@ -111,8 +111,9 @@ struct WindowRows {
   }
 
  private:
-  static void position_of(int64_t* position, const ConvolutionPlan& plan, const PositionClass& part, const int64_t* q) {
-    for (int a = 0; a < kAxes; ++a) position[a] = q[a] * plan.axis[a].stride + part.on[a]->residue;
+  static void position_of(int64_t* position, const ConvolutionBlocking& blocking, const PositionClass& part,
+                          const int64_t* q) {
+    for (int a = 0; a < kAxes; ++a) position[a] = q[a] * blocking.axis[a].stride + part.on[a]->residue;
   }
 };
 
@@ -197,7 +198,7 @@ class TapCoefficients {
       T* rows = packed_.get() + channel * s_.coefficient_rows() * ld + at;
       return {rows, rows + ld, ld, has_base ? 0 : ld};
     }
-    T* rows = const_cast<T*>(static_cast<const T*>(l_.spline_weight)) + channel * s_.n_splines * ld + at;
+    T* rows = const_cast<T*>(static_cast<const T*>(l_.spline_weight)) + channel * s_.functions * ld + at;
     if (!has_base) return {rows, rows + ld, ld, ld};
     return {const_cast<T*>(static_cast<const T*>(l_.base_weight)) + channel * ld + at, rows, ld, 0};
   }
@@ -205,8 +206,8 @@ class TapCoefficients {
  private:
   void pack(int64_t channel) {
     T* row = packed_.get() + channel * s_.coefficient_rows() * taps_ * padded_;
-    for (int64_t r = l_.base_weight ? -1 : 0; r < s_.n_splines; ++r) {
-      const int64_t at = r < 0 ? channel : channel * s_.n_splines + r;
+    for (int64_t r = l_.base_weight ? -1 : 0; r < s_.functions; ++r) {
+      const int64_t at = r < 0 ? channel : channel * s_.functions + r;
       for (int64_t tap = 0; tap < taps_; ++tap, row += padded_) {
         read_row(row, r < 0 ? l_.base_weight : l_.spline_weight, l_.weight_dtype, (at * taps_ + tap) * s_.out, s_.out,
                  1);

@@ -9,9 +9,11 @@
 namespace kan {
 namespace KAN_ISA {
 
-void gram(const cpu::GramArgs& args, const cpu::Executor& executor) { Gram(args).run(executor); }
+void edge_gram(const cpu::GramArgs& args, const cpu::Executor& executor) { Gram(args).run(executor); }
 
-void gram_input(const cpu::GramInputArgs& args, const cpu::Executor& executor) { GramInput(args).run(executor); }
+void edge_gram_grad_input(const cpu::GramInputArgs& args, const cpu::Executor& executor) {
+  GramInput(args).run(executor);
+}
 
 void edge_l1(const cpu::EdgeL1Args& args, const cpu::Executor& executor) {
   cpu::EdgeL1BackwardArgs both;

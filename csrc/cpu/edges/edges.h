@@ -8,8 +8,8 @@
 namespace kan {
 namespace KAN_ISA {
 
-void gram(const cpu::GramArgs& args, const cpu::Executor& executor);
-void gram_input(const cpu::GramInputArgs& args, const cpu::Executor& executor);
+void edge_gram(const cpu::GramArgs& args, const cpu::Executor& executor);
+void edge_gram_grad_input(const cpu::GramInputArgs& args, const cpu::Executor& executor);
 void edge_l1(const cpu::EdgeL1Args& args, const cpu::Executor& executor);
 void edge_l1_backward(const cpu::EdgeL1BackwardArgs& args, const cpu::Executor& executor);
 
@@ -35,7 +35,7 @@ struct Sweep {
 template <class T>
 struct SweepRows {
   SortedRows<T> sorted;
-  T *x, *side;  // [block][kRowStride]
+  T *x, *row_scale;  // [block][kRowStride]
 
   static size_t bytes(const Sweep& sweep, int n_knots) {
     return SortedRows<T>::bytes(n_knots) + 2 * Arena::bytes_for<T>(sweep.block * kRowStride);
@@ -43,7 +43,7 @@ struct SweepRows {
   SweepRows(Arena& arena, const Sweep& sweep, int n_knots) {
     sorted.take(arena, n_knots);
     x = arena.take<T>(sweep.block * kRowStride);
-    side = arena.take<T>(sweep.block * kRowStride);
+    row_scale = arena.take<T>(sweep.block * kRowStride);
   }
 };
 

@@ -37,10 +37,10 @@ class Gram {
       : a_(args),
         s_(args.layer),
         has_base_(s_.base != kNoBase),
-        band_size_(int64_t(s_.n_splines) * (s_.order + 1)),
-        border_size_(int64_t(1 + has_base_) * (s_.n_splines + 1 + has_base_)),
-        other_knots_(a_.other_grid ? a_.other_size + 2 * a_.other_order + 1 : 0),
-        cross_size_(int64_t(s_.n_splines) * (a_.other_size + a_.other_order)),
+        band_size_(int64_t(s_.functions) * (s_.order + 1)),
+        border_size_(int64_t(1 + has_base_) * (s_.functions + 1 + has_base_)),
+        other_knots_(a_.other_grid ? a_.other_functions + a_.other_order + 1 : 0),
+        cross_size_(int64_t(s_.functions) * a_.other_functions),
         size_(a_.other_grid ? cross_size_ : band_size_ + border_size_),
         sweep_(s_, size_) {}
 
@@ -74,19 +74,19 @@ class Gram {
     const bool weighted = a_.w.data != nullptr;
     for_row_blocks(sweep_, s_, t, [&](int64_t i0, int64_t features, int64_t split, int64_t row0, int64_t n_rows) {
       read_transposed(rows.x, kRowStride, a_.x, row0, n_rows, i0, features);
-      if (weighted) read_transposed(rows.side, kRowStride, a_.w, row0, n_rows, i0, features);
+      if (weighted) read_transposed(rows.row_scale, kRowStride, a_.w, row0, n_rows, i0, features);
       for (int64_t f = 0; f < features; ++f) {
         const double* knots = static_cast<const double*>(a_.layer.grid) + (i0 + f) * s_.n_knots;
         const double* x = rows.x + f * kRowStride;
-        const double* side = weighted ? rows.side + f * kRowStride : nullptr;
+        const double* row_scale = weighted ? rows.row_scale + f * kRowStride : nullptr;
         double* sums = sums_ + (split * s_.in + i0 + f) * size_;
         if (a_.other_grid) {
           const double* other = a_.other_grid + (i0 + f) * other_knots_;
           merge(merged, knots, other);
-          sort_rows(rows.sorted, x, side, int(n_rows), merged, n_knots, 0, n_knots - 1);
+          sort_rows(rows.sorted, x, row_scale, int(n_rows), merged, n_knots, 0, n_knots - 1);
           add_cross(sums, rows.sorted, knots, other, merged, left, right, own_runs, other_runs);
         } else {
-          sort_rows(rows.sorted, x, side, int(n_rows), knots, s_.n_knots, s_.order, s_.grid_size);
+          sort_rows(rows.sorted, x, row_scale, int(n_rows), knots, s_.n_knots, s_.order, s_.cells);
           evaluate_rows(right, rows.sorted, s_, knots, 0, false);
           add_own(sums, rows.sorted, left, right);
         }
@@ -97,9 +97,9 @@ class Gram {
   // sums: band, then border. right: values of the base, if there is one, and of the splines.
   void add_own(double* sums, const SortedRows<double>& sorted, double* left, const double* right) const {
     const bool weighted = a_.w.data != nullptr;
-    const int n = s_.n_splines, k = s_.order, columns = n + 1 + has_base_;
+    const int n = s_.functions, k = s_.order, columns = n + 1 + has_base_;
     double *band = sums, *border = sums + band_size_;
-    for (int q = 0; q < sorted.rows; ++q) left[q] = weighted ? sorted.side[q] : 1.0;
+    for (int q = 0; q < sorted.rows; ++q) left[q] = weighted ? sorted.row_scale[q] : 1.0;
     for (int j = 0; j < s_.n_values; ++j) {
       const double* value = right + j * int64_t(kRowStride);
       double* product = left + (j + 1) * int64_t(kRowStride);
@@ -142,11 +142,12 @@ class Gram {
   // sums: (n, n'). The runs lie in one cell of either grid.
   void add_cross(double* sums, SortedRows<double>& sorted, const double* knots, const double* other,
                  const double* merged, double* left, double* right, Run* own_runs, Run* other_runs) const {
-    const int n_other = a_.other_size + a_.other_order;
+    const int n_other = a_.other_functions;
     const int n_merged = s_.n_knots + other_knots_;
     for (int u = 0; u < sorted.n_runs; ++u) {
-      own_runs[u] = place(sorted.runs[u], merged, n_merged, knots, s_.n_knots, s_.order, s_.grid_size);
-      other_runs[u] = place(sorted.runs[u], merged, n_merged, other, other_knots_, a_.other_order, a_.other_size);
+      own_runs[u] = place(sorted.runs[u], merged, n_merged, knots, s_.n_knots, s_.order, s_.cells);
+      other_runs[u] = place(sorted.runs[u], merged, n_merged, other, other_knots_, a_.other_order,
+                            a_.other_functions - a_.other_order);
     }
     SortedRows<double> view = sorted;
     view.runs = own_runs;
@@ -172,11 +173,11 @@ class Gram {
 
   // A run of the merged cells as a run of one grid's cells.
   static Run place(Run run, const double* merged, int n_merged, const double* knots, int n_knots, int order,
-                   int grid_size) {
+                   int cells) {
     if (run.cell == nan_cell(n_merged)) return {run.begin, run.end, nan_cell(n_knots), 0};
     const int cell = run.cell == outside_cell(n_merged) ? -1 : locate_cell(knots, n_knots, merged[run.cell]);
     if (cell < 0) return {run.begin, run.end, outside_cell(n_knots), 0};
-    return {run.begin, run.end, cell, window_of_cell(cell, order, grid_size)};
+    return {run.begin, run.end, cell, window_of_cell(cell, order, cells)};
   }
 
   void merge(double* out, const double* a, const double* b) const {
@@ -239,11 +240,11 @@ class GramInput {
     const bool weighted = a_.w.data != nullptr;
     for_row_blocks(sweep_, s_, t, [&](int64_t i0, int64_t features, int64_t, int64_t row0, int64_t n_rows) {
       read_transposed(rows.x, kRowStride, a_.x, row0, n_rows, i0, features);
-      if (weighted) read_transposed(rows.side, kRowStride, a_.w, row0, n_rows, i0, features);
+      if (weighted) read_transposed(rows.row_scale, kRowStride, a_.w, row0, n_rows, i0, features);
       for (int64_t f = 0; f < features; ++f) {
         const double* knots = static_cast<const double*>(a_.layer.grid) + (i0 + f) * s_.n_knots;
-        sort_rows(rows.sorted, rows.x + f * kRowStride, weighted ? rows.side + f * kRowStride : nullptr, int(n_rows),
-                  knots, s_.n_knots, s_.order, s_.grid_size);
+        sort_rows(rows.sorted, rows.x + f * kRowStride, weighted ? rows.row_scale + f * kRowStride : nullptr,
+                  int(n_rows), knots, s_.n_knots, s_.order, s_.cells);
         evaluate_rows(values, rows.sorted, s_, knots, 0, false);
         evaluate_rows(slopes, rows.sorted, s_, knots, 1, weighted);
         for (int u = 0; u < rows.sorted.n_runs; ++u) contract(result, rows.sorted.runs[u], i0 + f, values, slopes);
@@ -254,7 +255,7 @@ class GramInput {
 
   void contract(double* result, Run run, int64_t feature, const double* values, const double* slopes) const {
     constexpr int L = Simd<double>::lanes;
-    const int n = s_.n_splines, k = s_.order, columns = n + 1 + has_base_;
+    const int n = s_.functions, k = s_.order, columns = n + 1 + has_base_;
     const double* band = a_.d_band + feature * n * (k + 1) + int64_t(run.window) * (k + 1);
     const double* border = a_.d_border + feature * (1 + has_base_) * columns;
     double linear[kMaxValues], square[kMaxValues][kMaxValues];

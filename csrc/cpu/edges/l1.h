@@ -83,7 +83,7 @@ class EdgeL1 {
         const T* knots = static_cast<const T*>(a_.layer.grid) + i * s_.n_knots;
         double* sums = size_ ? sums_ + (split * s_.in + i) * size_ : nullptr;
         sort_rows(rows.sorted, rows.x + f * kRowStride, static_cast<const T*>(nullptr), int(n_rows), knots, s_.n_knots,
-                  s_.order, s_.grid_size);
+                  s_.order, s_.cells);
         evaluate_rows(values, rows.sorted, s_, knots, 0, false);
         if (slopes) evaluate_rows(slopes, rows.sorted, s_, knots, 1, false);
         if (by_rows_) {
@@ -144,7 +144,7 @@ class EdgeL1 {
       for (int64_t o = 0; o < s_.out; ++o) mean_[i * s_.out + o] = T(total(o) / double(s_.batch));
       return;
     }
-    const int64_t base = s_.base != kNoBase ? s_.out : 0, splines = s_.n_splines * s_.out;
+    const int64_t base = s_.base != kNoBase ? s_.out : 0, splines = s_.functions * s_.out;
     for (int64_t o = 0; o < base; ++o) static_cast<T*>(a_.d_base)[i * s_.out + o] = T(total(o));
     for (int64_t j = 0; j < splines; ++j) static_cast<T*>(a_.d_spline)[i * splines + j] = T(total(base + j));
   }

@@ -20,10 +20,9 @@ KAN_HD Vec<T> signed_as(Vec<T> v, Vec<T> size) {
 
 // The N coefficients of one edge on one window.
 template <class T, int N>
-KAN_HD void load_coefficients(Vec<T>* out, const cpu::Layer& layer, const Shape& s, int64_t feature, int window,
-                              int64_t o) {
+KAN_HD void load_coefficients(Vec<T>* out, const Layer& layer, const Shape& s, int64_t feature, int window, int64_t o) {
   const bool base = s.base != kNoBase;
-  const T* spline = static_cast<const T*>(layer.spline_weight) + (feature * s.n_splines + window) * s.out + o;
+  const T* spline = static_cast<const T*>(layer.spline_weight) + (feature * s.functions + window) * s.out + o;
   if (base) out[0] = broadcast(static_cast<const T*>(layer.base_weight)[feature * s.out + o]);
   KAN_UNROLL
   for (int j = 0; j < N; ++j) {
@@ -33,7 +32,7 @@ KAN_HD void load_coefficients(Vec<T>* out, const cpu::Layer& layer, const Shape&
 
 // total[o] += sum of |phi_o| over the rows of all runs.
 template <class T, int N>
-void sum_absolute(double* total, const cpu::Layer& layer, const Shape& s, int64_t feature, const SortedRows<T>& sorted,
+void sum_absolute(double* total, const Layer& layer, const Shape& s, int64_t feature, const SortedRows<T>& sorted,
                   const T* values) {
   constexpr int L = Simd<T>::lanes, P = 2;  // P outputs at a time share the loads of the values
   for (int u = 0; u < sorted.n_runs; ++u) {
@@ -72,7 +71,7 @@ void sum_absolute(double* total, const cpu::Layer& layer, const Shape& s, int64_
 // With s[q,o] = g[o] sign(phi_o(x[q])): sums[r][o] += sum_q s B_r(x[q]) (base row first), if sums is given;
 // result[q] = sum_o s phi'_o(x[q]), if slopes are given.
 template <class T, int N>
-void sum_signed(double* sums, T* result, const cpu::Layer& layer, const Shape& s, int64_t feature,
+void sum_signed(double* sums, T* result, const Layer& layer, const Shape& s, int64_t feature,
                 const SortedRows<T>& sorted, const T* values, const T* slopes, const T* g) {
   constexpr int L = Simd<T>::lanes;
   const bool base = s.base != kNoBase;

@@ -25,7 +25,7 @@ class EdgeScale {
  private:
   static constexpr int64_t L = Simd<T>::lanes, kColumns = 512, kSerialNumbers = int64_t(1) << 15;
 
-  // Outputs [o, o + L): a lane each. Blocks of `width_` features are turned round, so that lanes lie together.
+  // Outputs [o, o + L): a lane each. Blocks of `width_` features are transposed, so that lanes lie together.
   void task(int64_t o) const {
     const int64_t n = min64(L, a_.out_features - o), block = width_ * a_.functions;
     Arena arena(3 * Arena::bytes_for<T>(block * L) + 2 * Arena::bytes_for<T>(width_ * L));

@@ -12,8 +12,8 @@ namespace KAN_ISA {
 template <class T>
 class Backward {
  public:
-  Backward(const cpu::BackwardArgs& args, const cpu::Executor& executor)
-      : a_(args), s_(args.layer), value_blocks_(s_.n_values, s_.local()), panels_(s_.out, value_blocks_.widest()) {
+  Backward(const BackwardArgs& args, const cpu::Executor& executor)
+      : a_(args), s_(args.layer), value_blocks_(s_.n_values, s_.local), panels_(s_.out, value_blocks_.widest()) {
     rows_ = rows_per_block<T>(s_, panels_.padded);
     coefficient_size_ = s_.coefficient_rows() * s_.out;
     const int64_t tile_bytes = s_.coefficient_rows() * panels_.padded * int64_t(sizeof(T));
@@ -54,13 +54,13 @@ class Backward {
     const int64_t i0 = t / splits_ * block_, features = min64(block_, s_.in - i0);
     const int64_t split = t % splits_, first_row = min64(s_.batch, split * rows_per_split_);
     const int64_t last_row = min64(s_.batch, first_row + rows_per_split_);
-    const bool sided = a_.side.data != nullptr, weight = a_.d_spline != nullptr, input = a_.input != nullptr;
+    const bool scaled = a_.row_scale.data != nullptr, weight = a_.d_spline != nullptr, input = a_.input != nullptr;
     constexpr int L = Simd<T>::lanes;
 
     const int64_t columns_size = block_ * kRowStride, copy_size = s_.coefficient_rows() * panels_.width;
     const int64_t values_size = int64_t(s_.n_values) * kRowStride;
     const bool packs = input && a_.layer.out_stride != 0;
-    const int64_t packed_size = packs ? features * s_.n_splines * panels_.padded : 0;
+    const int64_t packed_size = packs ? features * s_.functions * panels_.padded : 0;
     const int64_t sums_size = features * s_.coefficient_rows() * panels_.padded;
     Arena arena(SortedRows<T>::bytes(s_.n_knots) + Arena::bytes_for<T>(values_size) * 2 +
                 Arena::bytes_for<T>(columns_size) * 3 + Arena::bytes_for<T>(rows_ * panels_.padded) +
@@ -73,7 +73,7 @@ class Backward {
     T* const values[2] = {weight_values, input_values};
     const int orders[2] = {a_.weight_derivative, a_.input_derivative};
     T* x = arena.take<T>(columns_size);
-    T* side = arena.take<T>(columns_size);
+    T* row_scale = arena.take<T>(columns_size);
     T* result = arena.take<T>(columns_size);
     T* g = arena.take<T>(rows_ * panels_.padded);
     T* partial = arena.take<T>(kRowStride * L);
@@ -94,13 +94,13 @@ class Backward {
       const int64_t rows = min64(rows_, last_row - row0);
       pack_cotangents(g, row0, rows);
       read_transposed(x, kRowStride, a_.x, row0, rows, i0, features);
-      if (sided) read_transposed(side, kRowStride, a_.side, row0, rows, i0, features);
+      if (scaled) read_transposed(row_scale, kRowStride, a_.row_scale, row0, rows, i0, features);
       for (int64_t f = 0; f < features; ++f) {
         const T* grid = static_cast<const T*>(a_.layer.grid) + (i0 + f) * s_.grid_columns;
-        sort_feature(sorted, s_, x + f * kRowStride, sided ? side + f * kRowStride : nullptr, rows, grid);
+        sort_feature(sorted, s_, x + f * kRowStride, scaled ? row_scale + f * kRowStride : nullptr, rows, grid);
         args.n_runs = sorted.n_runs;
         evaluate_orders(values + !weight, orders + !weight, weight + input, sorted, s_, grid, sums_up());
-        if (weight && sided) scale_rows(weight_values, s_.n_values, sorted);
+        if (weight && scaled) scale_rows(weight_values, s_.n_values, sorted);
         if (input) take_out_base(input_values, result_scale, sorted);
         for (int64_t c = 0; c < panels_.padded;) {
           const int vectors = panels_.vectors_at(c);
@@ -128,13 +128,13 @@ class Backward {
         if (weight && sorted.find_special(nan_cell(s_.n_knots))) {
           // A NaN row has no window: every function of this feature is NaN there.
           T* splines = sums + f * s_.coefficient_rows() * panels_.padded + (s_.base != kNoBase ? panels_.padded : 0);
-          for (int64_t j = 0; j < s_.n_splines * panels_.padded; ++j) splines[j] = T(__builtin_nan(""));
+          for (int64_t j = 0; j < s_.functions * panels_.padded; ++j) splines[j] = T(__builtin_nan(""));
         }
         if (input) unsort_sums(result + f * kRowStride, partial, result_scale, sorted);
       }
       if (input) write_input(result, row0, rows, i0, features);
     }
-    if (weight && splits_ == 1 && s_.base == kNoBase && adjoin()) return turn_round(sums, panels_.padded, i0, features);
+    if (weight && splits_ == 1 && s_.base == kNoBase && adjoin()) return transpose(sums, panels_.padded, i0, features);
     for (int64_t f = 0; weight && f < features; ++f) {
       write_sums(sums + f * s_.coefficient_rows() * panels_.padded, i0 + f, split);
     }
@@ -142,7 +142,7 @@ class Backward {
 
   // Whether the input's gradient is made of sums of derivatives where all splines of a cell exist.
   bool sums_up() const {
-    return a_.input && s_.local() && s_.order > 0 && a_.input_derivative > 0 && a_.input_derivative <= s_.order;
+    return a_.input && s_.local && s_.order > 0 && a_.input_derivative > 0 && a_.input_derivative <= s_.order;
   }
 
   // The rows' sums over the outputs of a panel: runs in the middle of the knots the shorter way.
@@ -221,20 +221,20 @@ class Backward {
       write_row(a_.d_base, dtype, feature * s_.out, sums, s_.out);
       sums += ld;
     }
-    if (a_.layer.out_stride != 0) return turn_round(sums, ld, feature, 1);
-    for (int64_t r = 0; r < s_.n_splines; ++r) {
-      write_row(a_.d_spline, dtype, (feature * s_.n_splines + r) * s_.out, sums + r * ld, s_.out);
+    if (a_.layer.out_stride != 0) return transpose(sums, ld, feature, 1);
+    for (int64_t r = 0; r < s_.functions; ++r) {
+      write_row(a_.d_spline, dtype, (feature * s_.functions + r) * s_.out, sums + r * ld, s_.out);
     }
   }
 
   // Whether the features of d_spline are one matrix (out, in * functions).
-  bool adjoin() const { return a_.layer.out_stride != 0 && a_.layer.feature_stride == s_.n_splines; }
+  bool adjoin() const { return a_.layer.out_stride != 0 && a_.layer.feature_stride == s_.functions; }
 
   // Writes sums [features][functions][ld] where the functions of an edge lie together.
-  void turn_round(const T* sums, int64_t ld, int64_t feature, int64_t features) const {
+  void transpose(const T* sums, int64_t ld, int64_t feature, int64_t features) const {
     const MatrixView matrix{sums, a_.layer.weight_dtype, ld, 1};
     T* out = static_cast<T*>(a_.d_spline) + feature * a_.layer.feature_stride;
-    read_transposed(out, a_.layer.out_stride, matrix, 0, features * s_.n_splines, 0, s_.out);
+    read_transposed(out, a_.layer.out_stride, matrix, 0, features * s_.functions, 0, s_.out);
   }
 
   // Adds the splits of one feature in their order.
@@ -247,7 +247,7 @@ class Backward {
     write_weights(total, s_.out, feature);
   }
 
-  const cpu::BackwardArgs& a_;
+  const BackwardArgs& a_;
   const Shape s_;
   const ValueBlocks<T> value_blocks_;
   const Panels<T> panels_;

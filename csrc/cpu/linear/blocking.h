@@ -21,27 +21,28 @@ constexpr DType kDTypeOf = sizeof(T) == 8 ? DType::f64 : DType::f32;
 
 constexpr int64_t kPartialBytes = int64_t(32) << 20;  // what splitting the rows of a sum may cost in memory
 
-// The sizes of one layer, derived once. A basis that is not local has one cell, with all of its functions.
+// The sizes of one layer, derived once. A basis of full support has one cell, with all of its functions.
 struct Shape {
   int64_t batch, in, out;
-  int order, grid_size, base, basis;
-  int grid_columns, n_knots, n_splines, n_values;
+  int functions, order, base, basis;
+  bool local;
+  int cells, grid_columns, n_knots, n_values;
 
-  explicit Shape(const cpu::Layer& l)
+  explicit Shape(const Layer& l)
       : batch(l.batch),
         in(l.in_features),
         out(l.out_features),
-        order(l.spline_order),
-        grid_size(l.grid_size),
+        functions(l.functions),
+        order(l.order),
         base(l.base),
         basis(l.basis),
-        grid_columns(basis == kChebyshev || basis == kFourier ? 0 : l.grid_size + 2 * l.spline_order + 1),
-        n_knots(local() ? grid_columns : 2),
-        n_splines(l.grid_size + l.spline_order),
-        n_values((local() ? l.spline_order + 1 : n_splines) + (l.base != kNoBase)) {}
+        local(kBases[basis].local),
+        cells(local ? l.cells() : 1),
+        grid_columns(int(kBases[basis].columns(functions, order))),
+        n_knots(local ? l.knots() : 2),
+        n_values((local ? order + 1 : functions) + (base != kNoBase)) {}
 
-  bool local() const { return basis == kBSpline; }
-  int coefficient_rows() const { return n_splines + (base != kNoBase); }
+  int coefficient_rows() const { return functions + (base != kNoBase); }
 };
 
 template <class T>
@@ -53,7 +54,7 @@ int64_t estimated_cycles(const Shape& s, int64_t contractions) {
 // Rows of one block: enough for each cell to see several, few enough for the tile to stay in cache.
 template <class T>
 int64_t rows_per_block(const Shape& s, int64_t columns) {
-  const int64_t wanted = s.local() ? min64(kMaxRows, max64(256, 128 * int64_t(s.grid_size))) : kOneCellRows;
+  const int64_t wanted = s.local ? min64(kMaxRows, max64(256, 128 * int64_t(s.cells))) : kOneCellRows;
   const int64_t fitting = kTileBytes / (max64(1, columns) * int64_t(sizeof(T))) / 16 * 16;
   return max64(64, min64(wanted, fitting));
 }
@@ -63,7 +64,7 @@ int64_t rows_per_block(const Shape& s, int64_t columns) {
 template <class T>
 int64_t strip_rows(const Shape& s, int64_t rows, int64_t width) {
   const int64_t strip = max64(64, kStripBytes / (width * int64_t(sizeof(T))) / 16 * 16);
-  return s.local() && strip >= kStripCellRows * s.grid_size && strip < rows ? strip : rows;
+  return s.local && strip >= kStripCellRows * s.cells && strip < rows ? strip : rows;
 }
 
 // Into how many parts the rows of a weight gradient of `size` elements are cut: from the shape alone, so that the
@@ -95,9 +96,9 @@ class Coefficients {
   T* packed = nullptr;
   int64_t packed_ld = 0, packed_feature = 0, packed_column = 0;
 
-  // Turns round the weights of n features and the outputs from column0 on; column1 may be padding.
-  void pack(const cpu::Layer& layer, int64_t feature, int64_t n, int64_t column0, int64_t column1) {
-    const int64_t functions = shape->n_splines, outputs = min64(shape->out, column1) - column0;
+  // Transposes the weights of n features and the outputs from column0 on; column1 may be padding.
+  void pack(const Layer& layer, int64_t feature, int64_t n, int64_t column0, int64_t column1) {
+    const int64_t functions = shape->functions, outputs = min64(shape->out, column1) - column0;
     packed_ld = column1 - column0, packed_feature = feature, packed_column = column0;
     const MatrixView matrix{spline, dtype, layer.out_stride, 1};
     const bool adjoin = layer.feature_stride == functions;  // then the features are one matrix
@@ -112,14 +113,14 @@ class Coefficients {
   // Features to pack at once: they stay in the second-level cache.
   static int64_t features_packed(const Shape& s, int64_t columns) {
     int64_t n = kInputBlock;
-    while (n > 1 && n * s.n_splines * columns * int64_t(sizeof(T)) > kTileBytes) n /= 2;
+    while (n > 1 && n * s.functions * columns * int64_t(sizeof(T)) > kTileBytes) n /= 2;
     return n;
   }
 
   Panel<T> panel(int64_t feature, int64_t column, int vectors) const {
     if (packed) return packed_panel(feature, column, vectors);
     const int64_t width = int64_t(vectors) * Simd<T>::lanes, out = shape->out;
-    const int64_t spline_at = feature * shape->n_splines * out + column, base_at = feature * out + column;
+    const int64_t spline_at = feature * shape->functions * out + column, base_at = feature * out + column;
     const bool in_place = item_size(dtype) == int(sizeof(T)) && column + width <= out;
     if (in_place) {
       T* rows = const_cast<T*>(static_cast<const T*>(spline)) + spline_at;
@@ -128,7 +129,7 @@ class Coefficients {
     }
     const int64_t n = min64(width, out - column);
     T* row = copy;
-    for (int64_t r = base ? -1 : 0; r < shape->n_splines; ++r, row += width) {
+    for (int64_t r = base ? -1 : 0; r < shape->functions; ++r, row += width) {
       read_row(row, r < 0 ? base : spline, dtype, r < 0 ? base_at : spline_at + r * out, n, 1);
       for (int64_t o = n; o < width; ++o) row[o] = T(0);
     }
@@ -138,7 +139,7 @@ class Coefficients {
  private:
   Panel<T> packed_panel(int64_t feature, int64_t column, int vectors) const {
     const int64_t width = int64_t(vectors) * Simd<T>::lanes, n = min64(width, shape->out - column);
-    T* rows = packed + (feature - packed_feature) * shape->n_splines * packed_ld + column - packed_column;
+    T* rows = packed + (feature - packed_feature) * shape->functions * packed_ld + column - packed_column;
     if (!base) return {rows, rows + packed_ld, packed_ld, packed_ld};
     read_row(copy, base, dtype, feature * shape->out + column, n, 1);
     for (int64_t o = n; o < width; ++o) copy[o] = T(0);
@@ -146,11 +147,11 @@ class Coefficients {
   }
 };
 
-// The rows of one feature, sorted by cell. x, side: its columns (side may be null); grid: its knots.
+// The rows of one feature, sorted by cell. x, row_scale: its columns (row_scale may be null); grid: its knots.
 template <class T>
-void sort_feature(SortedRows<T>& sorted, const Shape& s, const T* x, const T* side, int64_t rows, const T* grid) {
-  if (s.local()) return sort_rows(sorted, x, side, int(rows), grid, s.n_knots, s.order, s.grid_size);
-  keep_rows(sorted, x, side, int(rows));
+void sort_feature(SortedRows<T>& sorted, const Shape& s, const T* x, const T* row_scale, int64_t rows, const T* grid) {
+  if (s.local) return sort_rows(sorted, x, row_scale, int(rows), grid, s.n_knots, s.order, s.cells);
+  keep_rows(sorted, x, row_scale, int(rows));
 }
 
 // values[n] <- the base activation's and all basis functions' values at derivative order orders[n]; of the last as
@@ -165,18 +166,13 @@ void evaluate_orders(T* const* values, const int* orders, int n, const SortedRow
     base_row(values[v], sorted, s.base, orders[v]);
     functions[v] += kRowStride;
   }
-  switch (s.basis) {
-    case kRbf: return rbf_rows(functions, orders, n, sorted, grid, s.n_splines);
-    case kChebyshev: return chebyshev_rows(functions, orders, n, sorted, s.n_splines);
-    case kFourier: return fourier_rows(functions, orders, n, sorted, s.order);
-    default:
-      for (int v = 0; v < n; ++v) {
-        spline_rows_of<T>(s.order)(functions[v], sorted, grid, s.n_knots, orders[v], sums && v == n - 1);
-      }
+  if (!s.local) return full_support_rows(s.basis, functions, orders, n, sorted, grid, s.functions);
+  for (int v = 0; v < n; ++v) {
+    spline_rows_of<T>(s.order)(functions[v], sorted, grid, s.n_knots, orders[v], sums && v == n - 1);
   }
 }
 
-// The same at one order, times the side weights if `scaled`.
+// The same at one order, times the row scales if `scaled`.
 template <class T>
 void evaluate_rows(T* values, const SortedRows<T>& sorted, const Shape& s, const T* grid, int derivative, bool scaled) {
   evaluate_orders(&values, &derivative, 1, sorted, s, grid);

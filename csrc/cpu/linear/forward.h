@@ -9,8 +9,8 @@ namespace KAN_ISA {
 template <class T>
 class Forward {
  public:
-  Forward(const cpu::ForwardArgs& args, const cpu::Executor& executor)
-      : a_(args), s_(args.layer), blocks_(s_.n_values, s_.local()), panels_(s_.out, blocks_.widest()) {
+  Forward(const ForwardArgs& args, const cpu::Executor& executor)
+      : a_(args), s_(args.layer), blocks_(s_.n_values, s_.local), panels_(s_.out, blocks_.widest()) {
     parallel_ = estimated_cycles<T>(s_, 1) > kSerialCycles;
     const int64_t threads = parallel_ ? executor.threads : 1;
     const int64_t columns_fitting = kTileBytes / int64_t(128 * sizeof(T)) / panels_.width * panels_.width;
@@ -40,20 +40,20 @@ class Forward {
   void task(int64_t t) const {
     const int64_t row0 = t / groups_ * rows_, rows = min64(rows_, s_.batch - row0);
     const int64_t column0 = t % groups_ * columns_, column1 = min64(panels_.padded, column0 + columns_);
-    const bool sided = a_.side.data != nullptr, packs = a_.layer.out_stride != 0;
+    const bool scaled = a_.row_scale.data != nullptr, packs = a_.layer.out_stride != 0;
     const int64_t pack_block = Coefficients<T>::features_packed(s_, column1 - column0);
-    const int64_t packed_size = packs ? pack_block * s_.n_splines * (column1 - column0) : 0;
+    const int64_t packed_size = packs ? pack_block * s_.functions * (column1 - column0) : 0;
 
     const int64_t columns_size = int64_t(kInputBlock) * kRowStride, copy_size = s_.coefficient_rows() * panels_.width;
     const int64_t parts_size = s_.in > kSumInputs ? rows * (column1 - column0) : 0;
     Arena arena(SortedRows<T>::bytes(s_.n_knots) + Arena::bytes_for<T>(s_.n_values * kRowStride) +
-                Arena::bytes_for<T>(columns_size) * (1 + sided) + Arena::bytes_for<T>(rows * (column1 - column0)) +
+                Arena::bytes_for<T>(columns_size) * (1 + scaled) + Arena::bytes_for<T>(rows * (column1 - column0)) +
                 Arena::bytes_for<T>(parts_size) + Arena::bytes_for<T>(copy_size) + Arena::bytes_for<T>(packed_size));
     SortedRows<T> sorted;
     sorted.take(arena, s_.n_knots);
     T* values = arena.take<T>(s_.n_values * kRowStride);
     T* x = arena.take<T>(columns_size);
-    T* side = sided ? arena.take<T>(columns_size) : nullptr;
+    T* row_scale = scaled ? arena.take<T>(columns_size) : nullptr;
     T* tile = arena.take<T>(rows * (column1 - column0));
     T* parts = parts_size > 0 ? arena.take<T>(parts_size) : nullptr;
     Coefficients<T> coefficients{a_.layer.spline_weight,   a_.layer.base_weight,
@@ -63,7 +63,7 @@ class Forward {
     for (int64_t i0 = 0; i0 < s_.in; i0 += kInputBlock) {
       const int64_t features = min64(kInputBlock, s_.in - i0);
       read_transposed(x, kRowStride, a_.x, row0, rows, i0, features);
-      if (sided) read_transposed(side, kRowStride, a_.side, row0, rows, i0, features);
+      if (scaled) read_transposed(row_scale, kRowStride, a_.row_scale, row0, rows, i0, features);
       for (int64_t strip = 0; strip < rows; strip += strip_) {
         const int64_t n = min64(strip_, rows - strip);
         for (int64_t f0 = 0; f0 < features; f0 += together_) {
@@ -76,8 +76,8 @@ class Forward {
             const int64_t first = f * kRowStride + strip;
             of[f - f0] = sorted.from((f - f0) * strip_);
             const T* grid = static_cast<const T*>(a_.layer.grid) + (i0 + f) * s_.grid_columns;
-            sort_feature(of[f - f0], s_, x + first, sided ? side + first : nullptr, n, grid);
-            evaluate_rows(values + (f - f0) * strip_, of[f - f0], s_, grid, a_.derivative, sided);
+            sort_feature(of[f - f0], s_, x + first, scaled ? row_scale + first : nullptr, n, grid);
+            evaluate_rows(values + (f - f0) * strip_, of[f - f0], s_, grid, a_.derivative, scaled);
           }
           for (int64_t c = column0; c < column1;) {
             const int64_t at = rows * (c - column0) + strip * panel_width(c);
@@ -141,7 +141,7 @@ class Forward {
     }
   }
 
-  const cpu::ForwardArgs& a_;
+  const ForwardArgs& a_;
   const Shape s_;
   const ValueBlocks<T> blocks_;
   const Panels<T> panels_;

@@ -1,4 +1,5 @@
-// Bases whose functions reach everywhere: all rows of a block lie in one cell and stay in their order.
+// Bases of full support: all rows of a block lie in one cell and stay in their order. The only place on the CPU where
+// they are told apart.
 #pragma once
 
 #include <limits>
@@ -6,6 +7,7 @@
 #include "basis/chebyshev.h"
 #include "basis/fourier.h"
 #include "basis/rbf.h"
+#include "basis/registry.h"
 #include "rows.h"
 
 namespace kan {
@@ -14,7 +16,7 @@ namespace KAN_ISA {
 // `sorted` as sort_rows leaves it, with cells 0 (finite), 1 (infinite: outside) and 2 (NaN). In the usual case
 // there is only the first, and no row moves.
 template <class T>
-void keep_rows(SortedRows<T>& sorted, const T* x, const T* side, int rows) {
+void keep_rows(SortedRows<T>& sorted, const T* x, const T* row_scale, int rows) {
   constexpr int L = Simd<T>::lanes;
   Vec<T> none = Vec<T>{};  // stays 0, or becomes NaN
   int first = 0;
@@ -23,14 +25,14 @@ void keep_rows(SortedRows<T>& sorted, const T* x, const T* side, int rows) {
   for (; first < rows; ++first) zero += x[first] - x[first];
   if (zero != T(0)) {
     const T whole_line[2] = {-std::numeric_limits<T>::max(), std::numeric_limits<T>::infinity()};
-    return sort_rows(sorted, x, side, rows, whole_line, 2, 0, 1);
+    return sort_rows(sorted, x, row_scale, rows, whole_line, 2, 0, 1);
   }
   sorted.rows = rows;
   sorted.n_runs = rows > 0;
   sorted.runs[0] = {0, rows, 0, 0};
   for (int b = 0; b < rows; b += L) {  // the buffers are padded: surplus lanes are never read
     store(sorted.x + b, load(x + b));
-    if (side) store(sorted.side + b, load(side + b));
+    if (row_scale) store(sorted.row_scale + b, load(row_scale + b));
   }
   for (int b = 0; b < rows; ++b) sorted.row[b] = b;
 }
@@ -87,9 +89,10 @@ void fourier_angles(T* coarse, T* fine, const SortedRows<T>& in) {
   }
 }
 
-// values[n][r * kRowStride + q]: first cos(g x[q]) for g = 1 .. frequencies, then sin, at derivative orders[n].
+// values[n][r * kRowStride + q]: first cos(g x[q]) for g = 1 .. functions / 2, then sin, at derivative orders[n].
 template <class T>
-void fourier_rows(T* const* values, const int* orders, int n, const SortedRows<T>& in, int frequencies) {
+void fourier_rows(T* const* values, const int* orders, int n, const SortedRows<T>& in, int functions) {
+  const int frequencies = functions / 2;
   constexpr int L = Simd<T>::lanes, reach = 4;  // points on either side of one that is evaluated by itself
   T coarse[kRowStride], fine[kRowStride], scale[2][kMaxFrequencies + 1];
   fourier_angles(coarse, fine, in);
@@ -121,6 +124,18 @@ void fourier_rows(T* const* values, const int* orders, int n, const SortedRows<T
       if (g <= frequencies) put(g, centre);
       for (int j = 1; j <= reach && g + j <= frequencies; ++j) put(g + j, centre * power[j]);
     }
+  }
+}
+
+// values[n][r * kRowStride + q] = B_r^{(orders[n])}(x[q]), r < functions. grid: the feature's row.
+template <class T>
+void full_support_rows(int basis, T* const* values, const int* orders, int n, const SortedRows<T>& in, const T* grid,
+                       int functions) {
+  switch (basis) {
+    case kRbf: return rbf_rows(values, orders, n, in, grid, functions);
+    case kChebyshev: return chebyshev_rows(values, orders, n, in, functions);
+    case kFourier: return fourier_rows(values, orders, n, in, functions);
+    default: __builtin_unreachable();  // the ops ask the records
   }
 }
 

@@ -12,20 +12,20 @@ namespace KAN_ISA {
 
 // What both directions share: the sizes, and one feature's weights after the other.
 template <class T>
-class NormedLayer {
+class LayerNormRbf {
  public:
-  explicit NormedLayer(const cpu::NormedLayer& layer) : l_(layer), s_(layer.layer), plain_(s_) {
-    plain_.base = kNoBase, plain_.n_values = s_.n_splines;
+  explicit LayerNormRbf(const cpu::LayerNormRbfLayer& layer) : l_(layer), s_(layer.layer), plain_(s_) {
+    plain_.base = kNoBase, plain_.n_values = s_.functions;
     scale_ = static_cast<const T*>(layer.scale);
     shift_ = static_cast<const T*>(layer.shift);
   }
   const Shape& shape() const { return s_; }
   // Of a table of weights: features of [functions][out], then [out] each of the base.
-  int64_t splines_size() const { return s_.in * s_.n_splines * s_.out; }
+  int64_t splines_size() const { return s_.in * s_.functions * s_.out; }
   int64_t table_size() const { return splines_size() + (s_.base != kNoBase ? s_.in * s_.out : 0); }
 
   void load_table(T* table) const {
-    const int64_t depth = s_.in * s_.n_splines;
+    const int64_t depth = s_.in * s_.functions;
     const T* spline = static_cast<const T*>(l_.layer.spline_weight);
     const T* base = static_cast<const T*>(l_.layer.base_weight);
     for (int64_t o = 0; o < s_.out; ++o) {
@@ -77,21 +77,21 @@ class NormedLayer {
     return in;
   }
 
-  const cpu::NormedLayer& l_;
+  const cpu::LayerNormRbfLayer& l_;
   const Shape s_;
   Shape plain_;
   const T *scale_, *shift_;
 };
 
 template <class T>
-class NormedForward {
+class LayerNormRbfForward {
  public:
-  explicit NormedForward(const cpu::NormedForwardArgs& args) : a_(args), l_(args.layer), s_(l_.shape()) {}
+  explicit LayerNormRbfForward(const cpu::LayerNormRbfForwardArgs& args) : a_(args), l_(args.layer), s_(l_.shape()) {}
 
   void run(const cpu::Executor& executor) {
     execute(
-        executor, s_.batch * s_.in * s_.n_splines * (2 + s_.out / 4) > kSerialCycles, ceil_div(s_.batch, kFewRows),
-        [](int64_t begin, int64_t end, void* self) { static_cast<const NormedForward*>(self)->rows(begin, end); },
+        executor, s_.batch * s_.in * s_.functions * (2 + s_.out / 4) > kSerialCycles, ceil_div(s_.batch, kFewRows),
+        [](int64_t begin, int64_t end, void* self) { static_cast<const LayerNormRbfForward*>(self)->rows(begin, end); },
         this);
   }
 
@@ -99,12 +99,12 @@ class NormedForward {
   void rows(int64_t first_block, int64_t last_block) const {
     const int64_t in = s_.in, out = s_.out, table_size = l_.table_size();
     Arena arena(Arena::bytes_for<T>(in * kFewRows) + Arena::bytes_for<T>(out * kFewRows) +
-                4 * Arena::bytes_for<T>(kFewRows) + Arena::bytes_for<T>(s_.n_splines * kRowStride) +
+                4 * Arena::bytes_for<T>(kFewRows) + Arena::bytes_for<T>(s_.functions * kRowStride) +
                 Arena::bytes_for<T>(table_size));
     T *x = arena.take<T>(in * kFewRows), *y = arena.take<T>(out * kFewRows);
     T *mean = arena.take<T>(kFewRows), *inverse = arena.take<T>(kFewRows);
     T *normal = arena.take<T>(kFewRows), *z = arena.take<T>(kFewRows);
-    T *values = arena.take<T>(s_.n_splines * kRowStride), *table = arena.take<T>(table_size);
+    T *values = arena.take<T>(s_.functions * kRowStride), *table = arena.take<T>(table_size);
     l_.load_table(table);
     const T* bias = static_cast<const T*>(a_.bias);
     const FewKernels<T>& few = few_kernels<T>(out);
@@ -121,7 +121,7 @@ class NormedForward {
         T* const column = x + i * kFewRows;
         l_.normalise(normal, z, column, mean, inverse, i, rows);
         l_.evaluate(&values, &order, 1, z, i, rows);
-        few.forward(y, values, s_.n_splines, table + i * s_.n_splines * out, rows);
+        few.forward(y, values, s_.functions, table + i * s_.functions * out, rows);
         if (s_.base == kNoBase) continue;
         l_.base(values, column, 0, rows);
         few.forward(y, values, 1, table + l_.splines_size() + i * out, rows);
@@ -131,15 +131,15 @@ class NormedForward {
     }
   }
 
-  const cpu::NormedForwardArgs& a_;
-  const NormedLayer<T> l_;
+  const cpu::LayerNormRbfForwardArgs& a_;
+  const LayerNormRbf<T> l_;
   const Shape& s_;
 };
 
 template <class T>
-class NormedBackward {
+class LayerNormRbfBackward {
  public:
-  explicit NormedBackward(const cpu::NormedBackwardArgs& args) : a_(args), l_(args.layer), s_(l_.shape()) {
+  explicit LayerNormRbfBackward(const cpu::LayerNormRbfBackwardArgs& args) : a_(args), l_(args.layer), s_(l_.shape()) {
     size_ = l_.table_size() + 2 * s_.in + s_.out;  // the weights', the norm's scale and shift, the bias
     splits_ = row_splits<T>(s_, 64, 4 * kFewRows, size_);
     per_split_ = ceil_div(ceil_div(s_.batch, splits_), kFewRows) * kFewRows;
@@ -148,9 +148,9 @@ class NormedBackward {
   void run(const cpu::Executor& executor) {
     sums_.reset(new T[size_t(splits_ * size_)]());
     execute(
-        executor, s_.batch * s_.in * s_.n_splines * (4 + s_.out / 2) > kSerialCycles, splits_,
+        executor, s_.batch * s_.in * s_.functions * (4 + s_.out / 2) > kSerialCycles, splits_,
         [](int64_t begin, int64_t end, void* self) {
-          for (int64_t t = begin; t < end; ++t) static_cast<const NormedBackward*>(self)->split(t);
+          for (int64_t t = begin; t < end; ++t) static_cast<const LayerNormRbfBackward*>(self)->split(t);
         },
         this);
     for (int64_t t = 1; t < splits_; ++t) {
@@ -162,7 +162,7 @@ class NormedBackward {
  private:
   void split(int64_t t) const {
     constexpr int L = Simd<T>::lanes;
-    const int64_t in = s_.in, out = s_.out, table_size = l_.table_size(), n = s_.n_splines;
+    const int64_t in = s_.in, out = s_.out, table_size = l_.table_size(), n = s_.functions;
     const int64_t columns = in * kFewRows, values_size = n * kRowStride;
     Arena arena(3 * Arena::bytes_for<T>(columns) + Arena::bytes_for<T>(out * kFewRows) +
                 5 * Arena::bytes_for<T>(kFewRows) + 2 * Arena::bytes_for<T>(values_size) +
@@ -234,7 +234,7 @@ class NormedBackward {
 
   // The sums in the layout of the weights, outputs first.
   void write() const {
-    const int64_t out = s_.out, depth = s_.in * s_.n_splines;
+    const int64_t out = s_.out, depth = s_.in * s_.functions;
     const T* sums = sums_.get();
     T *spline = static_cast<T*>(a_.d_spline), *base = static_cast<T*>(a_.d_base);
     for (int64_t o = 0; o < out; ++o) {
@@ -247,8 +247,8 @@ class NormedBackward {
     copy_row(static_cast<T*>(a_.d_bias), sums + 2 * s_.in, out);
   }
 
-  const cpu::NormedBackwardArgs& a_;
-  const NormedLayer<T> l_;
+  const cpu::LayerNormRbfBackwardArgs& a_;
+  const LayerNormRbf<T> l_;
   const Shape& s_;
   int64_t size_, splits_, per_split_;
   std::unique_ptr<T[]> sums_;

@@ -31,7 +31,7 @@ KAN_HD int nan_cell(int n_knots) { return n_knots; }
 template <class T>
 struct SortedRows {
   T* x;          // [kRowStride], sorted
-  T* side;       // [kRowStride], sorted
+  T* row_scale;  // [kRowStride], sorted
   int32_t* row;  // original row of each sorted position
   int32_t* cell;
   int32_t* next;  // [n_knots + 1][kStreams], first free position of each cell and quarter
@@ -49,7 +49,7 @@ struct SortedRows {
   // Buffers for other rows behind the first n of these.
   SortedRows from(int64_t n) const {
     SortedRows other = *this;
-    other.x += n, other.side += n, other.row += n, other.runs += n;
+    other.x += n, other.row_scale += n, other.row += n, other.runs += n;
     return other;
   }
 
@@ -59,7 +59,7 @@ struct SortedRows {
   }
   void take(Arena& arena, int n_knots) {
     x = arena.take<T>(kRowStride);
-    side = arena.take<T>(kRowStride);
+    row_scale = arena.take<T>(kRowStride);
     row = arena.take<int32_t>(kRowStride);
     cell = arena.take<int32_t>(kRowStride);
     next = arena.take<int32_t>((n_knots + 1) * kStreams);
@@ -111,8 +111,7 @@ inline bool sort_by_compression(SortedRows<T>&, const T*, int, int, int, int) {
 constexpr int kCompressedCells = 8;
 
 template <>
-inline bool sort_by_compression(SortedRows<float>& out, const float* x, int rows, int n_knots, int order,
-                                int grid_size) {
+inline bool sort_by_compression(SortedRows<float>& out, const float* x, int rows, int n_knots, int order, int cells) {
   if (n_knots >= 32) return false;
   constexpr int L = Simd<float>::lanes;
   for (int b = rows; b % L != 0; ++b) out.cell[b] = n_knots + 1;  // surplus lanes: a cell that is never asked for
@@ -135,24 +134,24 @@ inline bool sort_by_compression(SortedRows<float>& out, const float* x, int rows
       _mm512_storeu_ps(out.x + position, _mm512_maskz_compress_ps(here, _mm512_loadu_ps(x + b)));
       position += __builtin_popcount(here);
     }
-    const int window = c < n_knots - 1 ? window_of_cell(c, order, grid_size) : 0;
+    const int window = c < n_knots - 1 ? window_of_cell(c, order, cells) : 0;
     out.runs[out.n_runs++] = {begin, position, c, window};
   }
   return true;
 }
 #endif
 
-// Stable counting sort by cell. x, side: contiguous rows of this feature (side may be null).
+// Stable counting sort by cell. x, row_scale: contiguous rows of this feature (row_scale may be null).
 //
 // The rows are counted and placed in kStreams independent quarters: neighbouring rows often share a cell, and one
 // counter for both would make each wait for the other's store.
 template <class T>
-inline void sort_rows(SortedRows<T>& out, const T* x, const T* side, int rows, const T* knots, int n_knots, int order,
-                      int grid_size) {
+inline void sort_rows(SortedRows<T>& out, const T* x, const T* row_scale, int rows, const T* knots, int n_knots,
+                      int order, int cells) {
   out.rows = rows;
   locate_rows(out.cell, x, rows, knots, n_knots);
-  if (sort_by_compression(out, x, rows, n_knots, order, grid_size)) {
-    for (int q = 0; side && q < rows; ++q) out.side[q] = side[out.row[q]];
+  if (sort_by_compression(out, x, rows, n_knots, order, cells)) {
+    for (int q = 0; row_scale && q < rows; ++q) out.row_scale[q] = row_scale[out.row[q]];
     return;
   }
   const int n_cells = n_knots + 1, quarter = rows / kStreams;
@@ -175,7 +174,7 @@ inline void sort_rows(SortedRows<T>& out, const T* x, const T* side, int rows, c
       position += count;
     }
     if (position == begin) continue;
-    const int window = c < n_knots - 1 ? window_of_cell(c, order, grid_size) : 0;
+    const int window = c < n_knots - 1 ? window_of_cell(c, order, cells) : 0;
     out.runs[out.n_runs++] = {begin, position, c, window};
   }
   const auto place = [&](int b, int s) {
@@ -188,8 +187,8 @@ inline void sort_rows(SortedRows<T>& out, const T* x, const T* side, int rows, c
     for (int s = 0; s < kStreams; ++s) place(b + s * quarter, s);
   }
   for (int b = kStreams * quarter; b < rows; ++b) place(b, kStreams - 1);
-  if (side) {
-    for (int q = 0; q < rows; ++q) out.side[q] = side[out.row[q]];
+  if (row_scale) {
+    for (int q = 0; q < rows; ++q) out.row_scale[q] = row_scale[out.row[q]];
   }
 }
 
@@ -254,7 +253,7 @@ void scale_rows(T* values, int n_values, const SortedRows<T>& in) {
   constexpr int L = Simd<T>::lanes;
   for (int j = 0; j < n_values; ++j) {
     for (int q = 0; q < in.rows; q += L) {
-      store(values + j * kRowStride + q, load(values + j * kRowStride + q) * load(in.side + q));
+      store(values + j * kRowStride + q, load(values + j * kRowStride + q) * load(in.row_scale + q));
     }
   }
 }

@@ -18,11 +18,11 @@ constexpr int kLine = 16;           // a row of outputs, padded to the widest ve
 constexpr int kSmallRows = 256;     // rows of one block: its columns stay in the first-level cache
 
 // Rows of the coefficient table: lane c reads entries c .. c+k, zero where an extension cell has no such function.
-inline int padded_splines(const Shape& s) { return s.grid_size + 3 * s.order; }
+inline int padded_splines(const Shape& s) { return s.cells + 3 * s.order; }
 
 template <class T>
 bool is_small(const Shape& s) {
-  return s.local() && s.order <= kSmallOrder && s.out <= kSmallOutputs && s.n_knots <= Lookup<T>::entries &&
+  return s.local && s.order <= kSmallOrder && s.out <= kSmallOutputs && s.n_knots <= Lookup<T>::entries &&
          padded_splines(s) <= Lookup<T>::entries;
 }
 
@@ -48,11 +48,11 @@ class SmallTables {
     }
   }
 
-  void load_coefficients(const cpu::Layer& layer, int64_t feature) {
+  void load_coefficients(const Layer& layer, int64_t feature) {
     const int64_t out = shape_.out;
     T row[kLine];
-    for (int r = 0; r < shape_.n_splines; ++r) {
-      read_row(row, layer.spline_weight, layer.weight_dtype, (feature * shape_.n_splines + r) * out, out, 1);
+    for (int r = 0; r < shape_.functions; ++r) {
+      read_row(row, layer.spline_weight, layer.weight_dtype, (feature * shape_.functions + r) * out, out, 1);
       for (int64_t o = 0; o < out; ++o) spline_[o][K + r] = row[o];
     }
     if (layer.base_weight) read_row(base_, layer.base_weight, layer.weight_dtype, feature * out, out, 1);
@@ -140,11 +140,11 @@ struct SmallBlock {
 };
 
 template <class T, int K>
-void small_forward_rows(const cpu::ForwardArgs& a, const Shape& s, int64_t first, int64_t last) {
+void small_forward_rows(const ForwardArgs& a, const Shape& s, int64_t first, int64_t last) {
   constexpr int L = Simd<T>::lanes;
   constexpr int64_t ld = SmallBlock<T>::kLd;
   SmallTables<T, K> tables(s);
-  alignas(64) T x[kSmallOutputs * ld], side[kSmallOutputs * ld], y[kSmallOutputs * ld], sums[kSmallOutputs * ld];
+  alignas(64) T x[kSmallOutputs * ld], row_scale[kSmallOutputs * ld], y[kSmallOutputs * ld], sums[kSmallOutputs * ld];
   T* const part = s.in > kSumInputs ? sums : y;
   T bias[kLine] = {};
   if (a.bias) read_row(bias, a.bias, a.layer.weight_dtype, 0, s.out, 1);
@@ -159,7 +159,7 @@ void small_forward_rows(const cpu::ForwardArgs& a, const Shape& s, int64_t first
       if (f == 0) {
         const int64_t n = min64(kSmallOutputs, s.in - i);
         block.read(x, a.x, i, n);
-        if (a.side.data) block.read(side, a.side, i, n);
+        if (a.row_scale.data) block.read(row_scale, a.row_scale, i, n);
       }
       tables.load_knots(static_cast<const T*>(a.layer.grid) + i * s.n_knots);
       tables.load_coefficients(a.layer, i);
@@ -169,8 +169,8 @@ void small_forward_rows(const cpu::ForwardArgs& a, const Shape& s, int64_t first
         const auto cell = tables.locate(v, unit);
         tables.values(v, cell, unit, &a.derivative, 1, values);
         tables.base(v, &a.derivative, 1, base);
-        if (a.side.data) {
-          const Vec<T> scale = load(side + f * ld + b);
+        if (a.row_scale.data) {
+          const Vec<T> scale = load(row_scale + f * ld + b);
           base[0] *= scale;
           for (int j = 0; j <= K; ++j) values[0][j] *= scale;
         }
@@ -209,8 +209,8 @@ void small_product(T* sums, int64_t out, const T* dense, int64_t n_rows, const T
 
 // Features [i0, i1) on rows [first, last). sums: [in][coefficient_rows][out], the base row first; may be null.
 template <class T, int K>
-void small_backward_rows(const cpu::BackwardArgs& a, const Shape& s, int64_t i0, int64_t i1, int64_t first,
-                         int64_t last, T* sums) {
+void small_backward_rows(const BackwardArgs& a, const Shape& s, int64_t i0, int64_t i1, int64_t first, int64_t last,
+                         T* sums) {
   constexpr int L = Simd<T>::lanes;
   constexpr int64_t ld = SmallBlock<T>::kLd;
   using Int = typename Simd<T>::Int;
@@ -219,7 +219,7 @@ void small_backward_rows(const cpu::BackwardArgs& a, const Shape& s, int64_t i0,
   const int n_orders = 1 + (weight && input), input_at = weight ? 1 : 0;
   const int64_t n_rows = s.coefficient_rows();
   SmallTables<T, K> tables(s);
-  alignas(64) T x[kSmallOutputs * ld], side[kSmallOutputs * ld], g[kSmallOutputs * ld], result[kSmallOutputs * ld];
+  alignas(64) T x[kSmallOutputs * ld], row_scale[kSmallOutputs * ld], g[kSmallOutputs * ld], result[kSmallOutputs * ld];
   alignas(64) T dense[(SmallTables<T, K>::N + 1) * ld];
   for (int64_t row0 = first; row0 < last; row0 += kSmallRows) {
     const SmallBlock<T> block(row0, last);
@@ -228,7 +228,7 @@ void small_backward_rows(const cpu::BackwardArgs& a, const Shape& s, int64_t i0,
       const int64_t f = (i - i0) % kSmallOutputs, n = min64(kSmallOutputs, i1 - (i - f));
       if (f == 0) {
         block.read(x, a.x, i, n);
-        if (a.side.data) block.read(side, a.side, i, n);
+        if (a.row_scale.data) block.read(row_scale, a.row_scale, i, n);
       }
       tables.load_knots(static_cast<const T*>(a.layer.grid) + i * s.n_knots);
       if (input) tables.load_coefficients(a.layer, i);
@@ -250,14 +250,14 @@ void small_backward_rows(const cpu::BackwardArgs& a, const Shape& s, int64_t i0,
         }
         if (weight) {
           Vec<T> none = unit == T(1) ? Vec<T>{} : unit;  // keeps NaN
-          if (a.side.data) {
-            const Vec<T> scale = load(side + f * ld + b);
+          if (a.row_scale.data) {
+            const Vec<T> scale = load(row_scale + f * ld + b);
             base[0] *= scale, none *= scale;
             for (int j = 0; j <= K; ++j) values[0][j] *= scale;
           }
           T* out = dense + b;
           if (s.base != kNoBase) store(out, base[0]), out += ld;
-          for (int r = 0; r < s.n_splines; ++r, out += ld) {
+          for (int r = 0; r < s.functions; ++r, out += ld) {
             Vec<T> value = none;
             KAN_UNROLL
             for (int j = 0; j <= K; ++j) value = cell == Int(r + K - j) ? values[0][j] : value;
@@ -284,11 +284,11 @@ void small_backward_rows(const cpu::BackwardArgs& a, const Shape& s, int64_t i0,
 }
 
 template <class T>
-void small_forward(const cpu::ForwardArgs& a, const Shape& s, const cpu::Executor& executor) {
+void small_forward(const ForwardArgs& a, const Shape& s, const cpu::Executor& executor) {
   const bool parallel = s.batch * s.in * (8 + s.out) > kSerialCycles;
   const int64_t share = ceil_div(ceil_div(s.batch, parallel ? executor.threads : 1), 32) * 32;
   struct Context {
-    const cpu::ForwardArgs& a;
+    const ForwardArgs& a;
     const Shape& s;
     int64_t rows;
   } context{a, s, min64(kSmallRows, max64(32, share))};
@@ -296,7 +296,7 @@ void small_forward(const cpu::ForwardArgs& a, const Shape& s, const cpu::Executo
       executor, parallel, ceil_div(s.batch, context.rows),
       [](int64_t begin, int64_t end, void* pointer) {
         const Context& c = *static_cast<const Context*>(pointer);
-        static constexpr void (*rows[])(const cpu::ForwardArgs&, const Shape&, int64_t, int64_t) = {
+        static constexpr void (*rows[])(const ForwardArgs&, const Shape&, int64_t, int64_t) = {
             small_forward_rows<T, 0>, small_forward_rows<T, 1>, small_forward_rows<T, 2>, small_forward_rows<T, 3>};
         rows[c.s.order](c.a, c.s, begin * c.rows, min64(c.s.batch, end * c.rows));
       },
@@ -304,12 +304,12 @@ void small_forward(const cpu::ForwardArgs& a, const Shape& s, const cpu::Executo
 }
 
 template <class T>
-void small_backward(const cpu::BackwardArgs& a, const Shape& s, const cpu::Executor& executor) {
+void small_backward(const BackwardArgs& a, const Shape& s, const cpu::Executor& executor) {
   const int64_t size = a.d_spline ? s.in * s.coefficient_rows() * s.out : 0;
   const int64_t splits = row_splits<T>(s, 64, 8 * kSmallRows, size);
   const std::unique_ptr<T[]> sums(new T[size_t(splits * size)]());
   struct Context {
-    const cpu::BackwardArgs& a;
+    const BackwardArgs& a;
     const Shape& s;
     T* sums;
     int64_t size, splits, rows;
@@ -318,9 +318,8 @@ void small_backward(const cpu::BackwardArgs& a, const Shape& s, const cpu::Execu
       executor, s.batch * s.in * (24 + 4 * s.out) > kSerialCycles, ceil_div(s.in, kSmallFeatures) * splits,
       [](int64_t begin, int64_t end, void* pointer) {
         const Context& c = *static_cast<const Context*>(pointer);
-        static constexpr void (*rows[])(const cpu::BackwardArgs&, const Shape&, int64_t, int64_t, int64_t, int64_t,
-                                        T*) = {small_backward_rows<T, 0>, small_backward_rows<T, 1>,
-                                               small_backward_rows<T, 2>, small_backward_rows<T, 3>};
+        static constexpr void (*rows[])(const BackwardArgs&, const Shape&, int64_t, int64_t, int64_t, int64_t, T*) = {
+            small_backward_rows<T, 0>, small_backward_rows<T, 1>, small_backward_rows<T, 2>, small_backward_rows<T, 3>};
         for (int64_t t = begin; t < end; ++t) {
           const int64_t i0 = t / c.splits * kSmallFeatures, split = t % c.splits;
           rows[c.s.order](c.a, c.s, i0, min64(c.s.in, i0 + kSmallFeatures), min64(c.s.batch, split * c.rows),
@@ -335,8 +334,8 @@ void small_backward(const cpu::BackwardArgs& a, const Shape& s, const cpu::Execu
   const T* row = sums.get();
   for (int64_t i = 0; i < s.in; ++i) {
     if (s.base != kNoBase) write_row(a.d_base, a.layer.weight_dtype, i * s.out, row, s.out), row += s.out;
-    write_row(a.d_spline, a.layer.weight_dtype, i * s.n_splines * s.out, row, s.n_splines * s.out);
-    row += s.n_splines * s.out;
+    write_row(a.d_spline, a.layer.weight_dtype, i * s.functions * s.out, row, s.functions * s.out);
+    row += s.functions * s.out;
   }
 }
 

@@ -17,7 +17,7 @@ template <class Matrix, int K>
 struct Evaluation {
   static constexpr int kRows = 2 * Layout<Matrix>::M;
   using Slope = FloatMatrix<true>;
-  float x[kRows], side[kRows];
+  float x[kRows], row_scale[kRows];
   Spline<Slope, K> slope[kRows];
   Spline<Matrix, K> value[kRows];
 
@@ -27,13 +27,13 @@ struct Evaluation {
         float one[kRows];
         KAN_UNROLL
         for (int n = 0; n < kRows; ++n) one[n] = 1.0f;
-        evaluate_uniform(slope, a.slope, line, a.n_knots(), x, a.input_derivative > 0, one, a.input_derivative);
+        evaluate_uniform(slope, a.slope, line, a.layer.knots(), x, a.input_derivative > 0, one, a.input_derivative);
       }
       if (a.d_spline) {
         float scale[kRows];
         KAN_UNROLL
-        for (int n = 0; n < kRows; ++n) scale[n] = std::fabs(side[n]);
-        evaluate_uniform(value, a.polynomials, line, a.n_knots(), x, a.side.data || a.derivative > 0, scale,
+        for (int n = 0; n < kRows; ++n) scale[n] = std::fabs(row_scale[n]);
+        evaluate_uniform(value, a.polynomials, line, a.layer.knots(), x, a.row_scale.data || a.derivative > 0, scale,
                          a.derivative);
       }
       return;
@@ -41,16 +41,16 @@ struct Evaluation {
     // A real loop, whose numbers go around: this code is long.
     KAN_ROLLED
     for (int n = 0; n < kRows; ++n) {
-      const float now = x[0], now_side = side[0];
+      const float now = x[0], now_scale = row_scale[0];
       KAN_UNROLL
       for (int up = 0; up < kRows - 1; ++up) {
-        x[up] = x[up + 1], side[up] = side[up + 1];
+        x[up] = x[up + 1], row_scale[up] = row_scale[up + 1];
         slope[up] = slope[up + 1], value[up] = value[up + 1];
       }
-      x[kRows - 1] = now, side[kRows - 1] = now_side;
+      x[kRows - 1] = now, row_scale[kRows - 1] = now_scale;
       const int t = lane_index() % 4;
-      if (a.input) slope[kRows - 1].evaluate(table, a.n_knots(), t, now, 1.0f, a.input_derivative);
-      if (a.d_spline) value[kRows - 1].evaluate(table, a.n_knots(), t, now, std::fabs(now_side), a.derivative);
+      if (a.input) slope[kRows - 1].evaluate(table, a.layer.knots(), t, now, 1.0f, a.input_derivative);
+      if (a.d_spline) value[kRows - 1].evaluate(table, a.layer.knots(), t, now, std::fabs(now_scale), a.derivative);
     }
   }
 };
@@ -83,7 +83,7 @@ dense_backward_kernel(DenseArgs a) {
   const Owned owned(a);
   const bool has_base = base && owned.block(chunk) == 0;  // this warp's chunk counts its inputs' base
   const int depth = stages<Matrix, K>(a), c_depth = tiles > 1 ? depth : 1;
-  const int table_size = KnotTable<K>::size(a.n_knots());
+  const int table_size = KnotTable<K>::size(a.layer.knots());
   const Layout<Matrix> layout(input, weight, depth, c_depth, table_bytes<K>(a));
   unsigned char* shared = shared_memory();
   unsigned char* basis = shared + layout.basis;
@@ -91,7 +91,7 @@ dense_backward_kernel(DenseArgs a) {
   float* tables = reinterpret_cast<float*>(shared + layout.tables);
 
   for (int q = 0; q < kChunks / a.row_blocks; ++q) {
-    KnotTable<K>::fill(tables + q * table_size, static_cast<const float*>(a.layer.grid), a.n_knots(),
+    KnotTable<K>::fill(tables + q * table_size, static_cast<const float*>(a.layer.grid), a.layer.knots(),
                        owned.i0 + q * kGroups, in, thread_index(), kThreads);
   }
   Line line = {};
@@ -99,7 +99,7 @@ dense_backward_kernel(DenseArgs a) {
   const SharedAddress placement = shared_address(shared + layout.placement);
   if (Matrix::kQuick) {
     Line* lines = reinterpret_cast<Line*>(shared + layout.lines);
-    fill_lines<kThreads>(lines, static_cast<const float*>(a.layer.grid), a.n_knots(), owned.i0, in, a.uniform);
+    fill_lines<kThreads>(lines, static_cast<const float*>(a.layer.grid), a.layer.knots(), owned.i0, in, a.uniform);
     sync_block();
     line = lines[chunk / a.row_blocks * kGroups + t];
   }
@@ -146,7 +146,7 @@ dense_backward_kernel(DenseArgs a) {
         const int64_t b = b0 + half * 16 * M + lane / 4 + 8 * n;
         const bool exists = b < last && i < in;
         made.x[n] = exists ? Matrix::load(a.x, b, i) : 0.0f;
-        made.side[n] = !exists ? 0.0f : a.side.data ? Matrix::load(a.side, b, i) : 1.0f;
+        made.row_scale[n] = !exists ? 0.0f : a.row_scale.data ? Matrix::load(a.row_scale, b, i) : 1.0f;
       }
       made.make(a, line, table);
       KAN_UNROLL
@@ -167,7 +167,7 @@ dense_backward_kernel(DenseArgs a) {
         if (weight) {
           typename Matrix::Row values;
           values.place(made.value[n].window, made.value[n].first(owned.block(chunk), kGroupRows), placement);
-          if (a.side.data) values.change_sign(float_as_bits(made.side[n]) & 0x80000000u);
+          if (a.row_scale.data) values.change_sign(float_as_bits(made.row_scale[n]) & 0x80000000u);
           if (x != x) {  // of all rows
             const float nothing[kGroupRows] = {x, x, x, x, x, x, x, x};
             values.fill(nothing);
@@ -175,8 +175,9 @@ dense_backward_kernel(DenseArgs a) {
           unsigned char* to = basis + row * L::kBasisStride;
           Matrix::store(to + (chunk * kChunk + t * kGroupRows) * L::kSize, values);
           const bool exists = b0 + row < last && i < in;
-          const float value =
-              has_base && exists ? made.side[n] * low_base_value<Matrix::kQuick>(x, a.layer.base, a.derivative) : 0.0f;
+          const float value = has_base && exists
+                                  ? made.row_scale[n] * low_base_value<Matrix::kQuick>(x, a.layer.base, a.derivative)
+                                  : 0.0f;
           Matrix::store(to + (kColumns + chunk * kGroups + t) * L::kSize, value);
         }
       }
@@ -218,7 +219,7 @@ dense_backward_kernel(DenseArgs a) {
   }
   if (!weight) return;
 
-  const int n_splines = a.n_splines(), n_rows = n_splines + (base ? 1 : 0);
+  const int functions = a.layer.functions, n_rows = functions + (base ? 1 : 0);
   float* parts = static_cast<float*>(a.parts);
   KAN_UNROLL
   for (int m = 0; m < 2; ++m) {
@@ -230,11 +231,11 @@ dense_backward_kernel(DenseArgs a) {
         const int64_t at = owned.input(chunk, column / kGroupRows);
         const int64_t o = o_begin + half * 32 + 8 * n + 2 * t + (e & 1);
         const int r = owned.block(chunk) * kGroupRows + column % kGroupRows;
-        if (at >= in || r >= n_splines || o >= out) continue;
+        if (at >= in || r >= functions || o >= out) continue;
         if (parts) {
           parts[((block_index_z() * in + at) * n_rows + r) * out + o] = gradient[m][n][e];
         } else {
-          store_as<float>(a.d_spline, a.layer.weight_dtype, (at * n_splines + r) * out + o, gradient[m][n][e]);
+          store_as<float>(a.d_spline, a.layer.weight_dtype, (at * functions + r) * out + o, gradient[m][n][e]);
         }
       }
     }
@@ -247,7 +248,7 @@ dense_backward_kernel(DenseArgs a) {
     const int64_t o = o_begin + warp_index() * 8 + 2 * t + (e & 1);
     if (at >= in || o >= out || owned.block(column / kGroups) != 0) continue;
     if (parts) {
-      parts[((block_index_z() * in + at) * n_rows + n_splines) * out + o] = base_gradient[0][0][e];
+      parts[((block_index_z() * in + at) * n_rows + functions) * out + o] = base_gradient[0][0][e];
     } else {
       store_as<float>(a.d_base, a.layer.weight_dtype, at * out + o, base_gradient[0][0][e]);
     }
@@ -269,8 +270,8 @@ void run(DenseArgs a, void* stream) {
 
 template <class Matrix>
 void run_order(const DenseArgs& a, void* stream) {
-  if (a.layer.spline_order == 1) return run<Matrix, 1>(a, stream);
-  if (a.layer.spline_order == 2) return run<Matrix, 2>(a, stream);
+  if (a.layer.order == 1) return run<Matrix, 1>(a, stream);
+  if (a.layer.order == 2) return run<Matrix, 2>(a, stream);
   run<Matrix, 3>(a, stream);
 }
 
@@ -278,7 +279,9 @@ void run_order(const DenseArgs& a, void* stream) {
 
 int64_t dense_backward_outputs() { return kOutputs; }
 int64_t dense_backward_inputs(const DenseArgs& a) { return kChunks / a.row_blocks * kGroups; }
-int64_t dense_backward_parts(const DenseArgs& a) { return ceil_div(ceil_div(a.n_splines(), kGroupRows), a.row_blocks); }
+int64_t dense_backward_parts(const DenseArgs& a) {
+  return ceil_div(ceil_div(a.layer.functions, kGroupRows), a.row_blocks);
+}
 
 void dense_backward(const DenseArgs& a, void* stream) {
   switch (a.layer.weight_dtype) {

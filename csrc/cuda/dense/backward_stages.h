@@ -43,7 +43,7 @@ struct Layout {
 
 template <int K>
 KAN_HD int table_bytes(const DenseArgs& a) {
-  return kChunks / a.row_blocks * KnotTable<K>::size(a.n_knots()) * 4;
+  return kChunks / a.row_blocks * KnotTable<K>::size(a.layer.knots()) * 4;
 }
 
 // How many times over g and the coefficients lie in shared memory. The latter change only where there are several
@@ -59,7 +59,8 @@ struct Owned {
   int64_t i0;
   int row_blocks, block0;
   KAN_DEVICE explicit Owned(const DenseArgs& a) : row_blocks(a.row_blocks) {
-    const int blocks = (a.n_splines() + kGroupRows - 1) / kGroupRows, parts = (blocks + row_blocks - 1) / row_blocks;
+    const int blocks = (a.layer.functions + kGroupRows - 1) / kGroupRows,
+              parts = (blocks + row_blocks - 1) / row_blocks;
     i0 = int64_t(block_index_x() / parts) * (kChunks / row_blocks * kGroups);
     block0 = block_index_x() % parts * row_blocks;
   }
@@ -108,8 +109,8 @@ KAN_DEVICE void stage_coefficients(const DenseArgs& a, const Owned& owned, unsig
       const int chunk = row / kChunk, group = row / kGroupRows % kGroups, e = row % kGroupRows;
       const int64_t i = owned.input(chunk, group);
       const int r = owned.block(chunk) * kGroupRows + e;
-      if (i < a.layer.in_features && r < a.n_splines()) {
-        from = static_cast<const Element*>(a.layer.spline_weight) + (i * a.n_splines() + r) * out + o;
+      if (i < a.layer.in_features && r < a.layer.functions) {
+        from = static_cast<const Element*>(a.layer.spline_weight) + (i * a.layer.functions + r) * out + o;
         left = out - o;
       }
       at += (chunk * kGroups + group) * L::kGroupStride + e * L::kStride;

@@ -11,8 +11,8 @@ constexpr int kDenseKnots = 96;  // knots of one input, at most: the table of fo
 constexpr int kGroups = 4, kGroupRows = 8, kChunk = kGroups * kGroupRows;
 
 struct DenseArgs {
-  cpu::SplineLayer layer;
-  MatrixView x, side, g;
+  SplineLayer layer;
+  MatrixView x, row_scale, g;
   const void* bias = nullptr;
   int derivative = 0, input_derivative = 1;
   void* y = nullptr;
@@ -25,13 +25,10 @@ struct DenseArgs {
   int64_t part = 0;  // forward: inputs of one part; backward: rows
   int64_t splits = 1;
   bool uniform = false;  // evaluation may take the fixed polynomials, where the knots are uniform
-  bool plain = false;    // forward: aligned, no derivative, no side weights: nothing but uniform knots is missing
+  bool plain = false;    // forward: aligned, no derivative, no row scales: nothing but uniform knots is missing
   bool wide = false;     // forward: the base's inputs are read 8 at a time
   Polynomials polynomials, slope;  // of derivative and input_derivative
   int row_blocks = 1;              // backward: blocks of 8 coefficient rows that one tile holds of one input: 1, 2 or 4
-
-  KAN_HD int n_knots() const { return layer.grid_size + 2 * layer.spline_order + 1; }
-  KAN_HD int n_splines() const { return layer.grid_size + layer.spline_order; }
 };
 
 // 16 bytes of a row into shared memory: its next `left` elements, and zeros.

@@ -44,12 +44,13 @@ struct Inputs {
     KAN_UNROLL
     for (int n = 0; n < kRows; ++n) x[n] = Matrix::load(at[n], a.x.dtype);
   }
-  KAN_DEVICE void load_side(const DenseArgs& a, int64_t b0, const Chunks& chunks, float (&side)[kRows]) const {
+  KAN_DEVICE void load_row_scale(const DenseArgs& a, int64_t b0, const Chunks& chunks,
+                                 float (&row_scale)[kRows]) const {
     KAN_ROLLED
     for (int n = 0; n < kRows; ++n) {
       KAN_UNROLL
-      for (int up = 0; up < kRows - 1; ++up) side[up] = side[up + 1];
-      side[kRows - 1] = left > 0 ? Matrix::load(a.side, row(a, b0, n), chunks.last - left) : 0.0f;
+      for (int up = 0; up < kRows - 1; ++up) row_scale[up] = row_scale[up + 1];
+      row_scale[kRows - 1] = left > 0 ? Matrix::load(a.row_scale, row(a, b0, n), chunks.last - left) : 0.0f;
     }
   }
   KAN_DEVICE void next(const DenseArgs& a) {
@@ -86,7 +87,7 @@ struct Knots {
         chunks(of),
         lines(reinterpret_cast<Line*>(memory)),
         tables(reinterpret_cast<float*>(lines + (Matrix::kQuick ? kLines : 0))),
-        table_size(KnotTable<K>::size(args.n_knots())),
+        table_size(KnotTable<K>::size(args.layer.knots())),
         inputs(int(of.last - of.first)),
         my_lines(keep(memory + lane_index() % 4 * sizeof(Line))) {}
 
@@ -116,28 +117,29 @@ struct Knots {
     if (!Plain && at % kPanel != 0) fill_table();
   }
 
-  // side: used if there are side weights; their signs are put on the placed rows.
-  KAN_DEVICE void evaluate(Spline<Matrix, K> (&spline)[kRows], float (&x)[kRows], float (&side)[kRows]) const {
+  // row_scale: used if there are row scales; their signs are put on the placed rows.
+  KAN_DEVICE void evaluate(Spline<Matrix, K> (&spline)[kRows], float (&x)[kRows], float (&row_scale)[kRows]) const {
     if (Matrix::kQuick && !kPlain && line.uniform) {
       float unit[kRows];
       KAN_UNROLL
-      for (int n = 0; n < kRows; ++n) unit[n] = a.side.data ? std::fabs(side[n]) : 1.0f;
-      evaluate_uniform(spline, a.polynomials, line, a.n_knots(), x, a.side.data || a.derivative > 0, unit,
+      for (int n = 0; n < kRows; ++n) unit[n] = a.row_scale.data ? std::fabs(row_scale[n]) : 1.0f;
+      evaluate_uniform(spline, a.polynomials, line, a.layer.knots(), x, a.row_scale.data || a.derivative > 0, unit,
                        a.derivative);
       return;
     }
     // A real loop, whose numbers go around: this code is long.
     KAN_ROLLED
     for (int n = 0; n < kRows; ++n) {
-      const float now[1] = {x[0]}, unit[1] = {a.side.data ? std::fabs(side[0]) : 1.0f};
+      const float now[1] = {x[0]}, unit[1] = {a.row_scale.data ? std::fabs(row_scale[0]) : 1.0f};
       KAN_UNROLL
-      for (int up = 0; up < kRows - 1; ++up) spline[up] = spline[up + 1], x[up] = x[up + 1], side[up] = side[up + 1];
+      for (int up = 0; up < kRows - 1; ++up)
+        spline[up] = spline[up + 1], x[up] = x[up + 1], row_scale[up] = row_scale[up + 1];
       if (Matrix::kQuick && line.uniform) {
         Spline<Matrix, K> one[1];
-        evaluate_uniform(one, a.polynomials, line, a.n_knots(), now, true, unit, a.derivative);
+        evaluate_uniform(one, a.polynomials, line, a.layer.knots(), now, true, unit, a.derivative);
         spline[kRows - 1] = one[0];
       } else {
-        spline[kRows - 1].evaluate(table(), a.n_knots(), lane_index() % 4, now[0], unit[0], a.derivative);
+        spline[kRows - 1].evaluate(table(), a.layer.knots(), lane_index() % 4, now[0], unit[0], a.derivative);
       }
     }
   }
@@ -147,7 +149,7 @@ struct Knots {
   KAN_DEVICE float* table() const { return tables + at / kGroups % 2 * table_size; }
   KAN_DEVICE void fill_panel(int first) const {
     if (!Matrix::kQuick || first >= inputs) return;
-    fill_lines<kThreads>(lines + first % kLines, grid(), a.n_knots(), chunks.first + first, a.layer.in_features,
+    fill_lines<kThreads>(lines + first % kLines, grid(), a.layer.knots(), chunks.first + first, a.layer.in_features,
                          a.uniform);
   }
   KAN_DEVICE void load_line() {
@@ -158,7 +160,8 @@ struct Knots {
   }
   KAN_DEVICE void fill_table() {
     if (line.uniform) return;
-    KnotTable<K>::fill(table(), grid(), a.n_knots(), chunks.first + at, a.layer.in_features, thread_index(), kThreads);
+    KnotTable<K>::fill(table(), grid(), a.layer.knots(), chunks.first + at, a.layer.in_features, thread_index(),
+                       kThreads);
   }
 };
 
@@ -184,9 +187,9 @@ KAN_DEVICE void fill_base(const DenseArgs& a, const Chunks& chunks, int64_t b0, 
         for (int up = 0; up < kGroupRows - 1; ++up) value[up] = value[up + 1];
         value[kGroupRows - 1] = 0.0f;
         if (mine + e >= chunks.last) continue;
-        const float side = a.side.data ? Matrix::load(a.side, b, mine + e) : 1.0f;
+        const float row_scale = a.row_scale.data ? Matrix::load(a.row_scale, b, mine + e) : 1.0f;
         value[kGroupRows - 1] =
-            side * low_base_value<Matrix::kQuick>(Matrix::load(a.x, b, mine + e), a.layer.base, a.derivative);
+            row_scale * low_base_value<Matrix::kQuick>(Matrix::load(a.x, b, mine + e), a.layer.base, a.derivative);
       }
     }
     row[n].fill(value);
@@ -236,23 +239,23 @@ dense_forward_kernel(DenseArgs a) {
   if (chunks.splines > 0) {
     Inputs<Matrix> inputs(a, b0, chunks);
     Spline<Matrix, K> spline[kRows];
-    uint32_t signs = 0;  // of the side weights, from the highest bit on
+    uint32_t signs = 0;  // of the row scales, from the highest bit on
     int block = 0, chunk = 0;
     const auto step = [&](auto is_plain) {
       constexpr bool kPlain = decltype(is_plain)::value;
       wait_for_stage(kPlain || a.aligned);
       if (block == 0) {
         if constexpr (kPlain) {
-          evaluate_uniform(spline, a.polynomials, knots.line, a.n_knots(), inputs.x, false, inputs.x, 0);
+          evaluate_uniform(spline, a.polynomials, knots.line, a.layer.knots(), inputs.x, false, inputs.x, 0);
         } else {
-          float side[kRows] = {};
-          if (a.side.data) {
-            inputs.load_side(a, b0, chunks, side);
+          float row_scale[kRows] = {};
+          if (a.row_scale.data) {
+            inputs.load_row_scale(a, b0, chunks, row_scale);
             signs = 0;
             KAN_UNROLL
-            for (int n = 0; n < kRows; ++n) signs |= (float_as_bits(side[n]) & 0x80000000u) >> n;
+            for (int n = 0; n < kRows; ++n) signs |= (float_as_bits(row_scale[n]) & 0x80000000u) >> n;
           }
-          knots.evaluate(spline, inputs.x, side);
+          knots.evaluate(spline, inputs.x, row_scale);
         }
         knots.template next<kPlain>();
       }
@@ -260,7 +263,7 @@ dense_forward_kernel(DenseArgs a) {
       for (int n = 0; n < kRows; ++n) {
         row[n].place(spline[n].window, spline[n].first(block, kGroupRows), kept_placement);
       }
-      if (!kPlain && a.side.data) {
+      if (!kPlain && a.row_scale.data) {
         KAN_UNROLL
         for (int n = 0; n < kRows; ++n) row[n].change_sign(signs << n & 0x80000000u);
       }
@@ -312,21 +315,21 @@ void run(DenseArgs a, void* stream) {
   using S = Stage<Matrix, N>;
   const Grid grid{ceil_div(a.layer.batch, rows_of_block<Matrix>()), ceil_div(a.layer.out_features, S::kColumns),
                   a.splits};
-  const int bytes = S::kCount * S::kBytes + S::kPlacement + Knots<Matrix, K>::bytes(a.n_knots());
+  const int bytes = S::kCount * S::kBytes + S::kPlacement + Knots<Matrix, K>::bytes(a.layer.knots());
 
   a.uniform = Matrix::kQuick && a.derivative < K;
-  a.plain = a.uniform && a.aligned && !a.side.data && a.derivative == 0;
+  a.plain = a.uniform && a.aligned && !a.row_scale.data && a.derivative == 0;
   if (a.uniform) a.polynomials = uniform_polynomials(K, a.derivative);
   const int64_t size = size_of(a.x.dtype);
-  a.wide = a.layer.base == kSilu && a.derivative == 0 && !a.side.data && a.x.col_stride == 1 &&
+  a.wide = a.layer.base == kSilu && a.derivative == 0 && !a.row_scale.data && a.x.col_stride == 1 &&
            a.x.row_stride * size % 16 == 0 && reinterpret_cast<uintptr_t>(a.x.data) % 16 == 0;
   launch<DenseArgs>("dense_forward", dense_forward_kernel<Matrix, K, N>, grid, kThreads, bytes, stream, a);
 }
 
 template <class Matrix, int N>
 void run_order(const DenseArgs& a, void* stream) {
-  if (a.layer.spline_order == 1) return run<Matrix, 1, N>(a, stream);
-  if (a.layer.spline_order == 2) return run<Matrix, 2, N>(a, stream);
+  if (a.layer.order == 1) return run<Matrix, 1, N>(a, stream);
+  if (a.layer.order == 2) return run<Matrix, 2, N>(a, stream);
   run<Matrix, 3, N>(a, stream);
 }
 

@@ -30,7 +30,7 @@ struct Chunks {
     first = part * a.part;
     last = first + a.part < a.layer.in_features ? first + a.part : a.layer.in_features;
     const int inputs = int(last - first);
-    blocks = (a.n_splines() + kGroupRows - 1) / kGroupRows;
+    blocks = (a.layer.functions + kGroupRows - 1) / kGroupRows;
     splines = (inputs + kGroups - 1) / kGroups * blocks;
     all = splines + (a.layer.base != kNoBase ? (inputs + kChunk - 1) / kChunk : 0);
   }
@@ -58,7 +58,7 @@ struct Stager {
     to = keep(stages + offset());
     row_bytes = a.layer.out_features * kSize;
     if (spline_left > 0) {
-      start(a, chunks, a.layer.spline_weight, a.n_splines(), chunks.blocks, a.n_splines());
+      start(a, chunks, a.layer.spline_weight, a.layer.functions, chunks.blocks, a.layer.functions);
     } else {
       start(a, chunks, a.layer.base_weight, kGroupRows, 1, 1);
     }

@@ -1,4 +1,4 @@
-// Either or both of the input's and the weights' gradients for a basis that reaches everywhere, without atomics.
+// Either or both of the input's and the weights' gradients for a basis of full support, without atomics.
 //
 // A block owns a tile of functions. For some rows of x and g at a time it makes the functions' values and slopes, and
 //   1. adds values' g to the weights' gradient, which stays in registers to the end;
@@ -10,19 +10,19 @@ namespace kan {
 namespace cuda {
 namespace {
 
-constexpr int kSlopes = kGlobalTile + 1;  // numbers from one row of slopes to the next: neighbouring banks
+constexpr int kSlopes = kFullSupportTile + 1;  // numbers from one row of slopes to the next: neighbouring banks
 
 // values[row][k] and slopes[row][k], each if there are any.
 template <class Product>
 struct PairSink {
   using T = typename Product::Number;
-  static constexpr int kValues = tile_stride<typename Product::Element>(kGlobalTile);
+  static constexpr int kValues = tile_stride<typename Product::Element>(kFullSupportTile);
   typename Product::Element* values;
   T* slopes;
   int value_at = 0, slope_at = 0;
   KAN_DEVICE void open(int k, int row) { value_at = row * kValues + k, slope_at = row * kSlopes + k; }
-  KAN_DEVICE void put(const T (&value)[2], T side) {
-    if (values) values[value_at] = Product::narrow(side * value[0]);
+  KAN_DEVICE void put(const T (&value)[2], T row_scale) {
+    if (values) values[value_at] = Product::narrow(row_scale * value[0]);
     if (slopes) slopes[slope_at] = value[1];
     ++value_at, ++slope_at;
   }
@@ -37,19 +37,19 @@ struct BackwardLayout {
   // Bytes. g [row][output], coefficients [k][output], values [row][k], slopes [row][k], tables of two orders.
   int coefficients, values, slopes, tables, all;
 
-  KAN_HD explicit BackwardLayout(const GlobalArgs& a) {
+  KAN_HD explicit BackwardLayout(const FullSupportArgs& a) {
     const int size = int(sizeof(Element));
     coefficients = kRows * kColumns * size;
-    values = coefficients + (a.input ? kGlobalTile * kColumns * size : 0);
+    values = coefficients + (a.input ? kFullSupportTile * kColumns * size : 0);
     slopes = values + (a.d_spline ? kRows * kValues * size : 0);
     tables = slopes + (a.input ? kRows * kSlopes * int(sizeof(T)) : 0);
-    all = tables + 2 * a.n_functions() * Basis<T, 2>::kTable * int(sizeof(T));
+    all = tables + 2 * a.layer.functions * Basis<T, 2>::kTable * int(sizeof(T));
   }
 };
 
 template <class Product, template <class, int> class Basis>
 KAN_KERNEL(kTileThreads, sizeof(typename Product::Number) == 8 ? 1 : 2)
-global_backward_kernel(GlobalArgs a) {
+full_support_backward_kernel(FullSupportArgs a) {
   using T = typename Product::Number;
   using Element = typename Product::Element;
   using Layout = BackwardLayout<Product, Basis>;
@@ -58,7 +58,7 @@ global_backward_kernel(GlobalArgs a) {
   const bool input = a.input != nullptr, weight = a.d_spline != nullptr;
   const int64_t batch = a.layer.batch, in = a.layer.in_features, out = a.layer.out_features;
   const int tile_index = block_index_x() % a.cut.tiles;
-  const GlobalTile tile(a, int64_t(block_index_x()) / a.cut.tiles * a.cut.features, in, tile_index * a.cut.functions);
+  const FunctionTile tile(a, int64_t(block_index_x()) / a.cut.tiles * a.cut.features, in, tile_index * a.cut.functions);
   const int64_t first = int64_t(block_index_z()) * a.cut.part, past = first + a.cut.part;
   const int64_t last = past < batch ? past : batch;
   // The input's gradient takes all outputs, and the weights' beside it if one block has them all.
@@ -76,7 +76,7 @@ global_backward_kernel(GlobalArgs a) {
   const int orders[2] = {weight ? a.derivative : a.input_derivative, input ? a.input_derivative : a.derivative};
   fill_tables<Functions>(a, tables, orders);
 
-  typename Product::template Down<kGlobalTile> gradient;
+  typename Product::template Down<kFullSupportTile> gradient;
   for (int64_t b0 = first; b0 < last; b0 += kRows) {
     typename Product::template Across<kRows> product;
     int64_t o0 = o_begin;
@@ -115,14 +115,14 @@ global_backward_kernel(GlobalArgs a) {
 
   const bool split = a.parts != nullptr;
   const DType dtype = !split ? a.layer.weight_dtype : sizeof(T) == 8 ? DType::f64 : DType::f32;
-  const int64_t spline_part = split ? block_index_z() * in * a.n_functions() * out : 0;
+  const int64_t spline_part = split ? block_index_z() * in * a.layer.functions * out : 0;
   const int64_t base_part = split ? block_index_z() * in * out : 0;
   gradient.each([&](int k, int column, T sum) {
     const int64_t o = o_begin + column;
     if (k >= tile.depth() || o >= out) return;
     const int64_t i = tile.i0 + k / tile.functions;
     const int r = tile.r0 + k % tile.functions;
-    if (r == a.n_functions()) {
+    if (r == a.layer.functions) {
       store_as<T>(split ? a.base_parts : a.d_base, dtype, base_part + i * out + o, sum);
     } else {
       store_as<T>(split ? a.parts : a.d_spline, dtype, spline_part + a.coefficient(i, r, o), sum);
@@ -132,29 +132,29 @@ global_backward_kernel(GlobalArgs a) {
 
 template <class Product, template <class, int> class Basis>
 struct Backward {
-  static void run(const GlobalArgs& a, void* stream) {
+  static void run(const FullSupportArgs& a, void* stream) {
     const Grid grid{ceil_div(a.layer.in_features, a.cut.features) * a.cut.tiles,
                     a.input ? 1 : ceil_div(a.layer.out_features, Product::kColumns), a.cut.splits};
-    launch<GlobalArgs>("global_backward", global_backward_kernel<Product, Basis>, grid, kTileThreads,
-                       a.cut.shared_bytes, stream, a);
+    launch<FullSupportArgs>("full_support_backward", full_support_backward_kernel<Product, Basis>, grid, kTileThreads,
+                            a.cut.shared_bytes, stream, a);
   }
 };
 
 template <class Product, template <class, int> class Basis>
 struct BackwardRows {
-  static int64_t run(const GlobalArgs&) { return Product::kBackwardRows; }
+  static int64_t run(const FullSupportArgs&) { return Product::kBackwardRows; }
 };
 
 template <class Product, template <class, int> class Basis>
 struct BackwardBytes {
-  static int run(const GlobalArgs& a) { return BackwardLayout<Product, Basis>(a).all; }
+  static int run(const FullSupportArgs& a) { return BackwardLayout<Product, Basis>(a).all; }
 };
 
 }  // namespace
 
-void global_backward(const GlobalArgs& a, void* stream) { run_global<Backward>(a, stream); }
-int64_t global_backward_rows(const GlobalArgs& a) { return run_global<BackwardRows>(a); }
-int global_backward_bytes(const GlobalArgs& a) { return run_global<BackwardBytes>(a); }
+void full_support_backward(const FullSupportArgs& a, void* stream) { run_full_support<Backward>(a, stream); }
+int64_t full_support_backward_rows(const FullSupportArgs& a) { return run_full_support<BackwardRows>(a); }
+int full_support_backward_bytes(const FullSupportArgs& a) { return run_full_support<BackwardBytes>(a); }
 
 }  // namespace cuda
 }  // namespace kan

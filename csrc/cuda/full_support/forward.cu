@@ -1,4 +1,4 @@
-// y[b,o] = sum_i side[b,i] phi_{i,o}^{(m)}(x[b,i]) + bias[o] for a basis that reaches everywhere, or the sum over one
+// y[b,o] = sum_i row_scale[b,i] phi_{i,o}^{(m)}(x[b,i]) + bias[o] for a basis of full support, or the sum over one
 // part of the inputs: tiles of values and of coefficients in shared memory, and their product.
 #include "tile.h"
 
@@ -12,15 +12,15 @@ struct ValueSink {
   static constexpr int kStride = tile_stride<typename Product::Element>(Product::kForwardRows);
   typename Product::Element *values, *at;
   KAN_DEVICE void open(int k, int row) { at = values + k * kStride + row; }
-  KAN_DEVICE void put(const typename Product::Number (&value)[1], typename Product::Number side) {
-    *at = Product::narrow(side * value[0]);
+  KAN_DEVICE void put(const typename Product::Number (&value)[1], typename Product::Number row_scale) {
+    *at = Product::narrow(row_scale * value[0]);
     at += kStride;
   }
 };
 
 template <class Product, template <class, int> class Basis>
 KAN_KERNEL(kTileThreads, 2)
-global_forward_kernel(GlobalArgs a) {
+full_support_forward_kernel(FullSupportArgs a) {
   using T = typename Product::Number;
   using Element = typename Product::Element;
   using Functions = Basis<T, 1>;
@@ -32,15 +32,15 @@ global_forward_kernel(GlobalArgs a) {
   const int64_t last = past < a.layer.in_features ? past : a.layer.in_features;
 
   Element* values = reinterpret_cast<Element*>(shared_memory());  // [k][row]
-  Element* coefficients = values + kGlobalDepth * kValues;        // [k][output]
-  T* tables = reinterpret_cast<T*>(coefficients + kGlobalDepth * kCoefficients);
+  Element* coefficients = values + kFullSupportDepth * kValues;   // [k][output]
+  T* tables = reinterpret_cast<T*>(coefficients + kFullSupportDepth * kCoefficients);
   const int orders[1] = {a.derivative};
   fill_tables<Functions>(a, tables, orders);
 
   typename Product::template Down<kRows> product;
   for (int64_t i0 = first; i0 < last; i0 += a.cut.features) {
-    for (int r0 = 0; r0 < a.n_rows(); r0 += a.cut.functions) {
-      const GlobalTile tile(a, i0, last, r0);
+    for (int r0 = 0; r0 < a.layer.coefficient_rows(); r0 += a.cut.functions) {
+      const FunctionTile tile(a, i0, last, r0);
       const int depth = (tile.depth() + kDepth - 1) / kDepth * kDepth;
       sync_block();
       stage_coefficients<Product>(a, tile, coefficients, kCoefficients, o0, depth);
@@ -64,34 +64,34 @@ global_forward_kernel(GlobalArgs a) {
 
 template <class Product, template <class, int> class Basis>
 struct Forward {
-  static void run(const GlobalArgs& a, void* stream) {
+  static void run(const FullSupportArgs& a, void* stream) {
     const Grid grid{ceil_div(a.layer.batch, Product::kForwardRows), ceil_div(a.layer.out_features, Product::kColumns),
                     a.cut.splits};
-    launch<GlobalArgs>("global_forward", global_forward_kernel<Product, Basis>, grid, kTileThreads, a.cut.shared_bytes,
-                       stream, a);
+    launch<FullSupportArgs>("full_support_forward", full_support_forward_kernel<Product, Basis>, grid, kTileThreads,
+                            a.cut.shared_bytes, stream, a);
   }
 };
 
 template <class Product, template <class, int> class Basis>
 struct ForwardRows {
-  static int64_t run(const GlobalArgs&) { return Product::kForwardRows; }
+  static int64_t run(const FullSupportArgs&) { return Product::kForwardRows; }
 };
 
 template <class Product, template <class, int> class Basis>
 struct ForwardBytes {
-  static int run(const GlobalArgs& a) {
+  static int run(const FullSupportArgs& a) {
     using Element = typename Product::Element;
     using T = typename Product::Number;
     const int row = tile_stride<Element>(Product::kForwardRows) + tile_stride<Element>(Product::kColumns);
-    return kGlobalDepth * row * int(sizeof(Element)) + a.n_functions() * Basis<T, 1>::kTable * int(sizeof(T));
+    return kFullSupportDepth * row * int(sizeof(Element)) + a.layer.functions * Basis<T, 1>::kTable * int(sizeof(T));
   }
 };
 
 }  // namespace
 
-void global_forward(const GlobalArgs& a, void* stream) { run_global<Forward>(a, stream); }
-int64_t global_forward_rows(const GlobalArgs& a) { return run_global<ForwardRows>(a); }
-int global_forward_bytes(const GlobalArgs& a) { return run_global<ForwardBytes>(a); }
+void full_support_forward(const FullSupportArgs& a, void* stream) { run_full_support<Forward>(a, stream); }
+int64_t full_support_forward_rows(const FullSupportArgs& a) { return run_full_support<ForwardRows>(a); }
+int full_support_forward_bytes(const FullSupportArgs& a) { return run_full_support<ForwardBytes>(a); }
 
 }  // namespace cuda
 }  // namespace kan

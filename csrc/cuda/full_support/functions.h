@@ -1,13 +1,18 @@
-// The functions of bases that reach everywhere, one after another, for one thread; the mathematics is csrc/basis.
+// The functions of bases of full support, one after another, for one thread; the mathematics is csrc/basis. The only
+// place on CUDA where they are told apart.
 //
 // A policy of the tile kernels: Functions<T, Orders> walks along the functions of one input at one x and gives `Orders`
 // derivatives of each. It starts at function `first`; next() gives one function and goes on. What depends on no x is
 // computed once a block: kTable numbers a function, in shared memory, for each order.
 #pragma once
 
+#include <stdexcept>
+#include <string>
+
 #include "basis/chebyshev.h"
 #include "basis/rbf.h"
 #include "cuda/evaluate.h"
+#include "full_support.h"
 
 namespace kan {
 namespace cuda {
@@ -79,5 +84,14 @@ struct ChebyshevFunctions {
   }
 };
 
+// Runs Kernel<Product, Functions>::run(arguments...) for a call's basis.
+template <template <class, template <class, int> class> class Kernel, class Product, class... Arguments>
+auto run_basis(const FullSupportArgs& a, Arguments... arguments) {
+  switch (a.layer.basis) {
+    case kRbf: return Kernel<Product, GaussianFunctions>::run(a, arguments...);
+    case kChebyshev: return Kernel<Product, ChebyshevFunctions>::run(a, arguments...);
+    default: throw std::runtime_error("kan_kernels: no CUDA kernels for basis " + std::to_string(a.layer.basis));
+  }
+}
 }  // namespace cuda
 }  // namespace kan

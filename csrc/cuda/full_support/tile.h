@@ -2,9 +2,6 @@
 // everywhere.
 #pragma once
 
-#include <stdexcept>
-#include <string>
-
 #include "full_support.h"
 #include "functions.h"
 #include "tile_products.h"
@@ -12,25 +9,26 @@
 namespace kan {
 namespace cuda {
 
-struct GlobalTile {
+struct FunctionTile {
   int64_t i0 = 0;     // first input
   int features = 0;   // that exist
   int r0 = 0;         // first function
   int functions = 0;  // of each input
 
-  KAN_DEVICE GlobalTile(const GlobalArgs& a, int64_t i0, int64_t last, int r0)
+  KAN_DEVICE FunctionTile(const FullSupportArgs& a, int64_t i0, int64_t last, int r0)
       : i0(i0),
         features(int(last - i0 < a.cut.features ? last - i0 : a.cut.features)),
         r0(r0),
-        functions(a.n_rows() - r0 < a.cut.functions ? a.n_rows() - r0 : a.cut.functions) {}
+        functions(a.layer.coefficient_rows() - r0 < a.cut.functions ? a.layer.coefficient_rows() - r0
+                                                                    : a.cut.functions) {}
   KAN_DEVICE int depth() const { return features * functions; }
 };
 
 // The tables of `orders`, one behind the other, by all threads of a block.
 template <class Functions, class T, int Orders>
-KAN_DEVICE void fill_tables(const GlobalArgs& a, T* tables, const int (&orders)[Orders]) {
+KAN_DEVICE void fill_tables(const FullSupportArgs& a, T* tables, const int (&orders)[Orders]) {
   if (Functions::kTable == 0) return;
-  const int n = a.n_functions();
+  const int n = a.layer.functions;
   KAN_UNROLL
   for (int order = 0; order < Orders; ++order) {
     for (int r = thread_index(); r < n; r += kTileThreads) {
@@ -40,14 +38,14 @@ KAN_DEVICE void fill_tables(const GlobalArgs& a, T* tables, const int (&orders)[
 }
 
 // Gives the values of a tile for rows b0 .. b0+Rows-1 of x to a sink, by all threads of a block; 0 for rows from `last`
-// on. sink.open(k, row) says where the next values belong, sink.put(values, side) takes those of one function and goes
-// on to the next. Where a tile has few (row, input)s, several threads share one.
+// on. sink.open(k, row) says where the next values belong, sink.put(values, row_scale) takes those of one function and
+// goes on to the next. Where a tile has few (row, input)s, several threads share one.
 template <class Functions, int Rows, class T, int Orders, class Sink>
-KAN_DEVICE void make_values(const GlobalArgs& a, const GlobalTile& tile, const T* tables, const int (&orders)[Orders],
-                            int64_t b0, int64_t last, Sink sink) {
+KAN_DEVICE void make_values(const FullSupportArgs& a, const FunctionTile& tile, const T* tables,
+                            const int (&orders)[Orders], int64_t b0, int64_t last, Sink sink) {
   const int sharing = kTileThreads / (Rows * tile.features);
   const int runs = sharing < 1 ? 1 : sharing < tile.functions ? sharing : tile.functions;
-  const int length = (tile.functions + runs - 1) / runs, n = a.n_functions();
+  const int length = (tile.functions + runs - 1) / runs, n = a.layer.functions;
   KAN_ROLLED
   for (int unit = thread_index(); unit < Rows * tile.features * runs; unit += kTileThreads) {
     const int row = unit % Rows, f = unit / Rows % tile.features, begin = unit / Rows / tile.features * length;
@@ -61,22 +59,22 @@ KAN_DEVICE void make_values(const GlobalArgs& a, const GlobalTile& tile, const T
       for (int r = begin; r < end; ++r) sink.put(value, T(1));
       continue;
     }
-    const T x = load_as<T>(a.x, b, i), side = a.side.data ? load_as<T>(a.side, b, i) : T(1);
+    const T x = load_as<T>(a.x, b, i), row_scale = a.row_scale.data ? load_as<T>(a.row_scale, b, i) : T(1);
     const bool base = tile.r0 + end > n;
     const int count = end - begin - (base ? 1 : 0);
     if (count > 0) {
-      const T* grid = static_cast<const T*>(a.layer.grid) + i * a.n_columns();
+      const T* grid = static_cast<const T*>(a.layer.grid) + i * a.grid_columns;
       Functions functions(grid, tables, n, orders, x, tile.r0 + begin);
       KAN_ROLLED
       for (int r = 0; r < count; ++r) {
         functions.next(value);
-        sink.put(value, side);
+        sink.put(value, row_scale);
       }
     }
     if (base) {
       KAN_UNROLL
       for (int order = 0; order < Orders; ++order) value[order] = base_value<T>(x, a.layer.base, orders[order]);
-      sink.put(value, side);
+      sink.put(value, row_scale);
     }
   }
 }
@@ -84,11 +82,11 @@ KAN_DEVICE void make_values(const GlobalArgs& a, const GlobalTile& tile, const T
 // to[k * stride + o] = coefficient k of a tile and output o0 + o; 0 beyond the last output and for k up to `depth`.
 // Pieces arrive in the background: wait_copies comes before the barrier.
 template <class Product>
-KAN_DEVICE void stage_coefficients(const GlobalArgs& a, const GlobalTile& tile, typename Product::Element* to,
+KAN_DEVICE void stage_coefficients(const FullSupportArgs& a, const FunctionTile& tile, typename Product::Element* to,
                                    int stride, int64_t o0, int depth) {
   using Element = typename Product::Element;
   constexpr int kColumns = Product::kColumns, kStep = kTileThreads / kColumns, kPiece = 16 / int(sizeof(Element));
-  const int exist = tile.depth(), base = a.n_functions() - tile.r0;  // the base's place among an input's functions
+  const int exist = tile.depth(), base = a.layer.functions - tile.r0;  // the base's place among an input's functions
   const int64_t out = a.layer.out_features;
   const DType dtype = a.layer.weight_dtype;
   if (a.pieces) {
@@ -141,7 +139,7 @@ KAN_DEVICE void stage_coefficients(const GlobalArgs& a, const GlobalTile& tile, 
 
 // to[row * stride + o] = g[b0 + row, o0 + o], 0 where that does not exist; in the background as above.
 template <class Product, int Rows>
-KAN_DEVICE void stage_g(const GlobalArgs& a, typename Product::Element* to, int stride, int64_t b0, int64_t last,
+KAN_DEVICE void stage_g(const FullSupportArgs& a, typename Product::Element* to, int stride, int64_t b0, int64_t last,
                         int64_t o0) {
   using Element = typename Product::Element;
   constexpr int kColumns = Product::kColumns, kPiece = 16 / int(sizeof(Element));
@@ -165,30 +163,22 @@ KAN_DEVICE void stage_g(const GlobalArgs& a, typename Product::Element* to, int 
 }
 
 // Runs Kernel<Product, Functions>::run(arguments...) for a call's dtype, width and basis.
-template <template <class, template <class, int> class> class Kernel, class Product, class... Arguments>
-auto run_basis(const GlobalArgs& a, Arguments... arguments) {
-  switch (a.layer.basis) {
-    case kRbf: return Kernel<Product, GaussianFunctions>::run(a, arguments...);
-    case kChebyshev: return Kernel<Product, ChebyshevFunctions>::run(a, arguments...);
-    default: throw std::runtime_error("kan_kernels: no CUDA kernels for basis " + std::to_string(a.layer.basis));
-  }
-}
 template <template <class, template <class, int> class> class Kernel, bool Brain, class... Arguments>
-auto run_half(const GlobalArgs& a, Arguments... arguments) {
-  switch (global_columns(a.layer.out_features, true)) {
+auto run_half(const FullSupportArgs& a, Arguments... arguments) {
+  switch (full_support_columns(a.layer.out_features, true)) {
     case kNarrow: return run_basis<Kernel, HalfProduct<Brain, kNarrow>>(a, arguments...);
     case kWide: return run_basis<Kernel, HalfProduct<Brain, kWide>>(a, arguments...);
     default: return run_basis<Kernel, HalfProduct<Brain, kWidest>>(a, arguments...);
   }
 }
 template <template <class, template <class, int> class> class Kernel, class T, class... Arguments>
-auto run_scalar(const GlobalArgs& a, Arguments... arguments) {
-  if (global_columns(a.layer.out_features, false) == kNarrow)
+auto run_scalar(const FullSupportArgs& a, Arguments... arguments) {
+  if (full_support_columns(a.layer.out_features, false) == kNarrow)
     return run_basis<Kernel, ScalarProduct<T, kNarrow>>(a, arguments...);
   return run_basis<Kernel, ScalarProduct<T, kWide>>(a, arguments...);
 }
 template <template <class, template <class, int> class> class Kernel, class... Arguments>
-auto run_global(const GlobalArgs& a, Arguments... arguments) {
+auto run_full_support(const FullSupportArgs& a, Arguments... arguments) {
   if (a.layer.weight_dtype == DType::f64) return run_scalar<Kernel, double>(a, arguments...);
   if (!a.matrix) return run_scalar<Kernel, float>(a, arguments...);
   if (a.layer.weight_dtype == DType::bf16) return run_half<Kernel, true>(a, arguments...);

@@ -14,8 +14,8 @@ KAN_KERNEL(256, 1)
 gather_backward_kernel(GatherArgs a) {
   constexpr int kOut = outputs_per_lane(Lanes, sizeof(T) == 8, K), kPad = Lanes | 1;
   const bool weight = a.d_spline != nullptr, input = a.input != nullptr, base = a.layer.base != kNoBase;
-  const int order = K >= 0 ? K : a.layer.spline_order, per_lane = a.shape.per_lane, warps = a.shape.warps;
-  const int n_rows = a.n_rows(), n_splines = a.n_splines(), n_knots = a.n_knots();
+  const int order = K >= 0 ? K : a.layer.order, per_lane = a.shape.per_lane, warps = a.shape.warps;
+  const int n_rows = a.layer.coefficient_rows(), functions = a.layer.functions, n_knots = a.layer.knots();
   const int lane = lane_index(), f = warp_index() / warps, mine = warp_index() % warps;
   const int64_t batch = a.layer.batch, out = a.layer.out_features;
   const int64_t i = int64_t(block_index_x()) * a.shape.features + f;
@@ -52,10 +52,10 @@ gather_backward_kernel(GatherArgs a) {
       const int64_t b = b0 + lane;
       const T* knots = static_cast<const T*>(a.layer.grid) + i * n_knots;
       const T x = b < last ? load_as<T>(a.x, b, i) : T(0);
-      const T scale = a.side.data && b < last ? load_as<T>(a.side, b, i) : T(1);
+      const T scale = a.row_scale.data && b < last ? load_as<T>(a.row_scale, b, i) : T(1);
       const Place<T> place = locate(knots, n_knots, x);
       poisoned = poisoned || any_in_warp(!(x == x));
-      window[lane] = place.unit == T(1) ? scalar::window_of_cell(place.cell, order, a.layer.grid_size) : 0;
+      window[lane] = place.unit == T(1) ? scalar::window_of_cell(place.cell, order, a.layer.cells()) : 0;
       if (weight) {
         write_values_any<T, K>(order, knots, n_knots, x, place, scale, a.derivative, values + lane, 32);
         if (base) values[(order + 1) * 32 + lane] = scale * base_value<T>(x, a.layer.base, a.derivative);
@@ -83,7 +83,7 @@ gather_backward_kernel(GatherArgs a) {
               const int r = at + j - r0;
               if (r >= 0 && r < rows) sums[(r * per_lane + n) * 32 + lane] += values[j * 32 + row] * g;
             }
-            const int r = n_splines - r0;
+            const int r = functions - r0;
             if (base && r >= 0 && r < rows) {
               sums[(r * per_lane + n) * 32 + lane] += values[(order + 1) * 32 + row] * g;
             }
@@ -98,8 +98,8 @@ gather_backward_kernel(GatherArgs a) {
             }
             sum += g * slope;
             if (base) {
-              base_sum += g * (panel_size > 0 ? panel[(n_splines * per_lane + n) * 32 + lane]
-                                              : coefficient<T>(a, i, n_splines, o));
+              base_sum += g * (panel_size > 0 ? panel[(functions * per_lane + n) * 32 + lane]
+                                              : coefficient<T>(a, i, functions, o));
             }
           }
         }
@@ -142,10 +142,10 @@ gather_backward_kernel(GatherArgs a) {
     const int row = r0 + r;
     if (a.parts) {
       static_cast<T*>(a.parts)[((split * a.layer.in_features + i) * n_rows + row) * out + o] = sum;
-    } else if (row == n_splines) {
+    } else if (row == functions) {
       store_as<T>(a.d_base, a.layer.weight_dtype, i * out + o, sum);
     } else {
-      store_as<T>(a.d_spline, a.layer.weight_dtype, (i * n_splines + row) * out + o, sum);
+      store_as<T>(a.d_spline, a.layer.weight_dtype, (i * functions + row) * out + o, sum);
     }
   }
 }
@@ -153,7 +153,7 @@ gather_backward_kernel(GatherArgs a) {
 template <class T, int K, int Lanes>
 struct Backward {
   static void run(const GatherArgs& a, void* stream) {
-    const int64_t tiles = ceil_div(a.n_rows(), a.shape.coefficients);
+    const int64_t tiles = ceil_div(a.layer.coefficient_rows(), a.shape.coefficients);
     const int64_t columns = a.input ? 1 : ceil_div(a.layer.out_features, Lanes * a.shape.per_lane);
     const Grid grid{ceil_div(a.layer.in_features, a.shape.features), columns, tiles * a.shape.splits};
     launch<GatherArgs>("gather_backward", gather_backward_kernel<T, K, Lanes>, grid,

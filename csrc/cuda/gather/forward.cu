@@ -1,4 +1,4 @@
-// y[b,o] = sum_i side[b,i] phi_{i,o}^{(m)}(x[b,i]) + bias[o], or the sum over one part of the features.
+// y[b,o] = sum_i row_scale[b,i] phi_{i,o}^{(m)}(x[b,i]) + bias[o], or the sum over one part of the features.
 #include "gather.h"
 
 namespace kan {
@@ -15,8 +15,8 @@ KAN_KERNEL(32 * kGatherWarps, 1)
 gather_forward_kernel(GatherArgs a) {
   constexpr int kRows = rows_of_warp<Lanes>(), kSteps = kRows * Lanes / 32,
                 kOut = outputs_per_lane(Lanes, sizeof(T) == 8, K);
-  const int order = K >= 0 ? K : a.layer.spline_order, per_lane = a.shape.per_lane, features = a.shape.features;
-  const int n_rows = a.n_rows(), n_splines = a.n_splines(), n_knots = a.n_knots();
+  const int order = K >= 0 ? K : a.layer.order, per_lane = a.shape.per_lane, features = a.shape.features;
+  const int n_rows = a.layer.coefficient_rows(), functions = a.layer.functions, n_knots = a.layer.knots();
   const int lane = lane_index(), warp = warp_index();
   const int64_t batch = a.layer.batch, out = a.layer.out_features;
   const int64_t b0 = (int64_t(block_index_x()) * kGatherWarps + warp) * kRows;
@@ -45,9 +45,9 @@ gather_forward_kernel(GatherArgs a) {
       const int64_t i = i0 + f, b = b0 + row;
       const T* knots = static_cast<const T*>(a.layer.grid) + i * n_knots;
       const T x = b < batch ? load_as<T>(a.x, b, i) : T(0);
-      T scale = a.side.data && b < batch ? load_as<T>(a.side, b, i) : T(1);
+      T scale = a.row_scale.data && b < batch ? load_as<T>(a.row_scale, b, i) : T(1);
       const Place<T> place = locate(knots, n_knots, x);
-      window[pair] = place.unit == T(1) ? scalar::window_of_cell(place.cell, order, a.layer.grid_size) : 0;
+      window[pair] = place.unit == T(1) ? scalar::window_of_cell(place.cell, order, a.layer.cells()) : 0;
       write_values_any<T, K>(order, knots, n_knots, x, place, scale, a.derivative, values + pair, pairs);
       if (a.layer.base != kNoBase) {
         values[(order + 1) * pairs + pair] = scale * base_value<T>(x, a.layer.base, a.derivative);
@@ -82,9 +82,9 @@ gather_forward_kernel(GatherArgs a) {
           if (n >= per_lane) break;
           const int64_t o = o0 + lane % Lanes + n * Lanes;
           if (a.shape.staged) {
-            sum[step][n] += value * lines[(n_splines * per_lane + n) * 32];
+            sum[step][n] += value * lines[(functions * per_lane + n) * 32];
           } else if (o < out) {
-            sum[step][n] += value * coefficient<T>(a, i0 + f, n_splines, o);
+            sum[step][n] += value * coefficient<T>(a, i0 + f, functions, o);
           }
         }
       }

@@ -38,8 +38,8 @@ struct GatherShape {
 };
 
 struct GatherArgs {
-  cpu::SplineLayer layer;
-  MatrixView x, side, g;
+  SplineLayer layer;
+  MatrixView x, row_scale, g;
   const void* bias = nullptr;
   int derivative = 0;  // of the forward values, or of the weight's
   int input_derivative = 1;
@@ -50,25 +50,21 @@ struct GatherArgs {
   void* d_base = nullptr;
   void* parts = nullptr;  // of the weights' gradient, in compute type, if splits > 1
   GatherShape shape;
-
-  KAN_HD int n_knots() const { return layer.grid_size + 2 * layer.spline_order + 1; }
-  KAN_HD int n_splines() const { return layer.grid_size + layer.spline_order; }
-  KAN_HD int n_rows() const { return n_splines() + (layer.base != kNoBase); }  // the base's is the last
 };
 
 // Coefficient `row` of feature i and output o, whichever of the two tensors holds it.
 template <class T>
 KAN_DEVICE T coefficient(const GatherArgs& a, int64_t i, int row, int64_t o) {
   const int64_t out = a.layer.out_features;
-  if (row == a.n_splines()) return load_as<T>(a.layer.base_weight, a.layer.weight_dtype, i * out + o);
-  return load_as<T>(a.layer.spline_weight, a.layer.weight_dtype, (i * a.n_splines() + row) * out + o);
+  if (row == a.layer.functions) return load_as<T>(a.layer.base_weight, a.layer.weight_dtype, i * out + o);
+  return load_as<T>(a.layer.spline_weight, a.layer.weight_dtype, (i * a.layer.functions + row) * out + o);
 }
 
 // Fills lines [0, n_rows * per_lane) of one feature with the coefficients of outputs o0 and up; zero beyond the last.
 template <class T, int Lanes>
 KAN_DEVICE void stage_feature(const GatherArgs& a, T* lines, int64_t i, int64_t o0, int warp, int warps) {
   const int per_lane = a.shape.per_lane, lane = lane_index();
-  for (int line = warp; line < a.n_rows() * per_lane; line += warps) {
+  for (int line = warp; line < a.layer.coefficient_rows() * per_lane; line += warps) {
     const int64_t o = o0 + lane % Lanes + int64_t(line % per_lane) * Lanes;
     lines[line * 32 + lane] = o < a.layer.out_features ? coefficient<T>(a, i, line / per_lane, o) : T(0);
   }
@@ -83,7 +79,7 @@ void run_lanes(const GatherArgs& a, void* stream) {
 }
 template <template <class, int, int> class Kernel>
 void run_gather(const GatherArgs& a, void* stream) {
-  const int order = a.layer.spline_order;
+  const int order = a.layer.order;
   if (a.layer.weight_dtype == DType::f64) {
     return order == kGatherOrder ? run_lanes<Kernel, double, kGatherOrder>(a, stream)
                                  : run_lanes<Kernel, double, -1>(a, stream);

@@ -198,9 +198,9 @@ def test_no_outputs() -> None:
 def test_a_basis_without_kernels() -> None:
     """Is refused, not taken for another."""
     inputs = build(case("rbf", 5))
-    inputs.basis = max(bases.CODES.values()) + 1
-    with pytest.raises(RuntimeError):
-        run_op(cuda_host.NAME, "forward", inputs)
+    for inputs.basis in (bases.CODES["fourier"], max(bases.CODES.values()) + 1):
+        with pytest.raises(RuntimeError):
+            run_op(cuda_host.NAME, "forward", inputs)
 
 
 @pytest.mark.slow

@@ -1,0 +1,66 @@
+// A layer and the arguments of its kernels, as plain structs: what the kernels of every device share.
+#pragma once
+
+#include <cstdint>
+
+#include "basis/config.h"
+#include "basis/registry.h"
+
+namespace kan {
+
+enum class DType : int { f32, f64, bf16, f16 };
+
+// A read-only matrix of any strides (counted in elements); data == nullptr means absent.
+struct MatrixView {
+  const void* data = nullptr;
+  DType dtype = DType::f32;
+  int64_t row_stride = 0, col_stride = 0;
+};
+
+// What every kernel of B-splines reads. Compute type: double if weight_dtype is f64, else float; the grid has that
+// type.
+struct SplineLayer {
+  int64_t batch = 0, in_features = 0, out_features = 0;
+  int functions = 4, order = 3, base = 0;  // functions of a feature: cells + order
+  DType weight_dtype = DType::f32;
+  const void* grid = nullptr;           // (in, functions + order + 1), contiguous
+  const void* spline_weight = nullptr;  // (in, functions, out), contiguous
+  const void* base_weight = nullptr;    // (in, out), contiguous, or null
+
+  KAN_HD int cells() const { return functions - order; }  // between the extension knots
+  KAN_HD int knots() const { return functions + order + 1; }
+  KAN_HD int coefficient_rows() const { return functions + (base != kNoBase); }
+};
+
+// The same of any basis: registry.h says what a row of the grid holds. The order is 0 for all but B-splines.
+struct Layer : SplineLayer {
+  int basis = kBSpline;
+  // Elements between neighbouring features and outputs where instead the functions of an edge lie together, as other
+  // codebases store them; 0 for the above. Not for B-splines and not in 16 bits. d_spline has the layout of
+  // spline_weight.
+  int64_t feature_stride = 0, out_stride = 0;
+};
+
+// y[b,o] = sum_i row_scale[b,i] phi_{i,o}^{(m)}(x[b,i]) + bias[o]
+struct ForwardArgs {
+  Layer layer;
+  MatrixView x, row_scale;
+  const void* bias = nullptr;  // (out), weight_dtype, or null
+  int derivative = 0;
+  void* y = nullptr;  // (batch, out), weight_dtype, contiguous
+};
+
+// Either or both of
+//   input[b,i]    = sum_o g[b,o] phi_{i,o}^{(input_derivative)}(x[b,i])                   if input != null
+//   d_spline, d_base = sum_b row_scale[b,i] g[b,o] {B_r, base}^{(weight_derivative)}(x[b,i])   if d_spline != null
+// in one pass over x and g.
+struct BackwardArgs {
+  Layer layer;
+  MatrixView x, row_scale, g;
+  int input_derivative = 1, weight_derivative = 0;
+  void* input = nullptr;  // (batch, in), x.dtype, contiguous
+  void* d_spline = nullptr;
+  void* d_base = nullptr;
+};
+
+}  // namespace kan
