@@ -4,7 +4,6 @@
 
 #include "cpu/conv/conv.h"
 #include "cpu/edges/edges.h"
-#include "cpu/edges/scale.h"
 #include "cpu/linear/backward.h"
 #include "cpu/linear/forward.h"
 #include "cpu/linear/gemm.h"
@@ -57,11 +56,6 @@ void kan_linear_backward(const BackwardArgs& args, const cpu::Executor& executor
   backward_as<float>(args, executor);
 }
 
-void edge_scale(const cpu::EdgeScaleArgs& args, const cpu::Executor& executor) {
-  if (args.dtype == DType::f64) return EdgeScale<double>(args).run(executor);
-  EdgeScale<float>(args).run(executor);
-}
-
 void layer_norm_rbf(const cpu::LayerNormRbfForwardArgs& args, const cpu::Executor& executor) {
   if (args.layer.layer.weight_dtype == DType::f64) return LayerNormRbfForward<double>(args).run(executor);
   LayerNormRbfForward<float>(args).run(executor);
@@ -107,19 +101,12 @@ double fma_peak(double seconds) {
 
 namespace cpu {
 extern const KernelTable KAN_CONCAT(kTable_, KAN_ISA);
-const KernelTable KAN_CONCAT(kTable_, KAN_ISA) = {KAN_STRING(KAN_ISA),
-                                                  KAN_VECTOR_BYTES,
-                                                  KAN_ISA::kan_linear,
-                                                  KAN_ISA::kan_linear_backward,
-                                                  KAN_ISA::edge_gram,
-                                                  KAN_ISA::edge_gram_grad_input,
-                                                  KAN_ISA::edge_l1,
-                                                  KAN_ISA::edge_l1_backward,
-                                                  KAN_ISA::edge_scale,
-                                                  KAN_ISA::layer_norm_rbf,
-                                                  KAN_ISA::layer_norm_rbf_backward,
-                                                  KAN_ISA::kan_conv,
-                                                  KAN_ISA::kan_conv_backward,
+const KernelTable KAN_CONCAT(kTable_, KAN_ISA) = {KAN_STRING(KAN_ISA),     KAN_VECTOR_BYTES,
+                                                  KAN_ISA::kan_linear,     KAN_ISA::kan_linear_backward,
+                                                  KAN_ISA::edge_gram,      KAN_ISA::edge_gram_grad_input,
+                                                  KAN_ISA::edge_l1,        KAN_ISA::edge_l1_backward,
+                                                  KAN_ISA::layer_norm_rbf, KAN_ISA::layer_norm_rbf_backward,
+                                                  KAN_ISA::kan_conv,       KAN_ISA::kan_conv_backward,
                                                   KAN_ISA::fma_peak};
 }  // namespace cpu
 }  // namespace kan

@@ -95,17 +95,6 @@ struct ConvolutionBackwardArgs {
   void* d_base = nullptr;
 };
 
-// Edges' weights times a scale of each edge, between the layouts [out][in][functions] and [in][functions][out]. All
-// contiguous, of one dtype, f32 or f64. Either
-//   product[i,r,o] = weight[o,i,r] scale[o,i]
-// or, of its gradient g [in][functions][out], either or both of d_weight [out][in][functions] and d_scale [out][in].
-struct EdgeScaleArgs {
-  int64_t in_features = 0, out_features = 0, functions = 0;
-  DType dtype = DType::f32;
-  const void *weight = nullptr, *scale = nullptr, *g = nullptr;
-  void *product = nullptr, *d_weight = nullptr, *d_scale = nullptr;
-};
-
 // A matrix that is written to: rows or columns lie one element apart.
 struct MatrixTarget {
   void* data = nullptr;
@@ -134,7 +123,6 @@ struct KernelTable {
   void (*edge_gram_grad_input)(const GramInputArgs&, const Executor&);
   void (*edge_l1)(const EdgeL1Args&, const Executor&);
   void (*edge_l1_backward)(const EdgeL1BackwardArgs&, const Executor&);
-  void (*edge_scale)(const EdgeScaleArgs&, const Executor&);
   void (*layer_norm_rbf)(const LayerNormRbfForwardArgs&, const Executor&);
   void (*layer_norm_rbf_backward)(const LayerNormRbfBackwardArgs&, const Executor&);
   void (*kan_conv)(const ConvolutionArgs&, const Executor&);

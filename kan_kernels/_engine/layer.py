@@ -114,7 +114,10 @@ def run(
     if backend.DIFFERENTIABLE:
         y: Tensor = backend.kan_linear(rows, None, weight, base_weight, bias, grid, *spec.numbers)
     elif tracing():  # a trace holds the op, which has gradients of its own, and no Function
-        y = backend.LINEAR_OP(rows, None, weight, base_weight, bias, grid, *spec.numbers)
+        try:
+            y = backend.LINEAR_OP(rows, None, weight, base_weight, bias, grid, *spec.numbers)
+        except RuntimeError as error:
+            raise checks.explained(error) from None
     else:
         y = autograd.kan_linear(rows, weight, base_weight, bias, grid, spec)
     return y if rank == 2 else y.reshape(*x.shape[:-1], y.shape[1])

@@ -14,6 +14,7 @@ from torch.nn import functional
 from .._core.bases import BASE_CODES, RBF
 from .._core.function import ComposedFunction, transforming
 from .._core.problem import Problem
+from .._core.tracing import tracing
 from ..backends import native
 from . import dispatch, layer
 
@@ -79,7 +80,8 @@ def layer_norm_rbf(
     """
     rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
     args = (rows, scale, shift, spline_weight, base_weight, bias, grid, epsilon, BASE_CODES[base])
-    y: Tensor = LayerNormRbf.run(*args) if torch.is_grad_enabled() else native.layer_norm_rbf(*args)
+    recorded = torch.is_grad_enabled() or tracing()
+    y: Tensor = LayerNormRbf.run(*args) if recorded else native.layer_norm_rbf(*args)
     return y if x.dim() == 2 else y.reshape(*x.shape[:-1], y.shape[1])
 
 

@@ -135,7 +135,7 @@ def test_weights_as_they_lie(basis: str, sizes: tuple[int, ...], dtype: torch.dt
                 assert torch.equal(bits(a.contiguous()), bits(b)), op
         weight = inputs.spline_weight
         gradient = run_op("native", "backward", inputs)[1]
-        alone = torch.ops.kan_kernels.weight(*inputs.args("weight"), weight)[0]
+        alone = torch.ops.kan_kernels.kan_linear_grad_weight(*inputs.args("weight"), weight)[0]
         assert torch.equal(bits(alone.contiguous()), bits(plain["weight"][0]))
         if dtype != torch.bfloat16 and not weight.is_contiguous():
             assert gradient.stride() == alone.stride() == weight.stride()
@@ -156,7 +156,7 @@ def test_opcheck(basis: str, op: str) -> None:
             for a in inputs.args(op)
         ]
         args += [inputs.spline_weight] if op == "weight" else []
-        torch.library.opcheck(getattr(torch.ops.kan_kernels, op), tuple(args))
+        torch.library.opcheck(getattr(torch.ops.kan_kernels, OPS[op]), tuple(args))
 
 
 def tensors(basis: str, functions: int, base: str | None, dtype: torch.dtype = F64) -> dict[str, Any]:
@@ -354,10 +354,10 @@ def test_ops_refuse_what_they_do_not_know() -> None:
         changed = list(args)
         changed[at] = value
         with pytest.raises(RuntimeError, match=message):
-            torch.ops.kan_kernels.forward(*changed)
+            torch.ops.kan_kernels.kan_linear(*changed)
     args[-1] = bases.CODES["chebyshev"]
     with pytest.raises(RuntimeError, match="expected none for Chebyshev"):
-        torch.ops.kan_kernels.forward(*args)
+        torch.ops.kan_kernels.kan_linear(*args)
 
 
 def test_who_runs_a_basis() -> None:
@@ -394,4 +394,4 @@ def test_use_backend_and_splines_are_as_before() -> None:
         1,
         0,
     )
-    assert torch.equal(torch.ops.kan_kernels.forward(*args), torch.ops.kan_kernels.forward(*args, 0))
+    assert torch.equal(torch.ops.kan_kernels.kan_linear(*args), torch.ops.kan_kernels.kan_linear(*args, 0))

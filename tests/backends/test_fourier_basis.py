@@ -142,7 +142,7 @@ def test_most_frequencies() -> None:
     assert native.can_run(Problem("cpu", F32, F32, 8, 8, 1024, basis="fourier")) is None
     more = Problem("cpu", F32, F32, 8, 8, 1026, basis="fourier")
     assert "1026 functions of the basis 'fourier' are more than 1024" in str(native.can_run(more))
-    op, code = torch.ops.kan_kernels.forward, bases.CODES["fourier"]
+    op, code = torch.ops.kan_kernels.kan_linear, bases.CODES["fourier"]
     for order, columns, message in (
         (0, 0, r"in 1\.\.512, got 0"),
         (513, 0, "got 513"),

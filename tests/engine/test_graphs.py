@@ -21,7 +21,7 @@ import warnings, pretend_gpu, torch
 pretend_gpu.install()
 torch.cuda.get_device_capability = lambda *a: (9, 0)
 from kan_kernels import functional, warm_up
-from kan_kernels._engine import layer
+from kan_kernels._engine import layer as engine
 from kan_kernels.backends import triton
 from kan_kernels.backends.triton import knots, tiling, tuning
 triton._PLAIN += (pretend_gpu.PretendTensor,)
@@ -73,7 +73,7 @@ grid.add_(0.0)
 del launches[:]
 call()
 assert launches[-1][3][5].data_ptr() != kept, "an eager call's copy is not the graph's"
-assert kept in [copy.data_ptr() for copy in layer._captured.values()], "the graph still writes it"
+assert kept in [copy.data_ptr() for copy in engine._captured.values()], "the graph still writes it"
 """
 
 STREAMS = """

@@ -268,14 +268,14 @@ def test_ops_are_proper_torch_ops() -> None:
         inputs = build(case)
         x, grid, w = inputs.x, inputs.grid.double(), torch.rand(case.batch, case.in_features)
         ops = torch.ops.kan_kernels
-        band, border = ops.gram(x, w, grid, 3, inputs.base)
+        band, border = ops.edge_gram(x, w, grid, 3, inputs.base)
         weights = (inputs.spline_weight, inputs.base_weight)
         g = torch.rand(case.in_features, case.out_features, dtype=x.dtype)
         calls = [
-            (ops.gram, (x, w, grid, 3, inputs.base)),
-            (ops.gram, (x, None, grid, 3, inputs.base)),
-            (ops.gram_input, (x, w, grid, 3, inputs.base, band, border)),
-            (ops.cross_gram, (x, w, grid, 3, grid + 0.1, 3)),
+            (ops.edge_gram, (x, w, grid, 3, inputs.base)),
+            (ops.edge_gram, (x, None, grid, 3, inputs.base)),
+            (ops.edge_gram_grad_input, (x, w, grid, 3, inputs.base, band, border)),
+            (ops.edge_cross_gram, (x, w, grid, 3, grid + 0.1, 3)),
             (ops.edge_l1, (x, *weights, inputs.grid, 3, inputs.base)),
         ]
         for need_x, need_weight in ((True, True), (True, False), (False, True)):

@@ -14,7 +14,9 @@ from torch.nn import functional as TF
 
 from kan_kernels import KANConv1d, KANConv2d, KANConv3d, KANLinear
 from kan_kernels import functional as F
-from kan_kernels._engine import conv_composed, dispatch
+from kan_kernels._engine import conv_composed
+from kan_kernels._engine import layer as engine
+from kan_kernels.backends import native
 from kan_kernels.functional import conv
 
 LAYERS = {1: KANConv1d, 2: KANConv2d, 3: KANConv3d}
@@ -52,7 +54,13 @@ def image(dims: int, dtype: torch.dtype = torch.float64, batch: int = 3) -> Tens
 
 def compose(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on convolutions are composed of `kan_linear`."""
-    monkeypatch.setattr(dispatch, "composed_because", lambda backend, device: "the test says so")
+    can_run = native.can_run
+
+    def without(problem: Any) -> str | None:
+        return "the test says so" if problem.op == "kan_conv" else can_run(problem)
+
+    monkeypatch.setattr(native, "can_run", without)
+    monkeypatch.setattr(engine, "_specs", {})
 
 
 def expected(layer: Any, x: Tensor) -> Tensor:
@@ -262,7 +270,7 @@ def test_blocks_are_small_and_bases_shared(
 ) -> None:
     """No block exceeds its limit by more than half on each axis; positions are evaluated `most` times."""
     calls = []
-    true = conv_composed.kan_linear
+    true = engine.run
 
     def counted(x: Tensor, *args: Any, **options: Any) -> Tensor:
         y = true(x, *args, **options)
@@ -273,7 +281,7 @@ def test_blocks_are_small_and_bases_shared(
     x = torch.randn(2, 4, *size, dtype=torch.float64)
     want = layer(x)
     compose(monkeypatch)
-    monkeypatch.setattr(conv_composed, "kan_linear", counted)
+    monkeypatch.setattr(engine, "run", counted)
     monkeypatch.setitem(conv_composed.BLOCK, "cpu", limit)
     torch.testing.assert_close(layer(x), want)
     assert max(n for _, n in calls) <= limit * 1.5**dims

@@ -15,7 +15,8 @@ from torch import Tensor
 import kan_kernels
 from harness import FUSED, child
 from kan_kernels import KANConv1d, KANConv2d
-from kan_kernels._engine import conv_autograd, dispatch
+from kan_kernels._engine import conv_autograd
+from kan_kernels.backends import native
 from kan_kernels.functional.conv import kan_conv
 
 pytestmark = pytest.mark.skipif("native" not in FUSED, reason="the native backend is not under test")
@@ -180,8 +181,8 @@ def test_one_pass_is_two_passes() -> None:
 
 def test_asks_for_no_more_than_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    true = conv_autograd._backward
-    monkeypatch.setattr(conv_autograd, "_backward", lambda *a: asked.append(a[-2:]) or true(*a))
+    true = native.kan_conv_backward
+    monkeypatch.setattr(native, "kan_conv_backward", lambda *a: asked.append(a[-2:]) or true(*a))
     layer = made(2, kernel_size=3, bias=True)
     x = image(2)
     layer(x).sum().backward()
@@ -271,28 +272,31 @@ def test_ops_agree_with_their_fakes() -> None:
         bias = torch.randn(8 * groups, dtype=x.dtype)
         operands = (x, weight, layer.base_weight, bias, layer.grid, *constants)
         tests = ("test_schema", "test_faketensor", "test_autograd_registration")
-        torch.library.opcheck(conv_autograd.convolution_op, operands, test_utils=tests)
-        y = conv_autograd.convolution_op(*operands).detach()
+        torch.library.opcheck(torch.ops.kan_kernels.kan_conv.default, operands, test_utils=tests)
+        y = torch.ops.kan_kernels.kan_conv.default(*operands).detach()
         backward = (x.detach(), weight.detach(), layer.base_weight.detach(), y, layer.grid, *constants)
         for needs in ((True, True), (True, False), (False, True)):
             torch.library.opcheck(
-                conv_autograd.backward_op,
+                torch.ops.kan_kernels.kan_conv_backward.default,
                 (*backward, *needs),
                 test_utils=("test_schema", "test_faketensor"),
             )
 
 
-def test_which_path_and_why() -> None:
+def test_which_path_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     """`explain` says it; another backend and a transform go the composed way."""
     layer = KANConv2d(4, 8, 3, groups=2)
-    assert "one kernel" in kan_kernels.explain(layer)
+    assert "a compiled kernel for cpu: a convolution" in kan_kernels.explain(layer)
     with kan_kernels.use_backend("reference"):
         assert "composed of kan_linear: the backend 'reference' has no kernel" in kan_kernels.explain(layer)
-    assert dispatch.composed_because("native", "cuda") is not None
-    assert dispatch.composed_because("native", "cpu") is None
-    seen = []
-    torch.func.vmap(lambda x: seen.append(dispatch.composed_because("native", "cpu")) or x)(torch.zeros(2))
-    assert seen == ["a transform of torch.func is active"]
+    calls = []
+    true = conv_autograd.Convolution.forward
+    monkeypatch.setattr(conv_autograd.Convolution, "forward", lambda *a: calls.append(a) or true(*a))
+    x = torch.rand(2, 4, 5, 5)
+    want = layer(x)
+    assert len(calls) == 1
+    torch.testing.assert_close(torch.func.vmap(layer)(x), want)
+    assert len(calls) == 1
 
 
 @pytest.mark.slow
@@ -326,11 +330,11 @@ def test_op_refuses_bad_arguments(message: str, changed: dict[int, Any]) -> None
     arguments: list[Any] = [image(2), layer.spline_weight, layer.base_weight, layer.bias, layer.grid, 3, 1]
     arguments += [[1, 1], [0, 0, 0, 0], [1, 1], 1, False]
     with torch.no_grad():
-        assert conv_autograd.convolution_op(*arguments).shape == (3, 8, 7, 9)
+        assert torch.ops.kan_kernels.kan_conv.default(*arguments).shape == (3, 8, 7, 9)
         for index, value in changed.items():
             arguments[index] = value
         with pytest.raises(RuntimeError, match=message):
-            conv_autograd.convolution_op(*arguments)
+            torch.ops.kan_kernels.kan_conv.default(*arguments)
 
 
 def test_empty_batches() -> None:

@@ -105,7 +105,8 @@ def increasing(grid: Tensor) -> bool:
     if not readable(grid):
         return True
     if library.LOAD_ERROR is None and grid.is_cpu:
-        return bool(torch.ops.kan_kernels.knots_increase(grid))
+        knots = grid.float() if grid.dtype in checks.HALF_DTYPES else grid
+        return bool(torch.ops.kan_kernels.knots_increase(knots))
     with torch.no_grad():
         return bool((torch.isfinite(grid).all() & (grid.diff(dim=1) > 0).all()).item())
 
