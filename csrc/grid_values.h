@@ -73,6 +73,9 @@ std::string grid_fault(GridRow kind, const T* grid, int64_t in, int64_t columns)
         return "knot " + std::to_string(j) + value + (j ? " after " + number_text(double(grid[j - 1])) : "") +
                ", expected finite, non-decreasing knots";
       }
+      if (kind == GridRow::numbers && !finite) {
+        return "column " + std::to_string(j) + value + ", expected finite numbers";
+      }
       if (kind == GridRow::centres && !(finite && (!last || v > T(0)))) {
         return "the " + (last ? "width" : "centre " + std::to_string(j)) + value +
                ", expected finite centres and a finite width > 0";
@@ -85,7 +88,7 @@ std::string grid_fault(GridRow kind, const T* grid, int64_t in, int64_t columns)
 // "", or what is wrong with the values of a grid, whose rows hold this.
 template <class T>
 std::string grid_complaint(GridRow kind, const T* grid, int64_t in, int64_t columns) {
-  if (kind == GridRow::nothing) return "";
+  if (columns == 0) return "";
   GridVerdict<T> verdict;
   for (int64_t i = 0; i < in; ++i) {
     const T* row = grid + i * columns;

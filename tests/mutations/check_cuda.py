@@ -7,6 +7,8 @@ import torch
 import cuda_host
 from cases import HALF, OPS, Case, build
 from cuda_host.checks import check_dense, dense_runs
+from cuda_host.orthogonal import BFLOAT, F64, Example
+from cuda_host.orthogonal import check as check_orthogonal
 from harness import check_op
 
 GATHER = [
@@ -30,7 +32,7 @@ DENSE = [
     Case(70, 100, 72, 5, 3, 1, "ranges", "nan", side=True, dtype=HALF[0]),
     Case(70, 40, 24, 9, 3, 0, side=True, dtype=HALF[0]),
 ]
-GLOBAL = [
+FULL_SUPPORT = [
     Case(40, 5, 20, 9, 0, 1, "adaptive", side=True, basis="rbf"),
     Case(70, 2, 3, 40, 0, 0, points="nan", dtype=torch.float64, basis="rbf"),  # an input's gradient in parts
     Case(9, 60, 18, 1, 5, 0, points="inside", basis="chebyshev"),  # inputs in parts
@@ -38,9 +40,14 @@ GLOBAL = [
     Case(70, 5, 136, 9, 0, 0, side=True, dtype=HALF[0], basis="rbf"),  # matrix units
     Case(40, 3, 24, 1, 69, 0, points="inside", dtype=HALF[0], basis="chebyshev"),
 ]
+ORTHOGONAL = [  # in registers, from the start, on matrix units
+    Example(40, 21, 3, 18, 1),
+    Example(9, 9, 2, 5, 4, F64, "laguerre"),
+    Example(9, 70, 3, 24, dtype=BFLOAT),
+]
 
 
-def check_global(op: str, case: Case) -> None:
+def check_full_support(op: str, case: Case) -> None:
     """On matrix units where it can be."""
     if case.dtype in HALF:
         check_dense(op, case, False)
@@ -57,10 +64,13 @@ def main() -> None:
 
 def check() -> None:
     for mode in ("rising", "falling"):
+        with cuda_host.options(mode=mode):
+            for example in ORTHOGONAL:
+                check_orthogonal(example)
         for op in OPS:
             with cuda_host.options(mode=mode):
-                for case in GLOBAL:
-                    check_global(op, case)
+                for case in FULL_SUPPORT:
+                    check_full_support(op, case)
             with cuda_host.options(path="gather", mode=mode):
                 for case in GATHER:
                     check_op("cuda_host", op, case, build(case))
@@ -70,7 +80,7 @@ def check() -> None:
                         check_dense(op, case, False)
     with cuda_host.options(path="dense", mode="early"):
         check_dense("forward", DENSE[0], False)
-        check_global("backward", GLOBAL[4])
+        check_full_support("backward", FULL_SUPPORT[4])
 
 
 if __name__ == "__main__":

@@ -29,6 +29,19 @@ Line values_of(int basis, const std::vector<double>& grid, int functions, int m,
       const long double angle = g * x + m * 1.57079632679489661923L, size = powl(g, m);
       value[size_t(g - 1)] = size * cosl(angle), value[size_t(waves + g - 1)] = size * sinl(angle);
     }
+  } else if (basis == kan::kOrthogonal) {  // Leibniz's rule on the recurrence, from P_{-1} = 1 at place 0
+    std::vector<Line> p(size_t(functions) + 1, Line(size_t(m) + 1, 0.0L));
+    p[0][0] = 1;
+    for (int r = 0; r < functions; ++r) {
+      const auto number = [&](int kind) { return (long double)grid[size_t(kind * functions + r)]; };
+      for (int j = 0; j <= m; ++j) {
+        const size_t n = size_t(r), o = size_t(j);
+        p[n + 1][o] = (number(0) * x + number(1)) * p[n][o];
+        if (j > 0) p[n + 1][o] += j * number(0) * p[n][o - 1];
+        if (r > 0) p[n + 1][o] -= number(2) * p[n - 1][o];
+      }
+      value[size_t(r)] = p[size_t(r) + 1].back();
+    }
   } else {  // Chebyshev: every order up to m, by differentiating T_n = 2 x T_{n-1} - T_{n-2}
     std::vector<Line> t(size_t(functions), Line(size_t(m) + 1, 0.0L));
     for (int r = 0; r < functions; ++r) {
@@ -65,6 +78,30 @@ void multiply(const MatrixView& a, const MatrixView& b, const kan::cpu::MatrixTa
   (c.dtype == DType::f64 ? multiply_as<double> : multiply_as<float>)(a, b, c, rows, columns, depth, add);
 }
 
+// a, b and c of Gegenbauer polynomials, of Legendre's and Laguerre's kind, or of none: a polynomial from the start.
+std::vector<std::vector<double>> recurrence(Random& random, int functions) {
+  std::vector<std::vector<double>> abc(3, std::vector<double>(size_t(functions), 0.0));
+  const int kind = random.below(functions > 13 ? 2 : 4);
+  const double lambda = random.real(0.3, 1);
+  for (int r = 0; r < functions; ++r) {
+    double &a = abc[0][size_t(r)], &b = abc[1][size_t(r)], &c = abc[2][size_t(r)];
+    if (kind == 3) {
+      a = random.real(-1, 1), b = random.real(-1, 1), c = random.real(-1, 1);
+    } else if (r == 0) {
+      b = 1;
+    } else if (kind == 0) {
+      a = 2 * (r + lambda - 1) / r, c = (r + 2 * lambda - 2) / r;
+    } else if (kind == 1) {
+      a = (2.0 * r - 1) / r, c = (r - 1.0) / r;
+    } else {
+      a = -1.0 / r, b = (2.0 * r - 1) / r, c = (r - 1.0) / r;
+    }
+    if (r == 1 && kind < 3) c = 0;  // of the classical families
+    for (double* number : {&a, &b, &c}) *number = double(float(*number));
+  }
+  return abc;
+}
+
 // A problem of one such basis.
 Problem make_problem(uint64_t seed, std::vector<std::vector<double>>& grid) {
   Problem p(seed + 2000003);
@@ -91,6 +128,11 @@ Problem make_problem(uint64_t seed, std::vector<std::vector<double>>& grid) {
     if (record.row == kan::GridRow::centres) {
       for (int r = 0; r < l.functions; ++r) row.push_back(double(float(random.real(-kReach, kReach))));
       row.push_back(double(float(random.real(0.2, 1))));
+    }
+    if (l.basis == kan::kOrthogonal) {
+      for (const std::vector<double>& numbers : recurrence(random, l.functions)) {
+        row.insert(row.end(), numbers.begin(), numbers.end());
+      }
     }
     grid.push_back(row);
   }

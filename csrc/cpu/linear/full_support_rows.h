@@ -6,6 +6,7 @@
 
 #include "basis/chebyshev.h"
 #include "basis/fourier.h"
+#include "basis/orthogonal.h"
 #include "basis/rbf.h"
 #include "basis/registry.h"
 #include "rows.h"
@@ -127,6 +128,36 @@ void fourier_rows(T* const* values, const int* orders, int n, const SortedRows<T
   }
 }
 
+// values[n][r * kRowStride + q] = P_r^{(orders[n])}(x[q]); NaN where x is not finite. M: the highest order, or any up
+// to it if M is the most that there can be.
+template <class T, int M>
+void orthogonal_rows_to(T* const* values, const int* orders, int n, const SortedRows<T>& in, const T* grid,
+                        int functions, int highest) {
+  constexpr int L = Simd<T>::lanes;
+  const T *a = grid, *b = a + functions, *c = b + functions;
+  for (int q = 0; q < in.rows; q += L) {  // surplus lanes are padding
+    const Vec<T> x = load(in.x + q);
+    Orthogonal<Vec<T>, T, M> p(x - x);
+    for (int r = 0; r < functions; ++r) {
+      p.step(x, a[r], b[r], c[r], M <= p.kFew ? M : highest);
+      for (int v = 0; v < n; ++v) store(values[v] + r * kRowStride + q, p.at(orders[v]));
+    }
+  }
+}
+
+// All orders come out of one run. grid: a, b, c of every function.
+template <class T>
+void orthogonal_rows(T* const* values, const int* orders, int n, const SortedRows<T>& in, const T* grid,
+                     int functions) {
+  int m = orders[0];
+  for (int v = 1; v < n; ++v) m = m > orders[v] ? m : orders[v];
+  const auto to = m == 0   ? orthogonal_rows_to<T, 0>
+                  : m == 1 ? orthogonal_rows_to<T, 1>
+                  : m == 2 ? orthogonal_rows_to<T, 2>
+                           : orthogonal_rows_to<T, kMaxDerivative + 1>;
+  to(values, orders, n, in, grid, functions, m);
+}
+
 // values[n][r * kRowStride + q] = B_r^{(orders[n])}(x[q]), r < functions. grid: the feature's row.
 template <class T>
 void full_support_rows(int basis, T* const* values, const int* orders, int n, const SortedRows<T>& in, const T* grid,
@@ -135,6 +166,7 @@ void full_support_rows(int basis, T* const* values, const int* orders, int n, co
     case kRbf: return rbf_rows(values, orders, n, in, grid, functions);
     case kChebyshev: return chebyshev_rows(values, orders, n, in, functions);
     case kFourier: return fourier_rows(values, orders, n, in, functions);
+    case kOrthogonal: return orthogonal_rows(values, orders, n, in, grid, functions);
     default: __builtin_unreachable();  // the ops ask the records
   }
 }

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "basis/chebyshev.h"
+#include "basis/orthogonal.h"
 #include "basis/rbf.h"
 #include "cuda/evaluate.h"
 #include "full_support.h"
@@ -84,12 +85,57 @@ struct ChebyshevFunctions {
   }
 };
 
+// P_r^(m)(x) from the start, for orders that the registers have no room for.
+template <class T>
+KAN_DEVICE_CALL T high_orthogonal(const T* grid, int functions, T x, int r, int m) {
+  scalar::Orthogonal<T, T, kMaxDerivative + 1> p(x - x);
+  KAN_ROLLED
+  for (int n = 0; n <= r; ++n) p.step(x, grid[n], grid[functions + n], grid[2 * functions + n], m);
+  return p.last[m];
+}
+
+template <class T, int Orders>
+struct OrthogonalFunctions {
+  static constexpr int kLow = 2;  // up to this order they go along in registers
+  static constexpr int kTable = 0;
+  static KAN_DEVICE void fill(T*, int, int) {}
+
+  const T* grid;
+  int functions, at = 0, highest = 0, derivative[Orders];
+  T x;
+  scalar::Orthogonal<T, T, kLow> p;
+
+  KAN_DEVICE OrthogonalFunctions(const T* grid, const T*, int functions, const int (&orders)[Orders], T x, int first)
+      : grid(grid), functions(functions), x(x), p(x - x) {
+    KAN_UNROLL
+    for (int n = 0; n < Orders; ++n) {
+      derivative[n] = orders[n];
+      highest = highest > orders[n] ? highest : orders[n];
+    }
+    KAN_ROLLED
+    while (at < first) step();
+  }
+  KAN_DEVICE void step() {
+    if (highest <= kLow) p.step(x, grid[at], grid[functions + at], grid[2 * functions + at], highest);
+    ++at;
+  }
+
+  KAN_DEVICE void next(T (&value)[Orders]) {
+    step();
+    KAN_UNROLL
+    for (int n = 0; n < Orders; ++n) {
+      value[n] = highest <= kLow ? p.at(derivative[n]) : high_orthogonal(grid, functions, x, at - 1, derivative[n]);
+    }
+  }
+};
+
 // Runs Kernel<Product, Functions>::run(arguments...) for a call's basis.
 template <template <class, template <class, int> class> class Kernel, class Product, class... Arguments>
 auto run_basis(const FullSupportArgs& a, Arguments... arguments) {
   switch (a.layer.basis) {
     case kRbf: return Kernel<Product, GaussianFunctions>::run(a, arguments...);
     case kChebyshev: return Kernel<Product, ChebyshevFunctions>::run(a, arguments...);
+    case kOrthogonal: return Kernel<Product, OrthogonalFunctions>::run(a, arguments...);
     default: throw std::runtime_error("kan_kernels: no CUDA kernels for basis " + std::to_string(a.layer.basis));
   }
 }
