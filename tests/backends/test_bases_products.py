@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_bases import LAYOUTS, NAMES, case, laid_out
 
+from basis_cases import LAYOUTS, NAMES, case, laid_out
 from cases import OPS, Case, build
 from harness import check_op, check_same_bits, run_op
 from kan_kernels._engine import dispatch

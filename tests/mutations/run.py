@@ -39,7 +39,7 @@ def caught(name: str, root: Path, timeout: float = 600) -> str | None:
     environment = {
         **os.environ,
         "KAN_CUDA_HOST_ROOT": str(root),
-        "PYTHONPATH": os.pathsep.join([str(root), str(ROOT / "tests")]),
+        "PYTHONPATH": os.pathsep.join(map(str, (root, ROOT / "tests", ROOT / "tests/support"))),
     }
     command = [sys.executable, "-m", f"mutations.check_{name}", str(root)]
     try:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from test_convolution import CASES, SIZES, compose, expected, image, made
-from test_isa import RUNNABLE
 from torch import Tensor
 
 import kan_kernels
-from harness import FUSED, child
+from conv_cases import CASES, SIZES, compose, expected, image, made
+from harness import FUSED, run_tests
+from instruction_sets import RUNNABLE
 from kan_kernels import KANConv1d, KANConv2d
 from kan_kernels._engine import conv_autograd, dispatch
 from kan_kernels.functional.conv import kan_conv
@@ -300,10 +300,7 @@ def test_which_path_and_why() -> None:
 def test_narrower_instruction_sets(isa: str) -> None:
     """The same tests on every other width of vectors that this machine runs."""
     tests = "equals_the_oracle or special_values or kind_of_panel or boxes_and_windows or small_images"
-    child(
-        f"import pytest; raise SystemExit(pytest.main(['-q', '-x', '-k', {tests!r}, {__file__!r}]))",
-        {"KAN_KERNELS_CPU_ISA": isa, "KAN_TEST_BACKENDS": "native"},
-    )
+    run_tests(__file__, tests, {"KAN_KERNELS_CPU_ISA": isa, "KAN_TEST_BACKENDS": "native"})
 
 
 BAD_CALLS: tuple[tuple[str, dict[int, Any]], ...] = (

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from itertools import product
 
 import pytest
-import test_golden
 import torch
 
 import cuda_host
 from cases import HALF, OPS, TABLE, Case, build
 from cuda_host import sanitize
 from cuda_host.checks import check_dense, dense_runs
+from golden import FILES, check_layer
 from harness import check_op, child, run_op, threads
 from mutations.run import load
 from mutations.run import run as run_faults
@@ -155,10 +155,10 @@ def test_same_bits(case: Case) -> None:
             assert torch.equal(a, b), op
 
 
-@pytest.mark.parametrize("name", test_golden.FILES)
+@pytest.mark.parametrize("name", FILES)
 def test_golden_numbers(name: str) -> None:
     """The golden fixtures through autograd: y, every gradient, the second order."""
-    test_golden.test_golden(cuda_host.NAME, name)
+    check_layer(cuda_host.NAME, name)
 
 
 def test_the_emulator_sees_faults() -> None:

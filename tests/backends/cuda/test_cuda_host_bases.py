@@ -7,17 +7,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import test_compat_bases
 import torch
-from test_bases import LAYOUTS, as_function, case, laid_out, tensors
-from test_bases import TABLE as ALL
 from torch.autograd import gradcheck, gradgradcheck
 
 import bases
 import cuda_host
+from basis_cases import LAYOUTS, as_function, case, laid_out, tensors
+from basis_cases import TABLE as ALL
 from cases import HALF, OPS, Case, build
 from cuda_host import sanitize
 from cuda_host.checks import check_dense, dense_runs
+from golden import check_peer
 from harness import bits, check_op, run_op, threads
 from kan_kernels.backends.native import CUDA_BASES
 
@@ -182,7 +182,7 @@ def test_gradients(basis: str, base: str | None) -> None:
 @pytest.mark.parametrize("name", ("fast_kan", "cheby_kan"))
 def test_golden_numbers(name: str) -> None:
     """The peers' golden numbers: y, every gradient, the second order."""
-    test_compat_bases.test_golden(name, cuda_host.NAME)
+    check_peer(cuda_host.NAME, name)
 
 
 def test_no_outputs() -> None:

@@ -7,7 +7,6 @@ Run in a process of its own: TRITON_INTERPRET=1 KAN_TEST_BACKENDS=reference,trit
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import replace
 from unittest import mock
 
@@ -16,6 +15,7 @@ import torch
 
 from cases import OPS, Case, build
 from harness import FUSED, INTERPRETED, check_op, run_op
+from interpreted import check_tiles_of_a_gpu, launches, tf32
 from kan_kernels import KAN, functional, use_backend
 
 pytestmark = pytest.mark.skipif(
@@ -24,32 +24,6 @@ pytestmark = pytest.mark.skipif(
 )
 if INTERPRETED:
     from kan_kernels.backends.triton import launch, tiling
-
-
-@contextlib.contextmanager
-def tf32() -> Iterator[None]:
-    """torch's setting that lets float32 products run in TF32."""
-    was = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(was)
-
-
-@contextlib.contextmanager
-def launches() -> Iterator[list[tuple[str, dict, dict]]]:
-    """(kernel, constants, tile) of every launch inside, but of the tables of knots; they still happen."""
-    seen: list[tuple[str, dict, dict]] = []
-    real = tiling.launch
-
-    def launch_and_note(kernel, device, blocks, arguments, constants, tile) -> None:  # type: ignore[no-untyped-def]
-        if kernel.fn.__name__ != "uniform_table":
-            seen.append((kernel.fn.__name__, constants, tile))
-        real(kernel, device, blocks, arguments, constants, tile)
-
-    with mock.patch.object(tiling, "launch", launch_and_note):
-        yield seen
 
 
 REDUCED = [
@@ -95,16 +69,6 @@ def test_a_jump_is_found_by_comparing(order: int) -> None:
         with tf32(), launches() as seen:
             check_op("triton", "forward", case, build(case))
         assert seen[0][1]["POLY"] is None
-
-
-def check_tiles_of_a_gpu(case: Case) -> None:
-    """The ops in the tiles that GPUs run; `input` and `weight` not where a wide `backward` is both."""
-    wide = not case.side and case.out_features > 64
-    for op in ("forward", "backward") if wide else OPS:
-        with mock.patch.object(tiling, "interpreted", lambda kernel: False), launches() as seen:
-            check_op("triton", op, case, build(case))
-    if wide:
-        assert [name for name, _, _ in seen] == ["dense_input", "dense_backward", "base_gradient"]
 
 
 def test_tiles_of_a_gpu() -> None:
