@@ -28,7 +28,7 @@ def report() -> tuple[str, bool]:
             f"on the CPU they run as {library.cpu_isa()}"
         )
         if "cuda" in library.DEVICES:
-            lines.append(f"            CUDA code for {cuda_support.library()[0]}")
+            lines.append(f"            CUDA code for {cuda_support.built()[0]}")
     else:
         lines.append(f"  ops       not loaded: {library.LOAD_ERROR}")
     path, info, error = numpy_module()

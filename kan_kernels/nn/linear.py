@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .. import functional as F
 from .._core import checks
+from ..functional.linear import of_parts
 from .spline_module import SplineModule
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ class KANLinear(SplineModule):
         if symbolic is None:
             return y
         nested = isinstance(x, Tensor) and x.is_nested
-        formulas = F.of_parts(x, symbolic) if nested else symbolic(x)
+        formulas = of_parts(x, symbolic) if nested else symbolic(x)
         return y + formulas.to(y.dtype)
 
     def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from kan_kernels import KANLinear, functional
+from kan_kernels import KANLinear
 from kan_kernels._core import tensor_cache
 from kan_kernels._core.tensor_cache import Remembered, readable
+from kan_kernels.functional import linear as functional
 from kan_kernels.integrations.efficient_kan import KANLinear as EfficientKANLinear
 from kan_kernels.integrations.fast_kan import FastKANLayer
 

@@ -12,8 +12,9 @@ from torch import nn
 
 import peer_efficient_kan as peer
 from harness import BACKENDS
-from kan_kernels import KAN, KANConv2d, KANLinear, explain, functional, integrations, use_backend
+from kan_kernels import KAN, KANConv2d, KANLinear, explain, integrations, use_backend
 from kan_kernels._engine import dispatch
+from kan_kernels.functional import linear as functional
 from kan_kernels.integrations import accelerate, cheby_kan, efficient_kan, fast_kan, fourier_kan
 
 HALF = torch.bfloat16

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from kan_kernels import available_backends, diagnostics, explain, functional
+from kan_kernels import available_backends, diagnostics, explain
 from kan_kernels._core import cuda_support, library
 from kan_kernels._engine import cost_model, dispatch
 from kan_kernels.backends import BACKENDS
+from kan_kernels.functional import linear as functional
 
 needs_cuda_build = pytest.mark.skipif(
     "cuda" not in library.DEVICES, reason="the library was built without CUDA kernels: there was no nvcc"
@@ -73,7 +74,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=None: capabilities[index])
     monkeypatch.setattr(library, "DEVICES", ("cpu", "cuda"))
     monkeypatch.setattr(library, "LOAD_ERROR", None)
-    monkeypatch.setattr(cuda_support, "library", lambda: ("80-real 90-real", (13000, 13000)))
+    monkeypatch.setattr(cuda_support, "built", lambda: ("80-real 90-real", (13000, 13000)))
     costs = {name: cost_model.Cost("dense", 1.0) for name in ("native", "triton")}
     monkeypatch.setattr(cost_model, "gpu_costs", lambda *_: costs)
     monkeypatch.setattr(cost_model, "native_path", lambda *_: "dense path")
@@ -103,7 +104,7 @@ def test_triton_runs_where_the_driver_is_too_old_for_the_library(
 ) -> None:
     """Kernels of a newer CUDA than the driver's are not tried, Triton's are; the answer has the reason."""
     pytest.importorskip("triton")
-    monkeypatch.setattr(cuda_support, "library", lambda: ("90-real 90-virtual", (12040, 13000)))
+    monkeypatch.setattr(cuda_support, "built", lambda: ("90-real 90-virtual", (12040, 13000)))
     case = dispatch.Case("cuda", torch.float32, torch.float32, 64, 64, 5, 3, index=0)
     choice = dispatch.choose(case)
     assert choice.backend.NAME == "triton"

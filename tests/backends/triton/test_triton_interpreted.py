@@ -290,7 +290,7 @@ def test_autocast_and_contexts() -> None:
     assert y.dtype == torch.bfloat16 and seen[0][0] == "dense_forward"
     torch.testing.assert_close(y.float(), net(x), rtol=0.02, atol=0.02)
     case = replace(Case(9, 3, 20), dtype=torch.bfloat16, x_dtype=torch.float32)
-    assert functional.run and launch.precision(case.dtype) == "ieee"
+    assert launch.precision(case.dtype) == "ieee"
 
 
 def test_gradients_of_first_and_second_order() -> None:

@@ -12,7 +12,7 @@ import torch
 
 from cases import OPS, Case, Inputs, build
 from harness import FUSED, INTERPRETED, run_op
-from kan_kernels import functional
+from kan_kernels.functional import linear as functional
 
 pytestmark = pytest.mark.skipif(
     not (INTERPRETED and "triton" in FUSED),
