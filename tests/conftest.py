@@ -25,12 +25,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--edits", default=40, type=int, help="random edits of each peer's code to try")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "slow: takes more than a few seconds; CI runs it, `-m 'not slow'` leaves it out"
-    )
-
-
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     """Every backend under test."""

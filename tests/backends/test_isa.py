@@ -37,7 +37,7 @@ def test_the_best_is_chosen() -> None:
     assert shown.split()[-1] in RUNNABLE
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("isa", [isa for isa in RUNNABLE])
 def test_whole_table(isa: str) -> None:
     """KAN_KERNELS_CPU_ISA forces a lower set; the whole case table, all four ops, on it."""

@@ -157,7 +157,7 @@ HUGE = [
 ]  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(available_memory() < 14 << 30, reason="holds a 4 GiB result: needs 14 GiB available")
 @pytest.mark.parametrize("op,rows,features,width", HUGE)
 def test_results_beyond_32_bits(fused: str, op: str, rows: int, features: int, width: int) -> None:

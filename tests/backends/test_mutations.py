@@ -14,7 +14,7 @@ WHY_NOT = {
     "cpu": None if check_cpu.compiler() else "there is no C++ compiler: CXX is not set, c++ not on PATH",
     "triton": None if importlib.util.find_spec("triton") else "Triton is not installed",
 }
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.mark.parametrize("name", (*NAMES, "cuda"))

@@ -10,7 +10,7 @@ import pytest
 from harness import PROJECT, run_benchmarks
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_smoke(tmp_path: Path) -> None:
     """--smoke passes the gate for every workload and provider that is here, prints a table, changes no
     tracked file.

@@ -134,7 +134,7 @@ def test_r2_is_one_formula() -> None:
     assert explained(torch.log, (1.0, 0.0, 1.0, 0.0), x, y) == 0.0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_quick_run(tmp_path: Path) -> None:
     """The same code on tiny networks: the same losses, functions and formulas as pykan."""
     pytest.importorskip("kan")

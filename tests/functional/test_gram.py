@@ -286,7 +286,7 @@ def test_ops_are_proper_torch_ops() -> None:
 
 
 @NATIVE
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("isa", ["baseline", "avx2"])
 def test_lower_instruction_sets(isa: str) -> None:
     """The same tests on the kernels of older machines."""
@@ -302,7 +302,7 @@ def test_lower_instruction_sets(isa: str) -> None:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_compiled(backend: str) -> None:
     """Under torch.compile the statistics and their gradients are those of eager mode."""
     inputs = build(Case(20, 3, 4, dtype=torch.float64), DEVICE)

@@ -240,7 +240,7 @@ def test_double_backward_is_the_composed_one(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("memory", (torch.contiguous_format, torch.channels_last), ids=str)
-@pytest.mark.parametrize("compiler", ("aot_eager", pytest.param("inductor", marks=pytest.mark.slow)))
+@pytest.mark.parametrize("compiler", ("aot_eager", pytest.param("inductor", marks=pytest.mark.long)))
 def test_one_op_in_the_graph(memory: torch.memory_format, compiler: str) -> None:
     """torch.compile(fullgraph=True): forward and backward are one op each, with the same numbers."""
     layer = made(2, kernel_size=3, padding=1, stride=2, bias=True)
@@ -295,7 +295,7 @@ def test_which_path_and_why() -> None:
     assert seen == ["a transform of torch.func is active"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("isa", RUNNABLE[1:])
 def test_narrower_instruction_sets(isa: str) -> None:
     """The same tests on every other width of vectors that this machine runs."""

@@ -75,7 +75,7 @@ def built_for(folder: Path) -> str | None:
 
 
 @needs_nvcc
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "version,wanted",
     [
@@ -104,7 +104,7 @@ def test_the_default_is_what_this_nvcc_knows(tmp_path: Path, version: str, wante
 
 
 @needs_nvcc
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "version,asked,wanted,said",
     [
@@ -131,7 +131,7 @@ def test_what_was_asked_for(tmp_path: Path, version: str, asked: str, wanted: st
 
 
 @needs_nvcc
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_broken_nvcc_is_named(tmp_path: Path) -> None:
     """One that cannot compile here is left out of the build, and not in silence."""
     done = configure(tmp_path, stand_in(tmp_path, "12.0"))
@@ -141,7 +141,7 @@ def test_a_broken_nvcc_is_named(tmp_path: Path) -> None:
 
 
 @needs_nvcc
-@pytest.mark.slow
+@pytest.mark.long
 def test_insisting(tmp_path: Path) -> None:
     """KAN_KERNELS_CUDA=1 says why not; an nvcc that comes later is found in the same folder."""
     missing = configure(tmp_path, tmp_path / "no-nvcc", cuda="1")

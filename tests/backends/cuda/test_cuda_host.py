@@ -171,7 +171,7 @@ cuda_host.library(flags=()).kan_cuda_host_fault({})
     assert "different instructions" in child(code.format(1), ok=False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("path", ("gather", "dense"))
 @pytest.mark.parametrize("kind", ("address", "thread"))
 def test_sanitizers(kind: str, path: str) -> None:
@@ -179,7 +179,7 @@ def test_sanitizers(kind: str, path: str) -> None:
     sanitize.run(kind, sanitize.CASES[path], path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_faults_are_seen() -> None:
     """A fast subset of tests/mutations: each small fault in a kernel fails the short tests."""
     faults = load("cuda")

@@ -203,7 +203,7 @@ def test_a_basis_without_kernels() -> None:
         run_op(cuda_host.NAME, "forward", inputs)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ("address", "thread"))
 def test_sanitizers(kind: str) -> None:
     """With operating-system threads for its own, under ASan and UBSan, and under TSan."""
