@@ -32,6 +32,7 @@ SUITE = """
 """
 
 
+@pytest.mark.long
 def test_suite_survives(tmp_path: Path) -> None:
     """Tests that fail or take the process along are counted, and all the others run, in two processes."""
     file = tmp_path / "test_these.py"

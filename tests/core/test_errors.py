@@ -362,7 +362,9 @@ assert messages and len(set(messages)) == len(messages), "once: it is the slow o
 """
 
 
-@pytest.mark.parametrize("damage", ("missing", "garbage", "foreign"))
+@pytest.mark.parametrize(
+    "damage", ("missing", *(pytest.param(name, marks=pytest.mark.long) for name in ("garbage", "foreign")))
+)
 def test_without_a_library(tmp_path: Path, damage: str) -> None:
     """The package imports, reference works, native says why it cannot run, `python -m kan_kernels` shows the
     reason.
