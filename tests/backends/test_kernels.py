@@ -22,10 +22,9 @@ from harness import (
     run_op,
     threads,
 )
+from interpreted import sparse
 
-# an interpreter is slow: a part of the table, and of that a part in `make test`
-CASES = [pytest.param(c, marks=pytest.mark.long if n % 8 else ()) for n, c in enumerate(COVERING)]
-CASES = CASES if INTERPRETED else TABLE
+CASES = sparse(COVERING) if INTERPRETED else TABLE  # an interpreter is slow
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)

@@ -19,8 +19,6 @@ from cuda_host import sanitize
 from cuda_host.checks import check_dense, dense_runs
 from golden import FILES, check_layer
 from harness import check_op, child, run_op, threads
-from mutations.run import load
-from mutations.run import run as run_faults
 
 pytestmark = pytest.mark.skipif(cuda_host.why_not() is not None, reason=str(cuda_host.why_not()))
 
@@ -184,11 +182,3 @@ cuda_host.library(flags=()).kan_cuda_host_fault({})
 def test_sanitizers(kind: str, path: str) -> None:
     """Every kernel with operating-system threads for its own, under ASan and UBSan, and under TSan."""
     sanitize.run(kind, sanitize.CASES[path], path)
-
-
-@pytest.mark.long
-def test_faults_are_seen() -> None:
-    """A fast subset of tests/mutations: each small fault in a kernel fails the short tests."""
-    faults = load("cuda")
-    assert len(faults) >= 15
-    assert run_faults("cuda", [fault for fault in faults if fault.get("fast")]) == []

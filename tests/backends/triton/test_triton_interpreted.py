@@ -15,7 +15,7 @@ import torch
 
 from cases import OPS, Case, build
 from harness import FUSED, INTERPRETED, check_op, run_op
-from interpreted import check_tiles_of_a_gpu, launches, tf32
+from interpreted import check_tiles_of_a_gpu, launches, sparse, tf32
 from kan_kernels import KAN, functional, use_backend
 
 pytestmark = pytest.mark.skipif(
@@ -38,7 +38,7 @@ REDUCED = [
 
 
 @pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("case", REDUCED, ids=lambda c: c.name)
+@pytest.mark.parametrize("case", sparse(REDUCED), ids=lambda c: c.name)
 def test_tf32_takes_fixed_polynomials(op: str, case: Case) -> None:
     """With TF32 allowed, uniform knots of a continuous function run on fixed polynomials, accurately."""
     with tf32(), launches() as seen:
@@ -61,6 +61,7 @@ def test_strict_float32_compares_with_the_knots() -> None:
     assert constants["POLY"] is None and constants["PRECISION"] == "tf32x3"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("order", (0, 1, 2, 3, 4))
 def test_a_jump_is_found_by_comparing(order: int) -> None:
     """Where the M-th derivative jumps at the knots (M >= k), cells are exact in every dtype."""
@@ -71,6 +72,7 @@ def test_a_jump_is_found_by_comparing(order: int) -> None:
         assert seen[0][1]["POLY"] is None
 
 
+@pytest.mark.long
 def test_tiles_of_a_gpu() -> None:
     """The tiles that GPUs run, in place of the interpreter's small ones, give the same results."""
     for case in (
@@ -82,6 +84,7 @@ def test_tiles_of_a_gpu() -> None:
         check_tiles_of_a_gpu(case)
 
 
+@pytest.mark.long
 def test_every_tile_gives_the_same_bits() -> None:
     """Tuning changes the speed of a result, not the order in which its terms are added."""
     case = Case(70, 9, 130, dtype=torch.bfloat16)
@@ -102,6 +105,7 @@ def test_every_tile_gives_the_same_bits() -> None:
                 torch.testing.assert_close(a, b, rtol=0.01, atol=0.01)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("dtype", "grid_size"),
     [*((torch.float32, size) for size in (12, 40, 50)), *((torch.bfloat16, size) for size in (12, 40))],
@@ -132,6 +136,7 @@ def test_one_pass() -> None:
         assert [name for name, _, _ in seen] == names
 
 
+@pytest.mark.long
 def test_sums_in_parts() -> None:
     """A long batch is summed in parts, in order, and the parts are as many as the shapes say."""
     case = Case(800, 2, 40)
@@ -195,6 +200,7 @@ def test_tuning_remembers_classes_of_shapes(tmp_path: object, monkeypatch: pytes
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
 def test_compiled_and_exported(dtype: torch.dtype) -> None:
     """torch.compile(fullgraph=True) sees one op a layer, with gradients of first and second order."""
@@ -212,6 +218,7 @@ def test_compiled_and_exported(dtype: torch.dtype) -> None:
     torch.testing.assert_close(exported.module()(x), net(x))
 
 
+@pytest.mark.long
 def test_ops_pass_opcheck() -> None:
     """Schemas, fake kernels and autograd registration, as torch checks them."""
     inputs = build(Case(6, 3, 20, side=True, dtype=torch.float64))
@@ -255,6 +262,7 @@ def test_ops_check_too(op: str) -> None:
             call(*changed)
 
 
+@pytest.mark.long
 def test_second_order_through_the_layer() -> None:
     """A PDE residual's gradient: the Laplacian of a small network, against the reference."""
     results = []
@@ -293,6 +301,7 @@ def test_autocast_and_contexts() -> None:
     assert launch.precision(case.dtype) == "ieee"
 
 
+@pytest.mark.long
 def test_gradients_of_first_and_second_order() -> None:
     """gradcheck and gradgradcheck in float64, along random directions."""
     inputs = build(Case(2, 2, 3, 3, 3, 0, "adaptive", "inside", torch.float64))
