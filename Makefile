@@ -10,23 +10,30 @@ TORCH_CUDA_ARCH_LIST := $(shell $(PYTHON) tools/gpu_architectures.py)
 endif
 export TORCH_CUDA_ARCH_LIST
 # Our own checks stop at a warning; nobody else's build does.
-check test: export KAN_KERNELS_WERROR := 1
+check test test-all: export KAN_KERNELS_WERROR := 1
 
 SOURCES := $(shell find csrc python -type f) CMakeLists.txt setup.py pyproject.toml
 CXX_FILES := $(shell find csrc python tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+# A process a core, of one thread each; tests that need more threads set them.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup
+# Triton's kernels on the CPU, in its interpreter, which a process has for all kernels or for none.
+INTERPRET := TRITON_INTERPRET=1 KAN_TEST_BACKENDS=reference,triton $(PYTEST) -W ignore -k triton \
+  $(addprefix tests/backends/triton/test_triton_,interpreted.py knots.py bases.py) \
+  tests/backends/test_golden.py tests/backends/test_kernels.py::test_op
 
-.PHONY: demo test test-edits check bench gpu interpret build wheel sanitize format clean help
+.PHONY: demo test test-all test-edits check bench gpu interpret build wheel sanitize format clean help
 
 help:
 	@echo "make demo      train KANs beside MLPs of the same size, print the table, draw the picture"
-	@echo "make test      checks, sanitizers, tests, the wheel"
-	@echo "make test-edits  500 random edits of each other codebase's layers (CI runs it after make test)"
+	@echo "make test      checks, the CPU kernels under sanitizers, tests, the wheel"
+	@echo "make test-all  what CI runs after it: long tests, every instruction set, all faults, 500 edits a peer"
+	@echo "make test-edits  500 random edits of each other codebase's layers"
 	@echo "make bench     the benchmark harness (BENCH='--quick' for a short run)"
 	@echo "make gpu       on a GPU: build, test, measure, one report (the system's Python, offline, 8 minutes)"
 	@echo "make check     ruff, clang-format, mypy, README figures up to date"
 	@echo "make wheel     one wheel in dist/"
-	@echo "make interpret the Triton kernels in Triton's interpreter, without a GPU"
-	@echo "make sanitize  the CPU kernels under ASan and UBSan"
+	@echo "make interpret the Triton kernels in Triton's interpreter, without a GPU: all of their tests"
+	@echo "make sanitize  the CPU kernels under ASan and UBSan, on every instruction set of this machine"
 
 $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python >= 3.10 is needed, this is " + sys.version) if sys.version_info < (3, 10) else None'
@@ -39,11 +46,17 @@ $(VENV)/.ready: pyproject.toml
 # The extension in place: the tree itself is what runs.
 $(VENV)/.built: $(VENV)/.ready $(SOURCES)
 	$(BIN)/python setup.py --quiet build_ext --inplace
-	@touch $@
+	@echo $(KAN_KERNELS_WERROR) > $@
 
 build: $(VENV)/.built
 
-demo: build
+# Without a card nobody waits for CUDA kernels: the demo is built without them, or takes what `build` made.
+CARD = $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -E -m1 '^([89]|1[0-9])[.]')
+$(VENV)/.built-demo: $(VENV)/.ready $(SOURCES)
+	KAN_KERNELS_CUDA=$(or $(KAN_KERNELS_CUDA),$(if $(CARD),auto,0)) $(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+demo: $(or $(wildcard $(VENV)/.built),$(VENV)/.built-demo)
 	$(BIN)/python -m benchmarks.demo
 
 bench: build
@@ -65,24 +78,29 @@ check: build
 sanitize: $(VENV)/.ready
 	$(BIN)/python tests/sanitize/run.py
 
-wheel: $(VENV)/.ready
+# Built in the folder that `build` filled, with the same settings: nothing is compiled again.
+wheel: build
 	rm -rf dist
-	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	KAN_KERNELS_WERROR=$$(cat $(VENV)/.built) $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist
 
-test: check sanitize wheel
-	$(BIN)/python -m pytest
-	$(MAKE) interpret
+test: check wheel
+	$(BIN)/python tests/sanitize/run.py --isa $$($(BIN)/python -c 'import kan_kernels._C as c; print(c.build_info()["cpu_isa"])')
+	PYTHONPATH=.:tests:tests/support $(BIN)/python -c 'import cuda_host; cuda_host.why_not() or cuda_host.library()'
+	$(PYTEST) -m "not long"
+	$(INTERPRET) -m "not long" --deselect tests/backends/test_golden.py
+
+test-all: build sanitize
+	$(PYTEST) -m long
+	$(INTERPRET)
+	$(MAKE) test-edits
 
 # Random edits of other codebases' layers: each is left alone, or computes what it did.
 test-edits: build
-	$(BIN)/python -m pytest tests/integrations/test_code_edits.py --edits 500
+	$(PYTEST) tests/integrations/test_code_edits.py --edits 500
 
-# The Triton kernels on the CPU, in Triton's interpreter, which a process has for all kernels or for none.
 interpret: build
-	TRITON_INTERPRET=1 KAN_TEST_BACKENDS=reference,triton $(BIN)/python -W ignore -m pytest -k triton \
-	  tests/backends/triton/test_triton_interpreted.py tests/backends/triton/test_triton_knots.py tests/backends/triton/test_triton_bases.py tests/backends/test_golden.py \
-	  tests/backends/test_kernels.py::test_op
+	$(INTERPRET)
 
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .
@@ -90,4 +108,4 @@ format: $(VENV)/.ready
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 clean:
-	rm -rf build dist *.egg-info kan_kernels/lib kan_kernels/_C*.so $(VENV)/.built
+	rm -rf build dist *.egg-info kan_kernels/lib kan_kernels/_C*.so $(VENV)/.built*

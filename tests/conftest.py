@@ -25,10 +25,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--edits", default=40, type=int, help="random edits of each peer's code to try")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "slow: takes more than a few seconds; CI runs it, `-m 'not slow'` leaves it out"
-    )
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One process runs all tests of a file that write into the tree, or that hold gigabytes."""
+    for item in items:
+        if item.path.parent.name == "examples" or "beyond_32_bits" in item.name:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(params=BACKENDS)

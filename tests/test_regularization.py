@@ -226,7 +226,7 @@ print("grown", (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 
     assert grown < limit, f"{grown} MiB"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(DEVICE != "cpu", reason="reads this process's peak memory")
 def test_memory_in_plain_torch() -> None:
     """The chunks of the reference bound its memory too: devices without compiled kernels run them."""

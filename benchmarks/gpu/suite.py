@@ -30,7 +30,7 @@ SHOWN = 40
 def run_tests(
     files: list[str], device: str, backends: list[str], shards: int, limit: float, select: str | None = None
 ) -> dict[str, Any]:
-    """Run ``files`` (no slow ones) for the backends; counts, failures with their reason, what did not run.
+    """Run ``files`` (no long ones) for the backends; counts, failures with their reason, what did not run.
 
     ``select``: a pytest -k expression. A test that kills its process, or hangs until the limit, is a failure
     of its own, and the tests after it run in another process.
@@ -96,7 +96,7 @@ def _shard(
             "-p",
             "no:cacheprovider",
         ]
-        command += ["-m", "not slow", *(["-k", select] if select else []), *files]
+        command += ["-m", "not long", *(["-k", select] if select else []), *files]
         extra = {
             "KAN_GPU_TESTS": json.dumps(settings),
             "KAN_TEST_DEVICE": device,

@@ -9,7 +9,9 @@
 namespace kan {
 namespace cpu {
 
+#ifdef KAN_HAVE_BASELINE  // but for a sanitizer build of one instruction set
 extern const KernelTable kTable_baseline;
+#endif
 #ifdef KAN_HAVE_AVX2
 extern const KernelTable kTable_avx2;
 #endif
@@ -36,7 +38,9 @@ const Candidate kCandidates[] = {
 #ifdef KAN_HAVE_AVX2
     {&kTable_avx2, [] { return bool(__builtin_cpu_supports("avx2")) && bool(__builtin_cpu_supports("fma")); }},
 #endif
+#ifdef KAN_HAVE_BASELINE
     {&kTable_baseline, [] { return true; }},
+#endif
 };
 
 const KernelTable& choose() {
@@ -51,7 +55,7 @@ const KernelTable& choose() {
   for (const Candidate& candidate : kCandidates) {
     if (candidate.runs()) return *candidate.table;
   }
-  return kTable_baseline;
+  throw std::runtime_error("this machine runs none of the instruction sets that were compiled in");
 }
 
 }  // namespace
@@ -76,7 +80,10 @@ const char* const* compiled_isas() {
 #ifdef KAN_HAVE_AVX2
       "avx2",
 #endif
-      "baseline", nullptr};
+#ifdef KAN_HAVE_BASELINE
+      "baseline",
+#endif
+      nullptr};
   return names;
 }
 

@@ -14,7 +14,8 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import bases
 import harness
-from cases import HALF, OPS, Case, build
+from basis_cases import LAYOUTS, NAMES, TABLE, as_function, case, laid_out, tensors
+from cases import OPS, Case, build
 from harness import DEVICE, bits, check_op, check_same_bits, run_op
 from kan_kernels import MAX_DERIVATIVE, KANLinear, use_backend
 from kan_kernels import functional as F
@@ -22,99 +23,37 @@ from kan_kernels._core.bases import BASES
 from kan_kernels._core.problem import Problem, without_kernel
 
 F32, F64 = torch.float32, torch.float64
-NAMES = ("rbf", "chebyshev", "fourier")
 BACKENDS = ("reference", "native")
 
 
-def case(basis: str, functions: int, *sizes: int, **facts: Any) -> Case:
-    """A case of batch, in_features, out_features with so many functions, or one more where they are pairs."""
-    functions += basis == "fourier" and functions % 2
-    order = {"rbf": 0, "chebyshev": functions - 1, "fourier": functions // 2}[basis]
-    batch, fan_in, fan_out = sizes or (13, 3, 5)
-    return Case(batch, fan_in, fan_out, functions - order, order, basis=basis, **facts)
-
-
-def _table() -> list[Case]:
-    cases = []
-    for basis in NAMES:
-        # functions in one block of a micro-kernel, in two and in many; every order of derivative among them
-        for turn, (functions, m) in enumerate(product((1, 2, 5, 8, 12, 13, 25, 33), (0, 1, 2, 3))):
-            cases.append(
-                case(
-                    basis, functions, (17, 9, 40)[turn % 3], (2, 5)[turn % 2], (1, 18, 64, 5, 33)[turn % 5],
-                    derivative=m, knots=("uniform", "adaptive")[turn // 3 % 2],
-                    points=("inside", "knots")[turn % 2], dtype=(F32, F64)[turn // 2 % 2],
-                    base=("silu", None, "identity")[turn % 3], bias=turn % 2 == 0, side=turn % 3 == 1,
-                )
-            )  # fmt: skip
-        for m in (4, 5, 9):
-            cases.append(case(basis, 7, derivative=m, points="inside", dtype=F64, base="silu"))
-            cases.append(case(basis, 7, derivative=m, points="inside"))
-        # x of every kind, in the dtypes and with each base
-        kinds = product(("mixed", "outside", "knots", "nan", "inf"), (F32, F64, *HALF))
-        for turn, (points, dtype) in enumerate(kinds):
-            x_dtype = F32 if dtype in HALF and turn % 2 else None
-            for m in (0, 1):
-                facts = {"points": points, "dtype": dtype, "x_dtype": x_dtype, "derivative": m}
-                base = ("silu", None, "identity")[turn % 3]
-                cases.append(case(basis, 6, 23, 4, (6, 20)[m], base=base, side=turn % 2 == 0, **facts))
-        # empty, single, past one block of rows, rows that are split, many inputs, wide, few outputs
-        for turn, sizes in enumerate(
-            (
-                (0, 3, 4),
-                (1, 1, 1),
-                (2, 19, 257),
-                (700, 3, 5),
-                (1100, 66, 16),
-                (5000, 2, 3),
-                (3, 300, 1),
-                (70, 5, 1100),
-            )
-        ):
-            facts = {"points": "inside", "side": turn % 2 == 1}
-            cases.append(case(basis, (8, 14)[turn % 2], *sizes, **facts))
-            cases.append(case(basis, (14, 8)[turn % 2], *sizes, base=None, dtype=F64, **facts))
-        cases.append(
-            case(basis, 14, 40, 70, 9, points="inside")
-        )  # more than are summed and multiplied at once
-        for layout, dtype in product(("transposed", "sliced", "expanded", "column"), (F32, F64)):
-            cases.append(case(basis, 9, 37, 6, 11, dtype=dtype, side=True, layout=layout, points="inside"))
-    return list(dict.fromkeys(cases))
-
-
-TABLE = _table()
 LARGE = [case(b, r, 1500, 30, 70, points="nan", side=r > 8) for b, r in product(NAMES, (8, 20))]
 
 
-@pytest.mark.parametrize("name", dict.fromkeys((*BACKENDS, *harness.BACKENDS)))
-@pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("c", [*TABLE, *LARGE], ids=lambda c: c.name)
-def test_op(name: str, op: str, c: Case) -> None:
+# the reference has no path of its own for many rows
+RUNS = [
+    (name, c)
+    for name in dict.fromkeys((*BACKENDS, *harness.BACKENDS))
+    for c in (*TABLE, *LARGE)
+    if name != "reference" or c.batch < 1000
+]
+
+
+@pytest.mark.parametrize("name,c", RUNS, ids=lambda v: v if isinstance(v, str) else v.name)
+def test_op(name: str, c: Case) -> None:
     """Every op on every case, outputs poisoned before the run."""
     if name == "native" and DEVICE == "cuda" and not BASES[c.basis].cuda:
         pytest.skip(f"the CUDA kernels do not have the basis {c.basis!r}")
-    check_op(name, op, c, build(c, DEVICE if name in harness.BACKENDS else "cpu"))
+    inputs = build(c, DEVICE if name in harness.BACKENDS else "cpu")
+    for op in OPS:
+        check_op(name, op, c, inputs)
 
 
-@pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("c", [*TABLE[::9], *LARGE], ids=lambda c: c.name)
-def test_same_bits(op: str, c: Case) -> None:
+def test_same_bits(c: Case) -> None:
     """The same inputs give the same bits with 1, 2 and 3 threads."""
     inputs = build(c)
-    check_same_bits(lambda: run_op("native", op, inputs))
-
-
-LAYOUTS = {
-    "out-in-functions": (1, 2, 0),
-    "in-out-functions": (0, 2, 1),
-}  # of a contiguous tensor's dimensions
-
-
-def laid_out(weight: Tensor, layout: str) -> Tensor:
-    """The same weights (in, R, out), stored in another order."""
-    there = LAYOUTS[layout]
-    back = tuple(there.index(n) for n in range(3))
-    return weight.permute(back).contiguous().permute(there)
+    for op in OPS:
+        check_same_bits(lambda op=op: run_op("native", op, inputs))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -147,7 +86,7 @@ def test_weights_as_they_lie(basis: str, sizes: tuple[int, ...], dtype: torch.dt
 @pytest.mark.parametrize("basis", NAMES)
 def test_opcheck(basis: str, op: str) -> None:
     """torch's own checks of the ops: schema, fakes (shapes and strides), autograd, tracing."""
-    for layout in (None, *LAYOUTS):
+    for layout in (None, list(LAYOUTS)[OPS.index(op) % 2]):
         inputs = build(case(basis, 5, points="inside"))
         if layout is not None:
             inputs.spline_weight = laid_out(inputs.spline_weight, layout)
@@ -157,25 +96,6 @@ def test_opcheck(basis: str, op: str) -> None:
         ]
         args += [inputs.spline_weight] if op == "weight" else []
         torch.library.opcheck(getattr(torch.ops.kan_kernels, OPS[op]), tuple(args))
-
-
-def tensors(basis: str, functions: int, base: str | None, dtype: torch.dtype = F64) -> dict[str, Any]:
-    """x, weight, base_weight and bias as leaves that require grad, and the grid."""
-    inputs = build(case(basis, functions, 4, 2, 3, points="inside", dtype=dtype, base=base))
-    leaves = {"x": inputs.x * 0.95, "weight": inputs.spline_weight, "base_weight": inputs.base_weight}
-    leaves["bias"] = inputs.bias
-    grid = inputs.grid if basis == "rbf" else None
-    return {"grid": grid, **{k: None if t is None else t.clone().requires_grad_() for k, t in leaves.items()}}
-
-
-def as_function(t: dict[str, Any], **options: Any) -> tuple[Any, tuple[Tensor, ...]]:
-    """basis_linear as a function of its leaves, and those."""
-    names = [k for k, v in t.items() if k != "grid" and v is not None]
-
-    def function(*a: Tensor) -> Tensor:
-        return F.basis_linear(**{**t, **dict(zip(names, a, strict=True))}, **options)
-
-    return function, tuple(t[k] for k in names)
 
 
 @pytest.mark.parametrize("name", BACKENDS)

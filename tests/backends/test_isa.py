@@ -10,12 +10,9 @@ import torch
 import oracle
 from cases import HALF, TABLE, build
 from harness import FUSED, assert_close, child, relative_error, run_op
+from instruction_sets import COMPILED, INFO, ORDER, RUNNABLE
 
 pytestmark = pytest.mark.skipif("native" not in FUSED, reason="native is not among KAN_TEST_BACKENDS")
-INFO = _C.build_info()
-ORDER = ("avx512", "avx2", "baseline")  # best first, x86-64; elsewhere there is the baseline alone
-COMPILED = tuple(INFO["cpu_isas"])
-RUNNABLE = COMPILED[COMPILED.index(INFO["cpu_isa"]) :]
 FULL = [case for case in TABLE if case.dtype not in HALF and case.layout == "contiguous"]
 
 RUN_TABLE = """
@@ -40,7 +37,7 @@ def test_the_best_is_chosen() -> None:
     assert shown.split()[-1] in RUNNABLE
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("isa", [isa for isa in RUNNABLE])
 def test_whole_table(isa: str) -> None:
     """KAN_KERNELS_CPU_ISA forces a lower set; the whole case table, all four ops, on it."""

@@ -22,15 +22,17 @@ from harness import (
     run_op,
     threads,
 )
+from interpreted import sparse
 
-CASES = COVERING if INTERPRETED else TABLE
+CASES = sparse(COVERING) if INTERPRETED else TABLE  # an interpreter is slow
 
 
-@pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
-def test_op(backend: str, op: str, case: Case) -> None:
+def test_op(backend: str, case: Case) -> None:
     """Every op on every case, outputs poisoned before the run."""
-    check_op(backend, op, case, build(case, DEVICE))
+    inputs = build(case, DEVICE)
+    for op in OPS:
+        check_op(backend, op, case, inputs)
 
 
 @pytest.mark.parametrize(
@@ -65,17 +67,17 @@ THREADED = [
 ]
 
 
-@pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("case", SMALL + THREADED, ids=lambda c: c.name)
-def test_same_bits(fused: str, op: str, case: Case) -> None:
+def test_same_bits(fused: str, case: Case) -> None:
     """The same inputs give the same bits: run after run, with 1 thread, 2 and 3."""
     inputs = build(case, DEVICE)
-    first = [bits(t) for t in run_op(fused, op, inputs)]
-    for count in (1, 2, 3, 2):
-        with threads(count):
-            again = [bits(t) for t in run_op(fused, op, inputs)]
-        same = all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-        assert same, f"{op} differs with {count} threads"
+    for op in OPS:
+        first = [bits(t) for t in run_op(fused, op, inputs)]
+        for count in (1, 2, 3, 2):
+            with threads(count):
+                again = [bits(t) for t in run_op(fused, op, inputs)]
+            same = all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+            assert same, f"{op} differs with {count} threads"
 
 
 @pytest.mark.parametrize("case", THREADED, ids=lambda c: c.name)
@@ -157,7 +159,7 @@ HUGE = [
 ]  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(available_memory() < 14 << 30, reason="holds a 4 GiB result: needs 14 GiB available")
 @pytest.mark.parametrize("op,rows,features,width", HUGE)
 def test_results_beyond_32_bits(fused: str, op: str, rows: int, features: int, width: int) -> None:

@@ -1,38 +1,59 @@
-"""Faults in the kernels are seen: the lists of tests/mutations for the CPU's and Triton's kernels."""
+"""Every small fault of tests/mutations in a kernel makes the short tests of its kind fail."""
 
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
 import pytest
 
+import cuda_host
 from mutations import check_cpu
-from mutations.run import ROOT, load, run
+from mutations.run import ROOT, caught, load, seen
 
-NAMES = ("cpu", "triton")
+KINDS = ("cpu", "cuda", "triton")
 WHY_NOT = {
     "cpu": None if check_cpu.compiler() else "there is no C++ compiler: CXX is not set, c++ not on PATH",
+    "cuda": cuda_host.why_not(),
     "triton": None if importlib.util.find_spec("triton") else "Triton is not installed",
 }
-pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("name", (*NAMES, "cuda"))
-def test_lists_fit_the_sources(name: str) -> None:
+def each_fault() -> list[Any]:
+    """Return all faults as parameters; `make test` takes the fast ones, of the CUDA kernels one a family."""
+    faults = []
+    for kind in KINDS:
+        listed = load(kind)
+        fast = [fault for fault in listed if fault.get("fast")][:: 4 if kind == "cuda" else 1]
+        for fault in listed:
+            marks = () if fault in fast else pytest.mark.long
+            faults.append(pytest.param(kind, fault, marks=marks, id=f"{kind}-{fault['name']}"))
+    return faults
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lists_fit_the_sources(kind: str) -> None:
     """Every fault has a name of its own, changes something, and its text is there exactly once."""
-    faults = load(name)
+    faults = load(kind)
     assert len(faults) >= 10
     assert len({fault["name"] for fault in faults}) == len(faults)
+    assert sum(bool(fault.get("fast")) for fault in faults) >= 2
     for fault in faults:
         assert (ROOT / fault["file"]).read_text().count(fault["from"]) == 1, fault["name"]
         assert fault["from"] != fault["to"], fault["name"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_faults_are_seen(name: str) -> None:
-    """The fast subset of each list; `python tests/mutations/run.py NAME` runs all of it."""
-    if WHY_NOT[name] is not None:
-        pytest.skip(WHY_NOT[name])
-    faults = [fault for fault in load(name) if fault.get("fast")]
-    assert len(faults) >= 2
-    assert run(name, faults) == []
+@pytest.mark.parametrize("kind", KINDS)
+def test_kernels_pass_as_they_are(kind: str) -> None:
+    """The short tests have nothing against the kernels without a fault."""
+    if WHY_NOT[kind] is not None:
+        pytest.skip(str(WHY_NOT[kind]))
+    assert caught(kind, ROOT) is None
+
+
+@pytest.mark.parametrize("kind,fault", each_fault())
+def test_fault_is_seen(kind: str, fault: dict[str, Any]) -> None:
+    """The short tests fail with the fault."""
+    if WHY_NOT[kind] is not None:
+        pytest.skip(str(WHY_NOT[kind]))
+    assert seen(kind, fault) is not None

@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parents[2]
+from harness import PROJECT, run_benchmarks
 
 
-def harness(*arguments: str, cwd: Path = PROJECT) -> subprocess.CompletedProcess[str]:
-    from harness import ROOT
-
-    paths = os.pathsep.join([str(PROJECT), str(ROOT)])
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=400,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": paths},
-    )
-
-
-@pytest.mark.slow
+@pytest.mark.long
 def test_smoke(tmp_path: Path) -> None:
     """--smoke passes the gate for every workload and provider that is here, prints a table, changes no
     tracked file.
     """
     results = PROJECT / "benchmarks" / "results"
     before = {p: p.read_bytes() for p in results.rglob("*") if p.is_file()}
-    done = harness("--smoke", "--output", str(tmp_path / "smoke.json"))
+    done = run_benchmarks("--smoke", "--output", str(tmp_path / "smoke.json"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ours" in done.stdout.lower() or "native" in done.stdout.lower(), done.stdout
     assert "mlp" in done.stdout.lower(), done.stdout
@@ -45,5 +28,5 @@ def test_smoke(tmp_path: Path) -> None:
 
 def test_bad_arguments() -> None:
     """An unknown option is an error, not a long run."""
-    done = harness("--no-such-option")
+    done = run_benchmarks("--no-such-option")
     assert done.returncode != 0 and "no-such-option" in done.stderr

@@ -27,16 +27,17 @@ SUITE = """
     def test_skip(): pytest.skip("because")
     @pytest.mark.parametrize("n", range(6))
     def test_many(n): assert n != 4
-    @pytest.mark.slow
+    @pytest.mark.long
     def test_slow(): raise SystemExit
 """
 
 
+@pytest.mark.long
 def test_suite_survives(tmp_path: Path) -> None:
     """Tests that fail or take the process along are counted, and all the others run, in two processes."""
     file = tmp_path / "test_these.py"
     file.write_text(textwrap.dedent(SUITE))
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  slow: long\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  long: not here\n")
     section = suite.run_tests([str(file)], "cpu", ["reference"], 2, 60)
     assert {k: section[k] for k in ("passed", "failed", "crashed", "skipped", "not_run")} == {
         "passed": 6, "failed": 2, "crashed": 1, "skipped": 1, "not_run": 0,

@@ -79,7 +79,7 @@ def test_bad_arguments(arguments: list[str], words: str, capsys: pytest.CaptureF
     assert status in (1, 2) and words in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_whole_report(tmp_path: Path) -> None:
     """Every stage with tiny sizes on the CPU; then the report again from its JSON, without matplotlib."""
     results = PROJECT / "benchmarks" / "results"
@@ -185,7 +185,7 @@ def measure(folder: Path, faults: str, limit: float, stall: float) -> Measured:
     return run_jobs(Task(["smoke-layer/fp32"], "cpu", True, plugins=["faulty"]), limit, stall)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_faults_cost_themselves_alone(on_path: Path) -> None:
     """One provider crashes, one hangs, one breaks the device, one is wrong: the others keep their figures."""
     measured = measure(on_path, "(Crash, Hang, Poison, Wrong)", 120, 10)
@@ -277,7 +277,7 @@ def test_a_stage_without_time(tmp_path: Path) -> None:
 PRETEND = "import pretend_gpu; pretend_gpu.install()"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_gpu_path(on_path: Path) -> None:
     """The code that only a GPU reaches, on a pretended one: events, graphs, moving, no mixed devices."""
     (on_path / "pretending.py").write_text(PRETEND)
@@ -296,7 +296,7 @@ def test_the_gpu_path(on_path: Path) -> None:
     assert "memory_allocated" in eager["memory_method"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_gpu_tests(on_path: Path) -> None:
     """tests/backends/test_gpu.py itself on the pretended GPU: streams, graphs, synchronisation, strides."""
     (on_path / "sitecustomize.py").write_text(PRETEND)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from test_benchmarks import PROJECT, harness
 
 from benchmarks.science.contests import SAME_R2
+from harness import PROJECT, run_benchmarks
 
 RESULT = PROJECT / "benchmarks" / "results" / "science.json"
 
@@ -26,7 +26,7 @@ def test_page_is_up_to_date(tmp_path: Path) -> None:
     from benchmarks.science import table
 
     document = json.loads(RESULT.read_text())
-    assert harness("science", "--check").returncode == 0
+    assert run_benchmarks("science", "--check").returncode == 0
     page = tmp_path / "training.md"
     page.write_text(table.PAGE.read_text())
     assert put(page, table.markdown(document), True, table.BEGIN, table.END)
@@ -134,12 +134,12 @@ def test_r2_is_one_formula() -> None:
     assert explained(torch.log, (1.0, 0.0, 1.0, 0.0), x, y) == 0.0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_quick_run(tmp_path: Path) -> None:
     """The same code on tiny networks: the same losses, functions and formulas as pykan."""
     pytest.importorskip("kan")
     output = tmp_path / "quick.json"
-    done = harness("science", "--quick", "--output", str(output))
+    done = run_benchmarks("science", "--quick", "--output", str(output))
     assert done.returncode == 0, done.stdout + done.stderr
     results = {row["key"]: row for row in json.loads(output.read_text())["results"]}
     ours, theirs = results["lbfgs-2-2-1"]["rmse"]

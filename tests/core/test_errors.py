@@ -256,7 +256,7 @@ def test_kan_refuses(widths: Any, kind: type[Exception]) -> None:
     (dict(grid=torch.zeros(3)), ValueError, "grid.*1.*expected.*2"),
     (dict(grid=torch.zeros(3, 3)), ValueError, "grid.*3.*expected.*6"),
     (dict(grid=torch.tensor([[3.0, 2, 1, 0, -1, -2]] * 3)), ValueError, "grid.*non-decreasing"),
-], ids=str)  # fmt: skip
+])  # fmt: skip
 def test_bspline_basis_refuses(change: dict[str, Any], kind: type[Exception], match: str) -> None:
     a = {"x": torch.randn(4, 3), "grid": good()["grid"].cpu(), "spline_order": 2, "derivative": 0}
     F.bspline_basis(**a)
@@ -362,7 +362,9 @@ assert messages and len(set(messages)) == len(messages), "once: it is the slow o
 """
 
 
-@pytest.mark.parametrize("damage", ("missing", "garbage", "foreign"))
+@pytest.mark.parametrize(
+    "damage", ("missing", *(pytest.param(name, marks=pytest.mark.long) for name in ("garbage", "foreign")))
+)
 def test_without_a_library(tmp_path: Path, damage: str) -> None:
     """The package imports, reference works, native says why it cannot run, `python -m kan_kernels` shows the
     reason.

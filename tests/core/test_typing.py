@@ -49,7 +49,7 @@ model.layers[0].no_such_method()
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_users_program(tmp_path: Path) -> None:
     """What is in `layers` is known: its methods type-check, and mistakes are found, each of them."""
     (tmp_path / "program.py").write_text(PROGRAM)

@@ -78,7 +78,7 @@ def test_gradgradcheck(backend: str, order: int, base: str | None, bias: bool) -
     assert gradgradcheck(function, tensors, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("order,base,bias", [(4, "silu", True), (5, None, False), (3, "identity", False)])
 def test_third_order(backend: str, order: int, base: str | None, bias: bool) -> None:
     """Third derivatives: gradgradcheck of the gradient itself, cotangent included."""

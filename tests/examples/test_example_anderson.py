@@ -59,7 +59,7 @@ def test_terms_of_a_product_are_chosen() -> None:
     assert part.accuracy(found) > 0.99
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_edges_are_found() -> None:
     """(lambda E)^2 = 1 up to what 178 sites resolve, alpha E / 2 + lambda = 1, and nothing of phi."""
     pytest.importorskip("sympy")

@@ -30,7 +30,7 @@ def test_exponent_is_that_of_the_front() -> None:
     assert exponent([law[0], (20, law[0][1])]) is None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_fast_run_scales() -> None:
     """Three grid sizes of the two-dimensional toys already fall with at least the theorem's fourth power."""
     toys = run_example("figure_3_1")["toys"]

@@ -24,7 +24,7 @@ runpy.run_module("examples.figure_6_1", run_name="__main__")
     return json.loads((ROOT / "examples" / "results" / "figure_6_1.fast.json").read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_figure_6_1(result: dict[str, Any]) -> None:
     """All four networks pass their gate and are timed, and the table shows the ratios of those times."""
     cells = {cell["provider"]: cell for cell in result["results"]}
@@ -43,7 +43,7 @@ def test_figure_6_1(result: dict[str, Any]) -> None:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("provider", ["ours", "mlp-params", "mlp-widths"])
 def test_a_gated_time_is_an_error(result: dict[str, Any], provider: str) -> None:
     """No row is made of a network that was not timed, and the error says why it was not."""
@@ -60,7 +60,7 @@ def test_a_gated_time_is_an_error(result: dict[str, Any], provider: str) -> None
         module.row(Table(document), "smoke-network", 1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_picture(result: dict[str, Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawn with all three series, and with those that have a time."""
     pytest.importorskip("matplotlib")

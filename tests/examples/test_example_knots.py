@@ -130,7 +130,7 @@ def test_simplest_ratio_within_one_standard_error() -> None:
     assert simplest({best: noise, near: noise + 0.04, far: noise + 0.1}) == near
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_three_inputs_stand_out() -> None:
     """The largest scores are those of l, r and m, where the cusp's volume l m / 2 may stand for m."""
     found = run_example("knots")
@@ -143,7 +143,7 @@ def test_three_inputs_stand_out() -> None:
     assert found["networks"]["KAN"]["parameters"] < 200
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_formulas_come_near_the_slope() -> None:
     pytest.importorskip("sympy")
     formulas = run_example("knots_formula")["formulas"]
@@ -152,7 +152,7 @@ def test_formulas_come_near_the_slope() -> None:
         assert formulas[name]["r2_slope"] > 0.85 and formulas[name]["accuracy"] > 0.6
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_slope_is_found_again() -> None:
     """Among the fast run's denominators that of the slope wins; u^2 and v^2 have nearly the same weight."""
     pytest.importorskip("sympy")

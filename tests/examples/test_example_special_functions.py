@@ -97,7 +97,7 @@ def test_frontier() -> None:
     assert example("contest").frontier(nets) == ([10, 30, 50], [2.0, 4.0, 6.0])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_kans_beat_the_bound() -> None:
     """Both functions of the fast run are found below 1e-2; the best KAN is chosen by validation only."""
     found = run_example("special_functions")["functions"]

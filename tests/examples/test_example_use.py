@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_convolution_reads_digits() -> None:
     """Far above one in ten, after a few steps; both networks see the same data."""
     pytest.importorskip("sklearn")
@@ -18,7 +18,7 @@ def test_convolution_reads_digits() -> None:
     assert all(accuracy > 0.85 for accuracy in accuracies.values())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_bases_fit_a_function() -> None:
     """Each basis explains most of the variance, which is about 1.8."""
     example: Any = importlib.import_module("examples.use_bases")

@@ -16,7 +16,7 @@ SCRIPTS = (ROOT / "examples").glob("*.py")
 EXAMPLES = sorted(path.stem for path in SCRIPTS if f'main("{path.stem}"' in path.read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_formula_is_found() -> None:
     """Figure 2.4: both seeds of the fast run end with the exact formula."""
     pytest.importorskip("sympy")
@@ -26,7 +26,7 @@ def test_formula_is_found() -> None:
     assert all(run["widths"] == [2, 1, 1] for run in runs)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_staircase_goes_down() -> None:
     """Figure 2.3: up to G = 20 every refinement pays, steeply for the shape of the formula."""
     wide, exact = run_example("figure_2_3")["networks"]
@@ -36,7 +36,7 @@ def test_staircase_goes_down() -> None:
     assert exact["slope"] < -2.5 and exact["median_test_rmse"][-1] < 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_poisson_is_solved() -> None:
     """Figure 3.3: twenty steps on a coarse grid come near the solution."""
     networks = run_example("figure_3_3")["networks"]

@@ -5,18 +5,17 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from test_golden import load, order_of, pykan
 from torch import Tensor
 from torch.autograd import grad, gradcheck, gradgradcheck
 
 import oracle
 from cases import HALF, TABLE, Case, Inputs, build
-from harness import BACKENDS, DEVICE, FUSED, child, poisoned_memory, threads
+from golden import FIXTURES, load, order_of, pykan
+from harness import BACKENDS, DEVICE, FUSED, child, poisoned_memory, run_tests, threads
 from kan_kernels import functional as F
 from kan_kernels import use_backend
 
@@ -206,7 +205,7 @@ def test_variance_of_constants(backend: str) -> None:
 
 def test_against_pykan(backend: str) -> None:
     """Deviation and mean magnitude of every edge in real pykan layers."""
-    for path in sorted((Path(__file__).parents[1] / "fixtures").glob("pykan_layer_*.npz")):
+    for path in sorted(FIXTURES.glob("pykan_layer_*.npz")):
         meta, data = load(path.stem)
         p = {key.removeprefix("param:"): value for key, value in data.items() if key.startswith("param:")}
         c, b, grid = pykan(p, data)
@@ -287,7 +286,7 @@ def test_ops_are_proper_torch_ops() -> None:
 
 
 @NATIVE
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("isa", ["baseline", "avx2"])
 def test_lower_instruction_sets(isa: str) -> None:
     """The same tests on the kernels of older machines."""
@@ -296,15 +295,14 @@ def test_lower_instruction_sets(isa: str) -> None:
     )
     if isa not in runnable:
         pytest.skip(f"{isa} is not compiled in")
-    code = """
-import test_gram as t
-t.test_edge_statistics("native", "l1"); t.test_edge_statistics("native", "moments")
-t.test_basis_gram("native", True)
-"""
-    child(code, {"KAN_KERNELS_CPU_ISA": isa, "KAN_TEST_BACKENDS": "native"})
+    run_tests(
+        __file__,
+        "native and (l1 or moments) and edge_statistics or native and basis_gram",
+        {"KAN_KERNELS_CPU_ISA": isa, "KAN_TEST_BACKENDS": "native"},
+    )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_compiled(backend: str) -> None:
     """Under torch.compile the statistics and their gradients are those of eager mode."""
     inputs = build(Case(20, 3, 4, dtype=torch.float64), DEVICE)

@@ -1,6 +1,6 @@
 """A layer whose code was edited is left alone, or its accelerated numbers are its own everywhere.
 
-A few edits a peer run here; `make test-edits` runs 500 of each.
+A few edits a peer run here; `make test-edits`, of `make test-all`, runs 500 of each.
 """
 
 from __future__ import annotations

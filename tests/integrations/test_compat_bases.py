@@ -3,68 +3,26 @@
 from __future__ import annotations
 
 import copy
-import json
 import pickle
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-import harness
-from harness import DEVICE
+from golden import check_peer
 from kan_kernels.integrations.cheby_kan import ChebyKANLayer
 from kan_kernels.integrations.fast_kan import FastKAN, FastKANLayer, RadialBasisFunction
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 BACKENDS = ("reference", "native")
 F64 = torch.float64
-
-
-def load(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The fixture's meta and tensors."""
-    with np.load(FIXTURES / f"{name}.npz", allow_pickle=False) as data:
-        return json.loads(str(data["meta"])), {
-            k: torch.from_numpy(data[k]) for k in data.files if k != "meta"
-        }
-
-
-def peer(name: str, backend: str) -> tuple[nn.Module, dict[str, Tensor]]:
-    """The layer with the peer's own state, every key of it used, and the fixture's tensors."""
-    meta, data = load(name)
-    sizes = meta["in_features"], meta["out_features"]
-    layer = FastKANLayer(*sizes) if name == "fast_kan" else ChebyKANLayer(*sizes, meta["degree"])
-    layer.backend = backend
-    state = {k.split(":")[1]: v for k, v in data.items() if k.startswith(("param:", "buffer:"))}
-    layer.double().load_state_dict(state)
-    device = DEVICE if backend in harness.BACKENDS else "cpu"
-    return layer.to(device), {k: v.to(device) for k, v in data.items()}
-
-
-def close(got: Tensor, want: Tensor, what: str) -> None:
-    """1e-10, relative to the largest entry where that is above 1."""
-    size = max(1.0, float(want.abs().max()))
-    torch.testing.assert_close(got, want, rtol=0, atol=1e-10 * size, msg=lambda m: f"{what}: {m}")
 
 
 @pytest.mark.parametrize("name", ("fast_kan", "cheby_kan"))
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_golden(name: str, backend: str) -> None:
     """y, dx, the gradient of every parameter the peer trains, and the second-order hv."""
-    layer, data = peer(name, backend)
-    x = data["x"].clone().requires_grad_()
-    y = layer(x)
-    close(y, data["y"], "y")
-    trained = {k: p for k, p in layer.named_parameters() if p.requires_grad}
-    assert {f"grad:{k}" for k in trained} == {k for k in data if k.startswith("grad:")}
-    dx, *grads = torch.autograd.grad(y, [x, *trained.values()], data["gy"], create_graph=True)
-    close(dx, data["dx"], "dx")
-    for key, grad in zip(trained, grads, strict=True):
-        close(grad, data[f"grad:{key}"], f"d{key}")
-    (hv,) = torch.autograd.grad(dx, x, data["v"])
-    close(hv, data["hv"], "hv")
+    check_peer(backend, name)
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, F64))

@@ -367,7 +367,7 @@ def test_functional_transforms() -> None:
         torch.testing.assert_close(got[name], value, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_compile() -> None:
     """torch.compile of an accelerated model: no graph break, the same numbers and gradients."""
     own = peer.KAN([3, 4, 2]).double()
@@ -386,7 +386,7 @@ def test_compile() -> None:
     torch.testing.assert_close(model(x), want, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_distributed_data_parallel() -> None:
     """Two processes with half a batch each end with the gradients of the whole batch."""
     child(

@@ -190,7 +190,7 @@ def network() -> nn.Sequential:
     return nn.Sequential(*layers, forms.ChebyKANLayer(4, 2, 5)).double()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_compile() -> None:
     """torch.compile of accelerated layers: no graph break, the same numbers and gradients."""
     own = network()

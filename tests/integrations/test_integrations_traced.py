@@ -84,7 +84,7 @@ def test_graph_of_tensorboard_and_fvcore(pair: tuple[nn.Module, nn.Module]) -> N
     assert [n.kind() for n in graph.nodes()] == [n.kind() for n in wanted.nodes()]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("dynamo", [False, True])
 def test_onnx(pair: tuple[nn.Module, nn.Module], dynamo: bool, tmp_path: Any) -> None:
     """Either exporter writes what it writes of the layer's own code, and the file computes it."""

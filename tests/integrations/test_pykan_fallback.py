@@ -288,7 +288,7 @@ def test_func_and_compile() -> None:
     same(hessians[1], hessians[0], "hessian", 1e-9)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("symbolic", [False, True])
 @pytest.mark.parametrize("save_act", [False, True])
 def test_compiled(save_act: bool, symbolic: bool) -> None:

@@ -53,7 +53,7 @@ def fit(models: tuple[Any, ...], **options: Any) -> list[dict[str, Any]]:
     return results
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("metric", METRICS)
 def test_every_point_of_a_fit(metric: str) -> None:
     """At each point that 20 LBFGS steps of pykan evaluate: the outputs, the penalty and its gradients.
@@ -91,7 +91,7 @@ def test_every_point_of_a_fit(metric: str) -> None:
     assert len(points) >= 100 and result["train_loss"][-1] < result["train_loss"][0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("options", [{"width": [2, 1], "grid": 5}, {}])
 def test_curve_of_a_fit(options: dict[str, Any]) -> None:
     """20 regularised LBFGS steps with grid updates: the curve agrees to 1e-6 as long as pykan's own does.
@@ -179,7 +179,7 @@ def test_attribute_and_prune() -> None:
     same_statistics(fewer[1], fewer[0])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_symbolic_regression() -> None:
     """auto_symbolic finds the same functions and formulas of the same values; sin(x+pi) = -sin(x) ties."""
     models = twins(width=[2, 1, 1], grid=5)
@@ -305,7 +305,7 @@ def test_widen_and_deepen() -> None:
     same_statistics(got, want)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_example(tmp_path: Path) -> None:
     """The notebook-style script finds its formula."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}

@@ -6,6 +6,7 @@ csrc/cpu/linear/small.h is not run. Argument: the folder that holds csrc.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ DRIVER = [
 ]
 KERNELS = ("kernels", "edges/edges", "conv/conv")
 CASES = "100"
+BUILD = Path(__file__).resolve().parents[2] / "build" / "mutations"
 FLAGS = ["-std=c++17", "-O1", "-pthread", "-Wno-psabi"]
 # as in CMakeLists.txt
 KERNEL_FLAGS = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
@@ -30,20 +32,35 @@ def compiler() -> str | None:
 
 
 def build(root: Path, folder: Path) -> Path:
-    """Compiles the driver with the kernels of root/csrc; its path."""
-    compile_command = [*(compiler() or "c++").split(), *FLAGS, f"-I{root / 'csrc'}"]
-    objects, driver = [str(folder / f"{Path(name).name}.o") for name in KERNELS], folder / "driver"
-    baseline = ["-DKAN_ISA=baseline", "-DKAN_VECTOR_BYTES=16"]
-    select = ["-DKAN_HAVE_BASELINE=1", *map(str, DRIVER), str(root / "csrc/cpu/select.cpp"), *objects]
-    commands = [
-        [*KERNEL_FLAGS, *baseline, "-c", str(root / f"csrc/cpu/{name}.cpp"), "-o", path]
-        for name, path in zip(KERNELS, objects, strict=True)
-    ]
-    for command in (*commands, [*select, "-o", str(driver)]):
-        done = subprocess.run([*compile_command, *command], capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(f"{done.stderr}\nthe driver does not compile")
+    """Compile the driver with the kernels of root/csrc; its path."""
+    baseline = ["-DKAN_ISA=baseline", "-DKAN_VECTOR_BYTES=16", *KERNEL_FLAGS]
+    objects = [compiled(root, root / f"csrc/cpu/{name}.cpp", baseline) for name in KERNELS]
+    select = ["-DKAN_HAVE_BASELINE=1"]
+    objects += [compiled(root, path, select) for path in (*DRIVER, root / "csrc/cpu/select.cpp")]
+    driver = folder / "driver"
+    run([*FLAGS, *map(str, objects), "-o", str(driver)])
     return driver
+
+
+def compiled(root: Path, source: Path, flags: list[str]) -> Path:
+    """Return the object of a source; one of the same text after preprocessing is compiled only once."""
+    flags = [*FLAGS, *flags, f"-I{root / 'csrc'}"]
+    text = run([*flags, "-E", "-P", str(source)])
+    target = BUILD / f"{source.stem}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.o"
+    if not target.exists():
+        BUILD.mkdir(parents=True, exist_ok=True)
+        part = target.with_suffix(f".{os.getpid()}")
+        run([*flags, "-c", str(source), "-o", str(part)])
+        part.replace(target)
+    return target
+
+
+def run(arguments: list[str]) -> str:
+    """Run the compiler; what it prints."""
+    done = subprocess.run([*(compiler() or "c++").split(), *arguments], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{done.stderr}\nthe driver does not compile")
+    return done.stdout
 
 
 def main(root: Path) -> int:

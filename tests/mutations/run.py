@@ -39,7 +39,7 @@ def caught(name: str, root: Path, timeout: float = 600) -> str | None:
     environment = {
         **os.environ,
         "KAN_CUDA_HOST_ROOT": str(root),
-        "PYTHONPATH": os.pathsep.join([str(root), str(ROOT / "tests")]),
+        "PYTHONPATH": os.pathsep.join(map(str, (root, ROOT / "tests", ROOT / "tests/support"))),
     }
     command = [sys.executable, "-m", f"mutations.check_{name}", str(root)]
     try:
@@ -56,19 +56,22 @@ def caught(name: str, root: Path, timeout: float = 600) -> str | None:
     return lines[-1][:150]
 
 
+def seen(name: str, fault: dict) -> str | None:
+    """How the short tests fail on a copy of the sources with the fault, or None if they pass."""
+    with tempfile.TemporaryDirectory() as folder:
+        for part in SOURCES:
+            shutil.copytree(ROOT / part, Path(folder) / part, ignore=shutil.ignore_patterns("__pycache__"))
+        mutate(Path(folder), fault)
+        return caught(name, Path(folder))
+
+
 def run(name: str, faults: list[dict]) -> list[str]:
     """The names of the faults that no test saw."""
     if (failure := caught(name, ROOT)) is not None:
         raise SystemExit(f"the kernels fail as they are: {failure}")
     missed = []
     for fault in faults:
-        with tempfile.TemporaryDirectory() as folder:
-            for part in SOURCES:
-                shutil.copytree(
-                    ROOT / part, Path(folder) / part, ignore=shutil.ignore_patterns("__pycache__")
-                )
-            mutate(Path(folder), fault)
-            how = caught(name, Path(folder))
+        how = seen(name, fault)
         print(f"{'MISSED' if how is None else 'caught'}  {fault['name']}: {how}", flush=True)
         if how is None:
             missed.append(fault["name"])

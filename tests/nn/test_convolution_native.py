@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from test_convolution import CASES, SIZES, compose, expected, image, made
-from test_isa import RUNNABLE
 from torch import Tensor
 
 import kan_kernels
-from harness import FUSED, child
+from conv_cases import CASES, SIZES, compose, expected, image, made
+from harness import FUSED, run_tests
+from instruction_sets import RUNNABLE
 from kan_kernels import KANConv1d, KANConv2d
 from kan_kernels._engine import conv_autograd
 from kan_kernels.backends import native
@@ -241,7 +241,7 @@ def test_double_backward_is_the_composed_one(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("memory", (torch.contiguous_format, torch.channels_last), ids=str)
-@pytest.mark.parametrize("compiler", ("aot_eager", pytest.param("inductor", marks=pytest.mark.slow)))
+@pytest.mark.parametrize("compiler", ("aot_eager", pytest.param("inductor", marks=pytest.mark.long)))
 def test_one_op_in_the_graph(memory: torch.memory_format, compiler: str) -> None:
     """torch.compile(fullgraph=True): forward and backward are one op each, with the same numbers."""
     layer = made(2, kernel_size=3, padding=1, stride=2, bias=True)
@@ -256,7 +256,7 @@ def test_one_op_in_the_graph(memory: torch.memory_format, compiler: str) -> None
         return lookup_backend(compiler)(graph, inputs)
 
     got = step(torch.compile(layer, fullgraph=True, backend=inspected), x)
-    assert len(graphs) == 1 and "kan_kernels.functional.conv" in graphs[0]
+    assert len(graphs) == 1 and "kan_kernels.convolution" in graphs[0]
     for mine, true in zip(got, step(layer, x), strict=True):
         torch.testing.assert_close(mine, true)
         assert mine.stride() == true.stride()
@@ -299,15 +299,12 @@ def test_which_path_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(calls) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("isa", RUNNABLE[1:])
 def test_narrower_instruction_sets(isa: str) -> None:
     """The same tests on every other width of vectors that this machine runs."""
     tests = "equals_the_oracle or special_values or kind_of_panel or boxes_and_windows or small_images"
-    child(
-        f"import pytest; raise SystemExit(pytest.main(['-q', '-x', '-k', {tests!r}, {__file__!r}]))",
-        {"KAN_KERNELS_CPU_ISA": isa, "KAN_TEST_BACKENDS": "native"},
-    )
+    run_tests(__file__, tests, {"KAN_KERNELS_CPU_ISA": isa, "KAN_TEST_BACKENDS": "native"})
 
 
 BAD_CALLS: tuple[tuple[str, dict[int, Any]], ...] = (

@@ -1,9 +1,9 @@
-"""Builds the CPU kernels with ASan and UBSan and runs them over thousands of shapes: `python
-tests/sanitize/run.py`.
+"""Builds the CPU kernels with ASan and UBSan and runs them over thousands of shapes:
+`python tests/sanitize/run.py [--isa NAME] [cases] [first seed]`.
 
 Needs cmake and a compiler with the sanitizers' runtimes; no torch, no pytest. Exit status 0 means: no bad
-address, no
-undefined behaviour, every entry written and right, on each instruction set that this machine runs.
+address, no undefined behaviour, every entry written and right, on each instruction set that this machine
+runs, or on the one that is named.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ FLAGS = (
 
 
 def main(arguments: list[str]) -> int:
-    """Configure, build, run with the arguments [cases] [first seed]; the driver's exit status."""
+    """Configure, build, run with the arguments; the driver's exit status."""
+    isa = arguments[1] if arguments[:1] == ["--isa"] else ""
+    arguments = arguments[2:] if isa else arguments
     cmake = shutil.which("cmake")
     if cmake is None:
         print("cmake is not on PATH")
@@ -37,6 +39,7 @@ def main(arguments: list[str]) -> int:
         "-B",
         str(BUILD),
         "-DKAN_KERNELS_TESTS_ONLY=ON",
+        f"-DKAN_CPU_ISAS={isa}",
         "-DCMAKE_BUILD_TYPE=None",
     ]
     if shutil.which("ninja"):

@@ -22,6 +22,7 @@ import kan_kernels
 import oracle
 from cases import HALF, OPS, Case, Inputs
 
+PROJECT = Path(__file__).resolve().parents[2]
 ROOT = Path(kan_kernels.__file__).resolve().parents[1]  # the folder to put on sys.path for a child process
 # A backend named here must run: the suite fails, it does not skip, where one cannot.
 BACKENDS = tuple(os.environ.get("KAN_TEST_BACKENDS", "reference,native").split(","))
@@ -234,19 +235,41 @@ def check_same_bits(results: Callable[[], Iterable[Tensor]]) -> None:
         assert all(torch.equal(a, b) for a, b in zip(wanted, again, strict=True)), count
 
 
+def paths(root: Path | None = None) -> str:
+    """PYTHONPATH of a child process that can import this kan_kernels, or `root`'s, and the test helpers."""
+    tests = Path(__file__).parents[1]
+    return os.pathsep.join(map(str, (root or ROOT, tests, tests / "support")))
+
+
 def child(code: str, env: dict[str, str] | None = None, root: Path | None = None, ok: bool = True) -> str:
     """Run Python code in a fresh process that can import this kan_kernels and the test helpers; its output.
 
     Raises AssertionError with the whole output if the exit status is not 0 (ok=True), or is 0 (ok=False).
     """
-    tests = Path(__file__).parents[1]
-    paths = [str(root or ROOT), *map(str, (tests / "support", tests / "functional", tests / "backends"))]
-    full = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(env or {})}
+    full = {**os.environ, "PYTHONPATH": paths(root), **(env or {})}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=full, timeout=300, cwd=paths[0]
+        [sys.executable, "-c", code], capture_output=True, text=True, env=full, timeout=300, cwd=root or ROOT
     )
     assert (done.returncode == 0) is ok, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
+
+
+def run_tests(file: str, names: str, env: dict[str, str]) -> None:
+    """Run the tests of a file whose names match, in a fresh process; raises if one fails or there is none."""
+    options = ["-q", "-x", "-p", "no:cacheprovider", "-k", names, file]
+    child(f"import pytest; raise SystemExit(pytest.main({options!r}))", env)
+
+
+def run_benchmarks(*arguments: str, cwd: Path = PROJECT) -> subprocess.CompletedProcess[str]:
+    """Run `python -m benchmarks` with these arguments, on this kan_kernels."""
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (PROJECT, ROOT)))},
+    )
 
 
 def run_example(name: str) -> dict[str, Any]:

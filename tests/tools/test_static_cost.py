@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from listings import listing, loop_of
 from tools.static_cost.arch import architecture
 from tools.static_cost.cost import function_loops
 from tools.static_cost.flow import Flow
 from tools.static_cost.matrix import matrix_work
 from tools.static_cost.pipes import pipe_cycles
-from tools.static_cost.sass import Function, Instruction, parse, parse_line
-
-
-def listing(body: str, name: str = "kernel") -> Function:
-    """A function from lines of `[label:]` and instructions; the addresses are added."""
-    lines, address = [f'\t.section .text.{name},"ax",@progbits', f".text.{name}:"], 0
-    for line in filter(None, (part.strip() for part in body.splitlines())):
-        if line.endswith(":"):
-            lines.append(line)
-        else:
-            lines.append(f"        /*{address:04x}*/                   {line} ;")
-            address += 16
-    (function,) = parse("\n".join(lines))
-    return function
+from tools.static_cost.sass import Instruction, parse, parse_line
 
 
 def line(text: str) -> Instruction:
@@ -30,11 +18,6 @@ def line(text: str) -> Instruction:
     instruction = parse_line(f"        /*0040*/  {text} ;")
     assert instruction is not None, text
     return instruction
-
-
-def loop_of(*body: str) -> str:
-    """A loop with this body, a compare and a branch."""
-    return "\n".join([".L_top:", *body, "ISETP.NE.AND P0, PT, R4, RZ, PT", "@P0 BRA `(.L_top)", "EXIT"])
 
 
 def test_parse_instruction() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_static_cost import listing, loop_of
 
+from listings import listing, loop_of
 from tools.static_cost import budget as budgets
 from tools.static_cost import elf, providers, tools
 from tools.static_cost.__main__ import main

@@ -75,7 +75,7 @@ def built_for(folder: Path) -> str | None:
 
 
 @needs_nvcc
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "version,wanted",
     [
@@ -104,7 +104,7 @@ def test_the_default_is_what_this_nvcc_knows(tmp_path: Path, version: str, wante
 
 
 @needs_nvcc
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "version,asked,wanted,said",
     [
@@ -131,7 +131,7 @@ def test_what_was_asked_for(tmp_path: Path, version: str, asked: str, wanted: st
 
 
 @needs_nvcc
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_broken_nvcc_is_named(tmp_path: Path) -> None:
     """One that cannot compile here is left out of the build, and not in silence."""
     done = configure(tmp_path, stand_in(tmp_path, "12.0"))
@@ -141,7 +141,7 @@ def test_a_broken_nvcc_is_named(tmp_path: Path) -> None:
 
 
 @needs_nvcc
-@pytest.mark.slow
+@pytest.mark.long
 def test_insisting(tmp_path: Path) -> None:
     """KAN_KERNELS_CUDA=1 says why not; an nvcc that comes later is found in the same folder."""
     missing = configure(tmp_path, tmp_path / "no-nvcc", cuda="1")
@@ -164,7 +164,9 @@ CARDS = """#!/bin/sh
 [ "$1" = --query-gpu=compute_cap ] || exit 2
 {answer}
 """
-TOOL = '#!/bin/sh\necho "arch=$TORCH_CUDA_ARCH_LIST" "werror=$KAN_KERNELS_WERROR" "$@"\n'
+TOOL = """#!/bin/sh
+echo "arch=$TORCH_CUDA_ARCH_LIST" "cuda=$KAN_KERNELS_CUDA" "werror=$KAN_KERNELS_WERROR" "$@"
+"""
 
 
 def built_by_make(folder: Path, target: str, answer: str, **env: str) -> str:
@@ -186,30 +188,32 @@ def built_by_make(folder: Path, target: str, answer: str, **env: str) -> str:
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    (folder / "venv" / ".built").unlink()
+    for stamp in (folder / "venv").glob(".built*"):
+        stamp.unlink()
     return next(line for line in done.stdout.splitlines() if "build_ext" in line)
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
 @pytest.mark.parametrize(
-    "answer,arch",
+    "answer,arch,cuda",
     [
-        ("echo 8.6", "8.6"),
-        ("echo 12.0; echo 8.9; echo 8.9", "8.9;12.0"),
-        ("echo 7.5; echo 8.0", "8.0"),
-        ("echo 7.5", "9.0"),  # no kernel runs there: one architecture, for what is tested without a GPU
-        ("echo 'Field \"compute_cap\" is not a valid field to query.'; exit 2", "9.0"),
-        ("exit 9", "9.0"),
+        ("echo 8.6", "8.6", "auto"),
+        ("echo 12.0; echo 8.9; echo 8.9", "8.9;12.0", "auto"),
+        ("echo 7.5; echo 8.0", "8.0", "auto"),
+        ("echo 7.5", "9.0", "0"),  # no kernel runs there: one architecture, for what is tested without a GPU
+        ("echo 'Field \"compute_cap\" is not a valid field to query.'; exit 2", "9.0", "0"),
+        ("exit 9", "9.0", "0"),
     ],
 )
-def test_make_builds_for_the_cards_that_are_there(tmp_path: Path, answer: str, arch: str) -> None:
-    """`make demo` on a GPU builds for it, or else for one architecture; what the user names wins."""
-    assert f"arch={arch} werror= setup.py" in built_by_make(tmp_path, "demo", answer)
-    named = built_by_make(tmp_path, "demo", answer, TORCH_CUDA_ARCH_LIST="8.7+PTX")
-    assert "arch=8.7+PTX werror= setup.py" in named
+def test_make_builds_for_the_cards_that_are_there(tmp_path: Path, answer: str, arch: str, cuda: str) -> None:
+    """`make build` is for the cards or one architecture, `make demo` asks for a card; what is named wins."""
+    assert f"arch={arch} cuda= werror= setup.py" in built_by_make(tmp_path, "build", answer)
+    assert f"arch={arch} cuda={cuda} werror= setup.py" in built_by_make(tmp_path, "demo", answer)
+    named = {"TORCH_CUDA_ARCH_LIST": "8.7+PTX", "KAN_KERNELS_CUDA": "1"}
+    assert "arch=8.7+PTX cuda=1 werror= setup.py" in built_by_make(tmp_path, "demo", answer, **named)
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
 def test_our_own_checks_stop_at_a_warning(tmp_path: Path) -> None:
     """`make check` builds with warnings as errors; a user's build never does."""
-    assert "werror=1 setup.py" in built_by_make(tmp_path, "check", "exit 9")
+    assert "cuda= werror=1 setup.py" in built_by_make(tmp_path, "check", "exit 9")

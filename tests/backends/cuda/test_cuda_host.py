@@ -11,16 +11,14 @@ from collections.abc import Iterator
 from itertools import product
 
 import pytest
-import test_golden
 import torch
 
 import cuda_host
-from cases import HALF, OPS, TABLE, Case, build
+from cases import COVERING, HALF, OPS, TABLE, Case, build
 from cuda_host import sanitize
 from cuda_host.checks import check_dense, dense_runs
+from golden import FILES, check_layer
 from harness import check_op, child, run_op, threads
-from mutations.run import load
-from mutations.run import run as run_faults
 
 pytestmark = pytest.mark.skipif(cuda_host.why_not() is not None, reason=str(cuda_host.why_not()))
 
@@ -32,12 +30,17 @@ def _backend() -> Iterator[None]:
         yield
 
 
+TABLES = {"covering": COVERING, "all": TABLE}
+each_table = pytest.mark.parametrize("table", ("covering", pytest.param("all", marks=pytest.mark.long)))
+
+
+@each_table
 @pytest.mark.parametrize("mode", ("rising", "falling"))
 @pytest.mark.parametrize("op", OPS)
-def test_gather(op: str, mode: str) -> None:
+def test_gather(op: str, mode: str, table: str) -> None:
     """The gather path on every case of the table."""
     with cuda_host.options(path="gather", mode=mode):
-        for case in TABLE:
+        for case in TABLES[table]:
             check_op(cuda_host.NAME, op, case, build(case))
 
 
@@ -72,20 +75,21 @@ WIDE = [
 ]
 
 
+@each_table
 @pytest.mark.parametrize("tf32", (False, True), ids=("strict", "tf32"))
 @pytest.mark.parametrize("op", OPS)
-def test_dense(op: str, tf32: bool) -> None:
+def test_dense(op: str, tf32: bool, table: str) -> None:
     """The dense path on every case of the table that it can run, and on its own."""
-    cases = [case for case in [*TABLE, *WIDE] if dense_runs(op, case)]
+    cases = [case for case in [*TABLES[table], *WIDE] if dense_runs(op, case)]
     if tf32:
         cases = [case for case in cases if case.dtype == torch.float32]
-    assert len(cases) > 50
+    assert len(cases) > 10
     with cuda_host.options(path="dense", tf32=tf32, mode="falling" if tf32 else "rising"):
         for case in cases:
             check_dense(op, case, tf32)
 
 
-@pytest.mark.parametrize("mode", ("falling", "early"))
+@pytest.mark.parametrize("mode", (pytest.param("falling", marks=pytest.mark.long), "early"))
 @pytest.mark.parametrize("op", OPS)
 def test_dense_in_another_order(op: str, mode: str) -> None:
     """Threads in falling order; copies that land at once, which a stage still in use would not survive."""
@@ -95,6 +99,7 @@ def test_dense_in_another_order(op: str, mode: str) -> None:
                 check_dense(op, case, False)
 
 
+@pytest.mark.long  # compiles every kernel anew
 @pytest.mark.parametrize("order", (3, 4))
 def test_dense_with_the_general_loop(order: int) -> None:
     """The forward kernel as it is on sm_90 (3) and sm_100 (4): fewer orders have a loop of their own."""
@@ -155,10 +160,10 @@ def test_same_bits(case: Case) -> None:
             assert torch.equal(a, b), op
 
 
-@pytest.mark.parametrize("name", test_golden.FILES)
+@pytest.mark.parametrize("name", FILES)
 def test_golden_numbers(name: str) -> None:
     """The golden fixtures through autograd: y, every gradient, the second order."""
-    test_golden.test_golden(cuda_host.NAME, name)
+    check_layer(cuda_host.NAME, name)
 
 
 def test_the_emulator_sees_faults() -> None:
@@ -171,17 +176,9 @@ cuda_host.library(flags=()).kan_cuda_host_fault({})
     assert "different instructions" in child(code.format(1), ok=False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("path", ("gather", "dense"))
 @pytest.mark.parametrize("kind", ("address", "thread"))
 def test_sanitizers(kind: str, path: str) -> None:
     """Every kernel with operating-system threads for its own, under ASan and UBSan, and under TSan."""
     sanitize.run(kind, sanitize.CASES[path], path)
-
-
-@pytest.mark.slow
-def test_faults_are_seen() -> None:
-    """A fast subset of tests/mutations: each small fault in a kernel fails the short tests."""
-    faults = load("cuda")
-    assert len(faults) >= 15
-    assert run_faults("cuda", [fault for fault in faults if fault.get("fast")]) == []

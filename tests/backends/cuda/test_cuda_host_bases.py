@@ -7,17 +7,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import test_compat_bases
 import torch
-from test_bases import LAYOUTS, as_function, case, laid_out, tensors
-from test_bases import TABLE as ALL
 from torch.autograd import gradcheck, gradgradcheck
 
 import bases
 import cuda_host
+from basis_cases import LAYOUTS, as_function, case, laid_out, tensors
+from basis_cases import TABLE as ALL
 from cases import HALF, OPS, Case, build
 from cuda_host import sanitize
 from cuda_host.checks import check_dense, dense_runs
+from golden import check_peer
 from harness import bits, check_op, run_op, threads
 from kan_kernels._core.bases import BASES
 
@@ -76,12 +76,13 @@ def _wide() -> list[Case]:
 EDGES, WIDE = _edges(), _wide()
 
 
+@pytest.mark.parametrize("step", (5, pytest.param(1, marks=pytest.mark.long)))
 @pytest.mark.parametrize("mode", ("rising", "falling"))
 @pytest.mark.parametrize("op", OPS)
-def test_op(op: str, mode: str) -> None:
+def test_op(op: str, mode: str, step: int) -> None:
     """Every op on the shared cases of these bases; 16 bits with ordinary multiply-adds."""
     with cuda_host.options(path="gather", mode=mode):
-        for c in TABLE:
+        for c in TABLE[::step]:
             check_op(cuda_host.NAME, op, c, build(c))
 
 
@@ -93,7 +94,7 @@ def test_edges(op: str) -> None:
             check_op(cuda_host.NAME, op, c, build(c))
 
 
-@pytest.mark.parametrize("mode", ("rising", "falling"))
+@pytest.mark.parametrize("mode", ("rising", pytest.param("falling", marks=pytest.mark.long)))
 @pytest.mark.parametrize("op", OPS)
 def test_matrix_units(op: str, mode: str) -> None:
     """16-bit operands."""
@@ -182,7 +183,7 @@ def test_gradients(basis: str, base: str | None) -> None:
 @pytest.mark.parametrize("name", ("fast_kan", "cheby_kan"))
 def test_golden_numbers(name: str) -> None:
     """The peers' golden numbers: y, every gradient, the second order."""
-    test_compat_bases.test_golden(name, cuda_host.NAME)
+    check_peer(cuda_host.NAME, name)
 
 
 def test_no_outputs() -> None:
@@ -203,7 +204,7 @@ def test_a_basis_without_kernels() -> None:
             run_op(cuda_host.NAME, "forward", inputs)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ("address", "thread"))
 def test_sanitizers(kind: str) -> None:
     """With operating-system threads for its own, under ASan and UBSan, and under TSan."""

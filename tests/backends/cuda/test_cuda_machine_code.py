@@ -37,7 +37,7 @@ PRODUCTS = {
 }
 SILU_TABLE = {"fp32": 34 * 4, "fp64": 34 * 8}  # bytes of the recursion's table in csrc/basis/activation.h
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(
         "cuda" not in library.DEVICES, reason="the library was built without CUDA kernels: there was no nvcc"
     ),

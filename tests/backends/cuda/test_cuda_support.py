@@ -74,7 +74,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=None: capabilities[index])
     monkeypatch.setattr(library, "DEVICES", ("cpu", "cuda"))
     monkeypatch.setattr(library, "LOAD_ERROR", None)
-    monkeypatch.setattr(cuda_support, "library", lambda: ("80-real 90-real", (13000, 13000)))
+    monkeypatch.setattr(cuda_support, "built", lambda: ("80-real 90-real", (13000, 13000)))
     costs = {name: cost_model.Cost("dense", 1.0) for name in ("native", "triton")}
     monkeypatch.setattr(cost_model, "gpu_costs", lambda *_: costs)
     monkeypatch.setattr(cost_model, "native_path", lambda *_: "dense path")
@@ -104,7 +104,7 @@ def test_triton_runs_where_the_driver_is_too_old_for_the_library(
 ) -> None:
     """Kernels of a newer CUDA than the driver's are not tried, Triton's are; the answer has the reason."""
     pytest.importorskip("triton")
-    monkeypatch.setattr(cuda_support, "library", lambda: ("90-real 90-virtual", (12040, 13000)))
+    monkeypatch.setattr(cuda_support, "built", lambda: ("90-real 90-virtual", (12040, 13000)))
     case = Problem("cuda", torch.float32, torch.float32, 64, 64, 8, 3, index=0)
     choice = dispatch.choose(case)
     assert choice.backend.NAME == "triton"

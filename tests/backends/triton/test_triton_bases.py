@@ -9,13 +9,13 @@ from unittest import mock
 
 import pytest
 import torch
-from test_bases import LAYOUTS, NAMES, as_function, case, laid_out, tensors
-from test_triton_interpreted import check_tiles_of_a_gpu, launches, tf32
 from torch.autograd import gradcheck, gradgradcheck
 
 import bases
+from basis_cases import LAYOUTS, NAMES, as_function, case, laid_out, tensors
 from cases import HALF, OPS, Case, build
 from harness import FUSED, INTERPRETED, bits, check_op, run_op
+from interpreted import check_tiles_of_a_gpu, launches, sparse, tf32
 from kan_kernels import functional as F
 
 pytestmark = pytest.mark.skipif(
@@ -70,13 +70,14 @@ def _table() -> list[Case]:
     return cases
 
 
-@pytest.mark.parametrize("c", _table(), ids=lambda c: c.name)
+@pytest.mark.parametrize("c", sparse(_table()), ids=lambda c: c.name)
 def test_op(c: Case) -> None:
     """Every op on every case, outputs poisoned before the run."""
     for op in OPS:
         check_op("triton", op, c, build(c))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("basis", AROUND)
 def test_many_functions(basis: str) -> None:
     """Any number is still a product of matrices: a basis without cells gains nothing from fetched rows."""
@@ -87,6 +88,7 @@ def test_many_functions(basis: str) -> None:
         assert DENSE[op] <= {name for name, _, _ in seen} <= DENSE[op] | {"base_gradient"}
 
 
+@pytest.mark.long
 def test_large_angles() -> None:
     """float32 waves far out are those of float64, where g x would be rounded by more than a turn."""
     inputs = build(case("fourier", 24, 4, 1, 20, base=None, bias=False))
@@ -97,6 +99,7 @@ def test_large_angles() -> None:
     assert (errors < allowed).all(), errors
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("basis", AROUND)
 def test_tf32(basis: str) -> None:
     """With TF32 allowed, operands of 11 bits."""
@@ -107,6 +110,7 @@ def test_tf32(basis: str) -> None:
         assert {constants["PRECISION"] for _, constants, _ in seen} == {"tf32"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("basis", AROUND)
 def test_which_kernels(basis: str) -> None:
     """Row by row: float64, narrow layers, float16 operands that could overflow. All others are dense."""
@@ -130,6 +134,7 @@ def test_which_kernels(basis: str) -> None:
     assert [(name, constants["ONE_PASS"]) for name, constants, _ in seen] == [("dense_backward", True)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("basis", AROUND)
 def test_tiles_of_a_gpu(basis: str) -> None:
     """The tiles that GPUs run, in place of the interpreter's small ones, give the same results."""
@@ -141,6 +146,7 @@ def test_tiles_of_a_gpu(basis: str) -> None:
         check_tiles_of_a_gpu(c)
 
 
+@pytest.mark.long
 def test_rows_past_the_last_polynomial() -> None:
     """Far from [-1, 1] T_5 is finite and T_7 is not: the spare rows of a tile must not meet zeros."""
     inputs = build(case("chebyshev", 6, 5, 3, 20, points="inside", base=None))
@@ -151,6 +157,7 @@ def test_rows_past_the_last_polynomial() -> None:
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5 * float(want.abs().max()))
 
 
+@pytest.mark.long
 def test_rows_past_the_last_wave() -> None:
     """26^32 overflows where 13^32 does not: the same of the spare rows of a tile."""
     inputs = build(case("fourier", 26, 5, 3, 20, points="inside", derivative=32, base=None))
@@ -161,6 +168,7 @@ def test_rows_past_the_last_wave() -> None:
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5 * float(want.abs().max()))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("basis", AROUND)
 def test_sums_in_parts(basis: str) -> None:
     """A long batch is summed in parts."""
@@ -178,6 +186,7 @@ def _contiguous(
     return {op: tuple(run_op("triton", op, inputs)) for op in OPS}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("basis", AROUND)
 def test_weights_as_they_lie(basis: str, layout: str) -> None:
@@ -197,6 +206,7 @@ def test_weights_as_they_lie(basis: str, layout: str) -> None:
         assert gradient.stride() == alone.stride() == wanted
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("op", OPS)
 def test_opcheck(op: str) -> None:
     """torch's own checks: schema, fakes (shapes and strides), autograd, tracing."""
@@ -211,6 +221,7 @@ def test_opcheck(op: str) -> None:
         torch.library.opcheck(getattr(torch.ops.kan_kernels_triton, op), tuple(args))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("basis", AROUND)
 def test_gradients_of_first_and_second_order(basis: str) -> None:
     """gradcheck and gradgradcheck in float64, along random directions. The base knows no basis: once."""
@@ -220,6 +231,7 @@ def test_gradients_of_first_and_second_order(basis: str) -> None:
     assert gradgradcheck(function, leaves, fast_mode=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("basis", NAMES)
 def test_nested_derivatives(basis: str) -> None:
     """d^m y / dx^m by nested autograd is the oracle's m-th derivative, past a polynomial's degree as well."""
@@ -234,6 +246,7 @@ def test_nested_derivatives(basis: str) -> None:
         y = d.sum()
 
 
+@pytest.mark.long
 def test_every_tile_gives_the_same_numbers() -> None:
     """Tuning changes the speed of a result; tiles of a basis are remembered beside those of splines."""
     c = case("rbf", 8, 70, 9, 130, dtype=torch.bfloat16, points="inside")

@@ -7,7 +7,6 @@ Run in a process of its own: TRITON_INTERPRET=1 KAN_TEST_BACKENDS=reference,trit
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import replace
 from unittest import mock
 
@@ -16,6 +15,7 @@ import torch
 
 from cases import OPS, Case, build
 from harness import FUSED, INTERPRETED, check_op, run_op
+from interpreted import check_tiles_of_a_gpu, launches, sparse, tf32
 from kan_kernels import KAN, functional, use_backend
 
 pytestmark = pytest.mark.skipif(
@@ -24,32 +24,6 @@ pytestmark = pytest.mark.skipif(
 )
 if INTERPRETED:
     from kan_kernels.backends.triton import launch, tiling
-
-
-@contextlib.contextmanager
-def tf32() -> Iterator[None]:
-    """torch's setting that lets float32 products run in TF32."""
-    was = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(was)
-
-
-@contextlib.contextmanager
-def launches() -> Iterator[list[tuple[str, dict, dict]]]:
-    """(kernel, constants, tile) of every launch inside, but of the tables of knots; they still happen."""
-    seen: list[tuple[str, dict, dict]] = []
-    real = tiling.launch
-
-    def launch_and_note(kernel, device, blocks, arguments, constants, tile) -> None:  # type: ignore[no-untyped-def]
-        if kernel.fn.__name__ != "uniform_table":
-            seen.append((kernel.fn.__name__, constants, tile))
-        real(kernel, device, blocks, arguments, constants, tile)
-
-    with mock.patch.object(tiling, "launch", launch_and_note):
-        yield seen
 
 
 REDUCED = [
@@ -64,7 +38,7 @@ REDUCED = [
 
 
 @pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("case", REDUCED, ids=lambda c: c.name)
+@pytest.mark.parametrize("case", sparse(REDUCED), ids=lambda c: c.name)
 def test_tf32_takes_fixed_polynomials(op: str, case: Case) -> None:
     """With TF32 allowed, uniform knots of a continuous function run on fixed polynomials, accurately."""
     with tf32(), launches() as seen:
@@ -87,6 +61,7 @@ def test_strict_float32_compares_with_the_knots() -> None:
     assert constants["POLY"] is None and constants["PRECISION"] == "tf32x3"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("order", (0, 1, 2, 3, 4))
 def test_a_jump_is_found_by_comparing(order: int) -> None:
     """Where the M-th derivative jumps at the knots (M >= k), cells are exact in every dtype."""
@@ -97,16 +72,7 @@ def test_a_jump_is_found_by_comparing(order: int) -> None:
         assert seen[0][1]["POLY"] is None
 
 
-def check_tiles_of_a_gpu(case: Case) -> None:
-    """The ops in the tiles that GPUs run; `input` and `weight` not where a wide `backward` is both."""
-    wide = not case.side and case.out_features > 64
-    for op in ("forward", "backward") if wide else OPS:
-        with mock.patch.object(tiling, "interpreted", lambda kernel: False), launches() as seen:
-            check_op("triton", op, case, build(case))
-    if wide:
-        assert [name for name, _, _ in seen] == ["dense_input", "dense_backward", "base_gradient"]
-
-
+@pytest.mark.long
 def test_tiles_of_a_gpu() -> None:
     """The tiles that GPUs run, in place of the interpreter's small ones, give the same results."""
     for case in (
@@ -118,6 +84,7 @@ def test_tiles_of_a_gpu() -> None:
         check_tiles_of_a_gpu(case)
 
 
+@pytest.mark.long
 def test_every_tile_gives_the_same_bits() -> None:
     """Tuning changes the speed of a result, not the order in which its terms are added."""
     case = Case(70, 9, 130, dtype=torch.bfloat16)
@@ -138,6 +105,7 @@ def test_every_tile_gives_the_same_bits() -> None:
                 torch.testing.assert_close(a, b, rtol=0.01, atol=0.01)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("dtype", "grid_size"),
     [*((torch.float32, size) for size in (12, 40, 50)), *((torch.bfloat16, size) for size in (12, 40))],
@@ -168,6 +136,7 @@ def test_one_pass() -> None:
         assert [name for name, _, _ in seen] == names
 
 
+@pytest.mark.long
 def test_sums_in_parts() -> None:
     """A long batch is summed in parts, in order, and the parts are as many as the shapes say."""
     case = Case(800, 2, 40)
@@ -231,6 +200,7 @@ def test_tuning_remembers_classes_of_shapes(tmp_path: object, monkeypatch: pytes
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
 def test_compiled_and_exported(dtype: torch.dtype) -> None:
     """torch.compile(fullgraph=True) sees one op a layer, with gradients of first and second order."""
@@ -248,6 +218,7 @@ def test_compiled_and_exported(dtype: torch.dtype) -> None:
     torch.testing.assert_close(exported.module()(x), net(x))
 
 
+@pytest.mark.long
 def test_ops_pass_opcheck() -> None:
     """Schemas, fake kernels and autograd registration, as torch checks them."""
     inputs = build(Case(6, 3, 20, side=True, dtype=torch.float64))
@@ -291,6 +262,7 @@ def test_ops_check_too(op: str) -> None:
             call(*changed)
 
 
+@pytest.mark.long
 def test_second_order_through_the_layer() -> None:
     """A PDE residual's gradient: the Laplacian of a small network, against the reference."""
     results = []
@@ -326,9 +298,10 @@ def test_autocast_and_contexts() -> None:
     assert y.dtype == torch.bfloat16 and seen[0][0] == "dense_forward"
     torch.testing.assert_close(y.float(), net(x), rtol=0.02, atol=0.02)
     case = replace(Case(9, 3, 20), dtype=torch.bfloat16, x_dtype=torch.float32)
-    assert functional.run and launch.precision(case.dtype) == "ieee"
+    assert launch.precision(case.dtype) == "ieee"
 
 
+@pytest.mark.long
 def test_gradients_of_first_and_second_order() -> None:
     """gradcheck and gradgradcheck in float64, along random directions."""
     inputs = build(Case(2, 2, 3, 3, 3, 0, "adaptive", "inside", torch.float64))

@@ -27,7 +27,7 @@ def kernels() -> Iterator[list[Measured]]:
     yield list(measure(triton_cubins(Selection())))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_budget_is_kept(kernels: list[Measured]) -> None:
     """Every kernel is in the budget, every entry has a kernel, and nothing exceeds it.
 
@@ -37,7 +37,7 @@ def test_budget_is_kept(kernels: list[Measured]) -> None:
     assert not budgets.check(budgets.load(BUDGET), kernels)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_kernel_dtype_and_architecture(kernels: list[Measured]) -> None:
     """The issue's list, so that a specialisation that goes missing is missed."""
     have = {(k.source.kernel, k.source.dtype, k.source.arch) for k in kernels}
@@ -50,7 +50,7 @@ def test_every_kernel_dtype_and_architecture(kernels: list[Measured]) -> None:
                 assert (kernel, dtype, arch) in have
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nothing_spills_and_a_lies_in_registers(kernels: list[Measured]) -> None:
     """Without the budget too: no local memory, and the generated operand never leaves registers."""
     matrix = {80: "HMMA", 86: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}

@@ -60,7 +60,7 @@ def _name(value: str) -> str:
     return value.removesuffix("#0")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("arch", (80, 90, 100))
 def test_strict_sums_leave_the_tensor_core(arch: int) -> None:
     """mma.sync, wgmma and tcgen05: three products of a tile, from zero, then an ordinary addition."""
@@ -76,7 +76,7 @@ def test_strict_sums_leave_the_tensor_core(arch: int) -> None:
     assert seen == set(KERNELS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("arch", (80, 90, 100))
 def test_other_sums_stay_in_it(arch: int) -> None:
     """The reading can tell: in TF32 and in 16 bits the loop's sum goes from product to product."""
