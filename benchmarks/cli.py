@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tools.extras import MissingExtra, require
+
 from .document import COMMITTED, RESULTS, Table, load, save
-from .extras import MissingExtra, require
 from .machine import all_threads
 from .orchestrate import Plan, run
 from .providers import PROVIDERS, find_provider

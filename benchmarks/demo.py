@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 
+from tools.extras import MissingExtra, require
+
 from .demo_tasks import KAN_NAME, MLP_NAME, Result, make_tasks, time_steps, train
 from .document import milliseconds, times
-from .extras import MissingExtra, require
 from .machine import all_threads, cpu_model, kernel_isa
 
 

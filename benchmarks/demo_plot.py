@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from tools.extras import require
+
 from .demo_tasks import DEEP_NAME, KAN_NAME, MLP_NAME, Result, toy_function
 from .document import milliseconds, times
-from .extras import require
 
 COLOURS = {KAN_NAME: "#0072B2", MLP_NAME: "#5f5f5f", DEEP_NAME: "#E69F00"}
 INK, FAINT = "#222222", "#dddddd"

@@ -13,8 +13,9 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from tools.extras import require
+
 from . import measure
-from .extras import require
 from .memory import peak_extra_bytes
 from .providers.mlp import make_mlp
 

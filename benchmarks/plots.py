@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tools.extras import require
+
 from .document import Table, milliseconds, size, times
-from .extras import require
 from .workloads import TRAIN
 
 COLOURS = {"ours": "#0072B2", "mlp": "#5f5f5f", "unfused": "#E69F00", "peer": "#CC79A7"}

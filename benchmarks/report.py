@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tools.extras import require
+
 from .document import MODE_NAMES, Table, milliseconds, size, times
-from .extras import require
 from .workloads import TRAIN
 
 _STYLES = {"ours": "bold cyan", "mlp": "white", "unfused": "yellow", "peer": "magenta"}

@@ -132,7 +132,8 @@ def _guarded(stage: Any, run: Any, limit: float) -> Any:
 
 def _write(table: Any, path: Path, fused_needed: bool = False) -> int:
     """Write Markdown and plots beside the JSON, print the targets; 1 when a proof does not hold."""
-    from ..extras import MissingExtra
+    from tools.extras import MissingExtra
+
     from ..worker import describe
     from .report import markdown
     from .targets import check, proofs

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.extras import MissingExtra
+from tools.extras import MissingExtra
 
 from .budget import budget_path, check, load, write
 from .measure import measure

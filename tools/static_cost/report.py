@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.extras import require
+from tools.extras import require
 
 from .arch import architecture
 from .cost import LoopCost
