@@ -74,7 +74,7 @@ def reference_numbers(problem: Problem, mode: str) -> Numbers:
     )
 
 
-def _error(found: torch.Tensor, expected: torch.Tensor) -> float:
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Largest absolute difference over the largest expected entry; inf for a wrong shape or a NaN."""
     if found.shape != expected.shape:
         return float("inf")
@@ -85,16 +85,16 @@ def _error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 def compare(found: Numbers, expected: Numbers) -> dict[str, float]:
     """Relative errors of whatever both sides have."""
-    errors = {"y": _error(found.y, expected.y)}
+    errors = {"y": relative_error(found.y, expected.y)}
     if found.dx is not None and expected.dx is not None:
-        errors["dx"] = _error(found.dx, expected.dx)
+        errors["dx"] = relative_error(found.dx, expected.dx)
     if found.second is not None and expected.second is not None:
-        errors["second"] = _error(found.second, expected.second)
+        errors["second"] = relative_error(found.second, expected.second)
     if found.gradients is not None and expected.gradients is not None:
         pairs = zip(found.gradients, expected.gradients, strict=True)
         for layer, ((spline, base), (spline64, base64)) in enumerate(pairs):
-            errors[f"d_spline{layer}"] = _error(spline, spline64)
-            errors[f"d_base{layer}"] = _error(base, base64)
+            errors[f"d_spline{layer}"] = relative_error(spline, spline64)
+            errors[f"d_base{layer}"] = relative_error(base, base64)
     return errors
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from ..workloads import Problem, Workload
 
 Kind = Literal["ours", "mlp", "unfused", "peer"]
+NO_SECOND = "torch.compile cannot differentiate twice"
 
 
 @dataclass

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..workloads import SECOND, LayerWeights, Problem, Workload
-from .base import Model, Provider, out_in_basis
+from .base import NO_SECOND, Model, Provider, out_in_basis
 
 
 def cox_de_boor(x: torch.Tensor, knots: torch.Tensor, order: int) -> torch.Tensor:
@@ -132,7 +132,7 @@ class ClosedFormCompiled(ClosedForm):
 
     def refuses(self, workload: Workload, mode: str) -> str | None:
         if mode == SECOND:
-            return "torch.compile cannot differentiate twice"
+            return NO_SECOND
         return super().refuses(workload, mode)
 
     def build(self, problem: Problem, mode: str) -> Model:

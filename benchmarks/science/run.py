@@ -18,10 +18,11 @@ from ..document import FORMAT, RESULTS, load, save
 from ..machine import describe
 from ..memory import peak_extra_bytes
 from ..providers import find_provider
-from ..readme import put
+from ..readme import refresh
 from . import table, twin
 from .contests import SAME, Contest, Job, clock, contests
 
+COMMAND = "python -m benchmarks science"
 COMMITTED = RESULTS / "science.json"
 FULL = timing.Budget(seconds=1.0, most=30, least=3, single=60.0)
 QUICK = timing.Budget(seconds=0.01, sample=0.001, most=2, least=1, single=60.0)
@@ -46,17 +47,14 @@ def main(path: Path, quick: bool, check: bool, keys: list[str] | None = None) ->
         save(document, path)
         print(table.markdown(document))
         print(f"written: {path}")
-    document = load(path, "python -m benchmarks science")
+    document = load(path, COMMAND)
     failed = [row for row in document["results"] if row["status"] != "ok"]
     for row in failed:
         print(f"not the same: {row['what']}: {row['reason']}", file=sys.stderr)
     if path == COMMITTED:
-        fresh = put(table.PAGE, table.markdown(document), check, table.BEGIN, table.END)
-        if check:
-            stale = "OUT OF DATE: run python -m benchmarks science"
-            print(f"{table.PAGE.name} is {'up to date' if fresh else stale}")
-            return 0 if fresh and not failed else 1
-    return 1 if failed else 0
+        stale = refresh(table.PAGE, table.markdown(document), check, COMMAND, "science")
+        return int(stale or bool(failed))
+    return int(bool(failed))
 
 
 @contextmanager
