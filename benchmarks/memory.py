@@ -14,14 +14,12 @@ HIGH_WATER = "VmHWM after a reset through /proc/self/clear_refs, minus the resid
 SAMPLED = "resident set sampled every 0.5 ms by a thread, minus that before the call"
 
 
-def _status(key: str) -> int | None:
-    """One VmXXX line of /proc/self/status in bytes, or None where there is no such file."""
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
+def _bytes(key: str, file: str = "/proc/self/status") -> int | None:
+    """Return what a line of the file says in kB as bytes, or None where there is no such file."""
+    with contextlib.suppress(OSError):
+        for line in Path(file).read_text().splitlines():
             if line.startswith(key + ":"):
                 return int(line.split()[1]) * 1024
-    except OSError:
-        pass
     return None
 
 
@@ -31,7 +29,7 @@ def _reset_high_water() -> bool:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return False
-    high, now = _status("VmHWM"), _status("VmRSS")
+    high, now = _bytes("VmHWM"), _bytes("VmRSS")
     return high is not None and now is not None and high - now < 2**20
 
 
@@ -44,13 +42,7 @@ def _return_free_memory() -> None:
 
 def available_bytes() -> int:
     """Memory that can still be taken without swapping; 4 GiB when the system does not say."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 4 * 2**30
+    return _bytes("MemAvailable", "/proc/meminfo") or 4 * 2**30
 
 
 def _sampled_peak(call: Callable[[], object], before: int) -> int:
@@ -59,7 +51,7 @@ def _sampled_peak(call: Callable[[], object], before: int) -> int:
     def watch() -> None:
         nonlocal peak
         while not done.is_set():
-            peak = max(peak, _status("VmRSS") or 0)
+            peak = max(peak, _bytes("VmRSS") or 0)
             time.sleep(0.0005)
 
     thread = threading.Thread(target=watch, daemon=True)
@@ -69,7 +61,7 @@ def _sampled_peak(call: Callable[[], object], before: int) -> int:
     finally:
         done.set()
         thread.join()
-    return max(peak, _status("VmRSS") or 0)
+    return max(peak, _bytes("VmRSS") or 0)
 
 
 def peak_extra_bytes(call: Callable[[], object], release: Callable[[], object]) -> tuple[int | None, str]:
@@ -81,12 +73,12 @@ def peak_extra_bytes(call: Callable[[], object], release: Callable[[], object]) 
     """
     release()
     _return_free_memory()
-    before = _status("VmRSS")
+    before = _bytes("VmRSS")
     if before is None:
         return None, f"not measured: no /proc/self/status on {os.uname().sysname}"
     if _reset_high_water():
         call()
-        high = _status("VmHWM")
+        high = _bytes("VmHWM")
         assert high is not None
         return max(0, high - before), HIGH_WATER
     return max(0, _sampled_peak(call, before) - before), SAMPLED

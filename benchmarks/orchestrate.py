@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from itertools import product
 from typing import Any
 
+from .children import Lines
+from .document import FORMAT
 from .machine import describe
 from .providers import find_provider
-from .worker import Job
+from .worker import Job, blank
 from .workloads import FORWARD, MODES, SECOND, STEP, TRAIN, Workload
 
-ROOT = Path(__file__).absolute().parent.parent
-FORMAT = 1
+FOREVER = 1e6  # seconds
 RULE = (
     "same-parameter MLP: hidden widths x (G+k+1), with biases and ReLU (SiLU for second derivatives); one "
     "hidden layer of matching size for a single KAN layer"
@@ -166,61 +164,25 @@ def add_ratios(document: dict[str, Any]) -> None:
             )
 
 
-def _events(job: Job) -> Any:
+def _events(job: Job) -> Iterator[dict[str, Any]]:
     """Run one worker and yield its events; if it dies, all that is missing becomes a "failed" cell."""
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(job.threads),
-        "MKL_NUM_THREADS": str(job.threads),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
-    }
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env=environment,
-        )
-        assert process.stdin is not None and process.stdout is not None
-        seen: set[tuple[str, str, str]] = set()
-        finished = False
-        try:
-            process.stdin.write(json.dumps(asdict(job)))
-            process.stdin.close()
-            for line in process.stdout:
-                event = json.loads(line)
-                finished = finished or event["event"] == "done"
-                if event["event"] == "cell":
-                    r = event["result"]
-                    seen.add((r["workload"], r["mode"], r["provider"]))
-                yield event
-            code = process.wait()
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        if finished and code == 0:
-            return
-        log.seek(0)
-        tail = [line for line in log.read().splitlines() if line.strip()][-1:]
-        reason = f"the worker ended with status {code}" + (f": {tail[0][:160]}" if tail else "")
+    threads = str(job.threads)
+    extra = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    worker = Lines("benchmarks.worker", json.dumps(asdict(job)), FOREVER, FOREVER, extra)
+    seen: set[tuple[str, str, str]] = set()
+    finished = False
+    for line in worker:
+        event = json.loads(line)
+        finished = finished or event["event"] == "done"
+        if event["event"] == "cell":
+            r = event["result"]
+            seen.add((r["workload"], r["mode"], r["provider"]))
+        yield event
+    assert worker.ended is not None
+    if finished and worker.ended.status == 0:
+        return
+    failed = {"status": "failed", "reason": f"the worker {worker.ended.reason()}"}
     for workload, modes in job.modes.items():
-        for mode in modes:
-            for key in job.providers:
-                if (workload, mode, key) not in seen:
-                    provider = find_provider(key)
-                    yield {
-                        "event": "cell",
-                        "result": {
-                            "workload": workload,
-                            "mode": mode,
-                            "provider": key,
-                            "label": provider.label,
-                            "kind": provider.kind,
-                            "threads": job.threads,
-                            "status": "failed",
-                            "reason": reason,
-                        },
-                    }
+        for mode, key in product(modes, job.providers):
+            if (workload, mode, key) not in seen:
+                yield {"event": "cell", "result": blank(workload, mode, key, job.threads) | failed}

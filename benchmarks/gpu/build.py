@@ -10,19 +10,19 @@ from typing import Any
 from tools import build_needs
 from tools.extras import find_program
 
+from ..children import run
 from ..machine import all_threads
-from .children import run
 
 # Prints one JSON object: what loads and which backends run on the device given as an argument.
 PROBE = """
 import json, sys, torch
-from kan_kernels import ops
+from kan_kernels._core import library
 from kan_kernels.backends import BACKENDS
 from kan_kernels._engine.dispatch import Case
 device = sys.argv[1]
 case = Case(device, torch.float32, torch.float32, 64, 64, 5, 3)
 reasons = {name: backend.can_run(case) for name, backend in BACKENDS.items()}
-print("PROBE" + json.dumps({"load_error": ops.LOAD_ERROR, "devices": list(ops.DEVICES), "backends": reasons}))
+print("PROBE" + json.dumps({"load_error": library.LOAD_ERROR, "devices": list(library.DEVICES), "backends": reasons}))
 """
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from .. import measure as timing
-from .children import run
+from ..children import run
 from .device import Device, query
 
 PATH_VARIABLE = "KAN_KERNELS_CUDA_PATH"

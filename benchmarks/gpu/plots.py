@@ -14,7 +14,7 @@ def draw(table: GpuTable, result: Path) -> list[Path]:
     """Draw beside ``result``; the PNG files written. Needs matplotlib (MissingExtra without it)."""
     ratios, roofline = [], []
     for job in table.jobs:
-        cells = [c for key in table.providers(job) if (c := table.best(job, TRAIN, key))]
+        cells = [c for key in table.in_job(job) if (c := table.best(job, TRAIN, key))]
         title = f"{job}: {table.document['jobs'][job]['shape']}"
         mlp = table.best(job, TRAIN, "mlp-params")
         if mlp is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tools.extras import find_program
 
-from .children import run
+from ..children import run
 
 TOOLS = ("memcheck", "racecheck")
 _SUMMARY = re.compile(r"(ERROR SUMMARY: .*|RACECHECK SUMMARY: .*)")

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from .children import run
+from ..children import run
 
 GPU_TESTS = ["tests/backends/test_gpu.py"]
 SHARED_TESTS = [

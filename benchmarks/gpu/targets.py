@@ -34,7 +34,7 @@ def _mlp(table: GpuTable) -> list[Outcome]:
     outcomes = []
     for job in MLP_JOBS:
         text = f"{job}: forward+backward <= {MLP_MUST:g}x the same-parameter MLP"
-        ours = table.best(job, TRAIN, table.ours(job))
+        ours = table.best(job, TRAIN, table.user_gets(job))
         mlp = table.best(job, TRAIN, "mlp-params")
         if ours is None or mlp is None:
             outcomes.append(Outcome(text, None, "no figure"))
@@ -43,7 +43,7 @@ def _mlp(table: GpuTable) -> list[Outcome]:
         alike = [
             f"{execution} {times(cell['ratio_same_parameters'])}"
             for execution in EXECUTIONS
-            if (cell := table.timed(job, TRAIN, table.ours(job), execution)) is not None
+            if (cell := table.timed(job, TRAIN, table.user_gets(job), execution)) is not None
             and "ratio_same_parameters" in cell
         ]
         found = f"{times(ratio)} ({ours['execution']} against {mlp['execution']}"
@@ -60,7 +60,7 @@ def _mlp(table: GpuTable) -> list[Outcome]:
 def _rivals(table: GpuTable) -> list[Outcome]:
     outcomes = []
     for job in table.jobs:
-        ours = table.best(job, TRAIN, table.ours(job))
+        ours = table.best(job, TRAIN, table.user_gets(job))
         for provider, ways, factor, name in (
             ("closed-form", COMPILES, COMPILED_FACTOR, "closed form + matmul under torch.compile"),
             ("textbook", EXECUTIONS, TEXTBOOK_FACTOR, "textbook Cox-de Boor"),
@@ -80,7 +80,7 @@ def _rivals(table: GpuTable) -> list[Outcome]:
 
 def _memory(table: GpuTable) -> Outcome:
     text = f"{MEMORY_JOB}: peak extra memory < {MEMORY_FACTOR:g}x the bytes of x, y and their gradients"
-    cell = table.timed(MEMORY_JOB, TRAIN, table.ours(MEMORY_JOB), EXECUTIONS[0])
+    cell = table.timed(MEMORY_JOB, TRAIN, table.user_gets(MEMORY_JOB), EXECUTIONS[0])
     if cell is None or "peak_extra_signals" not in cell:
         return Outcome(text, None, "no figure")
     value = cell["peak_extra_signals"]
