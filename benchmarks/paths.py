@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import statistics
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -28,7 +27,7 @@ from .document import FORMAT, RESULTS, load, milliseconds, save, times
 from .efficient_kan_form import KANLinear
 from .gate import TOLERANCE, relative_error
 from .machine import all_threads, describe
-from .measure import FULL, QUICK, Budget, Cell, measure, quantile
+from .measure import FULL, QUICK, Budget, Cell, measure, quantiles
 from .readme import refresh
 from .report import markdown_table
 
@@ -190,9 +189,9 @@ def compare(path: FastPath, title: str, budget: Budget) -> dict[str, Any]:
         if cell.error is not None:
             return {**row, "reason": f"{cell.key}: {cell.error}"}
         row[cell.key] = cell.summary()
-    ratios = sorted(b / a for a, b in zip(cells[0].samples, cells[1].samples, strict=False))
-    quartiles = {"p25": quantile(ratios, 0.25), "p75": quantile(ratios, 0.75)}
-    return {**row, "ratio": {"median": statistics.median(ratios), **quartiles}}
+    ratios = [b / a for a, b in zip(cells[0].samples, cells[1].samples, strict=False)]
+    low, median, high = quantiles(ratios, 25, 50, 75)
+    return {**row, "ratio": {"median": median, "p25": low, "p75": high}}
 
 
 def verdicts(document: dict[str, Any]) -> dict[str, tuple[bool, str]]:

@@ -22,7 +22,8 @@ from kan_kernels._engine.dispatch import Case
 device = sys.argv[1]
 case = Case(device, torch.float32, torch.float32, 64, 64, 5, 3)
 reasons = {name: backend.can_run(case) for name, backend in BACKENDS.items()}
-print("PROBE" + json.dumps({"load_error": library.LOAD_ERROR, "devices": list(library.DEVICES), "backends": reasons}))
+found = {"load_error": library.LOAD_ERROR, "devices": list(library.DEVICES), "backends": reasons}
+print("PROBE" + json.dumps(found))
 """
 
 

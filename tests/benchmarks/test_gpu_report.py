@@ -19,8 +19,8 @@ import torch
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT))  # benchmarks is not installed with the package
 
-from benchmarks.gpu import measurements, suite  # noqa: E402
 from benchmarks.children import Ended  # noqa: E402
+from benchmarks.gpu import measurements, suite  # noqa: E402
 from benchmarks.gpu.cli import main  # noqa: E402
 from benchmarks.gpu.measurements import Measured, run_jobs  # noqa: E402
 from benchmarks.gpu.plan import SMOKE_JOBS, find_job  # noqa: E402
