@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .basis_forms import ChebyKANLayer, FastKANLayer, NaiveFourierKANLayer
-from .forms import BasisImageConv2d
+from .basis_forms import BasisImageConv2d, ChebyKANLayer, FastKANLayer, NaiveFourierKANLayer
 from .providers.base import import_or_reason
 from .workloads import find_workload
 

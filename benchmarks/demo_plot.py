@@ -66,7 +66,7 @@ def _curves(axes: Any, group: list[Result]) -> None:
         for run in r.runs:
             values = [max(100 - s, 0.1) for s in run.scores] if classify else run.scores
             width, alpha = (2.2, 1.0) if run is r.best else (0.9, 0.4)
-            axes.plot(run.seconds[1:], values[1:], color=colour, linewidth=width, alpha=alpha)
+            axes.plot(run.seconds, values, color=colour, linewidth=width, alpha=alpha)
         axes.plot([], [], color=colour, linewidth=2.2, label=r.candidate.text)
     axes.set_yscale("log")
     axes.set_xlabel("seconds of training")
@@ -92,7 +92,7 @@ def _bars(axes: Any, results: list[Result]) -> None:
         if index and results[index - 1].task is not r.task:
             place -= 0.6
         unit = base[r.task.name]
-        value, low, high = r.step_ms / unit, r.step_low_ms / unit, r.step_high_ms / unit
+        value, low, high = (r.step[f"{key}_ms"] / unit for key in ("median", "p10", "p90"))
         axes.barh(place, value, color=COLOURS[r.candidate.name], height=0.72)
         axes.plot([low, high], [place, place], color=INK, linewidth=1.0)
         label = f"{times(value)}  ({milliseconds(r.step_ms)} ms)"
@@ -103,7 +103,7 @@ def _bars(axes: Any, results: list[Result]) -> None:
     axes.axvline(1.0, color=INK, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1.5)
     axes.set_yticks([t[0] for t in ticks], [t[1] for t in ticks], fontsize=9)
     axes.tick_params(axis="y", length=0)
-    largest = max(max(r.step_ms, r.step_high_ms) / base[r.task.name] for r in results)
+    largest = max(max(r.step_ms, r.step["p90_ms"]) / base[r.task.name] for r in results)
     axes.set_xlim(0, largest * 1.45)
     axes.set_xlabel("time of a training step / that of the MLP")
     axes.grid(axis="x", color=FAINT, linewidth=0.6)

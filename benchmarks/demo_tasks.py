@@ -83,10 +83,12 @@ class Result:
     task: Task
     candidate: Candidate
     runs: list[Run] = field(default_factory=list)
-    step_ms: float = math.nan
-    step_low_ms: float = math.nan
-    step_high_ms: float = math.nan
+    step: dict[str, Any] = field(default_factory=dict)  # measure.Cell.summary
     peak_bytes: int | None = None
+
+    @property
+    def step_ms(self) -> float:
+        return float(self.step["median_ms"])
 
     @property
     def parameters(self) -> int:
@@ -169,12 +171,10 @@ class Trainer:
     def __init__(self, task: Task, candidate: Candidate, model: nn.Module, steps: int) -> None:
         self.task, self.model = task, model
         decay = 0.01 if task.classify else 0.0
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=candidate.learning_rate, weight_decay=decay, fused=True
-        )
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, candidate.learning_rate, total_steps=steps, pct_start=0.1
-        )
+        rate = candidate.learning_rate
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay, fused=True)
+        cycle = torch.optim.lr_scheduler.OneCycleLR
+        self.schedule = cycle(self.optimizer, rate, total_steps=steps, pct_start=0.1)
 
     def step(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         self.optimizer.zero_grad()
@@ -201,8 +201,6 @@ def train(task: Task, candidate: Candidate, seed: int, tick: Callable[[int], Non
     data, n = task.split, len(task.split.x)
     marks = {round(task.steps * (i + 1) / CHECKPOINTS) for i in range(CHECKPOINTS)} | {task.steps}
     spent, done, batches = 0.0, 0, _batches(n, task.batch, shuffle)
-    run.seconds.append(0.0)
-    run.scores.append(task.score(run.model))
     for step in range(1, task.steps + 1):
         start = time.perf_counter()
         chosen = next(batches)
@@ -231,7 +229,5 @@ def time_steps(results: list[Result]) -> None:
     for result, cell, trainer in zip(results, cells, trainers, strict=True):
         if cell.error is not None:
             raise RuntimeError(f"{result.candidate.text}: {cell.error}")
-        summary = cell.summary()
-        result.step_ms, result.step_low_ms = summary["median_ms"], summary["p10_ms"]
-        result.step_high_ms = summary["p90_ms"]
+        result.step = cell.summary()
         result.peak_bytes, _ = peak_extra_bytes(cell.call, trainer.optimizer.zero_grad)

@@ -107,6 +107,14 @@ class Table:
         )
 
 
+def add_mlp_ratios(table: Table, r: dict[str, Any]) -> None:
+    """Enter a result's times over those of both MLPs at the same place."""
+    for provider, ratio in (("mlp-params", "ratio_same_parameters"), ("mlp-widths", "ratio_same_widths")):
+        other = table.timed(*(provider if name == "provider" else r[name] for name in table.key))
+        if other is not None and "median_ms" in r:
+            r[ratio] = r["median_ms"] / other["median_ms"]
+
+
 def fastest(cells: Iterable[dict[str, Any] | None]) -> dict[str, Any] | None:
     """Return the cell with the least time, or None where there is none."""
     return min(filter(None, cells), key=lambda c: float(c["median_ms"]), default=None)

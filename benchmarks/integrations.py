@@ -62,17 +62,18 @@ def disagreement(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 
 
 def step(
-    module: Callable[[torch.Tensor], torch.Tensor],
-    parameters: list[Any],
+    network: Callable[[torch.Tensor], torch.Tensor],
+    module: nn.Module,
     x: torch.Tensor,
-    penalty: Penalty | None = None,
+    penalty: Penalty | None,
 ) -> Callable[[], object]:
-    """A training step: zero_grad, forward, mean square and penalty, backward, AdamW."""
+    """A training step of a module, called as `network`: zero_grad, forward, mean square, penalty, AdamW."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
 
     def call() -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss = module(x).square().mean()
+        loss = network(x).square().mean()
         if penalty is not None:
             loss = loss + penalty(module)
         loss.backward()
@@ -100,12 +101,12 @@ def run(contest: Contest, budget: Budget) -> dict[str, Any]:
     result |= {"error_float64": exact, "error_float32": error}
     if exact > EXACT or error > TOLERANCE:
         return result | {"reason": f"numbers differ: {exact:.1e} in float64, {error:.1e} in float32"}
-    variants: dict[str, tuple[Any, list[Any]]] = {"own": (own, _trained(own)), "ours": (fast, _trained(fast))}
+    variants: dict[str, tuple[Any, nn.Module]] = {"own": (own, own), "ours": (fast, fast)}
     if contest.compiled:
         for key, module in (("compiled", own), ("ours_compiled", fast)):
             twin = copy.deepcopy(module)
-            variants[key] = (torch.compile(twin, dynamic=False), _trained(twin))
-    calls = {key: step(module, parameters, x, penalty) for key, (module, parameters) in variants.items()}
+            variants[key] = (torch.compile(twin, dynamic=False), twin)
+    calls = {key: step(*variant, x, penalty) for key, variant in variants.items()}
     for key in calls.keys() & {"compiled", "ours_compiled"}:
         with contextlib.suppress(Exception):  # `measure` meets it again, and keeps what it says
             calls[key]()  # compiling is no part of a step
@@ -117,10 +118,6 @@ def run(contest: Contest, budget: Budget) -> dict[str, Any]:
         peak, how = peak_extra_bytes(calls[key], variants[key][0].zero_grad)
         result[key] |= {"peak_bytes": peak, "memory": how}
     return result
-
-
-def _trained(module: nn.Module) -> list[nn.Parameter]:
-    return [p for p in module.parameters() if p.requires_grad]
 
 
 HEAD = ["training step, ms", "shape", "its own code", "torch.compile of it", "on our kernels"]

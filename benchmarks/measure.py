@@ -83,12 +83,7 @@ def warm_up(cell: Cell, budget: Budget, clock: Clock = wall_clock) -> bool:
     return True
 
 
-def measure(
-    cells: list[Cell],
-    budget: Budget,
-    report: Callable[[Cell], None] = lambda cell: None,
-    clock: Clock = wall_clock,
-) -> None:
+def measure(cells: list[Cell], budget: Budget, clock: Clock = wall_clock) -> None:
     """Fill ``samples`` of every cell, round-robin. A cell that raises keeps the message and drops out."""
     active = []
     for cell in cells:
@@ -96,8 +91,7 @@ def measure(
             if warm_up(cell, budget, clock):
                 active.append(cell)
         except Exception as error:  # a rival may fail in any way; the table must say how
-            cell.error = _one_line(error)
-        report(cell)
+            cell.error = describe(error)
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -109,7 +103,7 @@ def measure(
                 try:
                     elapsed = clock(cell.call, cell.inner)
                 except Exception as error:  # what a device did wrong may show only now
-                    cell.error = _one_line(error)
+                    cell.error = describe(error)
                     continue
                 cell.samples.append(elapsed / cell.inner)
                 cell.spent += elapsed
@@ -125,6 +119,7 @@ def _unfinished(cell: Cell, budget: Budget) -> bool:
     return taken < budget.least or (cell.spent < budget.seconds and taken < budget.most)
 
 
-def _one_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+def describe(error: Exception) -> str:
+    """Return the kind of an error and the first line of what it says."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__

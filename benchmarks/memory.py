@@ -33,13 +33,6 @@ def _reset_high_water() -> bool:
     return high is not None and now is not None and high - now < 2**20
 
 
-def _return_free_memory() -> None:
-    """Give freed heap back to the system, or what the last call freed would hide what the next one needs."""
-    # not glibc: large blocks are mapped and unmapped one by one there
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def available_bytes() -> int:
     """Memory that can still be taken without swapping; 4 GiB when the system does not say."""
     return _bytes("MemAvailable", "/proc/meminfo") or 4 * 2**30
@@ -72,7 +65,9 @@ def peak_extra_bytes(call: Callable[[], object], release: Callable[[], object]) 
     the system has no resident set to read (anything but Linux).
     """
     release()
-    _return_free_memory()
+    # what the last call freed would hide what the next one needs; not glibc: large blocks are unmapped there
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
     before = _bytes("VmRSS")
     if before is None:
         return None, f"not measured: no /proc/self/status on {os.uname().sysname}"

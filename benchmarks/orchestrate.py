@@ -11,7 +11,7 @@ from itertools import product
 from typing import Any
 
 from .children import Lines
-from .document import FORMAT
+from .document import FORMAT, Table, add_mlp_ratios
 from .machine import describe
 from .providers import find_provider
 from .worker import Job, blank
@@ -42,29 +42,18 @@ class Plan:
 
     def modes_of(self, workload: Workload, threads: int) -> list[str]:
         """Modes in the order they run: a training step moves the weights, so it comes after the others."""
-        if self.modes is not None:
-            wanted = set(self.modes)
-        elif self.level == "smoke":
-            wanted = set(workload.modes)
-        elif self.level == "quick":
-            wanted = {TRAIN} & set(workload.modes)
-        elif threads != max(self.threads):
-            wanted = {FORWARD, TRAIN} & set(workload.modes)
-        else:
-            wanted = set(workload.modes)
+        everything = self.level != "quick" and (self.level == "smoke" or threads == max(self.threads))
+        default = MODES if everything else (TRAIN,) if self.level == "quick" else (FORWARD, TRAIN)
+        wanted = set(default) & set(workload.modes) if self.modes is None else set(self.modes)
         return [mode for mode in (FORWARD, TRAIN, SECOND, STEP) if mode in wanted]
 
     def skip(self, workload: Workload, threads: int) -> dict[str, str]:
         """Cells left out to keep the run short ("workload/provider/mode"), and why, for the table."""
-        left: dict[str, str] = {}
         if self.thorough or self.level == "smoke":
-            return left
-        for key in self.providers:
-            for mode in MODES:
-                reason = self._too_long(workload, key, mode, threads)
-                if reason is not None:
-                    left[f"{workload.name}/{key}/{mode}"] = reason
-        return left
+            return {}
+        cells = product(self.providers, MODES)
+        reasons = {(key, mode): self._too_long(workload, key, mode, threads) for key, mode in cells}
+        return {f"{workload.name}/{key}/{mode}": why for (key, mode), why in reasons.items() if why}
 
     def _too_long(self, workload: Workload, key: str, mode: str, threads: int) -> str | None:
         """Why a cell would cost more seconds than its figure is worth, or None."""
@@ -130,38 +119,23 @@ def run(plan: Plan, name: str, progress: Progress) -> dict[str, Any]:
             "mlp_rule": RULE,
             "seconds": round(time.monotonic() - started, 1),
         },
-        "workloads": {w.name: _workload_json(w) for w in plan.workloads},
+        "workloads": {w.name: w.to_json() for w in plan.workloads},
         "results": results,
     }
     add_ratios(document)
     return document
 
 
-def _workload_json(w: Workload) -> dict[str, Any]:
-    return {
-        **asdict(w),
-        "shape": w.shape,
-        "kan_parameters": w.kan_parameters,
-        "mlp_same_parameter_widths": list(w.same_parameter_widths()),
-        "signal_bytes": w.signal_bytes(),
-    }
-
-
 def add_ratios(document: dict[str, Any]) -> None:
     """Ratios to both MLPs, the fraction of FMA peak, and memory in units of x, y and their gradients."""
-    by_cell = {(r["workload"], r["mode"], r["threads"], r["provider"]): r for r in document["results"]}
+    table = Table(document)
     for r in document["results"]:
-        for key, field in (("mlp-params", "ratio_same_parameters"), ("mlp-widths", "ratio_same_widths")):
-            other = by_cell.get((r["workload"], r["mode"], r["threads"], key))
-            if other is not None and "median_ms" in other and "median_ms" in r:
-                r[field] = r["median_ms"] / other["median_ms"]
+        add_mlp_ratios(table, r)
         peak = document["meta"]["fma_peak_gflops"].get(str(r["threads"]))
         if peak and "useful_gflops" in r:
             r["peak_fraction"] = r["useful_gflops"] / peak
         if r.get("peak_extra_bytes") is not None:
-            r["peak_extra_signals"] = (
-                r["peak_extra_bytes"] / document["workloads"][r["workload"]]["signal_bytes"]
-            )
+            r["peak_extra_signals"] = r["peak_extra_bytes"] / table.workloads[r["workload"]]["signal_bytes"]
 
 
 def _events(job: Job) -> Iterator[dict[str, Any]]:

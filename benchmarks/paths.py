@@ -11,8 +11,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,8 @@ from .document import FORMAT, RESULTS, load, milliseconds, save, times
 from .efficient_kan_form import KANLinear
 from .gate import TOLERANCE, relative_error
 from .machine import all_threads, describe
-from .measure import FULL, QUICK, Budget, Cell, measure, quantiles
+from .measure import FULL, QUICK, Budget, Cell, measure, quantiles, wall_clock
+from .measure import describe as what_failed
 from .readme import refresh
 from .report import markdown_table
 
@@ -82,84 +83,64 @@ def _layer(make: Callable[[int, int], nn.Module], fan_in: int, fan_out: int, bat
     return _training(layer, torch.rand(batch, fan_in) * 2 - 1, weights)
 
 
+_SQUARES = ((256, 64), (512, 256))
+_GEMM = {
+    f"{basis} [{n},{n}] B=256, 8 functions": partial(_basis, basis, n, 256, 8)
+    for n in (256, 512)
+    for basis in ("rbf", "chebyshev", "fourier")
+}
+_NORM = {
+    f"FastKANLayer [{i},{o}] B=1000": partial(_layer, FastKANLayer, i, o, 1000) for i, o in ((4, 5), (64, 8))
+}
+_SCALE = {
+    f"efficient-kan's KANLinear [{n},{n}] B={b}": partial(_layer, KANLinear, n, n, b) for n, b in _SQUARES
+}
 PATHS = (
-    FastPath(
-        "gemm",
-        "full-support bases as a GEMM",
-        {
-            f"{basis} [{width},{width}] B=256, 8 functions": partial(_basis, basis, width, 256, 8)
-            for width in (256, 512)
-            for basis in ("rbf", "chebyshev", "fourier")
-        },
-    ),
-    FastPath(
-        "layer_norm_rbf",
-        "layer norm + RBF layer in one op",
-        {
-            f"FastKANLayer [{fan_in},{fan_out}] B=1000": partial(_layer, FastKANLayer, fan_in, fan_out, 1000)
-            for fan_in, fan_out in ((4, 5), (64, 8))
-        },
-    ),
-    FastPath(
-        "edge_scale",
-        "edge scale in the kernels",
-        {
-            f"efficient-kan's KANLinear [{n},{n}] B={batch}": partial(_layer, KANLinear, n, n, batch)
-            for n, batch in ((256, 64), (512, 256))
-        },
-    ),
+    FastPath("gemm", "full-support bases as a GEMM", _GEMM),
+    FastPath("layer_norm_rbf", "layer norm + RBF layer in one op", _NORM),
+    FastPath("edge_scale", "edge scale in the kernels", _SCALE),
 )
 
 
-class Side:
-    """One side of a pair in a process of its own; a context manager that ends it."""
+@contextmanager
+def side(path: FastPath, title: str, on: bool) -> Iterator[Callable[..., Any]]:
+    """Run one side of a pair in a process of its own; yields what asks it, or raises RuntimeError.
 
-    def __init__(self, path: FastPath, title: str, on: bool) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, other = context.Pipe()
-        arguments = (path.workloads[title], on, torch.get_num_threads(), other)
-        self._process = context.Process(target=_serve, args=arguments, daemon=True)
-        before = os.environ.pop(SWITCH, None)
+    ask(n): the seconds of n calls; ask(0): the tensors of one.
+    """
+    context = multiprocessing.get_context("spawn")
+    pipe, other = context.Pipe()
+    arguments = (path.workloads[title], on, torch.get_num_threads(), other)
+    process = context.Process(target=_serve, args=arguments, daemon=True)
+    kept = os.environ.pop(SWITCH, None)
+    try:
+        os.environ |= {} if on else {SWITCH: path.name}
+        process.start()
+    finally:
+        os.environ.pop(SWITCH, None)
+        os.environ |= {} if kept is None else {SWITCH: kept}
+    other.close()
+
+    def ask(what: int) -> Any:
         try:
-            if not on:
-                os.environ[SWITCH] = path.name
-            self._process.start()
-        finally:
-            os.environ.pop(SWITCH, None)
-            if before is not None:
-                os.environ[SWITCH] = before
-        other.close()
-
-    def __enter__(self) -> Side:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._process.kill()
-        self._process.join()
-
-    def ask(self, what: int) -> Any:
-        """Return the seconds of so many calls, for 0 the tensors of one; RuntimeError says what failed."""
-        try:
-            self._pipe.send(what)
-            if not self._pipe.poll(ANSWER):
-                raise RuntimeError(f"no answer in {ANSWER:g} s")
-            answer = self._pipe.recv()
+            pipe.send(what)
+            answer = pipe.recv() if pipe.poll(ANSWER) else f"no answer in {ANSWER:g} s"
         except (EOFError, OSError):
-            self._process.join()
-            raise RuntimeError(f"its process ended with status {self._process.exitcode}") from None
+            process.join()
+            answer = f"its process ended with status {process.exitcode}"
         if isinstance(answer, str):
             raise RuntimeError(answer)
         return answer
 
-    def __call__(self) -> object:
-        return self.ask(1)
+    try:
+        yield ask
+    finally:
+        process.kill()
+        process.join()
 
 
 def _serve(make: Callable[[bool], Call], on: bool, threads: int, pipe: Any) -> None:
     """What the process of a side does: build, then answer until it is ended."""
-    from .measure import wall_clock
-    from .worker import describe as said
-
     try:
         torch.set_num_threads(threads)
         torch.manual_seed(0)
@@ -168,23 +149,22 @@ def _serve(make: Callable[[bool], Call], on: bool, threads: int, pipe: Any) -> N
             count = pipe.recv()
             pipe.send(wall_clock(call, count) if count else [t.detach().double().numpy() for t in call()])
     except Exception as error:
-        pipe.send(said(error))
+        pipe.send(what_failed(error))
 
 
 def compare(path: FastPath, title: str, budget: Budget) -> dict[str, Any]:
     """Gate and time of one pair; a reason in place of times where there are none."""
     row: dict[str, Any] = {"path": path.name, "label": path.label, "workload": title}
-    with ExitStack() as stack:
-        on, off = (stack.enter_context(Side(path, title, state)) for state in (True, False))
+    with side(path, title, on=True) as on, side(path, title, on=False) as off:
         try:
-            pairs = zip(on.ask(0), off.ask(0), strict=True)
+            pairs = zip(on(0), off(0), strict=True)
             row["error"] = max(relative_error(*map(torch.as_tensor, pair)) for pair in pairs)
         except RuntimeError as error:
             return {**row, "reason": str(error)}
         if not row["error"] <= TOLERANCE:
             return {**row, "reason": f"on and off differ by {row['error']:.1e} of the largest entry"}
         cells = [Cell("on", on), Cell("off", off)]
-        measure(cells, budget, clock=lambda side, inner: side.ask(inner))  # type: ignore[attr-defined]
+        measure(cells, budget, clock=lambda ask, inner: ask(inner))  # type: ignore[call-arg]
     for cell in cells:
         if cell.error is not None:
             return {**row, "reason": f"{cell.key}: {cell.error}"}
@@ -205,8 +185,8 @@ def verdicts(document: dict[str, Any]) -> dict[str, tuple[bool, str]]:
     return found
 
 
-def _all_stay(document: dict[str, Any]) -> bool:
-    return all(stays for stays, _ in verdicts(document).values())
+def _status(document: dict[str, Any]) -> int:
+    return int(not all(stays for stays, _ in verdicts(document).values()))
 
 
 def table(document: dict[str, Any] | None) -> str:
@@ -222,13 +202,11 @@ def table(document: dict[str, Any] | None) -> str:
             cells += [f"{middle} [{low} to {high}]"]
         body.append(cells)
     m = document["meta"]
-    said = "; ".join(text for _, text in verdicts(document).values())
-    return (
-        markdown_table(["fast path", "forward + backward", "off, ms", "on, ms", "off / on"], body, (0, 1))
-        + f"\n\n{said}. float32, {m['threads']} thread(s), "
-        f"medians and quartiles of turns. {m['cpu']}; torch {m['torch']}, "
-        f"{m['isa_kan_kernels']}; {m['date']}.\n"
-    )
+    said = [text for _, text in verdicts(document).values()]
+    said += [f"float32, {m['threads']} thread(s), medians and quartiles of turns"]
+    said += [f"{m['cpu']}, torch {m['torch']}, {m['isa_kan_kernels']}, {m['date']}"]
+    head = ["fast path", "forward + backward", "off, ms", "on, ms", "off / on"]
+    return f"{markdown_table(head, body, (0, 1))}\n\n{'; '.join(said)}.\n"
 
 
 def main(quick: bool, check: bool, names: list[str] | None = None) -> int:
@@ -239,9 +217,7 @@ def main(quick: bool, check: bool, names: list[str] | None = None) -> int:
     if check:
         document = load(COMMITTED) if COMMITTED.exists() else None
         stale = refresh(PAGE, table(document), True, COMMAND, "paths")
-        return stale or int(
-            document is not None and not all(stays for stays, _ in verdicts(document).values())
-        )
+        return stale or (0 if document is None else _status(document))
     unknown = set(names or []) - {path.name for path in PATHS}
     if unknown:
         raise ValueError(f"unknown path {min(unknown)!r}; known: {', '.join(path.name for path in PATHS)}")
@@ -258,4 +234,4 @@ def main(quick: bool, check: bool, names: list[str] | None = None) -> int:
         return int(any("reason" in row for row in results))
     save(document, COMMITTED)
     refresh(PAGE, table(document), False, COMMAND, "paths")
-    return int(not _all_stay(document))
+    return _status(document)

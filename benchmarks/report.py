@@ -168,18 +168,13 @@ def _own_table(table: Table, names: list[str]) -> str:
     body = []
     for threads in table.threads:
         columns = []
-        for name in names:
-            cell = table.ours(name, TRAIN, threads)
-            if cell is None:
-                columns.append("-")
-                continue
-            parts = [
-                time_text(cell),
-                times(cell["ratio_same_parameters"]) if "ratio_same_parameters" in cell else "",
-                f"{100 * cell['peak_fraction']:.0f}% of peak" if "peak_fraction" in cell else "",
-                size(cell.get("peak_extra_bytes")),
-            ]
-            columns.append("<br>".join(p for p in parts if p))
+        for cell in (table.ours(name, TRAIN, threads) for name in names):
+            parts = [time_text(cell)]
+            if cell is not None:
+                parts += [times(cell[RATIOS[0]])] if RATIOS[0] in cell else []
+                parts += [f"{100 * cell['peak_fraction']:.0f}% of peak"] if "peak_fraction" in cell else []
+                parts += [size(cell.get("peak_extra_bytes"))]
+            columns.append("<br>".join(parts))
         body.append([f"kan_kernels, {threads} thread(s)", *columns])
     head = ["ms, x same-parameter MLP, of measured FMA peak, peak extra memory", *names]
     return markdown_table(head, body) if any(c != "-" for row in body for c in row[1:]) else ""

@@ -91,7 +91,7 @@ class Worker:
                 if admit(result, provider, runner, expected):
                     runners[key] = runner
             except Exception as error:  # a rival may fail in any way; the table must say how
-                result.update(status="failed", reason=describe(error))
+                result.update(status="failed", reason=timing.describe(error))
         self.send("busy", workload=workload.name, mode=mode, provider="timing, interleaved")
         take_times(results, runners, self.budget)
         flops = workload.useful_flops(mode)
@@ -143,12 +143,6 @@ def take_times(
             results[cell.key].update(status="failed", reason=cell.error or "no sample was taken")
         else:
             results[cell.key].update(cell.summary())
-
-
-def describe(error: Exception) -> str:
-    """The kind of an error and the first line of what it says."""
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
 
 
 def event_stream() -> TextIO:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import torch
 
@@ -47,11 +48,6 @@ class Workload:
         return self.edges * (self.bases + 1)
 
     @property
-    def parameter_multiplier(self) -> int:
-        """The rule of the same-parameter MLP: every hidden width times G + k + 1."""
-        return self.bases + 1
-
-    @property
     def large(self) -> bool:
         """So many evaluations of edge functions that unfused code takes a good part of a second."""
         return self.batch * self.edges > 50_000_000
@@ -76,7 +72,7 @@ class Workload:
         if len(w) == 2:
             return (w[0], max(1, round(self.kan_parameters / (w[0] + w[1]))), w[1])
         if len(w) == 3:
-            return (w[0], w[1] * self.parameter_multiplier, w[2])
+            return (w[0], w[1] * (self.bases + 1), w[2])
         ends = w[0] * w[1] + w[-2] * w[-1]
         inner = sum(a * b for a, b in pairwise(w[1:-1]))
         m = (-ends + math.sqrt(ends * ends + 4 * inner * self.kan_parameters)) / (2 * inner)
@@ -109,6 +105,12 @@ class Workload:
     def signal_bytes(self) -> int:
         """Bytes of x, y and their two gradients in float32: the unit of the memory target."""
         return 2 * 4 * self.batch * (self.widths[0] + self.widths[-1])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a report says of it."""
+        mlp = {"mlp_same_parameter_widths": list(self.same_parameter_widths())}
+        counted = {"kan_parameters": self.kan_parameters, "signal_bytes": self.signal_bytes()}
+        return {**asdict(self), "shape": self.shape, **mlp, **counted}
 
 
 @dataclass

@@ -110,7 +110,7 @@ def _run(options: argparse.Namespace, path: Path, only: list[str]) -> int:
 
 def _guarded(stage: Any, run: Any, limit: float) -> Any:
     """A stage that fails in a way nobody thought of costs itself alone."""
-    from ..worker import describe
+    from ..measure import describe
     from .stages import Outcome
 
     if limit < LEAST:
@@ -125,7 +125,7 @@ def _write(table: Any, path: Path, fused_needed: bool = False) -> int:
     """Write Markdown and plots beside the JSON, print the targets; 1 when a proof does not hold."""
     from tools.extras import MissingExtra
 
-    from ..worker import describe
+    from ..measure import describe
     from .report import markdown
     from .targets import check, proofs
 

@@ -17,27 +17,16 @@ def draw(table: GpuTable, result: Path) -> list[Path]:
         cells = [c for key in table.in_job(job) if (c := table.best(job, TRAIN, key))]
         title = f"{job}: {table.document['jobs'][job]['shape']}"
         mlp = table.best(job, TRAIN, "mlp-params")
-        if mlp is not None:
-            compared = [(c, c["median_ms"] / mlp["median_ms"]) for c in cells]
-            said = "{}  ({} ms, {})"
-            ratios.append(
-                Panel(
-                    title,
-                    [
-                        (c, v, said.format(times(v), milliseconds(c["median_ms"]), c["execution"]))
-                        for c, v in compared
-                    ],
-                    1.0,
-                )
-            )
+        bars = []
+        for c in cells if mlp is not None else ():
+            ratio = c["median_ms"] / mlp["median_ms"]
+            bars.append((c, ratio, f"{times(ratio)}  ({milliseconds(c['median_ms'])} ms, {c['execution']})"))
+        ratios.append(Panel(title, bars, 1.0))
         fractions = [(c, 100 * c["roofline_fraction"]) for c in cells if "roofline_fraction" in c]
         roofline.append(Panel(title, [(c, v, f"{v:.0f}%, {c['execution']}") for c, v in fractions], 100.0))
     about = f"{table.meta['device']}, torch {table.meta['torch']}, log scale"
-    title = (
-        "Forward + backward relative to the MLP with the same number of parameters, everyone in the fastest "
-    )
-    written = draw_panels(
-        ratios, f"{title}execution\n{about}", "x", result.with_name(f"{result.stem}-ratios.png")
-    )
+    compared = "Forward + backward relative to the MLP with the same number of parameters"
+    title = f"{compared}, everyone in the fastest execution\n{about}"
+    written = draw_panels(ratios, title, "x", result.with_name(f"{result.stem}-ratios.png"))
     title = f"Of the measured roofline (dense work), forward + backward\n{about}"
     return written + draw_panels(roofline, title, "%", result.with_name(f"{result.stem}-roofline.png"))

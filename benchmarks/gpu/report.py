@@ -101,15 +101,12 @@ def _cost_model(document: dict[str, Any]) -> list[str]:
     found = document.get("cost_model")
     if not found or not found["rows"]:
         return []
-    body = [
-        [
-            row["layer"], row["backend"], row["path"],
-            milliseconds(1e3 * row["seconds"]), f"{row['cycles']:.4f}",
-            "-" if row["counted"] is None else f"{row['counted']:.4f}",
-            "-" if row["counted"] is None else times(row["cycles"] / row["counted"]),
-        ]
-        for row in found["rows"]
-    ]  # fmt: skip
+    body = []
+    for row in found["rows"]:
+        known = row["counted"] is not None
+        timed = [milliseconds(1e3 * row["seconds"]), f"{row['cycles']:.4f}"]
+        counted = [f"{row['counted']:.4f}", times(row["cycles"] / row["counted"])] if known else ["-", "-"]
+        body.append([row["layer"], row["backend"], row["path"], *timed, *counted])
     columns = ["layer", "backend", "path", "forward, ms", "cycles an edge", "counted", "measured / counted"]
     lines = [
         f"- {name}: {times(f['median'])} ({times(f['least'])} to {times(f['most'])} over {f['of']} layers)"

@@ -32,12 +32,7 @@ def sanitize(backends: list[str], limit: float) -> dict[str, Any]:
         # the caching allocator hides what lies beyond a tensor's end
         ended = run(command, left, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"})
         summaries = _SUMMARY.findall(ended.output)
-        if ended.timed_out:
-            status = "cut"
-        elif ended.status == 0:
-            status = "clean"
-        else:
-            status = "errors" if ended.status == 99 else "failed"
+        status = "cut" if ended.timed_out else {0: "clean", 99: "errors"}.get(ended.status, "failed")
         found[tool] = {"status": status, "summary": summaries[-1] if summaries else ended.reason()}
         if status in ("errors", "failed"):
             found[tool]["log"] = ended.output.splitlines()[-40:]

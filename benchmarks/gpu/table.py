@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..document import Table, fastest
+from ..document import Table, add_mlp_ratios, fastest
 from .plan import EXECUTIONS, Job, find_job
 from .providers import AUTO
 from .roofline import fraction
-
-RATIOS = (("mlp-params", "ratio_same_parameters"), ("mlp-widths", "ratio_same_widths"))
 
 
 class GpuTable(Table):
@@ -45,13 +43,9 @@ def add_figures(document: dict[str, Any]) -> None:
     table = GpuTable(document)
     for r in table.results:
         job = find_job(r["job"])
-        if "median_ms" in r:
-            for key, name in RATIOS:
-                other = table.timed(r["job"], r["mode"], key, r["execution"])
-                if other is not None:
-                    r[name] = r["median_ms"] / other["median_ms"]
-            if r["kind"] == "ours" and document.get("peaks"):
-                r.update(fraction(job, r["mode"], 1e-3 * r["median_ms"], document["peaks"]))
+        add_mlp_ratios(table, r)
+        if "median_ms" in r and r["kind"] == "ours" and document.get("peaks"):
+            r.update(fraction(job, r["mode"], 1e-3 * r["median_ms"], document["peaks"]))
         if r.get("peak_extra_bytes") is not None:
             r["peak_extra_signals"] = r["peak_extra_bytes"] / signal_bytes(job)
 
@@ -63,11 +57,5 @@ def signal_bytes(job: Job) -> int:
 
 def job_json(job: Job) -> dict[str, Any]:
     """What the report says of a job's workload."""
-    w = job.workload
-    named = ("shape", "widths", "batch", "grid_size", "spline_order", "input_grad", "note", "kan_parameters")
-    return {
-        **{name: getattr(w, name) for name in named},
-        "headline": job.headline,
-        "mlp_same_parameter_widths": list(w.same_parameter_widths()),
-        "signal_bytes": signal_bytes(job),
-    }
+    about = job.workload.to_json()
+    return {**about, "headline": job.headline, "signal_bytes": signal_bytes(job)}

@@ -20,7 +20,7 @@ from .. import measure as timing
 from ..gate import MEANINGLESS, compare, reference_numbers
 from ..modes import Numbers, Runner
 from ..providers import Model, find_provider
-from ..worker import admit, describe, event_stream, take_times
+from ..worker import admit, event_stream, take_times
 from ..workloads import TRAIN, Problem, make_problem
 from .device import Device, query
 from .graphs import GraphRunner
@@ -139,7 +139,7 @@ class Worker:
                         if runner is not None:
                             runners[cell] = runner
                 except Exception as error:  # a provider may fail in any way; the table must say how
-                    result.update(status="failed", reason=describe(error))
+                    result.update(status="failed", reason=timing.describe(error))
                     self.survive(cell, result)
         self.time(job, mode, results, runners)
 

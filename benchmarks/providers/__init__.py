@@ -8,18 +8,9 @@ from .ours import Ours
 from .peers import PEERS
 from .unfused import ClosedForm, ClosedFormCompiled, Textbook
 
-PROVIDERS: dict[str, Provider] = {
-    p.key: p
-    for p in (
-        Ours("native"),
-        Ours("reference", slow=True),
-        *MLPS,
-        ClosedForm(),
-        ClosedFormCompiled(),
-        Textbook(),
-        *PEERS,
-    )
-}
+OURS = Ours("native"), Ours("reference", slow=True)
+UNFUSED = ClosedForm(), ClosedFormCompiled(), Textbook()
+PROVIDERS: dict[str, Provider] = {p.key: p for p in (*OURS, *MLPS, *UNFUSED, *PEERS)}
 
 
 def find_provider(key: str) -> Provider:

@@ -6,6 +6,9 @@ None of them is a dependency: each says why it is missing. Adapters only set pub
 from __future__ import annotations
 
 import importlib
+from contextlib import suppress
+from importlib import metadata
+from importlib.metadata import PackageNotFoundError
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +17,7 @@ from torch import nn
 
 from ..memory import available_bytes
 from ..workloads import FORWARD, SECOND, LayerWeights, Problem, Workload
-from .base import NO_SECOND, Model, Provider, import_or_reason, out_in_basis, package_version
+from .base import NO_SECOND, Model, Provider, import_or_reason, out_in_basis
 
 
 class Peer(Provider):
@@ -25,7 +28,9 @@ class Peer(Provider):
     only_cubic = False
 
     def version(self) -> str | None:
-        return package_version(self.key)
+        with suppress(PackageNotFoundError):
+            return metadata.version(self.key)
+        return None
 
     def unavailable(self) -> str | None:
         return import_or_reason(self.module or self.key, self.install or f"pip install {self.key}")

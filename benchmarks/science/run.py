@@ -20,7 +20,7 @@ from ..memory import peak_extra_bytes
 from ..providers import find_provider
 from ..readme import refresh
 from . import table, twin
-from .contests import SAME, Contest, Job, clock, contests
+from .contests import SAME, Contest, clock, contests
 
 COMMAND = "python -m benchmarks science"
 COMMITTED = RESULTS / "science.json"
@@ -108,18 +108,22 @@ def _row(contest: Contest, budget: timing.Budget) -> dict[str, Any]:
         reason = f"the networks differ by {contest.start:.2g} before anything was done"
         return {**row, "status": "failed", "reason": reason}
     ours, theirs = timing.Cell("ours", contest.ours), timing.Cell("theirs", contest.theirs)
+    jobs = contest.ours, contest.theirs
+
+    def peaks() -> list[int | None]:
+        return [peak_extra_bytes(job, job.prepare)[0] for job in jobs]
+
     if not contest.once:
-        for job in (contest.ours, contest.theirs):
+        for job in jobs:
             job.prepare()
             job()
-        reason = _judge(contest, row)
-        if reason is not None:
+        if _judge(contest, row) is not None:
             return row
         timing.measure([ours, theirs], budget, clock=clock)
-        row["peak_extra_bytes"] = [_peak(job) for job in (contest.ours, contest.theirs)]
+        row["peak_extra_bytes"] = peaks()
     else:  # ours on both sides of the long call
         timing.measure([ours], budget, clock=clock)
-        row["peak_extra_bytes"] = [_peak(contest.ours), _peak(contest.theirs)]
+        row["peak_extra_bytes"] = peaks()
         theirs.samples.append(contest.theirs.seconds)
         timing.measure([ours], budget, clock=clock)
         _judge(contest, row)
@@ -135,7 +139,3 @@ def _judge(contest: Contest, row: dict[str, Any]) -> str | None:
     found, reason = contest.check(contest.ours, contest.theirs)
     row.update(found, status="ok" if reason is None else "failed", reason=reason)
     return reason
-
-
-def _peak(job: Job) -> int | None:
-    return peak_extra_bytes(job, job.prepare)[0]

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import paths
 from benchmarks.measure import SMOKE
-from benchmarks.paths import Call, FastPath, Side, compare, table, verdicts
+from benchmarks.paths import Call, FastPath, compare, side, table, verdicts
 
 
 def stand_in(slow: float, wrong: float, on: bool) -> Call:
@@ -73,8 +73,8 @@ def test_what_fails_says_so(make: Any, said: str) -> None:
 
 def test_a_side_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "ANSWER", 0.01)
-    with Side(path(w=keyword), "w", True) as side, pytest.raises(RuntimeError, match=r"no answer in 0\.01 s"):
-        side.ask(0)
+    with side(path(w=keyword), "w", on=True) as ask, pytest.raises(RuntimeError, match=r"answer in 0\.01 s"):
+        ask(0)
 
 
 def fabricated(*ratios: float) -> dict[str, Any]:

@@ -76,13 +76,8 @@ class Measured:
 def measure(cubins: Iterable[Cubin]) -> Iterator[Measured]:
     """Read each cubin; raises ValueError where one holds no such kernel, or several and no name was given."""
     for cubin in cubins:
-        found = kernel_costs(
-            cubin.cubin,
-            function=cubin.function,
-            warps=cubin.warps,
-            shared=cubin.shared,
-            flops_per_iteration=cubin.flops_per_iteration,
-        )
+        named = ("function", "warps", "shared", "flops_per_iteration")
+        found = kernel_costs(cubin.cubin, **{name: getattr(cubin, name) for name in named})
         if len(found) != 1:
             names = ", ".join(kernel.name for kernel in found) or "none"
             raise ValueError(f"{cubin.key}: expected one kernel in the cubin, got {names}")
