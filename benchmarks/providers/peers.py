@@ -137,6 +137,9 @@ class FastKAN(Peer):
         widths = pairwise(w.widths)
         return nn.Sequential(*(layer(i, o, num_grids=w.bases, use_layernorm=i > 1) for i, o in widths))
 
+    def layers(self, network: Any) -> Any:
+        return network
+
     def load(self, layer: Any, weights: LayerWeights) -> None:
         """Keep its own: other functions have other weights."""
 
