@@ -73,6 +73,7 @@ check: build
 	$(BIN)/mypy
 	$(BIN)/python -m benchmarks readme --check
 	$(BIN)/python -m benchmarks science --check
+	$(BIN)/python -m benchmarks paths --check
 	$(BIN)/python -m benchmarks.integrations --check
 
 sanitize: $(VENV)/.ready

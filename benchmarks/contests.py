@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .basis_forms import ChebyKANLayer, FastKANLayer, NaiveFourierKANLayer
-from .forms import BasisImageConv2d
+from .basis_forms import BasisImageConv2d, ChebyKANLayer, FastKANLayer, NaiveFourierKANLayer
 from .providers.base import import_or_reason
 from .workloads import find_workload
 
@@ -105,18 +104,6 @@ def _bases(peer: str, label: str, layer: Callable[[int, int, int], nn.Module], n
     )
 
 
-def _fast_kan(fan_in: int, fan_out: int, functions: int) -> nn.Module:
-    return FastKANLayer(fan_in, fan_out, num_grids=functions)
-
-
-def _cheby_kan(fan_in: int, fan_out: int, functions: int) -> nn.Module:
-    return ChebyKANLayer(fan_in, fan_out, functions - 1)
-
-
-def _fourier_kan(fan_in: int, fan_out: int, functions: int) -> nn.Module:
-    return NaiveFourierKANLayer(fan_in, fan_out, functions // 2)
-
-
 _WORKLOADS = ("wide-g5", "wide-g20", "protocol", "medium", "mnist", "toy", "memory")
 
 CONTESTS = (
@@ -133,10 +120,13 @@ CONTESTS = (
         accelerated,
         target=8.0,
     ),
-    *(_bases("fastkan", "FastKAN", _fast_kan, name) for name in _WORKLOADS),
-    *(_bases("chebykan", "ChebyKAN", _cheby_kan, name) for name in _WORKLOADS),
+    *(_bases("fastkan", "FastKAN", lambda i, o, n: FastKANLayer(i, o, num_grids=n), w) for w in _WORKLOADS),
+    *(_bases("chebykan", "ChebyKAN", lambda i, o, n: ChebyKANLayer(i, o, n - 1), w) for w in _WORKLOADS),
     # not the widest: its own code makes tensors of batch x out x in x frequencies
-    *(_bases("fourierkan", "FourierKAN", _fourier_kan, name) for name in ("medium", "mnist", "toy")),
+    *(
+        _bases("fourierkan", "FourierKAN", lambda i, o, n: NaiveFourierKANLayer(i, o, n // 2), w)
+        for w in ("medium", "mnist", "toy")
+    ),
     Contest(
         "fourierkan-300",
         "FourierKAN",

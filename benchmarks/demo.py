@@ -10,10 +10,12 @@ from pathlib import Path
 
 import torch
 
+from tools.extras import MissingExtra, require
+
 from .demo_tasks import KAN_NAME, MLP_NAME, Result, make_tasks, time_steps, train
-from .document import milliseconds, times
-from .extras import MissingExtra, require
+from .document import milliseconds, size, times
 from .machine import all_threads, cpu_model, kernel_isa
+from .report import markdown_table, show
 
 
 def learn(seeds: int, scale: float) -> list[Result]:
@@ -42,52 +44,26 @@ def score(result: Result) -> str:
     return f"RMSE {result.mean:.1e} ± {result.spread:.0e}"
 
 
-def show(results: list[Result]) -> None:
-    """The one table."""
-    console = require("rich.console").Console()
-    if not console.is_terminal:
-        console.width = 150
-    seeds = len(results[0].runs)
-    table = require("rich.table").Table(
-        title="KANs and MLPs with the same number of parameters", title_justify="left"
-    )
-    table.add_column("task")
-    table.add_column("model")
-    for heading in (
-        "parameters",
-        f"test score, {seeds} seeds",
-        "ms per step",
-        "samples/s",
-        "peak memory",
-        "ms / MLP's",
-    ):
-        table.add_column(heading, justify="right")
+def show_results(results: list[Result]) -> None:
+    """Print the one table, and what it says."""
+    head = ["task", "model", "parameters", f"test score, {len(results[0].runs)} seeds", "ms per step"]
+    head += ["samples/s", "peak memory", "ms / MLP's"]
     mlp = {r.task.name: r for r in results if r.candidate.name == MLP_NAME}
+    body = []
     for index, r in enumerate(results):
         first = index == 0 or results[index - 1].task is not r.task
-        kan = r.candidate.name == KAN_NAME
-        if first and index:
-            table.add_section()
-        peak = "-" if r.peak_bytes is None else f"{r.peak_bytes / 2**20:.2f} MiB"
-        table.add_row(
-            f"{r.task.name}, B={r.task.batch}" if first else "",
-            require("rich.markup").escape(r.candidate.text),
-            f"{r.parameters:,}",
-            score(r),
-            milliseconds(r.step_ms),
-            f"{1e3 * r.task.batch / r.step_ms:,.0f}",
-            peak,
-            times(r.step_ms / mlp[r.task.name].step_ms),
-            style="bold cyan" if kan else None,
-        )
-    console.print(table)
-    console.print(
+        row = [r.candidate.text, f"{r.parameters:,}", score(r), milliseconds(r.step_ms)]
+        row += [f"{1e3 * r.task.batch / r.step_ms:,.0f}", size(r.peak_bytes)]
+        row += [times(r.step_ms / mlp[r.task.name].step_ms)]
+        if r.candidate.name == KAN_NAME:
+            row = [f"**{text}**" for text in row]
+        body.append([f"{r.task.name}, B={r.task.batch}" if first else "", *row])
+    parts = ["## KANs and MLPs with the same number of parameters", markdown_table(head, body, (0, 1))]
+    parts.append(
         "A step is zero_grad, forward, loss, backward, fused AdamW; median of interleaved runs. Scores are "
-        "on data never trained on. Peak memory is what one step needs beyond model and batch.",
-        style="dim",
+        "on data never trained on. Peak memory is what one step needs beyond model and batch."
     )
-    for line in verdict(results):
-        console.print(line)
+    show("\n\n".join([*parts, *verdict(results)]))
 
 
 def verdict(results: list[Result]) -> list[str]:
@@ -105,10 +81,9 @@ def verdict(results: list[Result]) -> list[str]:
             else:
                 factor = other.mean / kan.mean
                 quality = f"{factor:.1f}x smaller error" if factor >= 1 else f"{1 / factor:.1f}x larger error"
-            lines.append(
-                f"{kan.task.name}: the KAN against {other.candidate.text}: {speed} a step, {quality}."
-            )
-    return [line.replace("[", "\\[") for line in lines]
+            rival = other.candidate.text
+            lines.append(f"- {kan.task.name}: the KAN against {rival}: {speed} a step, {quality}.")
+    return lines
 
 
 def environment() -> str:
@@ -125,9 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Train, print the table, save the picture. Status 2 with one line when something is not installed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__)
     parser.add_argument("--seeds", type=int, default=5, help="trainings of each model (default 5)")
-    parser.add_argument(
-        "--quick", action="store_true", help="a twentieth of the training, one seed, for tests"
-    )
+    parser.add_argument("--quick", action="store_true", help="a twentieth of the training, one seed")
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder of the picture")
     options = parser.parse_args(arguments)
     if options.seeds < 1:
@@ -141,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
     except MissingExtra as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
-    show(results)
+    show_results(results)
     from .demo_plot import draw  # needs matplotlib, checked above
 
     picture = draw(results, options.output / "kan_demo.png", environment())

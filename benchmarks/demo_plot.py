@@ -7,89 +7,26 @@ from typing import Any
 
 import torch
 
+from tools.extras import require
+
 from .demo_tasks import DEEP_NAME, KAN_NAME, MLP_NAME, Result, toy_function
 from .document import milliseconds, times
-from .extras import require
 
 COLOURS = {KAN_NAME: "#0072B2", MLP_NAME: "#5f5f5f", DEEP_NAME: "#E69F00"}
 INK, FAINT = "#222222", "#dddddd"
 
 
-def edge_curves(layer: Any, inputs: torch.Tensor, points: int = 200) -> tuple[torch.Tensor, torch.Tensor]:
-    """The learnt function of every edge of a KANLinear, over the range of what it was given.
-
-    inputs (B, in) -> x (points, in) from each feature's least to its largest value, curves (points, in, out).
-    """
-    from kan_kernels import functional
-
-    with torch.no_grad():
-        low, high = inputs.amin(0), inputs.amax(0)
-        x = low + (high - low) * torch.linspace(0, 1, points).unsqueeze(1)
-        basis = functional.bspline_basis(x, layer.grid, layer.spline_order)
-        curves = torch.einsum("nir,iro->nio", basis, layer.spline_weight)
-        return x, curves + torch.nn.functional.silu(x).unsqueeze(2) * layer.base_weight
-
-
-def _style(plt: Any) -> None:
-    plt.rcParams.update(
-        {
-            "font.size": 10,
-            "axes.titlesize": 11.5,
-            "axes.titleweight": "bold",
-            "axes.titlelocation": "left",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.edgecolor": "#888888",
-            "axes.labelcolor": INK,
-            "text.color": INK,
-        }
-    )
-
-
-def _node(axes: Any, x: float, y: float, text: str) -> None:
-    axes.scatter([x], [y], s=430, facecolor="white", edgecolor=INK, linewidth=1.2, zorder=4)
-    axes.text(x, y, text, ha="center", va="center", fontsize=10, zorder=5)
-
-
-def _inset(axes: Any, x: float, y: float, curve: tuple[torch.Tensor, torch.Tensor], strength: float) -> None:
-    """A small plot of one edge's function, centred at (x, y) in the parent's data units."""
-    width, height = 0.08, 0.135
-    box = axes.inset_axes((x - width / 2, y - height / 2, width, height), transform=axes.transData, zorder=6)
-    box.plot(curve[0], curve[1] - curve[1].mean(), color=COLOURS[KAN_NAME], linewidth=1.0 + 1.2 * strength)
-    box.set(xticks=[], yticks=[])
-    box.margins(x=0.04, y=0.15)
-    for side in box.spines.values():
-        side.set(visible=True, color="#bbbbbb", linewidth=0.8)
-
-
-def _network(axes: Any, network: Any, inputs: torch.Tensor) -> None:
-    """The [2, 5, 1] KAN from its inputs (bottom) to its output (top), its learnt functions on the edges."""
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    axes.axis("off")
-    first, second = network.layers
-    x1, c1 = edge_curves(first, inputs)
-    with torch.no_grad():
-        x2, c2 = edge_curves(second, first(inputs))
-    hidden = c2.shape[1]
-    centres = [(h + 0.5) / hidden for h in range(hidden)]
-    sources, bottom, low, middle, high, top = (0.3, 0.7), 0.045, 0.29, 0.53, 0.74, 0.955
-    swing1, swing2 = c1.std(0), c2.std(0)  # how much each edge moves: drawn as the weight of its line
-    for h, centre in enumerate(centres):
-        for i, source in enumerate(sources):
-            strength = float(swing1[i, h] / swing1.max())
-            place = centre + (0.047 if i else -0.047)
-            line = {"color": INK, "linewidth": 0.5 + 1.3 * strength, "alpha": 0.25 + 0.55 * strength}
-            axes.plot([source, place, centre], [bottom, low, middle], zorder=1, **line)
-            _inset(axes, place, low, (x1[:, i], c1[:, i, h]), strength)
-        strength = float(swing2[h, 0] / swing2.max())
-        line = {"color": INK, "linewidth": 0.5 + 1.3 * strength, "alpha": 0.25 + 0.55 * strength}
-        axes.plot([centre, centre, 0.5], [middle, high, top], zorder=1, **line)
-        _inset(axes, centre, high, (x2[:, h], c2[:, h, 0]), strength)
-        _node(axes, centre, middle, "Σ")
-    for source, name in zip(sources, "xy", strict=True):
-        _node(axes, source, bottom, name)
-    _node(axes, 0.5, top, "f")
-    axes.set_title("What the KAN learnt for exp(sin(πx)+y²): one function on every edge")
+STYLE = {
+    "font.size": 10,
+    "axes.titlesize": 11.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.labelcolor": INK,
+    "text.color": INK,
+}
 
 
 def _maps(figure: Any, panels: list[Any], toy: list[Result]) -> None:
@@ -103,24 +40,18 @@ def _maps(figure: Any, panels: list[Any], toy: list[Result]) -> None:
     with torch.no_grad():
         for r in (kan, rival):
             fits[r.candidate.name] = r.best.model(grid).reshape(161, 161).T
-    extent = (-1.0, 1.0, -1.0, 1.0)
-    surface = panels[0].imshow(fits[KAN_NAME], origin="lower", extent=extent, cmap="cividis", aspect="equal")
+    look: dict[str, Any] = {"origin": "lower", "extent": (-1.0, 1.0, -1.0, 1.0), "aspect": "equal"}
+    bar: dict[str, Any] = {"orientation": "horizontal", "shrink": 0.85, "pad": 0.03}
+    surface = panels[0].imshow(fits[KAN_NAME], cmap="cividis", **look)
     panels[0].contour(side, side, truth, levels=8, colors="white", linewidths=0.6, alpha=0.8)
     panels[0].set_title("KAN's fit (lines: truth)")
-    figure.colorbar(surface, ax=panels[0], orientation="horizontal", shrink=0.85, pad=0.03, aspect=24)
+    figure.colorbar(surface, ax=panels[0], aspect=24, **bar)
     errors = {name: (fit - truth).abs().clamp_min(1e-5) for name, fit in fits.items()}
     colours = require("matplotlib.colors").LogNorm(1e-4, max(float(e.max()) for e in errors.values()))
     for axes, r in ((panels[1], kan), (panels[2], rival)):
-        image = axes.imshow(
-            errors[r.candidate.name],
-            origin="lower",
-            extent=extent,
-            cmap="magma",
-            norm=colours,
-            aspect="equal",
-        )
-        axes.set_title(f"|error|, {r.candidate.name}" + f"\nRMSE {r.best.scores[-1]:.1e}")
-    figure.colorbar(image, ax=panels[1:], orientation="horizontal", shrink=0.85, pad=0.03, aspect=48)
+        image = axes.imshow(errors[r.candidate.name], cmap="magma", norm=colours, **look)
+        axes.set_title(f"|error|, {r.candidate.name}\nRMSE {r.best.scores[-1]:.1e}")
+    figure.colorbar(image, ax=panels[1:], aspect=48, **bar)
     for axes in panels:
         axes.set(xticks=[], yticks=[])
         for spine in axes.spines.values():
@@ -135,7 +66,7 @@ def _curves(axes: Any, group: list[Result]) -> None:
         for run in r.runs:
             values = [max(100 - s, 0.1) for s in run.scores] if classify else run.scores
             width, alpha = (2.2, 1.0) if run is r.best else (0.9, 0.4)
-            axes.plot(run.seconds[1:], values[1:], color=colour, linewidth=width, alpha=alpha)
+            axes.plot(run.seconds, values, color=colour, linewidth=width, alpha=alpha)
         axes.plot([], [], color=colour, linewidth=2.2, label=r.candidate.text)
     axes.set_yscale("log")
     axes.set_xlabel("seconds of training")
@@ -161,7 +92,7 @@ def _bars(axes: Any, results: list[Result]) -> None:
         if index and results[index - 1].task is not r.task:
             place -= 0.6
         unit = base[r.task.name]
-        value, low, high = r.step_ms / unit, r.step_low_ms / unit, r.step_high_ms / unit
+        value, low, high = (r.step[f"{key}_ms"] / unit for key in ("median", "p10", "p90"))
         axes.barh(place, value, color=COLOURS[r.candidate.name], height=0.72)
         axes.plot([low, high], [place, place], color=INK, linewidth=1.0)
         label = f"{times(value)}  ({milliseconds(r.step_ms)} ms)"
@@ -172,7 +103,7 @@ def _bars(axes: Any, results: list[Result]) -> None:
     axes.axvline(1.0, color=INK, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1.5)
     axes.set_yticks([t[0] for t in ticks], [t[1] for t in ticks], fontsize=9)
     axes.tick_params(axis="y", length=0)
-    largest = max(max(r.step_ms, r.step_high_ms) / base[r.task.name] for r in results)
+    largest = max(max(r.step_ms, r.step["p90_ms"]) / base[r.task.name] for r in results)
     axes.set_xlim(0, largest * 1.45)
     axes.set_xlabel("time of a training step / that of the MLP")
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
@@ -182,19 +113,21 @@ def _bars(axes: Any, results: list[Result]) -> None:
 
 def draw(results: list[Result], path: Path, subtitle: str) -> Path:
     """Save the picture as PNG and return its path; folders are made."""
+    from kan_kernels.plotting import plot
+
     require("matplotlib").use("Agg")
     plt = require("matplotlib.pyplot")
-    _style(plt)
+    plt.rcParams.update(STYLE)
     toy = [r for r in results if not r.task.classify]
     digits = [r for r in results if r.task.classify]
     kan = next(r for r in toy if r.candidate.name == KAN_NAME)
     figure = plt.figure(figsize=(17, 10), dpi=130, layout="constrained")
-    figure.suptitle(
-        "kan_kernels: KANs beside MLPs with the same number of parameters", fontsize=15, weight="bold"
-    )
+    title = "kan_kernels: KANs beside MLPs with the same number of parameters"
+    figure.suptitle(title, fontsize=15, weight="bold")
     upper, lower = figure.subfigures(2, 1, height_ratios=(1.12, 1.0), hspace=0.03)
     left, right = upper.subfigures(1, 2, width_ratios=(0.86, 1.14))
-    _network(left.subplots(), kan.best.model, kan.task.split.x)
+    learnt = "What the KAN learnt for exp(sin(πx)+y²): one function on every edge"
+    plot(kan.best.model, kan.task.split.x, inputs=["x", "y"], outputs=["f"], title=learnt, ax=left.subplots())
     _maps(right, list(right.subplots(1, 3)), toy)
     panels = lower.subplots(1, 3)
     _curves(panels[0], toy)
@@ -204,4 +137,6 @@ def draw(results: list[Result], path: Path, subtitle: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     plt.close(figure)
+    image = require("PIL.Image")  # matplotlib has it; 256 colours are a third of the bytes
+    image.open(path).convert("RGB").quantize(256).save(path, optimize=True)
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,14 @@ def load(path: Path, command: str | None = None) -> dict[str, Any]:
 
 
 class Table:
-    """Look-ups in a result document."""
+    """Look-ups in a result document: its cells by the fields in ``key``."""
+
+    key: tuple[str, ...] = ("workload", "mode", "threads", "provider")
 
     def __init__(self, document: dict[str, Any]) -> None:
         self.document, self.meta = document, document["meta"]
-        self._cells = {
-            (r["workload"], r["mode"], r["threads"], r["provider"]): r for r in document["results"]
-        }
+        self.results: list[dict[str, Any]] = document["results"]
+        self._cells = {tuple(r[name] for name in self.key): r for r in self.results}
 
     @property
     def workloads(self) -> dict[str, dict[str, Any]]:
@@ -67,34 +69,30 @@ class Table:
     @property
     def threads(self) -> list[int]:
         """Thread counts, most first."""
-        return sorted({r["threads"] for r in self.document["results"]}, reverse=True)
+        return sorted({r["threads"] for r in self.results}, reverse=True)
 
     def modes(self, workload: str, threads: int) -> list[str]:
-        """Modes measured of a workload at a thread count."""
-        present = {
-            r["mode"]
-            for r in self.document["results"]
-            if r["threads"] == threads and r["workload"] == workload
-        }
+        """Return the modes measured of a workload at a thread count."""
+        present = {r["mode"] for r in self.results if (r["workload"], r["threads"]) == (workload, threads)}
         return [mode for mode in MODES if mode in present]
 
     def providers(self) -> dict[str, str]:
-        """Keys and labels, in the order of the registry."""
-        return {r["provider"]: r["label"] for r in self.document["results"]}
+        """Return keys and labels, in the order of the registry."""
+        return {r["provider"]: r["label"] for r in self.results}
 
-    def cell(self, workload: str, mode: str, threads: int, provider: str) -> dict[str, Any] | None:
-        return self._cells.get((workload, mode, threads, provider))
+    def cell(self, *place: Any) -> dict[str, Any] | None:
+        """Return the result at a place, the values of ``key`` in order."""
+        return self._cells.get(place)
+
+    def timed(self, *place: Any) -> dict[str, Any] | None:
+        """Return the cell, if it has a time."""
+        cell = self.cell(*place)
+        return cell if cell is not None and "median_ms" in cell else None
 
     def ours(self, workload: str, mode: str, threads: int) -> dict[str, Any] | None:
-        """The cell of our fastest backend that was timed, or None."""
-        timed = [
-            r
-            for r in self.document["results"]
-            if r["kind"] == "ours"
-            and "median_ms" in r
-            and (r["workload"], r["mode"], r["threads"]) == (workload, mode, threads)
-        ]
-        return min(timed, key=lambda r: float(r["median_ms"]), default=None)
+        """Return the cell of our fastest backend that was timed, or None."""
+        ours = {r["provider"] for r in self.results if r["kind"] == "ours"}
+        return fastest(self.timed(workload, mode, threads, key) for key in ours)
 
     def machine_line(self) -> str:
         """One line of what the figures were measured on."""
@@ -107,6 +105,19 @@ class Table:
             + (f"; measured FMA peak {peaks} thread(s)" if peaks else "")
             + f"; {m['date']}"
         )
+
+
+def add_mlp_ratios(table: Table, r: dict[str, Any]) -> None:
+    """Enter a result's times over those of both MLPs at the same place."""
+    for provider, ratio in (("mlp-params", "ratio_same_parameters"), ("mlp-widths", "ratio_same_widths")):
+        other = table.timed(*(provider if name == "provider" else r[name] for name in table.key))
+        if other is not None and "median_ms" in r:
+            r[ratio] = r["median_ms"] / other["median_ms"]
+
+
+def fastest(cells: Iterable[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """Return the cell with the least time, or None where there is none."""
+    return min(filter(None, cells), key=lambda c: float(c["median_ms"]), default=None)
 
 
 def milliseconds(value: float) -> str:

@@ -9,7 +9,7 @@ import torch
 
 from .modes import Numbers, Runner, second_derivative
 from .providers import Provider
-from .providers.unfused import textbook_network
+from .providers.unfused import TextbookModel, textbook_network
 from .workloads import FORWARD, SECOND, Problem
 
 # Largest error of an entry relative to the largest entry. The textbook recursion in float32 lands between
@@ -64,17 +64,13 @@ def reference_numbers(problem: Problem, mode: str) -> Numbers:
             dxs.append(x.grad)
     gradients = None
     if mode != FORWARD:
-        gradients = []
-        for layer in network.children():
-            spline, base = layer.spline_weight.grad, layer.base_weight.grad
-            assert isinstance(spline, torch.Tensor) and isinstance(base, torch.Tensor)
-            gradients.append((spline.permute(1, 2, 0), base.t()))
+        gradients = TextbookModel(network).gradients()
     return Numbers(
         torch.cat(ys), torch.cat(dxs) if dxs else None, torch.cat(seconds) if seconds else None, gradients
     )
 
 
-def _error(found: torch.Tensor, expected: torch.Tensor) -> float:
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Largest absolute difference over the largest expected entry; inf for a wrong shape or a NaN."""
     if found.shape != expected.shape:
         return float("inf")
@@ -85,16 +81,16 @@ def _error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 def compare(found: Numbers, expected: Numbers) -> dict[str, float]:
     """Relative errors of whatever both sides have."""
-    errors = {"y": _error(found.y, expected.y)}
-    if found.dx is not None and expected.dx is not None:
-        errors["dx"] = _error(found.dx, expected.dx)
-    if found.second is not None and expected.second is not None:
-        errors["second"] = _error(found.second, expected.second)
+    errors = {}
+    for name in ("y", "dx", "second"):
+        one, other = getattr(found, name), getattr(expected, name)
+        if one is not None and other is not None:
+            errors[name] = relative_error(one, other)
     if found.gradients is not None and expected.gradients is not None:
         pairs = zip(found.gradients, expected.gradients, strict=True)
         for layer, ((spline, base), (spline64, base64)) in enumerate(pairs):
-            errors[f"d_spline{layer}"] = _error(spline, spline64)
-            errors[f"d_base{layer}"] = _error(base, base64)
+            errors[f"d_spline{layer}"] = relative_error(spline, spline64)
+            errors[f"d_base{layer}"] = relative_error(base, base64)
     return errors
 
 

@@ -12,6 +12,7 @@ import contextlib
 import copy
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,19 @@ import torch
 from torch import nn
 
 from .contests import CONTESTS, Contest
-from .document import RESULTS, milliseconds, size
+from .document import FORMAT, RESULTS, milliseconds, size
 from .document import load as load_document
 from .document import save as save_document
+from .gate import TOLERANCE, relative_error
 from .machine import all_threads, describe
 from .measure import FULL, QUICK, Budget, Cell, measure
 from .memory import peak_extra_bytes
-from .readme import render
+from .readme import refresh
+from .report import markdown_table
 
 PATH = RESULTS / "integrations.json"
 PAGE = Path(__file__).absolute().parent.parent / "docs" / "integrations.md"
-# As the harness's gate: float32 against float64, relative to the largest entry.
-TOLERANCE = 1e-4
+COMMAND = "python -m benchmarks.integrations"
 EXACT = 1e-9  # float64 against float64
 
 
@@ -53,29 +55,25 @@ def numbers(module: nn.Module, x: torch.Tensor, penalty: Penalty | None = None) 
 
 
 def disagreement(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], all_names: bool) -> float:
-    """Largest difference relative to the largest entry, over y, dx and (`all_names`) every gradient."""
+    """Return the largest relative error of y, dx and (`all_names`) every gradient."""
     names = expected if all_names else ("y", "dx")
-    worst = 0.0
-    for name in names:
-        if name not in found:
-            return float("inf")
-        scale = expected[name].abs().max().clamp_min(1e-30)
-        worst = max(worst, float((found[name] - expected[name]).abs().max() / scale))
-    return worst if worst == worst else float("inf")
+    missing = torch.empty(0)
+    return max(relative_error(found.get(name, missing), expected[name]) for name in names)
 
 
 def step(
-    module: Callable[[torch.Tensor], torch.Tensor],
-    parameters: list[Any],
+    network: Callable[[torch.Tensor], torch.Tensor],
+    module: nn.Module,
     x: torch.Tensor,
-    penalty: Penalty | None = None,
+    penalty: Penalty | None,
 ) -> Callable[[], object]:
-    """A training step: zero_grad, forward, mean square and penalty, backward, AdamW."""
+    """A training step of a module, called as `network`: zero_grad, forward, mean square, penalty, AdamW."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
 
     def call() -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss = module(x).square().mean()
+        loss = network(x).square().mean()
         if penalty is not None:
             loss = loss + penalty(module)
         loss.backward()
@@ -103,12 +101,12 @@ def run(contest: Contest, budget: Budget) -> dict[str, Any]:
     result |= {"error_float64": exact, "error_float32": error}
     if exact > EXACT or error > TOLERANCE:
         return result | {"reason": f"numbers differ: {exact:.1e} in float64, {error:.1e} in float32"}
-    variants: dict[str, tuple[Any, list[Any]]] = {"own": (own, _trained(own)), "ours": (fast, _trained(fast))}
+    variants: dict[str, tuple[Any, nn.Module]] = {"own": (own, own), "ours": (fast, fast)}
     if contest.compiled:
         for key, module in (("compiled", own), ("ours_compiled", fast)):
             twin = copy.deepcopy(module)
-            variants[key] = (torch.compile(twin, dynamic=False), _trained(twin))
-    calls = {key: step(module, parameters, x, penalty) for key, (module, parameters) in variants.items()}
+            variants[key] = (torch.compile(twin, dynamic=False), twin)
+    calls = {key: step(*variant, x, penalty) for key, variant in variants.items()}
     for key in calls.keys() & {"compiled", "ours_compiled"}:
         with contextlib.suppress(Exception):  # `measure` meets it again, and keeps what it says
             calls[key]()  # compiling is no part of a step
@@ -122,40 +120,33 @@ def run(contest: Contest, budget: Budget) -> dict[str, Any]:
     return result
 
 
-def _trained(module: nn.Module) -> list[nn.Parameter]:
-    return [p for p in module.parameters() if p.requires_grad]
+HEAD = ["training step, ms", "shape", "its own code", "torch.compile of it", "on our kernels"]
+HEAD += ["torch.compile of ours", "faster than its own", "and than torch.compile of it"]
+HEAD += ["peak extra memory, its own and ours"]
 
 
 def table(document: dict[str, Any]) -> str:
-    """The Markdown table of a result document."""
-    lines = [
-        "| training step, ms | shape | its own code | torch.compile of it | on our kernels "
-        "| torch.compile of ours | faster than its own | and than torch.compile of it "
-        "| peak extra memory, its own and ours |",
-        "| :-- | :-- | --: | --: | --: | --: | --: | --: | --: |",
-    ]
+    """Return the Markdown table of a result document."""
+    body = []
     for r in document["results"]:
         if "reason" in r:
-            lines.append(f"| {r['label']} | {r['shape']} | {r['reason']} | | | | | | |")
+            body.append([r["label"], r["shape"], r["reason"], *[""] * (len(HEAD) - 3)])
             continue
-        own, ours = r["own"], r["ours"]
+        own, ours, compiled = r["own"], r["ours"], r.get("compiled", {})
         ratio = f"{own['median_ms'] / ours['median_ms']:.1f}x"
-        compiled = r.get("compiled", {})
+        ratio += f" (asked {r['target']:g}x)" if r["target"] else ""
         over = f"{compiled['median_ms'] / ours['median_ms']:.1f}x" if "median_ms" in compiled else "-"
-        wanted = f" (asked {r['target']:g}x)" if r["target"] else ""
         memory = f"{size(own['peak_bytes'])}, {size(ours['peak_bytes'])}"
-        lines.append(
-            f"| {r['label']} | {r['shape']} | {_cell(own)} | {_cell(r.get('compiled'))} | {_cell(ours)} "
-            f"| {_cell(r.get('ours_compiled'))} | {ratio}{wanted} | {over} | {memory} |"
-        )
+        timed = (_cell(r.get(key)) for key in ("own", "compiled", "ours", "ours_compiled"))
+        body.append([r["label"], r["shape"], *timed, ratio, over, memory])
     m = document["meta"]
-    lines.append(
-        f"\nfloat32, {m['threads']} thread(s); medians, 10th and 90th percentile of interleaved steps "
+    said = (
+        f"float32, {m['threads']} thread(s); medians, 10th and 90th percentile of interleaved steps "
         "(zero_grad, forward, backward, AdamW), in float64 equal to the peer's own numbers to "
         f"{EXACT:g} before they were timed. {m['cpu']}; torch {m['torch']}, {m['isa_kan_kernels']}, "
-        f"Python {m['python']}; {m['date']}.\n"
+        f"Python {m['python']}; {m['date']}."
     )
-    return "\n".join(lines)
+    return f"{markdown_table(HEAD, body, (0, 1))}\n\n{said}\n"
 
 
 def _cell(summary: dict[str, Any] | None) -> str:
@@ -163,45 +154,38 @@ def _cell(summary: dict[str, Any] | None) -> str:
         return "-"
     if "error" in summary:
         return f"fails: {summary['error'][:60]}"
-    low, middle, high = (milliseconds(summary[f"{key}_ms"]) for key in ("p10", "median", "p90"))
-    return f"{middle} ({low} to {high})"
+    return "{1} ({0} to {2})".format(
+        *(milliseconds(summary[f"{key}_ms"]) for key in ("p10", "median", "p90"))
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.integrations", description=__doc__)
-    parser.add_argument(
-        "--quick", action="store_true", help="short samples, nothing compiled, nothing written"
-    )
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="short, nothing compiled, nothing written")
     parser.add_argument("--check", action="store_true", help="exit 1 when the page's table is out of date")
     parser.add_argument("--only", help="comma-separated keys; nothing is written")
     options = parser.parse_args(arguments)
     if options.check:
-        document = load_document(PATH, "python -m benchmarks.integrations")
-        fresh = render(PAGE.read_text(), table(document)) == PAGE.read_text()
-        print(
-            f"{PAGE.name} is "
-            + ("up to date" if fresh else "OUT OF DATE: run python -m benchmarks.integrations")
-        )
-        return 0 if fresh else 1
-    keys = [c.key for c in CONTESTS] if options.only is None else options.only.split(",")
-    unknown = set(keys) - {c.key for c in CONTESTS}
+        return refresh(PAGE, table(load_document(PATH, COMMAND)), True, COMMAND)
+    known = {c.key: c for c in CONTESTS}
+    keys = list(known) if options.only is None else options.only.split(",")
+    unknown = sorted(set(keys) - known.keys())
     if unknown:
-        known = ", ".join(c.key for c in CONTESTS)
-        parser.error(f"--only: got {', '.join(sorted(unknown))}, expected some of {known}")
-    chosen = [c for c in CONTESTS if c.key in keys]
+        parser.error(f"--only: got {', '.join(unknown)}, expected some of {', '.join(known)}")
+    chosen = [c for key, c in known.items() if key in keys]
     if options.quick:
-        chosen = [Contest(**{**c.__dict__, "compiled": False}) for c in chosen]
+        chosen = [replace(c, compiled=False) for c in chosen]
     threads = all_threads()
     torch.set_num_threads(threads)
     results = []
     for contest in chosen:
         print(f"{contest.label}, {contest.shape}", file=sys.stderr)
         results.append(run(contest, QUICK if options.quick else FULL))
-    document = {"format": 1, "meta": {**describe(), "threads": threads}, "results": results}
+    document = {"format": FORMAT, "meta": {**describe(), "threads": threads}, "results": results}
     print(table(document))
     if not options.quick and options.only is None:
         save_document(document, PATH)
-        PAGE.write_text(render(PAGE.read_text(), table(document)))
+        refresh(PAGE, table(document), False, COMMAND)
     return 1 if any("error_float64" in r and "reason" in r for r in results) else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib
 import os
@@ -17,12 +18,10 @@ from .providers import PROVIDERS
 
 def cpu_model() -> str:
     """Name of the processor as the system gives it."""
-    try:
+    with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.lower().startswith(("model name", "cpu model")):
                 return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
     return platform.processor() or platform.machine()
 
 
@@ -46,26 +45,31 @@ def kernel_isa() -> str | None:
 def fma_peak(threads: int) -> float | None:
     """Measured float32 FMA peak in GFLOP/s with that many threads; None when this build has no such probe."""
     try:
-        native: Any = importlib.import_module("kan_kernels._C")
-    except ImportError:
+        probe = importlib.import_module("kan_kernels._C").fma_peak
+    except (ImportError, AttributeError):
         return None
-    if not hasattr(native, "fma_peak"):
-        return None
-    return max(float(native.fma_peak(threads)) for _ in range(3))
+    return max(float(probe(threads)) for _ in range(3))
 
 
-def describe() -> dict[str, Any]:
-    """What must stand beside a figure: processor, instruction sets, versions, TF32 setting, date."""
+def basics() -> dict[str, Any]:
+    """What stands beside every figure: date, processor, system and versions."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "cpu": cpu_model(),
-        "machine": platform.machine(),
         "system": f"{platform.system()} {platform.release()}",
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+    }
+
+
+def describe() -> dict[str, Any]:
+    """What must stand beside a figure of the CPU: `basics`, instruction sets, TF32 setting, peers."""
+    return {
+        **basics(),
+        "machine": platform.machine(),
         "threads_available": all_threads(),
         "isa_kan_kernels": kernel_isa(),
         "isa_torch": torch.backends.cpu.get_cpu_capability(),
-        "python": sys.version.split()[0],
-        "torch": torch.__version__,
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "tf32_allowed": torch.get_float32_matmul_precision() != "highest",
         "providers": {key: p.version() for key, p in PROVIDERS.items() if p.version()},

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+
+import numpy
 
 
 @dataclass(frozen=True)
@@ -54,21 +55,15 @@ class Cell:
 
     def summary(self) -> dict[str, float | int]:
         """Median and 10th, 25th, 75th, 90th percentile in milliseconds, number of samples, calls in each."""
-        ordered = sorted(1e3 * s for s in self.samples)
-        return {
-            "median_ms": statistics.median(ordered),
-            **{f"p{n}_ms": quantile(ordered, n / 100) for n in (10, 25, 75, 90)},
-            "samples": len(ordered),
-            "calls_per_sample": self.inner,
-        }
+        low, first, median, third, high = quantiles(self.samples, 10, 25, 50, 75, 90)
+        percentiles = {"p10_ms": low, "p25_ms": first, "p75_ms": third, "p90_ms": high}
+        milliseconds = {name: 1e3 * value for name, value in {"median_ms": median, **percentiles}.items()}
+        return {**milliseconds, "samples": len(self.samples), "calls_per_sample": self.inner}
 
 
-def quantile(ordered: list[float], q: float) -> float:
-    """Linear interpolation between order statistics of a sorted, non-empty list."""
-    place = q * (len(ordered) - 1)
-    below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+def quantiles(samples: list[float], *percent: float) -> list[float]:
+    """Percentiles of a non-empty list, by linear interpolation."""
+    return [float(value) for value in numpy.percentile(samples, percent)]
 
 
 def warm_up(cell: Cell, budget: Budget, clock: Clock = wall_clock) -> bool:
@@ -88,12 +83,7 @@ def warm_up(cell: Cell, budget: Budget, clock: Clock = wall_clock) -> bool:
     return True
 
 
-def measure(
-    cells: list[Cell],
-    budget: Budget,
-    report: Callable[[Cell], None] = lambda cell: None,
-    clock: Clock = wall_clock,
-) -> None:
+def measure(cells: list[Cell], budget: Budget, clock: Clock = wall_clock) -> None:
     """Fill ``samples`` of every cell, round-robin. A cell that raises keeps the message and drops out."""
     active = []
     for cell in cells:
@@ -101,8 +91,7 @@ def measure(
             if warm_up(cell, budget, clock):
                 active.append(cell)
         except Exception as error:  # a rival may fail in any way; the table must say how
-            cell.error = _one_line(error)
-        report(cell)
+            cell.error = describe(error)
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -114,7 +103,7 @@ def measure(
                 try:
                     elapsed = clock(cell.call, cell.inner)
                 except Exception as error:  # what a device did wrong may show only now
-                    cell.error = _one_line(error)
+                    cell.error = describe(error)
                     continue
                 cell.samples.append(elapsed / cell.inner)
                 cell.spent += elapsed
@@ -130,6 +119,7 @@ def _unfinished(cell: Cell, budget: Budget) -> bool:
     return taken < budget.least or (cell.spent < budget.seconds and taken < budget.most)
 
 
-def _one_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+def describe(error: Exception) -> str:
+    """Return the kind of an error and the first line of what it says."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__

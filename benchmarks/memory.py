@@ -14,14 +14,12 @@ HIGH_WATER = "VmHWM after a reset through /proc/self/clear_refs, minus the resid
 SAMPLED = "resident set sampled every 0.5 ms by a thread, minus that before the call"
 
 
-def _status(key: str) -> int | None:
-    """One VmXXX line of /proc/self/status in bytes, or None where there is no such file."""
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
+def _bytes(key: str, file: str = "/proc/self/status") -> int | None:
+    """Return what a line of the file says in kB as bytes, or None where there is no such file."""
+    with contextlib.suppress(OSError):
+        for line in Path(file).read_text().splitlines():
             if line.startswith(key + ":"):
                 return int(line.split()[1]) * 1024
-    except OSError:
-        pass
     return None
 
 
@@ -31,26 +29,13 @@ def _reset_high_water() -> bool:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return False
-    high, now = _status("VmHWM"), _status("VmRSS")
+    high, now = _bytes("VmHWM"), _bytes("VmRSS")
     return high is not None and now is not None and high - now < 2**20
-
-
-def _return_free_memory() -> None:
-    """Give freed heap back to the system, or what the last call freed would hide what the next one needs."""
-    # not glibc: large blocks are mapped and unmapped one by one there
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def available_bytes() -> int:
     """Memory that can still be taken without swapping; 4 GiB when the system does not say."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 4 * 2**30
+    return _bytes("MemAvailable", "/proc/meminfo") or 4 * 2**30
 
 
 def _sampled_peak(call: Callable[[], object], before: int) -> int:
@@ -59,7 +44,7 @@ def _sampled_peak(call: Callable[[], object], before: int) -> int:
     def watch() -> None:
         nonlocal peak
         while not done.is_set():
-            peak = max(peak, _status("VmRSS") or 0)
+            peak = max(peak, _bytes("VmRSS") or 0)
             time.sleep(0.0005)
 
     thread = threading.Thread(target=watch, daemon=True)
@@ -69,7 +54,7 @@ def _sampled_peak(call: Callable[[], object], before: int) -> int:
     finally:
         done.set()
         thread.join()
-    return max(peak, _status("VmRSS") or 0)
+    return max(peak, _bytes("VmRSS") or 0)
 
 
 def peak_extra_bytes(call: Callable[[], object], release: Callable[[], object]) -> tuple[int | None, str]:
@@ -80,13 +65,15 @@ def peak_extra_bytes(call: Callable[[], object], release: Callable[[], object]) 
     the system has no resident set to read (anything but Linux).
     """
     release()
-    _return_free_memory()
-    before = _status("VmRSS")
+    # what the last call freed would hide what the next one needs; not glibc: large blocks are unmapped there
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    before = _bytes("VmRSS")
     if before is None:
         return None, f"not measured: no /proc/self/status on {os.uname().sysname}"
     if _reset_high_water():
         call()
-        high = _status("VmHWM")
+        high = _bytes("VmHWM")
         assert high is not None
         return max(0, high - before), HIGH_WATER
     return max(0, _sampled_peak(call, before) - before), SAMPLED

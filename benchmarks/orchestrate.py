@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from itertools import product
 from typing import Any
 
+from .children import Lines
+from .document import FORMAT, Table, add_mlp_ratios
 from .machine import describe
 from .providers import find_provider
-from .worker import Job
+from .worker import Job, blank
 from .workloads import FORWARD, MODES, SECOND, STEP, TRAIN, Workload
 
-ROOT = Path(__file__).absolute().parent.parent
-FORMAT = 1
+FOREVER = 1e6  # seconds
 RULE = (
     "same-parameter MLP: hidden widths x (G+k+1), with biases and ReLU (SiLU for second derivatives); one "
     "hidden layer of matching size for a single KAN layer"
@@ -44,29 +42,18 @@ class Plan:
 
     def modes_of(self, workload: Workload, threads: int) -> list[str]:
         """Modes in the order they run: a training step moves the weights, so it comes after the others."""
-        if self.modes is not None:
-            wanted = set(self.modes)
-        elif self.level == "smoke":
-            wanted = set(workload.modes)
-        elif self.level == "quick":
-            wanted = {TRAIN} & set(workload.modes)
-        elif threads != max(self.threads):
-            wanted = {FORWARD, TRAIN} & set(workload.modes)
-        else:
-            wanted = set(workload.modes)
+        everything = self.level != "quick" and (self.level == "smoke" or threads == max(self.threads))
+        default = MODES if everything else (TRAIN,) if self.level == "quick" else (FORWARD, TRAIN)
+        wanted = set(default) & set(workload.modes) if self.modes is None else set(self.modes)
         return [mode for mode in (FORWARD, TRAIN, SECOND, STEP) if mode in wanted]
 
     def skip(self, workload: Workload, threads: int) -> dict[str, str]:
         """Cells left out to keep the run short ("workload/provider/mode"), and why, for the table."""
-        left: dict[str, str] = {}
         if self.thorough or self.level == "smoke":
-            return left
-        for key in self.providers:
-            for mode in MODES:
-                reason = self._too_long(workload, key, mode, threads)
-                if reason is not None:
-                    left[f"{workload.name}/{key}/{mode}"] = reason
-        return left
+            return {}
+        cells = product(self.providers, MODES)
+        reasons = {(key, mode): self._too_long(workload, key, mode, threads) for key, mode in cells}
+        return {f"{workload.name}/{key}/{mode}": why for (key, mode), why in reasons.items() if why}
 
     def _too_long(self, workload: Workload, key: str, mode: str, threads: int) -> str | None:
         """Why a cell would cost more seconds than its figure is worth, or None."""
@@ -132,95 +119,44 @@ def run(plan: Plan, name: str, progress: Progress) -> dict[str, Any]:
             "mlp_rule": RULE,
             "seconds": round(time.monotonic() - started, 1),
         },
-        "workloads": {w.name: _workload_json(w) for w in plan.workloads},
+        "workloads": {w.name: w.to_json() for w in plan.workloads},
         "results": results,
     }
     add_ratios(document)
     return document
 
 
-def _workload_json(w: Workload) -> dict[str, Any]:
-    return {
-        **asdict(w),
-        "shape": w.shape,
-        "kan_parameters": w.kan_parameters,
-        "mlp_same_parameter_widths": list(w.same_parameter_widths()),
-        "signal_bytes": w.signal_bytes(),
-    }
-
-
 def add_ratios(document: dict[str, Any]) -> None:
     """Ratios to both MLPs, the fraction of FMA peak, and memory in units of x, y and their gradients."""
-    by_cell = {(r["workload"], r["mode"], r["threads"], r["provider"]): r for r in document["results"]}
+    table = Table(document)
     for r in document["results"]:
-        for key, field in (("mlp-params", "ratio_same_parameters"), ("mlp-widths", "ratio_same_widths")):
-            other = by_cell.get((r["workload"], r["mode"], r["threads"], key))
-            if other is not None and "median_ms" in other and "median_ms" in r:
-                r[field] = r["median_ms"] / other["median_ms"]
+        add_mlp_ratios(table, r)
         peak = document["meta"]["fma_peak_gflops"].get(str(r["threads"]))
         if peak and "useful_gflops" in r:
             r["peak_fraction"] = r["useful_gflops"] / peak
         if r.get("peak_extra_bytes") is not None:
-            r["peak_extra_signals"] = (
-                r["peak_extra_bytes"] / document["workloads"][r["workload"]]["signal_bytes"]
-            )
+            r["peak_extra_signals"] = r["peak_extra_bytes"] / table.workloads[r["workload"]]["signal_bytes"]
 
 
-def _events(job: Job) -> Any:
+def _events(job: Job) -> Iterator[dict[str, Any]]:
     """Run one worker and yield its events; if it dies, all that is missing becomes a "failed" cell."""
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(job.threads),
-        "MKL_NUM_THREADS": str(job.threads),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
-    }
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env=environment,
-        )
-        assert process.stdin is not None and process.stdout is not None
-        seen: set[tuple[str, str, str]] = set()
-        finished = False
-        try:
-            process.stdin.write(json.dumps(asdict(job)))
-            process.stdin.close()
-            for line in process.stdout:
-                event = json.loads(line)
-                finished = finished or event["event"] == "done"
-                if event["event"] == "cell":
-                    r = event["result"]
-                    seen.add((r["workload"], r["mode"], r["provider"]))
-                yield event
-            code = process.wait()
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        if finished and code == 0:
-            return
-        log.seek(0)
-        tail = [line for line in log.read().splitlines() if line.strip()][-1:]
-        reason = f"the worker ended with status {code}" + (f": {tail[0][:160]}" if tail else "")
+    threads = str(job.threads)
+    extra = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    worker = Lines("benchmarks.worker", json.dumps(asdict(job)), FOREVER, FOREVER, extra)
+    seen: set[tuple[str, str, str]] = set()
+    finished = False
+    for line in worker:
+        event = json.loads(line)
+        finished = finished or event["event"] == "done"
+        if event["event"] == "cell":
+            r = event["result"]
+            seen.add((r["workload"], r["mode"], r["provider"]))
+        yield event
+    assert worker.ended is not None
+    if finished and worker.ended.status == 0:
+        return
+    failed = {"status": "failed", "reason": f"the worker {worker.ended.reason()}"}
     for workload, modes in job.modes.items():
-        for mode in modes:
-            for key in job.providers:
-                if (workload, mode, key) not in seen:
-                    provider = find_provider(key)
-                    yield {
-                        "event": "cell",
-                        "result": {
-                            "workload": workload,
-                            "mode": mode,
-                            "provider": key,
-                            "label": provider.label,
-                            "kind": provider.kind,
-                            "threads": job.threads,
-                            "status": "failed",
-                            "reason": reason,
-                        },
-                    }
+        for mode, key in product(modes, job.providers):
+            if (workload, mode, key) not in seen:
+                yield {"event": "cell", "result": blank(workload, mode, key, job.threads) | failed}

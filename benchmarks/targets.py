@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from .document import Table, milliseconds, size, times
+from .document import Table, fastest, milliseconds, size, times
 from .workloads import TRAIN
 
 # workload, ratio to which MLP, must, aim
@@ -19,6 +21,9 @@ LARGE = ("wide-g5", "wide-g20")
 TEXTBOOK_FACTOR = 8.0
 MEMORY_FACTOR = 4.0
 PEAK_AIM = 0.55
+NO_FIGURE = "no figure"
+
+Timed = dict[str, Any] | None
 
 
 @dataclass
@@ -26,8 +31,8 @@ class Outcome:
     """One target: reached is None when the file has no figure for it. An aim does not fail the run."""
 
     text: str
-    reached: bool | None
-    found: str
+    reached: bool | None = None
+    found: str = NO_FIGURE
     aim: bool = False
 
     def line(self) -> str:
@@ -35,86 +40,62 @@ class Outcome:
         return f"{mark}  {self.text}: {self.found}"
 
 
-def _ratio_targets(table: Table, threads: int) -> list[Outcome]:
-    outcomes = []
+def _ratio_targets(table: Table, threads: int) -> Iterator[Outcome]:
     for workload, field, must, aim in RATIOS:
-        ours = table.ours(workload, TRAIN, threads)
-        value = None if ours is None else ours.get(field)
+        value = (table.ours(workload, TRAIN, threads) or {}).get(field)
         mlp = "same-parameter" if field == "ratio_same_parameters" else "width-matched"
         text = f"{workload}: forward+backward <= {must:g}x the {mlp} MLP"
-        found = (
-            "no figure"
-            if value is None
-            else f"{times(value)} (aim {aim:g}x{'' if value > aim else ', reached'})"
-        )
-        outcomes.append(Outcome(text, None if value is None else value <= must, found))
-    return outcomes
+        if value is None:
+            yield Outcome(text)
+        else:
+            found = f"{times(value)} (aim {aim:g}x{'' if value > aim else ', reached'})"
+            yield Outcome(text, value <= must, found)
 
 
-def _rival_targets(table: Table, threads: int) -> list[Outcome]:
-    outcomes = []
+def faster(text: str, factor: float, rival: Timed, ours: Timed, said: str = "") -> Outcome:
+    """Whether ours takes at most a ``factor``-th of a rival's time; no figure where one of them has none."""
+    if rival is None or ours is None:
+        return Outcome(text, None, "no figure" + (" of ours" if rival is not None else ""))
+    ratio = rival["median_ms"] / ours["median_ms"]
+    return Outcome(text, ratio >= factor, f"{ratio:.1f}x{said}")
+
+
+def _rival_targets(table: Table, threads: int) -> Iterator[Outcome]:
     for workload in table.workloads:
         ours = table.ours(workload, TRAIN, threads)
-        rivals = {
-            r["label"]: r["median_ms"]
-            for r in table.document["results"]
-            if r["kind"] == "peer"
-            and (r["workload"], r["mode"], r["threads"]) == (workload, TRAIN, threads)
-            and "median_ms" in r
-        }
-        textbook = table.cell(workload, TRAIN, threads, "textbook")
-        if textbook is not None and "median_ms" in textbook:
-            factor = None if ours is None else textbook["median_ms"] / ours["median_ms"]
-            outcomes.append(
-                Outcome(
-                    f"{workload}: at least {TEXTBOOK_FACTOR:g}x faster than textbook Cox-de Boor",
-                    None if factor is None else factor >= TEXTBOOK_FACTOR,
-                    "no figure of ours" if factor is None else f"{factor:.1f}x",
-                )
-            )
-        if rivals:
-            best = min(rivals, key=lambda label: rivals[label])
-            found = f"the fastest is {best} with {milliseconds(rivals[best])} ms, "
+        textbook = table.timed(workload, TRAIN, threads, "textbook")
+        if textbook is not None:
+            text = f"{workload}: at least {TEXTBOOK_FACTOR:g}x faster than textbook Cox-de Boor"
+            yield faster(text, TEXTBOOK_FACTOR, textbook, ours)
+        cells = [table.timed(workload, TRAIN, threads, key) for key in table.providers()]
+        peers = [cell for cell in cells if cell is not None and cell["kind"] == "peer"]
+        best = fastest(peers)
+        if best is not None:
+            found = f"the fastest is {best['label']} with {milliseconds(best['median_ms'])} ms, "
             found += "no figure of ours" if ours is None else f"ours {milliseconds(ours['median_ms'])} ms"
-            outcomes.append(
-                Outcome(
-                    f"{workload}: faster than every installed peer ({len(rivals)})",
-                    None if ours is None else ours["median_ms"] < rivals[best],
-                    found,
-                )
-            )
-    return outcomes
+            reached = None if ours is None else ours["median_ms"] < best["median_ms"]
+            yield Outcome(f"{workload}: faster than every installed peer ({len(peers)})", reached, found)
 
 
-def _own_targets(table: Table, threads: int) -> list[Outcome]:
-    ours = table.ours("memory", TRAIN, threads)
-    peak = None if ours is None else ours.get("peak_extra_bytes")
-    text = f"memory: peak extra memory < {MEMORY_FACTOR:g}x the bytes of x, y and their gradients"
-    if ours is None or peak is None:
-        outcomes = [Outcome(text, None, "no figure")]
-    else:
-        signals = ours["peak_extra_signals"]
-        outcomes = [Outcome(text, signals < MEMORY_FACTOR, f"{times(signals)} ({size(peak)})")]
+def memory_target(name: str, cell: Timed) -> Outcome:
+    """Peak extra memory in units of what goes in and comes out."""
+    text = f"{name}: peak extra memory < {MEMORY_FACTOR:g}x the bytes of x, y and their gradients"
+    if cell is None or "peak_extra_signals" not in cell:
+        return Outcome(text)
+    signals = cell["peak_extra_signals"]
+    return Outcome(text, signals < MEMORY_FACTOR, f"{times(signals)} ({size(cell['peak_extra_bytes'])})")
+
+
+def _own_targets(table: Table, threads: int) -> Iterator[Outcome]:
+    yield memory_target("memory", table.ours("memory", TRAIN, threads))
     for workload in LARGE:
-        cell = table.ours(workload, TRAIN, threads)
-        value = None if cell is None else cell.get("peak_fraction")
-        outcomes.append(
-            Outcome(
-                f"{workload}: {PEAK_AIM:.0%} of the measured FMA peak (aim)",
-                None if value is None else value >= PEAK_AIM,
-                "no figure" if value is None else f"{value:.0%}",
-                aim=True,
-            )
-        )
+        value = (table.ours(workload, TRAIN, threads) or {}).get("peak_fraction")
+        text = f"{workload}: {PEAK_AIM:.0%} of the measured FMA peak (aim)"
+        reached, found = (None, NO_FIGURE) if value is None else (value >= PEAK_AIM, f"{value:.0%}")
+        yield Outcome(text, reached, found, aim=True)
     counts = [t for t in table.threads if table.ours("wide-g5", TRAIN, t) is not None]
-    outcomes.append(
-        Outcome(
-            "figures at 1 and all threads",
-            None if not counts else {1, max(table.threads)} <= set(counts) and len(counts) > 1,
-            ", ".join(map(str, counts)) or "no figure",
-        )
-    )
-    return outcomes
+    reached = {1, max(table.threads)} <= set(counts) and len(counts) > 1 if counts else None
+    yield Outcome("figures at 1 and all threads", reached, ", ".join(map(str, counts)) or NO_FIGURE)
 
 
 def check(table: Table) -> list[Outcome]:

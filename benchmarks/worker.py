@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import torch
 
 from . import measure as timing
-from .gate import judge, reference_numbers
+from .gate import TOLERANCE, judge, reference_numbers
 from .machine import fma_peak
 from .memory import peak_extra_bytes
 from .modes import Numbers, Runner
@@ -70,92 +70,79 @@ class Worker:
     def run_mode(
         self, problem: Problem, mode: str, expected: Numbers, models: dict[tuple[str, bool], Model]
     ) -> None:
+        workload = problem.workload
         results: dict[str, dict[str, Any]] = {}
-        cells: list[timing.Cell] = []
         runners: dict[str, Runner] = {}
         for key in self.job.providers:
             provider = find_provider(key)
-            result: dict[str, Any] = {
-                "workload": problem.workload.name,
-                "mode": mode,
-                "provider": key,
-                "label": provider.label,
-                "kind": provider.kind,
-                "threads": self.job.threads,
-            }
-            results[key] = result
-            self.send("busy", workload=problem.workload.name, mode=mode, provider=key)
+            result = results[key] = blank(workload.name, mode, key, self.job.threads)
+            self.send("busy", workload=workload.name, mode=mode, provider=key)
+            skipped = self.job.skip.get(f"{workload.name}/{key}/{mode}")
             try:
-                reason = self.reason(provider, problem.workload, mode)
+                reason = provider.unavailable() or provider.refuses(workload, mode) or skipped
                 if reason is not None:
                     result.update(status="absent", reason=reason)
                     continue
-                runner = self.prepare(provider, problem, mode, expected, models, result)
+                slot = (key, mode == SECOND)  # one model for the first-order modes
+                if slot not in models:
+                    torch.manual_seed(0)
+                    models[slot] = provider.build(problem, mode)
+                runner = Runner(models[slot], problem, mode)
+                if admit(result, provider, runner, expected):
+                    runners[key] = runner
             except Exception as error:  # a rival may fail in any way; the table must say how
-                result.update(status="failed", reason=describe(error))
-                continue
-            if runner is not None:
-                runners[key] = runner
-                cells.append(timing.Cell(key, runner.call))
-        self.send("busy", workload=problem.workload.name, mode=mode, provider="timing, interleaved")
-        timing.measure(cells, self.budget)
-        for cell in cells:
-            self.finish(results[cell.key], cell, problem.workload, mode)
+                result.update(status="failed", reason=timing.describe(error))
+        self.send("busy", workload=workload.name, mode=mode, provider="timing, interleaved")
+        take_times(results, runners, self.budget)
+        flops = workload.useful_flops(mode)
         for key, result in results.items():
-            if mode == TRAIN and key in runners and result["status"] in ("ok", "inexact"):
-                self.weigh(result, runners[key])
+            if "median_ms" in result and flops is not None and result["kind"] == "ours":
+                result["useful_gflops"] = flops / (result["median_ms"] * 1e6)
+            if "median_ms" in result and mode == TRAIN:
+                peak, method = peak_extra_bytes(runners[key].call, runners[key].release)
+                result.update(peak_extra_bytes=peak, memory_method=method)
             self.send("cell", result=result)
 
-    def reason(self, provider: Provider, workload: Workload, mode: str) -> str | None:
-        skipped = self.job.skip.get(f"{workload.name}/{provider.key}/{mode}")
-        return provider.unavailable() or provider.refuses(workload, mode) or skipped
 
-    def prepare(
-        self,
-        provider: Provider,
-        problem: Problem,
-        mode: str,
-        expected: Numbers,
-        models: dict[tuple[str, bool], Model],
-        result: dict[str, Any],
-    ) -> Runner | None:
-        """Build (once for the first-order modes) and pass the gate; None when the gate withholds the time."""
-        slot = (provider.key, mode == SECOND)
-        if slot not in models:
-            torch.manual_seed(0)
-            models[slot] = provider.build(problem, mode)
-        model = models[slot]
-        parameters = model.parameter_count()
-        result.update(parameters=parameters, parameter_ratio=parameters / problem.workload.kan_parameters)
-        runner = Runner(model, problem, mode)
-        verdict = judge(provider, runner, expected)
-        result["gate"] = verdict.to_json()
-        if not verdict.timed:
-            result.update(status="gated", reason=f"time withheld: {verdict.message}")
-            return None
-        result["status"] = "ok" if verdict.passed else "inexact"
-        if not verdict.passed:
-            result["reason"] = verdict.message
-        return runner
+def blank(workload: str, mode: str, key: str, threads: int) -> dict[str, Any]:
+    """Return what stands in a result before anything was done."""
+    provider = find_provider(key)
+    about = {"provider": key, "label": provider.label, "kind": provider.kind}
+    return {"workload": workload, "mode": mode, **about, "threads": threads}
 
-    def finish(self, result: dict[str, Any], cell: timing.Cell, workload: Workload, mode: str) -> None:
+
+def admit(
+    result: dict[str, Any],
+    provider: Provider,
+    runner: Runner,
+    expected: Numbers,
+    tolerance: float = TOLERANCE,
+) -> bool:
+    """Run the gate and enter its verdict; whether the time may be taken."""
+    parameters = runner.model.parameter_count()
+    share = parameters / runner.problem.workload.kan_parameters
+    verdict = judge(provider, runner, expected, tolerance)
+    result.update(parameters=parameters, parameter_ratio=share, gate=verdict.to_json())
+    result["status"] = "ok" if verdict.passed else "inexact" if verdict.timed else "gated"
+    if not verdict.passed:
+        result["reason"] = verdict.message if verdict.timed else f"time withheld: {verdict.message}"
+    return verdict.timed
+
+
+def take_times(
+    results: dict[str, dict[str, Any]],
+    runners: dict[str, Runner],
+    budget: timing.Budget,
+    clock: timing.Clock = timing.wall_clock,
+) -> None:
+    """Time the runners in turn and enter what was measured, or why nothing was, in their results."""
+    cells = [timing.Cell(key, runner.call) for key, runner in runners.items()]
+    timing.measure(cells, budget, clock=clock)
+    for cell in cells:
         if cell.error is not None or not cell.samples:
-            result.update(status="failed", reason=cell.error or "no sample was taken")
-            return
-        result.update(cell.summary())
-        flops = workload.useful_flops(mode)
-        if flops is not None and result["kind"] == "ours":
-            result["useful_gflops"] = flops / (result["median_ms"] * 1e6)
-
-    def weigh(self, result: dict[str, Any], runner: Runner) -> None:
-        peak, method = peak_extra_bytes(runner.call, runner.release)
-        result.update(peak_extra_bytes=peak, memory_method=method)
-
-
-def describe(error: Exception) -> str:
-    """The kind of an error and the first line of what it says."""
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
+            results[cell.key].update(status="failed", reason=cell.error or "no sample was taken")
+        else:
+            results[cell.key].update(cell.summary())
 
 
 def event_stream() -> TextIO:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import torch
 
@@ -47,11 +48,6 @@ class Workload:
         return self.edges * (self.bases + 1)
 
     @property
-    def parameter_multiplier(self) -> int:
-        """The rule of the same-parameter MLP: every hidden width times G + k + 1."""
-        return self.bases + 1
-
-    @property
     def large(self) -> bool:
         """So many evaluations of edge functions that unfused code takes a good part of a second."""
         return self.batch * self.edges > 50_000_000
@@ -76,7 +72,7 @@ class Workload:
         if len(w) == 2:
             return (w[0], max(1, round(self.kan_parameters / (w[0] + w[1]))), w[1])
         if len(w) == 3:
-            return (w[0], w[1] * self.parameter_multiplier, w[2])
+            return (w[0], w[1] * (self.bases + 1), w[2])
         ends = w[0] * w[1] + w[-2] * w[-1]
         inner = sum(a * b for a, b in pairwise(w[1:-1]))
         m = (-ends + math.sqrt(ends * ends + 4 * inner * self.kan_parameters)) / (2 * inner)
@@ -109,6 +105,12 @@ class Workload:
     def signal_bytes(self) -> int:
         """Bytes of x, y and their two gradients in float32: the unit of the memory target."""
         return 2 * 4 * self.batch * (self.widths[0] + self.widths[-1])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a report says of it."""
+        mlp = {"mlp_same_parameter_widths": list(self.same_parameter_widths())}
+        counted = {"kan_parameters": self.kan_parameters, "signal_bytes": self.signal_bytes()}
+        return {**asdict(self), "shape": self.shape, **mlp, **counted}
 
 
 @dataclass
@@ -171,76 +173,35 @@ def make_problem(workload: Workload, seed: int = 0) -> Problem:
     for i, o in pairwise(w.widths):
         spline = rand(i, w.bases, o).double() / math.sqrt(i)
         base = rand(i, o).double() * math.sqrt(6.0 / (i + o))
-        layers.append(
-            LayerWeights(
-                spline.float().double(), base.float().double(), uniform_grid(i, w.grid_size, w.spline_order)
-            )
-        )
+        grid = uniform_grid(i, w.grid_size, w.spline_order)
+        layers.append(LayerWeights(spline.float().double(), base.float().double(), grid))
     return Problem(w, x, cotangent, target, layers)
 
 
-_SMALL_MODES = (FORWARD, TRAIN, STEP, SECOND)
+_MODES, _SMALL_MODES = (FORWARD, TRAIN, STEP), (FORWARD, TRAIN, STEP, SECOND)
 
-WORKLOADS: dict[str, Workload] = {
-    w.name: w
-    for w in (
-        Workload("wide-g5", (256, 256, 256), 4096, 5, note="large layers, compute bound"),
-        Workload(
-            "wide-g20",
-            (256, 256, 256),
-            4096,
-            20,
-            modes=(FORWARD, TRAIN, STEP),
-            headline=False,
-            note="large layers, fine grid",
-        ),
-        Workload(
-            "protocol",
-            (1000, 1000, 1),
-            100,
-            5,
-            protocol_multiplier=10,
-            note="shape and batch of the public KAN-benchmarking protocol",
-        ),
-        Workload(
-            "mnist",
-            (784, 64, 10),
-            256,
-            5,
-            protocol_multiplier=10,
-            headline=False,
-            note="the shape of an MNIST classifier",
-        ),
-        Workload("medium", (64, 64, 64), 1000, 5, modes=_SMALL_MODES, headline=False, note="medium widths"),
-        Workload(
-            "toy",
-            (2, 5, 1),
-            1000,
-            5,
-            modes=_SMALL_MODES,
-            headline=False,
-            note="the scientist's case: bound by launches and Python",
-        ),
-        Workload(
-            "memory",
-            (64, 64),
-            65536,
-            20,
-            input_grad=True,
-            modes=(TRAIN,),
-            headline=False,
-            note="one layer, big batch, fine grid: peak memory",
-        ),
-    )
-}
 
-SMOKE_WORKLOADS: dict[str, Workload] = {
-    w.name: w
-    for w in (
-        Workload("smoke-network", (5, 4, 3), 33, 5, modes=_SMALL_MODES, protocol_multiplier=10),
-        Workload("smoke-layer", (6, 4), 64, 7, input_grad=True, modes=(TRAIN,), headline=False),
-    )
-}
+def _named(*workloads: Workload) -> dict[str, Workload]:
+    return {w.name: w for w in workloads}
+
+
+PUBLIC = "shape and batch of the public KAN-benchmarking protocol"
+SCIENTIST = "the scientist's case: bound by launches and Python"
+BIG_BATCH = "one layer, big batch, fine grid: peak memory"
+# name, widths, batch, grid size, order, gradient of x, modes, protocol's multiplier, note, headline
+WORKLOADS = _named(
+    Workload("wide-g5", (256, 256, 256), 4096, 5, note="large layers, compute bound"),
+    Workload("wide-g20", (256, 256, 256), 4096, 20, headline=False, note="large layers, fine grid"),
+    Workload("protocol", (1000, 1000, 1), 100, 5, protocol_multiplier=10, note=PUBLIC),
+    Workload("mnist", (784, 64, 10), 256, 5, 3, False, _MODES, 10, "the shape of an MNIST classifier", False),
+    Workload("medium", (64, 64, 64), 1000, 5, modes=_SMALL_MODES, headline=False, note="medium widths"),
+    Workload("toy", (2, 5, 1), 1000, 5, modes=_SMALL_MODES, headline=False, note=SCIENTIST),
+    Workload("memory", (64, 64), 65536, 20, 3, True, (TRAIN,), None, BIG_BATCH, headline=False),
+)
+SMOKE_WORKLOADS = _named(
+    Workload("smoke-network", (5, 4, 3), 33, 5, modes=_SMALL_MODES, protocol_multiplier=10),
+    Workload("smoke-layer", (6, 4), 64, 7, input_grad=True, modes=(TRAIN,), headline=False),
+)
 
 
 def find_workload(name: str) -> Workload:

@@ -19,14 +19,13 @@ import numpy as np
 import torch
 
 from kan_kernels import KAN, symbolic
-from kan_kernels.plotting import save
 from kan_kernels.pruning import input_scores
 from kan_kernels.training import fit
 
 from .anderson_models import MODELS, Model, eigenstates
 from .anderson_picture import phase_diagrams
 from .anderson_search import UNRESOLVED, Part, Terms, choose_terms, cross_entropy, draw, simplest, snap
-from .common import RESULTS, main
+from .common import main, save_figure
 
 THEIRS = {
     "MM": ("lambda - h(E), h a spline", "-", "-"),
@@ -110,7 +109,7 @@ def run(fast: bool) -> dict[str, Any]:
     seeds = range(1 if fast else 3)
     found = [[discover(m, seed, size - (m.name == "MM"), chains, *effort) for seed in seeds] for m in MODELS]
     if not fast:
-        save(phase_diagrams([terms for (_, terms), *_ in found], size), RESULTS / "anderson.svg", dpi=100)
+        save_figure(phase_diagrams([terms for (_, terms), *_ in found], size), "anderson", dpi=100)
     results = [[result for result, _ in runs] for runs in found]
     return {"summary": [row for runs in results for row in rows(runs)], "models": [*chain(*results)]}
 

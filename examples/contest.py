@@ -3,19 +3,17 @@
 import math
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from kan_kernels import KAN
 from kan_kernels.inspection import active_edges
-from kan_kernels.plotting import save
 from kan_kernels.plotting.style import ACCENT, FORMULA, new_figure, style
 from kan_kernels.pruning import prune
 from kan_kernels.training import fit
 
-from .common import rmse
+from .common import rmse, save_figure
 
 Data = list[tuple[Tensor, Tensor]]  # (x, y) to train with, to choose by, to report
 KEEP_BEST = 10**6  # as `patience`: never stop, but end with the state that the second part likes best
@@ -94,7 +92,7 @@ def frontier(nets: list[dict]) -> tuple[list[int], list[float]]:
     return [net["parameters"] for net in front], [net["test"] for net in front]
 
 
-def picture(found: Sequence[dict], path: Path) -> None:
+def picture(found: Sequence[dict], name: str) -> None:
     """As figure 3.2: the frontiers of size and error, and all networks behind them, one plot a function."""
     rows = math.ceil(len(found) / 5)
     with style():
@@ -110,4 +108,4 @@ def picture(found: Sequence[dict], path: Path) -> None:
         figure.legend(*plots[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
         figure.supxlabel("parameters")
         figure.supylabel("test RMSE")
-    save(figure, path)
+    save_figure(figure, name)

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from kan_kernels import KAN
-from kan_kernels.plotting import plot_history, save
+from kan_kernels.plotting import plot_history
 from kan_kernels.training import History, fit
 
-from .common import RESULTS, main
+from .common import main, save_figure
 
 GRIDS = (3, 5, 10, 20, 50, 100, 200, 500, 1000)
 SAMPLES = 1000
@@ -56,8 +56,8 @@ def shape(widths: list[int], grids: tuple[int, ...], steps: int, seeds: int, pic
     """All seeds of one network, their median, and the slope of its falling part."""
     results, histories = zip(*(staircase(widths, grids, steps, seed) for seed in range(seeds)), strict=True)
     if picture:
-        name = f"figure_2_3_{'_'.join(map(str, widths))}.svg"
-        save(plot_history(histories[0], title=f"grid extension of {widths}"), RESULTS / name)
+        name = f"figure_2_3_{'_'.join(map(str, widths))}"
+        save_figure(plot_history(histories[0], title=f"grid extension of {widths}"), name)
     median = np.median([r["test_rmse"] for r in results], axis=0)
     lowest = int(median.argmin())
     slope, _ = np.polyfit(np.log(grids[: lowest + 1]), np.log(median[: lowest + 1]), 1)

@@ -15,11 +15,11 @@ import torch
 
 from kan_kernels import KAN, symbolic
 from kan_kernels.grids import refine, update_grid
-from kan_kernels.plotting import plot, save
+from kan_kernels.plotting import plot
 from kan_kernels.pruning import node_scores, prune
 from kan_kernels.training import fit
 
-from .common import RESULTS, main, rmse
+from .common import main, rmse, save_figure
 
 TARGET = 1e-8
 SEEDS = range(100, 110)
@@ -54,7 +54,7 @@ def discover(seed: int, picture: bool) -> dict:
     fit(model, (x, y), steps=30, lamb=0.01)
     stages["sparse"] = rmse(model, x_test, y_test)
     if picture:
-        save(plot(model, x, inputs=["x", "y"], outputs=["f"]), RESULTS / "figure_2_4_sparse.svg")
+        save_figure(plot(model, x, inputs=["x", "y"], outputs=["f"]), "figure_2_4_sparse")
 
     model, _ = prune(model, x)
     refine(model, 10, x)
@@ -67,7 +67,7 @@ def discover(seed: int, picture: bool) -> dict:
     fit(model, (x, y), steps=50)
     stages["symbolic"] = rmse(model, x_test, y_test)
     if picture:
-        save(plot(model, x, inputs=["x", "y"], outputs=["f"]), RESULTS / "figure_2_4_formula.svg")
+        save_figure(plot(model, x, inputs=["x", "y"], outputs=["f"]), "figure_2_4_formula")
     complete = all(layer.symbolic is not None and not active_splines(layer) for layer in model.layers)
     return {
         "seed": seed,

@@ -15,9 +15,7 @@ import time
 import torch
 from torch import Tensor
 
-from kan_kernels.plotting import save
-
-from .common import RESULTS, main
+from .common import main, save_figure
 from .scaling import Toy, exponent, front, kan, mlp, network
 from .scaling_picture import draw
 
@@ -98,7 +96,7 @@ def run(fast: bool) -> dict:
 
 def summary(toys: list[dict], seconds: float, fast: bool) -> dict:
     if not fast:
-        save(draw(toys), RESULTS / "figure_3_1.svg")
+        save_figure(draw(toys), "figure_3_1")
     time_row = {"what": "CPU seconds of all trainings", "ours": round(seconds), "theirs": "-"}
     return {"summary": [*(row for toy in toys for row in rows(toy)), time_row], "toys": toys}
 

@@ -16,10 +16,9 @@ from benchmarks.machine import all_threads
 from benchmarks.orchestrate import Plan
 from benchmarks.orchestrate import run as measure
 from benchmarks.workloads import SMOKE_WORKLOADS, STEP, WORKLOADS
-from kan_kernels.plotting import save
 from kan_kernels.plotting.style import ACCENT, FORMULA, INK, new_figure, style
 
-from .common import RESULTS, main
+from .common import main, save_figure
 
 PARAMETERS, WIDTHS = "ratio_same_parameters", "ratio_same_widths"
 PAPER = 10.0
@@ -77,7 +76,7 @@ def picture(table: Table) -> None:
         axes.xaxis.set_major_formatter("{x:g}x")
         axes.set_xlabel("time of a training step, KAN / MLP")
         figure.legend(loc="outside lower center", ncols=2)
-    save(figure, RESULTS / "figure_6_1.svg")
+    save_figure(figure, "figure_6_1")
 
 
 def run(fast: bool) -> dict:

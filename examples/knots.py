@@ -17,11 +17,11 @@ import torch
 from torch import nn
 
 from kan_kernels import KAN
-from kan_kernels.plotting import plot, save
+from kan_kernels.plotting import plot
 from kan_kernels.pruning import input_scores
 from kan_kernels.training import fit
 
-from .common import RESULTS, main
+from .common import main, save_figure
 from .knots_table import LABELS, TRANSLATIONS, Knots, load
 
 RATES = {"adamw 1e-2": 1e-2, "adamw 1e-3": 1e-3, "adamw 3e-4": 3e-4}
@@ -93,7 +93,7 @@ def run(fast: bool) -> dict:
     if not fast:
         classes = [str(c) for c in knots.classes.tolist()]
         picture = plot(models[0], knots.part("train")[0], inputs=LABELS, outputs=classes, beta=1.0)
-        save(picture, RESULTS / "knots.svg")
+        save_figure(picture, "knots")
     rows = [
         ("knots; share of the commonest signature", f"{len(knots.x)}; {common:.1%}", "other knots; -"),
         (f"test accuracy, KAN [{inputs},1,{count}]", full["row"], "81.6%, [17,1,14], 200 parameters"),

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from .common import RESULTS
+from .common import FIGURES, RESULTS
 
 PAGE = Path(__file__).parent.parent / "docs" / "reproduction.md"
 HEAD = """# The paper's figures, reproduced
@@ -28,13 +28,13 @@ def section(path: Path) -> str:
         "",
         f"{result['seconds']} s with {result['threads']} thread(s) of {result['cores']} cores; {versions}.",
     ]
-    pictures = sorted(path.parent.glob(f"{path.stem}*.svg"))
-    lines += [f"\n![{picture.stem}](../examples/results/{picture.name})" for picture in pictures]
+    pictures = sorted(FIGURES.glob(f"{path.stem}*.svg"))
+    lines += [f"\n![{picture.stem}](figures/{picture.name})" for picture in pictures]
     return "\n".join(lines)
 
 
 def page() -> str:
-    paths = sorted(p for p in RESULTS.glob("*.json") if not p.name.endswith(".fast.json"))
+    paths = sorted(p for p in RESULTS.glob("*.json") if "." not in p.stem)
     return "\n\n".join([HEAD.strip(), *map(section, paths)]) + "\n"
 
 

@@ -15,7 +15,7 @@ from itertools import product
 
 from torch import nn
 
-from .common import RESULTS, main
+from .common import main
 from .contest import kan, mlps, picture
 from .special_table import FUNCTIONS, PAPER, samples
 
@@ -75,7 +75,7 @@ def run(fast: bool) -> dict:
             {"what": f"{f['function']} on {where}", "ours": "; ".join(ours), "theirs": "; ".join(theirs)}
         )
     if not fast:
-        picture(found, RESULTS / "special_functions.svg")
+        picture(found, "special_functions")
     count = len(found)
     counts = [
         ("functions on which the best KAN has a smaller RMSE than the best MLP", won, theirs_won),

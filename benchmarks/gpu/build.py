@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from typing import Any
 
 from tools import build_needs
+from tools.extras import find_program
 
+from ..children import run
 from ..machine import all_threads
-from .children import run
 
 # Prints one JSON object: what loads and which backends run on the device given as an argument.
 PROBE = """
 import json, sys, torch
-from kan_kernels import ops
+from kan_kernels._core import library
 from kan_kernels.backends import BACKENDS
 from kan_kernels._engine.dispatch import Case
 device = sys.argv[1]
 case = Case(device, torch.float32, torch.float32, 64, 64, 5, 3)
 reasons = {name: backend.can_run(case) for name, backend in BACKENDS.items()}
-print("PROBE" + json.dumps({"load_error": ops.LOAD_ERROR, "devices": list(ops.DEVICES), "backends": reasons}))
+found = {"load_error": library.LOAD_ERROR, "devices": list(library.DEVICES), "backends": reasons}
+print("PROBE" + json.dumps(found))
 """
-
-
-def find_nvcc() -> str | None:
-    """The CUDA compiler: on the path, or where CUDA_HOME or the usual place say."""
-    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    candidates = [shutil.which("nvcc"), *(os.path.join(home, "bin", "nvcc") for home in homes if home)]
-    return next((c for c in candidates if c and os.access(c, os.X_OK)), None)
 
 
 def build(capability: str | None, limit: float) -> dict[str, Any]:
@@ -39,7 +33,7 @@ def build(capability: str | None, limit: float) -> dict[str, Any]:
     capability: "9.0", say, or None. limit: seconds. Returns status (built, impossible or failed), reason, and
     of a failed build the log's end.
     """
-    nvcc = find_nvcc()
+    nvcc = find_program("nvcc")
     outcome: dict[str, Any] = {"nvcc": nvcc is not None}
     lacks = build_needs.lacking()
     if lacks:
@@ -55,12 +49,8 @@ def build(capability: str | None, limit: float) -> dict[str, Any]:
     if ended.status == 0 and not ended.timed_out:
         note = "" if nvcc else "no nvcc: CPU kernels only"
         return {**outcome, "status": "built", "reason": note}
-    return {
-        **outcome,
-        "status": "failed",
-        "reason": ended.reason(),
-        "log": ended.output.splitlines()[-30:],
-    }
+    log = ended.output.splitlines()[-30:]
+    return {**outcome, "status": "failed", "reason": ended.reason(), "log": log}
 
 
 def probe(device: str, limit: float) -> dict[str, Any]:

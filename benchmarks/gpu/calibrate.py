@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from .. import measure as timing
-from .children import run
+from ..children import run
 from .device import Device, query
 
 PATH_VARIABLE = "KAN_KERNELS_CUDA_PATH"
@@ -141,15 +141,10 @@ def compare(timed: list[Timed], hertz: float) -> dict[str, Any]:
         if chosen is not best:
             loss = chosen.seconds / best.seconds
             wrong.append({"layer": layer, "chosen": chosen.name, "best": best.name, "loss": loss})
-    factors = {
-        name: {
-            "median": statistics.median(values),
-            "least": min(values),
-            "most": max(values),
-            "of": len(values),
-        }
-        for name, values in ratios.items()
-    }
+    factors = {}
+    for name, values in ratios.items():
+        least, middle, most = min(values), statistics.median(values), max(values)
+        factors[name] = {"median": middle, "least": least, "most": most, "of": len(values)}
     return {"rows": rows, "factors": factors, "wrong": wrong, "layers": len(layers)}
 
 

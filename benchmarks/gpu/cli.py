@@ -38,9 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
     except ImportError as error:
         print(f"make gpu needs torch in {sys.executable}, and importing it failed: {error}.", file=sys.stderr)
         return 1
-    from ..document import RESULTS
+    from ..document import RESULTS, load
     from .device import missing_gpu
     from .stages import STAGES
+    from .table import GpuTable
 
     path = options.output or RESULTS / ("smoke-gpu.json" if options.smoke else "gpu.json")
     names = [stage.name for stage in STAGES]
@@ -51,25 +52,16 @@ def main(arguments: list[str] | None = None) -> int:
     if options.device == "cpu" and not options.smoke:
         parser.error("--device cpu is for --smoke, the test of the report itself")
     if options.report:
-        return _again(path)
+        try:
+            return _write(GpuTable(load(path, "make gpu on a machine with a GPU")), path)
+        except (FileNotFoundError, ValueError) as error:
+            print(error, file=sys.stderr)
+            return 1
     reason = missing_gpu() if options.device == "cuda" else None
     if reason is not None:
         print(reason, file=sys.stderr)
         return 1
     return _run(options, path, only)
-
-
-def _again(path: Path) -> int:
-    from ..document import load
-    from .table import GpuTable
-
-    try:
-        document = load(path, "make gpu on a machine with a GPU")
-    except (FileNotFoundError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    _write(GpuTable(document), path)
-    return 0
 
 
 def _run(options: argparse.Namespace, path: Path, only: list[str]) -> int:
@@ -108,9 +100,8 @@ def _run(options: argparse.Namespace, path: Path, only: list[str]) -> int:
         outcome = _guarded(stage, run, limit)
         seconds = time.monotonic() - begun
         print(f"  {outcome.status} after {seconds:.0f} s: {outcome.note}", flush=True)
-        document["stages"].append(
-            {"name": stage.name, "limit": limit, "seconds": seconds, **vars(outcome)}
-        )  # fmt: skip
+        about = {"name": stage.name, "limit": limit, "seconds": seconds}
+        document["stages"].append({**about, **vars(outcome)})
         document["meta"]["seconds"] = round(time.monotonic() - started, 1)
         add_figures(document)
         save(document, path)
@@ -119,7 +110,7 @@ def _run(options: argparse.Namespace, path: Path, only: list[str]) -> int:
 
 def _guarded(stage: Any, run: Any, limit: float) -> Any:
     """A stage that fails in a way nobody thought of costs itself alone."""
-    from ..worker import describe
+    from ..measure import describe
     from .stages import Outcome
 
     if limit < LEAST:
@@ -132,33 +123,29 @@ def _guarded(stage: Any, run: Any, limit: float) -> Any:
 
 def _write(table: Any, path: Path, fused_needed: bool = False) -> int:
     """Write Markdown and plots beside the JSON, print the targets; 1 when a proof does not hold."""
-    from ..extras import MissingExtra
-    from ..worker import describe
+    from tools.extras import MissingExtra
+
+    from ..measure import describe
     from .report import markdown
     from .targets import check, proofs
 
-    plots: list[str] = []
-    no_plots = None
+    plots, no_plots = [], None
     try:
         from .plots import draw
 
         plots = [plot.name for plot in draw(table, path)]
         no_plots = None if plots else "nothing to draw"
-    except MissingExtra as error:
-        no_plots = str(error)
     except Exception as error:  # the report must come whatever a plotting library does
-        no_plots = describe(error)
+        no_plots = str(error) if isinstance(error, MissingExtra) else describe(error)
     path.with_suffix(".md").write_text(markdown(table, plots, no_plots))
     for outcome in check(table):
         print(outcome.line())
     print(f"written: {', '.join(map(str, [path, path.with_suffix('.md'), *plots]))}")
-    print(f"no plots: {no_plots}" if no_plots else "", end="\n" if no_plots else "")
+    if no_plots:
+        print(f"no plots: {no_plots}")
     failed = any(outcome.reached is False for outcome in proofs(table.document))
-    if fused_needed and not any(r["kind"] == "ours" and _fused(r) for r in table.results):
+    timed = (r for r in table.results if r["kind"] == "ours" and "median_ms" in r)
+    if fused_needed and not any(set(r.get("backends", [])) - {"reference"} for r in timed):
         print("no fused backend of kan_kernels was measured on this GPU", file=sys.stderr)
         return 1
     return 1 if failed else 0
-
-
-def _fused(result: dict[str, Any]) -> bool:
-    return "median_ms" in result and set(result.get("backends", [])) - {"reference"} != set()

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
 import importlib
-import platform
 import shutil
 import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from ..machine import cpu_model
+from ..machine import basics, cpu_model
 from ..measure import Clock, wall_clock
 from ..memory import peak_extra_bytes
 
@@ -65,12 +62,8 @@ class Device:
     def describe(self) -> dict[str, Any]:
         """What must stand beside a figure: card, driver, versions, date."""
         about: dict[str, Any] = {
-            "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+            **basics(),
             "device": cpu_model(),
-            "cpu": cpu_model(),
-            "system": f"{platform.system()} {platform.release()}",
-            "python": sys.version.split()[0],
-            "torch": torch.__version__,
             "triton": _version("triton"),
             "kan_kernels": _version("kan_kernels"),
             "cuda": torch.version.cuda,

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from kan_kernels import warm_up
 
 from ..modes import Numbers, Runner
-from ..providers import Model
-from ..workloads import FORWARD, Problem
+from ..workloads import FORWARD
 
 
 class GraphRunner(Runner):
     """``call()`` replays the graph; ``numbers()`` reads gradients where the capture put them."""
 
-    def __init__(
-        self,
-        model: Model,
-        problem: Problem,
-        mode: str,
-        network: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    ) -> None:
-        super().__init__(model, problem, mode, network)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         body = self.call
         warm_up(body)
         self.release()

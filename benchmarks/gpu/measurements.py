@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from .children import Lines
+from ..children import Lines
 from .plan import find_job
 from .worker import Task, blank
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..workloads import FORWARD, TRAIN, Workload
+from ..workloads import FORWARD, SMOKE_WORKLOADS, TRAIN, WORKLOADS, Workload
 
 EAGER, GRAPH, COMPILED, COMPILED_GRAPH = "eager", "CUDA graph", "torch.compile", "torch.compile, CUDA graph"
 EXECUTIONS = (EAGER, GRAPH, COMPILED, COMPILED_GRAPH)
@@ -55,46 +55,29 @@ class Job:
         return f"{self.workload.name}/{self.precision.name}"
 
 
-def _jobs(entries: list[tuple[Workload, str, bool]]) -> dict[str, Job]:
-    jobs = [Job(workload, PRECISIONS[precision], headline) for workload, precision, headline in entries]
-    return {job.name: job for job in jobs}
+def _jobs(workloads: dict[str, Workload], names: str, headline: bool = False) -> dict[str, Job]:
+    """Return the jobs of names such as "toy/fp32", in this order."""
+    parts = {name: name.split("/") for name in names.split()}
+    return {name: Job(workloads[w], PRECISIONS[p], headline) for name, (w, p) in parts.items()}
 
 
-_NET512 = Workload("net512", (512, 512, 512), 8192, 5, note="large layers, what the targets are set on")
-_NET256 = Workload("net256", (256, 256, 256), 4096, 5, note="the CPU report's large layers")
-_FINE = Workload("net256-g20", (256, 256, 256), 4096, 20, note="large layers, fine grid")
-_FINEST = Workload("layer256-g128", (256, 256), 4096, 128, input_grad=True, note="a layer, very fine grid")
-_NET64 = Workload("net64", (64, 64, 64), 1000, 5, note="medium widths")
-_MNIST = Workload("mnist", (784, 64, 10), 256, 5, note="the shape of an MNIST classifier")
-_TOY = Workload("toy", (2, 5, 1), 1000, 5, note="the scientist's case: bound by launches and Python")
-_MEMORY = Workload("memory", (64, 64), 65536, 20, input_grad=True, note="one layer, big batch, fine grid")
-
-JOBS = _jobs(
-    [
-        (_NET512, "bf16", True),
-        (_NET512, "tf32", True),
-        (_MEMORY, "fp32", True),
-        (_NET512, "fp32", False),
-        (_TOY, "fp32", False),
-        (_NET64, "fp32", False),
-        (_FINEST, "fp32", False),
-        (_FINE, "bf16", False),
-        (_MNIST, "fp32", False),
-        (_NET256, "bf16", False),
-        (_FINE, "tf32", False),
-        (_NET256, "tf32", False),
-        (_NET512, "fp16", False),
-        (_FINEST, "bf16", False),
-    ]
+_WORKLOADS = WORKLOADS | {
+    w.name: w
+    for w in (
+        Workload("net512", (512, 512, 512), 8192, 5, note="large layers, what the targets are set on"),
+        Workload("net256", (256, 256, 256), 4096, 5, note="the CPU report's large layers"),
+        Workload("net256-g20", (256, 256, 256), 4096, 20, note="large layers, fine grid"),
+        Workload("layer256-g128", (256, 256), 4096, 128, input_grad=True, note="a layer, very fine grid"),
+        Workload("net64", (64, 64, 64), 1000, 5, note="medium widths"),
+    )
+}
+JOBS = _jobs(_WORKLOADS, "net512/bf16 net512/tf32 memory/fp32", headline=True) | _jobs(
+    _WORKLOADS,
+    "net512/fp32 toy/fp32 net64/fp32 layer256-g128/fp32 net256-g20/bf16 mnist/fp32 net256/bf16 "
+    "net256-g20/tf32 net256/tf32 net512/fp16 layer256-g128/bf16",
 )
-
-SMOKE_JOBS = _jobs(
-    [
-        (Workload("smoke-network", (5, 4, 3), 33, 5), "fp32", True),
-        (Workload("smoke-network", (5, 4, 3), 33, 5), "bf16", False),
-        (Workload("smoke-layer", (6, 4), 64, 7, input_grad=True), "fp32", False),
-    ]
-)
+SMOKE_JOBS = _jobs(SMOKE_WORKLOADS, "smoke-network/fp32", headline=True)
+SMOKE_JOBS |= _jobs(SMOKE_WORKLOADS, "smoke-network/bf16 smoke-layer/fp32")
 
 
 def find_job(name: str) -> Job:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -36,21 +37,16 @@ class OnBackend(Ours):
         backend = importlib.import_module("kan_kernels.backends").BACKENDS.get(self.backend)
         if backend is None:
             return f"this build has no backend {self.backend!r}"
-        for case in _cases(job, device):
-            reason: str | None = backend.can_run(case)
-            if reason is not None:
-                return reason
-        return None
+        reasons: Iterator[str | None] = (backend.can_run(case) for case in _cases(job, device))
+        return next(filter(None, reasons), None)
 
 
 def _cases(job: Job, device: Device) -> list[Any]:
     """A Problem for each layer of the job."""
     make = importlib.import_module("kan_kernels._core.problem").Problem
     w, dtype = job.workload, job.precision.dtype
-    return [
-        make(device.torch.type, dtype, dtype, i, o, w.grid_size + w.spline_order, w.spline_order)
-        for i, o in pairwise(w.widths)
-    ]
+    kind, order = device.torch.type, w.spline_order
+    return [make(kind, dtype, dtype, i, o, w.grid_size + order, order) for i, o in pairwise(w.widths)]
 
 
 def automatic(job: Job, device: Device) -> list[str]:
@@ -61,19 +57,9 @@ def automatic(job: Job, device: Device) -> list[str]:
     return [choose(case).backend.NAME for case in _cases(job, device)]
 
 
-GPU_PROVIDERS: dict[str, Provider] = {
-    p.key: p
-    for p in (
-        OnBackend(None),
-        OnBackend("triton"),
-        OnBackend("native"),
-        OnBackend("reference"),
-        find_provider("mlp-params"),
-        find_provider("mlp-widths"),
-        find_provider("closed-form"),
-        find_provider("textbook"),
-    )
-}
+_OURS = [OnBackend(name) for name in (None, "triton", "native", "reference")]
+_OTHERS = [find_provider(key) for key in ("mlp-params", "mlp-widths", "closed-form", "textbook")]
+GPU_PROVIDERS: dict[str, Provider] = {p.key: p for p in (*_OURS, *_OTHERS)}
 
 
 def register(provider: Provider) -> None:

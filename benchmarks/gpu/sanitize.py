@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import sys
 import time
 from typing import Any
 
-from .children import run
+from tools.extras import find_program
+
+from ..children import run
 
 TOOLS = ("memcheck", "racecheck")
 _SUMMARY = re.compile(r"(ERROR SUMMARY: .*|RACECHECK SUMMARY: .*)")
 
 
-def find_tool() -> str | None:
-    """compute-sanitizer on the path, or where CUDA_HOME or the usual place say."""
-    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    candidates = [shutil.which("compute-sanitizer")]
-    candidates += [os.path.join(home, "bin", "compute-sanitizer") for home in homes if home]
-    return next((c for c in candidates if c and os.access(c, os.X_OK)), None)
-
-
 def sanitize(backends: list[str], limit: float) -> dict[str, Any]:
     """By tool: status (clean, errors, cut, failed or absent), summary and, after an error, the log's end."""
-    program = find_tool()
+    program = find_program("compute-sanitizer")
     if program is None:
         return {tool: {"status": "absent", "summary": "compute-sanitizer was not found"} for tool in TOOLS}
     end = time.monotonic() + limit
@@ -40,12 +32,7 @@ def sanitize(backends: list[str], limit: float) -> dict[str, Any]:
         # the caching allocator hides what lies beyond a tensor's end
         ended = run(command, left, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"})
         summaries = _SUMMARY.findall(ended.output)
-        if ended.timed_out:
-            status = "cut"
-        elif ended.status == 0:
-            status = "clean"
-        else:
-            status = "errors" if ended.status == 99 else "failed"
+        status = "cut" if ended.timed_out else {0: "clean", 99: "errors"}.get(ended.status, "failed")
         found[tool] = {"status": status, "summary": summaries[-1] if summaries else ended.reason()}
         if status in ("errors", "failed"):
             found[tool]["log"] = ended.output.splitlines()[-40:]

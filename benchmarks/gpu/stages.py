@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ..machine import all_threads
@@ -74,9 +75,9 @@ def build_stage(run: Run, limit: float) -> Outcome:
     return Outcome(status, f"{built['status']}; {'; '.join(notes)}" if notes else built["status"])
 
 
-def _tests(run: Run, title: str, limit: float, files: list[str], processes: int, device: str) -> Outcome:
+def _tests(run: Run, title: str, limit: float, files: list[str], processes: int) -> Outcome:
     select = "adaptive" if run.smoke and files is not GPU_TESTS else None
-    section = run_tests(files, device, run.backends, processes, limit, select)
+    section = run_tests(files, run.device, run.backends, processes, limit, select)
     run.document.setdefault("tests", {})[title] = section
     bad = section["failed"] + section["crashed"]
     cut = [f"{section['not_run']} tests did not run"] if section["not_run"] else []
@@ -87,17 +88,18 @@ def _tests(run: Run, title: str, limit: float, files: list[str], processes: int,
 
 def gpu_tests_stage(run: Run, limit: float) -> Outcome:
     """What only a GPU shows: streams, graphs, synchronisation, memory, big tensors."""
-    return _tests(run, "what only a GPU shows", limit, GPU_TESTS, 1, run.device)
+    return _tests(run, "what only a GPU shows", limit, GPU_TESTS, 1)
 
 
 def shared_tests_stage(run: Run, limit: float) -> Outcome:
     """The case table, the golden numbers and autograd, as on the CPU, with every tensor on the device."""
     processes = max(1, min(MOST_PROCESSES, all_threads() // 2))
     files = ["tests/backends/test_golden.py"] if run.smoke else SHARED_TESTS
-    return _tests(run, "the shared suite on this device", limit, files, processes, run.device)
+    return _tests(run, "the shared suite on this device", limit, files, processes)
 
 
-def _measure(run: Run, limit: float, headline: bool) -> Outcome:
+def measure_stage(run: Run, limit: float, headline: bool) -> Outcome:
+    """The measured peaks and the jobs that the targets are set on, or all other jobs."""
     jobs = SMOKE_JOBS if run.smoke else JOBS
     names = [name for name, job in jobs.items() if job.headline is headline]
     peaks = headline or not run.document.get("peaks")
@@ -111,16 +113,6 @@ def _measure(run: Run, limit: float, headline: bool) -> Outcome:
     bad = sum(r["status"] in ("failed", "gated") for r in measured.results)
     status = "failed" if measured.faults and not timed else "cut" if measured.cut else "ok"
     return Outcome(status, f"{timed} figures, {bad} withheld or failed", measured.cut, measured.faults)
-
-
-def headline_stage(run: Run, limit: float) -> Outcome:
-    """The measured peaks and the jobs that the targets are set on."""
-    return _measure(run, limit, True)
-
-
-def others_stage(run: Run, limit: float) -> Outcome:
-    """All other jobs, in their order of importance."""
-    return _measure(run, limit, False)
 
 
 def cost_model_stage(run: Run, limit: float) -> Outcome:
@@ -155,9 +147,9 @@ def sanitizer_stage(run: Run, limit: float) -> Outcome:
 STAGES = [
     Stage("build", build_stage, 120, 30),
     Stage("gpu tests", gpu_tests_stage, 60, 30),
-    Stage("headline benchmarks", headline_stage, 130, 80),
+    Stage("headline benchmarks", partial(measure_stage, headline=True), 130, 80),
     Stage("shared tests", shared_tests_stage, 110, 50),
-    Stage("other benchmarks", others_stage, 150, 50),
+    Stage("other benchmarks", partial(measure_stage, headline=False), 150, 50),
     Stage("cost model", cost_model_stage, 30, 10),
     Stage("sanitizer", sanitizer_stage, 45, 15),
 ]

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from .children import run
+from ..children import run
 
 GPU_TESTS = ["tests/backends/test_gpu.py"]
 SHARED_TESTS = [
@@ -36,11 +36,18 @@ def run_tests(
     of its own, and the tests after it run in another process.
     """
     end = time.time() + limit
+    command = [sys.executable, "-m", "pytest", "-p", "benchmarks.gpu.pytest_events", "-p", "no:cacheprovider"]
+    command += ["-m", "not long", *(["-k", select] if select else []), *files]
+    extra = {
+        "KAN_TEST_DEVICE": device,
+        "KAN_TEST_BACKENDS": ",".join(backends),
+        # cuBLAS is deterministic with it, which the memory poison of the tests asks for
+        "CUBLAS_WORKSPACE_CONFIG": os.environ.get("CUBLAS_WORKSPACE_CONFIG", ":4096:8"),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
+    }
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(shards) as pool:
-        jobs = [
-            pool.submit(_shard, files, device, backends, (n, shards), end, Path(folder), select)
-            for n in range(shards)
-        ]
+        places = [(n, shards) for n in range(shards)]
+        jobs = [pool.submit(_shard, command, extra, place, end, Path(folder)) for place in places]
         parts = [job.result() for job in jobs]
     ended = [event for part in parts for event in part["ended"]]
     outcomes = Counter(event["outcome"] for event in ended)
@@ -62,15 +69,9 @@ def run_tests(
 
 
 def _shard(
-    files: list[str],
-    device: str,
-    backends: list[str],
-    shard: tuple[int, int],
-    end: float,
-    folder: Path,
-    select: str | None,
+    command: list[str], extra: dict[str, str], shard: tuple[int, int], end: float, folder: Path
 ) -> dict[str, Any]:
-    """One process after the other until every test of the shard ran or the time is over."""
+    """Run one process after the other until every test of the shard ran or the time is over."""
     results: dict[str, dict[str, Any]] = {}
     wanted: list[str] = []
     problems: list[str] = []
@@ -87,25 +88,7 @@ def _shard(
             "done": list(results),
             "stride": STRIDE,
         }
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-p",
-            "benchmarks.gpu.pytest_events",
-            "-p",
-            "no:cacheprovider",
-        ]
-        command += ["-m", "not long", *(["-k", select] if select else []), *files]
-        extra = {
-            "KAN_GPU_TESTS": json.dumps(settings),
-            "KAN_TEST_DEVICE": device,
-            "KAN_TEST_BACKENDS": ",".join(backends),
-            # cuBLAS is deterministic with it, which the memory poison of the tests asks for
-            "CUBLAS_WORKSPACE_CONFIG": os.environ.get("CUBLAS_WORKSPACE_CONFIG", ":4096:8"),
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
-        }
-        ended = run(command, end - time.time(), extra)
+        ended = run(command, end - time.time(), {**extra, "KAN_GPU_TESTS": json.dumps(settings)})
         running, lost = _read(events, results, wanted, problems)
         if ended.timed_out and running is None:
             break

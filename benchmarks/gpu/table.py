@@ -4,45 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..document import Table, add_mlp_ratios, fastest
 from .plan import EXECUTIONS, Job, find_job
 from .providers import AUTO
 from .roofline import fraction
 
-RATIOS = (("mlp-params", "ratio_same_parameters"), ("mlp-widths", "ratio_same_widths"))
 
-
-class GpuTable:
+class GpuTable(Table):
     """A report document by job, mode, provider and execution."""
 
-    def __init__(self, document: dict[str, Any]) -> None:
-        self.document, self.meta = document, document["meta"]
-        self.results: list[dict[str, Any]] = document["results"]
-        self._cells = {(r["job"], r["mode"], r["provider"], r["execution"]): r for r in self.results}
+    key = ("job", "mode", "provider", "execution")
 
     @property
     def jobs(self) -> list[str]:
         """Names of the jobs with any result, in the order they ran."""
         return list(dict.fromkeys(r["job"] for r in self.results))
 
-    def providers(self, job: str) -> list[str]:
+    def in_job(self, job: str) -> list[str]:
+        """Return the keys of the providers with any result."""
         return list(dict.fromkeys(r["provider"] for r in self.results if r["job"] == job))
-
-    def cell(self, job: str, mode: str, provider: str, execution: str) -> dict[str, Any] | None:
-        return self._cells.get((job, mode, provider, execution))
-
-    def timed(self, job: str, mode: str, provider: str, execution: str) -> dict[str, Any] | None:
-        """The cell, if it has a time."""
-        cell = self.cell(job, mode, provider, execution)
-        return cell if cell is not None and "median_ms" in cell else None
 
     def best(
         self, job: str, mode: str, provider: str, ways: tuple[str, ...] = EXECUTIONS
     ) -> dict[str, Any] | None:
-        """The provider's fastest timed execution among ``ways``, or None."""
-        cells = [self.timed(job, mode, provider, way) for way in ways]
-        return min((c for c in cells if c is not None), key=lambda c: float(c["median_ms"]), default=None)
+        """Return the provider's fastest timed execution among ``ways``, or None."""
+        return fastest(self.timed(job, mode, provider, way) for way in ways)
 
-    def ours(self, job: str) -> str:
+    def user_gets(self, job: str) -> str:
         """The provider whose figures a user gets: the automatic choice, or the one backend it chooses."""
         names = set(self.document.get("automatic", {}).get(job, []))
         if len(names) == 1 and any(r["provider"] == f"ours-{next(iter(names))}" for r in self.results):
@@ -55,13 +43,9 @@ def add_figures(document: dict[str, Any]) -> None:
     table = GpuTable(document)
     for r in table.results:
         job = find_job(r["job"])
-        if "median_ms" in r:
-            for key, name in RATIOS:
-                other = table.timed(r["job"], r["mode"], key, r["execution"])
-                if other is not None:
-                    r[name] = r["median_ms"] / other["median_ms"]
-            if r["kind"] == "ours" and document.get("peaks"):
-                r.update(fraction(job, r["mode"], 1e-3 * r["median_ms"], document["peaks"]))
+        add_mlp_ratios(table, r)
+        if "median_ms" in r and r["kind"] == "ours" and document.get("peaks"):
+            r.update(fraction(job, r["mode"], 1e-3 * r["median_ms"], document["peaks"]))
         if r.get("peak_extra_bytes") is not None:
             r["peak_extra_signals"] = r["peak_extra_bytes"] / signal_bytes(job)
 
@@ -73,17 +57,5 @@ def signal_bytes(job: Job) -> int:
 
 def job_json(job: Job) -> dict[str, Any]:
     """What the report says of a job's workload."""
-    w = job.workload
-    return {
-        "shape": w.shape,
-        "widths": list(w.widths),
-        "batch": w.batch,
-        "grid_size": w.grid_size,
-        "spline_order": w.spline_order,
-        "input_grad": w.input_grad,
-        "headline": job.headline,
-        "note": w.note,
-        "kan_parameters": w.kan_parameters,
-        "mlp_same_parameter_widths": list(w.same_parameter_widths()),
-        "signal_bytes": signal_bytes(job),
-    }
+    about = job.workload.to_json()
+    return {**about, "headline": job.headline, "signal_bytes": signal_bytes(job)}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from ..document import milliseconds, size, times
-from ..targets import MEMORY_FACTOR, Outcome
+from ..document import milliseconds, times
+from ..targets import Outcome, faster, memory_target
 from ..workloads import TRAIN
 from .plan import COMPILES, EXECUTIONS, GRAPH, find_job
 from .table import GpuTable
@@ -24,43 +25,33 @@ def check(table: GpuTable) -> list[Outcome]:
     return [
         *_mlp(table),
         *_rivals(table),
-        _memory(table),
+        memory_target(MEMORY_JOB, table.timed(MEMORY_JOB, TRAIN, table.user_gets(MEMORY_JOB), EXECUTIONS[0])),
         *_native_ahead(table),
         *proofs(table.document),
     ]
 
 
-def _mlp(table: GpuTable) -> list[Outcome]:
-    outcomes = []
+def _mlp(table: GpuTable) -> Iterator[Outcome]:
     for job in MLP_JOBS:
         text = f"{job}: forward+backward <= {MLP_MUST:g}x the same-parameter MLP"
-        ours = table.best(job, TRAIN, table.ours(job))
-        mlp = table.best(job, TRAIN, "mlp-params")
+        key = table.user_gets(job)
+        ours, mlp = table.best(job, TRAIN, key), table.best(job, TRAIN, "mlp-params")
         if ours is None or mlp is None:
-            outcomes.append(Outcome(text, None, "no figure"))
+            yield Outcome(text)
             continue
         ratio = ours["median_ms"] / mlp["median_ms"]
-        alike = [
-            f"{execution} {times(cell['ratio_same_parameters'])}"
-            for execution in EXECUTIONS
-            if (cell := table.timed(job, TRAIN, table.ours(job), execution)) is not None
-            and "ratio_same_parameters" in cell
-        ]
-        found = f"{times(ratio)} ({ours['execution']} against {mlp['execution']}"
-        found += f"; like for like: {', '.join(alike)})"
-        outcomes.append(Outcome(text, ratio <= MLP_MUST, found))
-        outcomes.append(
-            Outcome(
-                f"{job}: < {MLP_AIM:g}x the same-parameter MLP (aim)", ratio < MLP_AIM, times(ratio), True
-            )
-        )
-    return outcomes
+        cells = [table.timed(job, TRAIN, key, execution) or {} for execution in EXECUTIONS]
+        same = "ratio_same_parameters"
+        alike = ", ".join(f"{c['execution']} {times(c[same])}" for c in cells if same in c)
+        said = f"({ours['execution']} against {mlp['execution']}; like for like: {alike})"
+        yield Outcome(text, ratio <= MLP_MUST, f"{times(ratio)} {said}")
+        text = f"{job}: < {MLP_AIM:g}x the same-parameter MLP (aim)"
+        yield Outcome(text, ratio < MLP_AIM, times(ratio), aim=True)
 
 
-def _rivals(table: GpuTable) -> list[Outcome]:
-    outcomes = []
+def _rivals(table: GpuTable) -> Iterator[Outcome]:
     for job in table.jobs:
-        ours = table.best(job, TRAIN, table.ours(job))
+        ours = table.best(job, TRAIN, table.user_gets(job))
         for provider, ways, factor, name in (
             ("closed-form", COMPILES, COMPILED_FACTOR, "closed form + matmul under torch.compile"),
             ("textbook", EXECUTIONS, TEXTBOOK_FACTOR, "textbook Cox-de Boor"),
@@ -68,51 +59,27 @@ def _rivals(table: GpuTable) -> list[Outcome]:
             if provider == "closed-form" and max(find_job(job).workload.widths) > COMPILED_WIDTH:
                 continue
             rival = table.best(job, TRAIN, provider, ways)
-            text = f"{job}: at least {factor:g}x faster than {name}"
-            if ours is None or rival is None:
-                outcomes.append(Outcome(text, None, "no figure" + (" of ours" if rival is not None else "")))
-                continue
-            ratio = rival["median_ms"] / ours["median_ms"]
-            found = f"{ratio:.1f}x ({ours['execution']} against {rival['execution']})"
-            outcomes.append(Outcome(text, ratio >= factor, found))
-    return outcomes
+            said = f" ({ours['execution']} against {rival['execution']})" if ours and rival else ""
+            yield faster(f"{job}: at least {factor:g}x faster than {name}", factor, rival, ours, said)
 
 
-def _memory(table: GpuTable) -> Outcome:
-    text = f"{MEMORY_JOB}: peak extra memory < {MEMORY_FACTOR:g}x the bytes of x, y and their gradients"
-    cell = table.timed(MEMORY_JOB, TRAIN, table.ours(MEMORY_JOB), EXECUTIONS[0])
-    if cell is None or "peak_extra_signals" not in cell:
-        return Outcome(text, None, "no figure")
-    value = cell["peak_extra_signals"]
-    return Outcome(text, value < MEMORY_FACTOR, f"{times(value)} ({size(cell['peak_extra_bytes'])})")
-
-
-def _native_ahead(table: GpuTable) -> list[Outcome]:
+def _native_ahead(table: GpuTable) -> Iterator[Outcome]:
     """Where both were timed: strict float32, fine grids, narrow layers and small batches."""
-    outcomes = []
     for name in table.jobs:
         job = find_job(name)
         w = job.workload
-        reasons = [
-            reason
-            for reason, holds in (
-                ("strict float32", job.precision.name == "fp32"),
-                (f"G >= {FINE_GRID}", w.grid_size >= FINE_GRID),
-                (f"a width <= {NARROW}", min(w.widths) <= NARROW),
-                (f"B <= {SMALL_BATCH}", w.batch <= SMALL_BATCH),
-            )
-            if holds
-        ]
+        conditions = {
+            "strict float32": job.precision.name == "fp32",
+            f"G >= {FINE_GRID}": w.grid_size >= FINE_GRID,
+            f"a width <= {NARROW}": min(w.widths) <= NARROW,
+            f"B <= {SMALL_BATCH}": w.batch <= SMALL_BATCH,
+        }
+        reasons = ", ".join(reason for reason, holds in conditions.items() if holds)
         native, triton = (table.best(name, TRAIN, f"ours-{b}") for b in ("native", "triton"))
         if reasons and native is not None and triton is not None:
-            outcomes.append(
-                Outcome(
-                    f"{name}: native ahead of triton ({', '.join(reasons)})",
-                    native["median_ms"] < triton["median_ms"],
-                    f"{milliseconds(native['median_ms'])} ms against {milliseconds(triton['median_ms'])} ms",
-                )
-            )
-    return outcomes
+            a, b = native["median_ms"], triton["median_ms"]
+            found = f"{milliseconds(a)} ms against {milliseconds(b)} ms"
+            yield Outcome(f"{name}: native ahead of triton ({reasons})", a < b, found)
 
 
 def proofs(document: dict[str, Any]) -> list[Outcome]:

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from .. import measure as timing
-from ..gate import MEANINGLESS, compare, judge, reference_numbers
+from ..gate import MEANINGLESS, compare, reference_numbers
 from ..modes import Numbers, Runner
 from ..providers import Model, find_provider
-from ..worker import describe, event_stream
+from ..worker import admit, event_stream, take_times
 from ..workloads import TRAIN, Problem, make_problem
 from .device import Device, query
 from .graphs import GraphRunner
@@ -139,7 +139,7 @@ class Worker:
                         if runner is not None:
                             runners[cell] = runner
                 except Exception as error:  # a provider may fail in any way; the table must say how
-                    result.update(status="failed", reason=describe(error))
+                    result.update(status="failed", reason=timing.describe(error))
                     self.survive(cell, result)
         self.time(job, mode, results, runners)
 
@@ -148,20 +148,16 @@ class Worker:
     ) -> None:
         """Interleaved timing of everything that passed its gate, then memory; sends the mode's results."""
         self.send("busy", cell=f"{job.name}|{mode}|timing")
-        cells = [timing.Cell(cell, runner.call) for cell, runner in runners.items()]
-        timing.measure(cells, self.budget, clock=self.device.clock)
+        take_times(results, runners, self.budget, self.device.clock)
         clocks = query("clocks.sm,clocks.mem") if self.device.is_gpu else None
-        for cell in cells:
-            result = results[cell.key]
-            if cell.error is not None or not cell.samples:
-                result.update(status="failed", reason=cell.error or "no sample was taken")
-                self.survive(cell.key, result)
+        for cell, runner in runners.items():
+            result = results[cell]
+            if result["status"] == "failed":
+                self.survive(cell, result)
                 continue
-            result.update(cell.summary())
             result.update(clocks=clocks)
             if mode == TRAIN and result["execution"] == EAGER:
-                runner = runners[cell.key]
-                self.send("busy", cell=cell.key)
+                self.send("busy", cell=cell)
                 peak, method = self.device.peak_extra(runner.call, runner.release)
                 result.update(peak_extra_bytes=peak, memory_method=method)
         for result in results.values():
@@ -191,19 +187,9 @@ class Worker:
         network = entry.compiled if execution in COMPILES else None
         kind = GraphRunner if execution in CAPTURES else Runner
         runner = kind(entry.model, problem, mode, network)
-        parameters = entry.model.parameter_count()
-        result.update(parameters=parameters, parameter_ratio=parameters / job.workload.kan_parameters)
         if isinstance(provider, OnBackend):
             result["backends"] = [provider.backend] if provider.backend else automatic(job, self.device)
-        verdict = judge(provider, runner, expected, gate)
-        result["gate"] = verdict.to_json()
-        if not verdict.timed:
-            result.update(status="gated", reason=f"time withheld: {verdict.message}")
-            return None
-        result["status"] = "ok" if verdict.passed else "inexact"
-        if not verdict.passed:
-            result["reason"] = verdict.message
-        return runner
+        return runner if admit(result, provider, runner, expected, gate) else None
 
     def survive(self, cell: str, result: dict[str, Any]) -> None:
         """Go on after an error, unless it broke the device for this process: then tell the parent and end."""

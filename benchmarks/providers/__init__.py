@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-from .accelerated import AcceleratedEfficientKAN
 from .base import Model, Provider
-from .bases import FORMS, Form, FormCompiled, OursForm
-from .mlp import ProtocolMLP, SameParameterMLP, SameWidthMLP
+from .mlp import MLPS
 from .ours import Ours
-from .peers import EfficientKAN, FastKAN, FlashKAN, InKAN, PyKAN
+from .peers import PEERS
 from .unfused import ClosedForm, ClosedFormCompiled, Textbook
 
-PROVIDERS: dict[str, Provider] = {
-    p.key: p
-    for p in (
-        Ours("native"),
-        Ours("reference", slow=True),
-        SameParameterMLP(),
-        SameWidthMLP(),
-        ProtocolMLP(),
-        ClosedForm(),
-        ClosedFormCompiled(),
-        Textbook(),
-        EfficientKAN(),
-        AcceleratedEfficientKAN(),
-        PyKAN(),
-        InKAN(),
-        FlashKAN(),
-        FastKAN(),
-        *(make(name) for name in FORMS for make in (OursForm, Form, FormCompiled)),
-    )
-}
+OURS = Ours("native"), Ours("reference", slow=True)
+UNFUSED = ClosedForm(), ClosedFormCompiled(), Textbook()
+PROVIDERS: dict[str, Provider] = {p.key: p for p in (*OURS, *MLPS, *UNFUSED, *PEERS)}
 
 
 def find_provider(key: str) -> Provider:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +12,7 @@ from torch import nn
 from ..workloads import Problem, Workload
 
 Kind = Literal["ours", "mlp", "unfused", "peer"]
+NO_SECOND = "torch.compile cannot differentiate twice"
 
 
 @dataclass
@@ -73,14 +73,6 @@ def import_or_reason(module: str, install: str) -> str | None:
     except Exception as error:  # a peer may fail in any way at import; the table must say how
         return f"import fails: {type(error).__name__}: {error}"
     return None
-
-
-def package_version(distribution: str) -> str | None:
-    """Version of an installed distribution, or None."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def out_in_basis(spline: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 from torch import nn
@@ -26,35 +27,27 @@ class MLP(Provider):
     kind = "mlp"
     exact = False
 
-    def widths(self, workload: Workload) -> tuple[int, ...]:
-        raise NotImplementedError
-
-    def build(self, problem: Problem, mode: str) -> Model:
-        return Model(make_mlp(self.widths(problem.workload), smooth=mode == SECOND))
-
-
-class SameParameterMLP(MLP):
-    key, label = "mlp-params", "MLP, same parameters"
-
-    def widths(self, workload: Workload) -> tuple[int, ...]:
-        return workload.same_parameter_widths()
-
-
-class SameWidthMLP(MLP):
-    key, label = "mlp-widths", "MLP, same widths"
-
-    def widths(self, workload: Workload) -> tuple[int, ...]:
-        return workload.widths
-
-
-class ProtocolMLP(MLP):
-    """Hidden x 10 whatever G, as the public KAN-benchmarking protocol does ([1000,10000,1])."""
-
-    key, label = "mlp-x10", "MLP, hidden x10 (public protocol)"
+    def __init__(self, key: str, label: str, widths: Callable[[Workload], tuple[int, ...] | None]) -> None:
+        self.key, self.label, self.widths = key, label, widths
 
     def refuses(self, workload: Workload, mode: str) -> str | None:
-        return None if workload.protocol_multiplier else "the public protocol does not define it here"
+        return None if self.widths(workload) else "the public protocol does not define it here"
 
-    def widths(self, workload: Workload) -> tuple[int, ...]:
-        factor = workload.protocol_multiplier or 1
-        return (workload.widths[0], *(h * factor for h in workload.widths[1:-1]), workload.widths[-1])
+    def build(self, problem: Problem, mode: str) -> Model:
+        widths = self.widths(problem.workload)
+        assert widths is not None
+        return Model(make_mlp(widths, smooth=mode == SECOND))
+
+
+def protocol_widths(workload: Workload) -> tuple[int, ...] | None:
+    """Hidden x 10 whatever G, as the public KAN-benchmarking protocol does ([1000,10000,1])."""
+    first, *hidden, last = workload.widths
+    factor = workload.protocol_multiplier
+    return (first, *(h * factor for h in hidden), last) if factor else None
+
+
+MLPS = (
+    MLP("mlp-params", "MLP, same parameters", Workload.same_parameter_widths),
+    MLP("mlp-widths", "MLP, same widths", lambda workload: workload.widths),
+    MLP("mlp-x10", "MLP, hidden x10 (public protocol)", protocol_widths),
+)

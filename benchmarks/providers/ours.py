@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..workloads import Problem, Workload
+from ..workloads import Problem
 from .base import Model, Provider, import_or_reason
 
 
@@ -42,21 +42,14 @@ class Ours(Provider):
 
     def build(self, problem: Problem, mode: str) -> Model:
         package: Any = importlib.import_module("kan_kernels")
-        workload: Workload = problem.workload
-        network = package.KAN(
-            list(workload.widths),
-            workload.grid_size,
-            workload.spline_order,
-            backend=self.backend,
-            dtype=torch.float32,
-        )
+        w = problem.workload
+        options = {"backend": self.backend, "dtype": torch.float32}
+        network = package.KAN(list(w.widths), w.grid_size, w.spline_order, **options)
         with torch.no_grad():
             for layer, weights in zip(network.layers, problem.layers, strict=True):
                 layer.spline_weight.copy_(weights.spline)
                 layer.base_weight.copy_(weights.base)
                 difference = (layer.grid.double() - weights.grid).abs().max().item()
                 if difference > 1e-6:
-                    raise RuntimeError(
-                        f"the layer's default grid differs from the workload's by {difference:.1e}"
-                    )
+                    raise RuntimeError(f"the default grid differs from the workload's by {difference:.1e}")
         return OurModel(network)

@@ -6,6 +6,9 @@ None of them is a dependency: each says why it is missing. Adapters only set pub
 from __future__ import annotations
 
 import importlib
+from contextlib import suppress
+from importlib import metadata
+from importlib.metadata import PackageNotFoundError
 from itertools import pairwise
 from typing import Any
 
@@ -13,38 +16,54 @@ import torch
 from torch import nn
 
 from ..memory import available_bytes
-from ..workloads import FORWARD, SECOND, Problem, Workload
-from .base import Model, Provider, import_or_reason, out_in_basis, package_version
-
-
-def _load(module: str) -> Any:
-    """A peer's module, untyped on purpose: peers carry no type information."""
-    return importlib.import_module(module)
+from ..workloads import FORWARD, SECOND, LayerWeights, Problem, Workload
+from .base import NO_SECOND, Model, Provider, import_or_reason, out_in_basis
 
 
 class Peer(Provider):
+    """``install``: what to say where ``module`` is missing, by default to install what ``key`` names."""
+
     kind = "peer"
-    module = ""
-    distribution = ""
-    install = ""
+    module = install = ""
+    only_cubic = False
 
     def version(self) -> str | None:
-        return package_version(self.distribution)
+        with suppress(PackageNotFoundError):
+            return metadata.version(self.key)
+        return None
 
     def unavailable(self) -> str | None:
-        return import_or_reason(self.module, self.install)
+        return import_or_reason(self.module or self.key, self.install or f"pip install {self.key}")
+
+    def refuses(self, workload: Workload, mode: str) -> str | None:
+        return "supports k=3 only" if self.only_cubic and workload.spline_order != 3 else None
+
+    def make(self, package: Any, w: Workload, mode: str) -> Any:
+        """Return the peer's network."""
+        raise NotImplementedError
+
+    def layers(self, network: Any) -> Any:
+        return network.layers
+
+    def load(self, layer: Any, weights: LayerWeights) -> None:
+        """Give a layer the workload's weights."""
+        layer.spline_weight.copy_(out_in_basis(weights.spline))
+        layer.base_weight.copy_(weights.base.t())
+
+    def build(self, problem: Problem, mode: str) -> Model:
+        package = importlib.import_module(self.module or self.key)
+        network = self.make(package, problem.workload, mode)
+        with torch.no_grad():
+            for layer, weights in zip(self.layers(network), problem.layers, strict=True):
+                self.load(layer, weights)
+        return Model(network)
 
 
 class PyKAN(Peer):
     """pykan's MultKAN with its symbolic branch and activation recording off, which is its fastest setting."""
 
-    key, label, module, distribution, install = (
-        "pykan",
-        "pykan",
-        "kan",
-        "pykan",
-        "pip install pykan pandas pyyaml",
-    )
+    key = label = "pykan"
+    module, install = "kan", "pip install pykan pandas pyyaml"
     slow = True
 
     def refuses(self, workload: Workload, mode: str) -> str | None:
@@ -54,98 +73,75 @@ class PyKAN(Peer):
         room = min(available_bytes() // 2, 6 * 2**30)
         return f"would need about {need / 2**30:.0f} GiB" if need > room else None
 
-    def build(self, problem: Problem, mode: str) -> Model:
-        w = problem.workload
+    def make(self, package: Any, w: Workload, mode: str) -> Any:
         # pykan edits its width list in place, so it gets its own
-        network = _load("kan").MultKAN(
-            width=list(w.widths),
-            grid=w.grid_size,
-            k=w.spline_order,
-            symbolic_enabled=False,
-            save_act=False,
-            auto_save=False,
-        )
-        with torch.no_grad():
-            for layer, weights in zip(network.act_fun, problem.layers, strict=True):
-                layer.coef.copy_(weights.spline.permute(0, 2, 1))  # (in, out, G+k)
-                layer.scale_base.copy_(weights.base)
-                layer.scale_sp.fill_(1.0)
-        return Model(network)
+        off = {"symbolic_enabled": False, "save_act": False, "auto_save": False}
+        return package.MultKAN(width=list(w.widths), grid=w.grid_size, k=w.spline_order, **off)
+
+    def layers(self, network: Any) -> Any:
+        return network.act_fun
+
+    def load(self, layer: Any, weights: LayerWeights) -> None:
+        layer.coef.copy_(weights.spline.permute(0, 2, 1))  # (in, out, G+k)
+        layer.scale_base.copy_(weights.base)
+        layer.scale_sp.fill_(1.0)
 
 
 class EfficientKAN(Peer):
-    key, label, module, distribution = "efficient-kan", "efficient-kan", "efficient_kan", "efficient-kan"
-    install = "not on PyPI: put its src folder on the path"
+    key = label = "efficient-kan"
+    module, install = "efficient_kan", "not on PyPI: put its src folder on the path"
     slow = True
 
-    def build(self, problem: Problem, mode: str) -> Model:
-        w = problem.workload
-        network = _load("efficient_kan").KAN(list(w.widths), w.grid_size, w.spline_order)
-        with torch.no_grad():
-            for layer, weights in zip(network.layers, problem.layers, strict=True):
-                layer.spline_weight.copy_(out_in_basis(weights.spline))
-                layer.base_weight.copy_(weights.base.t())
-                layer.spline_scaler.fill_(1.0)
-        return Model(network)
+    def make(self, package: Any, w: Workload, mode: str) -> Any:
+        return package.KAN(list(w.widths), w.grid_size, w.spline_order)
+
+    def load(self, layer: Any, weights: LayerWeights) -> None:
+        super().load(layer, weights)
+        layer.spline_scaler.fill_(1.0)
 
 
 class InKAN(Peer):
     """inkan as its documentation says: compiled basis, except where second derivatives need it eager."""
 
-    key, label, module, distribution, install = "inkan", "inkan", "inkan", "inkan", "pip install inkan"
-    compiles = True
+    key = label = "inkan"
+    compiles = only_cubic = True
 
-    def refuses(self, workload: Workload, mode: str) -> str | None:
-        return None if workload.spline_order == 3 else "supports k=3 only"
+    def make(self, package: Any, w: Workload, mode: str) -> Any:
+        compiled = mode != SECOND
+        return package.KANNetwork(list(w.widths), w.grid_size, w.spline_order, compile_basis=compiled)
 
-    def build(self, problem: Problem, mode: str) -> Model:
-        w = problem.workload
-        network = _load("inkan").KANNetwork(
-            list(w.widths), w.grid_size, w.spline_order, compile_basis=mode != SECOND
-        )
-        with torch.no_grad():
-            for layer, weights in zip(network.layers, problem.layers, strict=True):
-                flat = out_in_basis(weights.spline).flatten(1)
-                layer.weight.copy_(torch.cat([flat, weights.base.t()], dim=1))
-        return Model(network)
+    def load(self, layer: Any, weights: LayerWeights) -> None:
+        layer.weight.copy_(torch.cat([out_in_basis(weights.spline).flatten(1), weights.base.t()], dim=1))
 
 
 class FlashKAN(Peer):
-    key, label, module, distribution, install = (
-        "flashkan",
-        "flashkan",
-        "flashkan",
-        "flashkan",
-        "pip install flashkan",
-    )
-    compiles = True
+    key = label = "flashkan"
+    compiles = only_cubic = True
 
     def refuses(self, workload: Workload, mode: str) -> str | None:
-        if mode == SECOND:
-            return "torch.compile cannot differentiate twice"
-        return None if workload.spline_order == 3 else "supports k=3 only"
+        return NO_SECOND if mode == SECOND else super().refuses(workload, mode)
 
-    def build(self, problem: Problem, mode: str) -> Model:
-        w = problem.workload
-        network = _load("flashkan").KANNetwork(list(w.widths), w.grid_size, w.spline_order)
-        with torch.no_grad():
-            for layer, weights in zip(network.layers, problem.layers, strict=True):
-                layer.spline_weight.copy_(out_in_basis(weights.spline))
-                layer.base_weight.copy_(weights.base.t())
-        return Model(network)
+    def make(self, package: Any, w: Workload, mode: str) -> Any:
+        return package.KANNetwork(list(w.widths), w.grid_size, w.spline_order)
 
 
 class FastKAN(Peer):
     """fast-kan with as many Gaussians as we have B-splines; radial functions, so no number to compare."""
 
-    key, label, module, distribution = "fastkan", "FastKAN (RBF)", "fastkan", "fastkan"
+    key, label = "fastkan", "FastKAN (RBF)"
     install = "not on PyPI: put its folder on the path"
     exact = False
 
-    def build(self, problem: Problem, mode: str) -> Model:
-        w = problem.workload
-        layer_type = _load("fastkan").FastKANLayer
-        layers: list[nn.Module] = [
-            layer_type(i, o, num_grids=w.bases, use_layernorm=i > 1) for i, o in pairwise(w.widths)
-        ]
-        return Model(nn.Sequential(*layers))
+    def make(self, package: Any, w: Workload, mode: str) -> Any:
+        layer = package.FastKANLayer
+        widths = pairwise(w.widths)
+        return nn.Sequential(*(layer(i, o, num_grids=w.bases, use_layernorm=i > 1) for i, o in widths))
+
+    def layers(self, network: Any) -> Any:
+        return network
+
+    def load(self, layer: Any, weights: LayerWeights) -> None:
+        """Keep its own: other functions have other weights."""
+
+
+PEERS = (EfficientKAN(), PyKAN(), InKAN(), FlashKAN(), FastKAN())

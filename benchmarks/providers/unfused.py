@@ -5,12 +5,14 @@ Both are independent of kan_kernels: the textbook network in float64 is also the
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from ..workloads import SECOND, LayerWeights, Problem, Workload
-from .base import Model, Provider, out_in_basis
+from .base import NO_SECOND, Model, Provider, out_in_basis
 
 
 def cox_de_boor(x: torch.Tensor, knots: torch.Tensor, order: int) -> torch.Tensor:
@@ -58,13 +60,8 @@ def textbook_network(layers: list[LayerWeights], order: int, dtype: torch.dtype)
 
 class TextbookModel(Model):
     def gradients(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        result = []
-        for layer in self.module.children():
-            assert isinstance(layer, TextbookLayer)
-            spline, base = layer.spline_weight.grad, layer.base_weight.grad
-            assert spline is not None and base is not None
-            result.append((spline.permute(1, 2, 0), base.t()))
-        return result
+        layers: Any = self.module.children()
+        return [(layer.spline_weight.grad.permute(1, 2, 0), layer.base_weight.grad.t()) for layer in layers]
 
 
 class Textbook(Provider):
@@ -107,13 +104,9 @@ class ClosedFormLayer(nn.Module):
 
 class ClosedFormModel(Model):
     def gradients(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        result = []
-        network = getattr(self.module, "_orig_mod", self.module)
-        for layer in network.children():
-            assert isinstance(layer, ClosedFormLayer) and layer.weight.grad is not None
-            rows = layer.weight.grad.reshape(-1, layer.bases + 1, layer.weight.shape[1])
-            result.append((rows[:, :-1], rows[:, -1]))
-        return result
+        layers: Any = getattr(self.module, "_orig_mod", self.module).children()
+        found = [layer.weight.grad.unflatten(0, (-1, layer.bases + 1)) for layer in layers]
+        return [(rows[:, :-1], rows[:, -1]) for rows in found]
 
 
 class ClosedForm(Provider):
@@ -132,12 +125,9 @@ class ClosedFormCompiled(ClosedForm):
 
     def refuses(self, workload: Workload, mode: str) -> str | None:
         if mode == SECOND:
-            return "torch.compile cannot differentiate twice"
+            return NO_SECOND
         return super().refuses(workload, mode)
 
     def build(self, problem: Problem, mode: str) -> Model:
         eager = super().build(problem, mode).module
-        # torch.compile is typed as a plain callable; compiling a module gives a module
-        compiled = torch.compile(eager, fullgraph=True, dynamic=False)
-        assert isinstance(compiled, nn.Module)
-        return ClosedFormModel(compiled)
+        return ClosedFormModel(torch.compile(eager, fullgraph=True, dynamic=False))  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -128,10 +129,7 @@ def lbfgs(widths: list[int], steps: int, samples: int, wanted: float) -> Contest
         return found, reason
 
     what = f"{steps} steps of LBFGS, [{','.join(map(str, widths))}] G=5, {samples} samples"
-    return Contest(
-        what, wanted, ours, theirs, check,
-        start=twin.distance(model, twin.twin(model), x),
-    )  # fmt: skip
+    return Contest(what, wanted, ours, theirs, check, start=twin.distance(model, twin.twin(model), x))
 
 
 def grid_update(widths: list[int], samples: int, wanted: float) -> Contest:
@@ -147,18 +145,13 @@ def refinement(widths: list[int], samples: int, wanted: float) -> Contest:
     """`grids.refine` and `MultKAN.refine`, 5 to 10 cells."""
     model, x = _model(widths), _data(widths[0], samples)["train"][0]
 
-    def seen() -> Any:
-        network = twin.twin(model)
-        network.get_act(x)  # pykan refines on the data that it saw last
-        return network
-
     def refine(network: Any) -> Any:
         with twin.silent():
             return network.refine(10)
 
     ours = Job(lambda: copy.deepcopy(model), lambda m: grids.refine(m, 10, x))
     what = f"refinement of 5 cells to 10, [{','.join(map(str, widths))}], {samples} samples"
-    return _grids(what, wanted, model, x, ours, Job(seen, refine))
+    return _grids(what, wanted, model, x, ours, Job(lambda: twin.seen(model, x), refine))
 
 
 def _grids(what: str, wanted: float, model: KAN, x: Tensor, ours: Job, theirs: Job) -> Contest:
@@ -190,16 +183,11 @@ def automatic(
     functions = {name: f for name, f in twin.library().items() if names is None or name in names}
     candidates = list(dict.fromkeys(symbolic.get(name).name for name in functions))
 
-    def seen() -> Any:
-        network = twin.twin(model)
-        network.get_act(x)
-        return network
-
     ours = Job(
         lambda: copy.deepcopy(model),
         lambda m: symbolic.auto(m, x, library=candidates, r2_threshold=0.0, complexity_weight=0.8),
     )
-    theirs = Job(seen, lambda m: twin.auto_symbolic(m, names))
+    theirs = Job(lambda: twin.seen(model, x), lambda m: twin.auto_symbolic(m, names))
 
     def check(ours: Job, theirs: Job) -> tuple[dict[str, Any], str | None]:
         report, (fits, chosen) = ours.result, theirs.result  # type: ignore[misc]
@@ -233,25 +221,24 @@ def automatic(
         return found_all, f"pykan's best r2 is higher on {behind}" if behind else None
 
     what = f"automatic formulas, [{','.join(map(str, widths))}] G=5, {samples} samples"
-    return Contest(
-        what, wanted, ours, theirs, check, once=names is None,
-        start=twin.distance(model, twin.twin(model), x),
-    )  # fmt: skip
+    start = twin.distance(model, twin.twin(model), x)
+    return Contest(what, wanted, ours, theirs, check, once=names is None, start=start)
 
 
 def contests(quick: bool) -> dict[str, Callable[[], Contest]]:
     """What makes each of them, by its key; quick: tiny ones through the same code."""
     if quick:
+        names = ["x", "x^2", "sin", "0"]
         return {
-            "lbfgs-2-2-1": lambda: lbfgs([2, 2, 1], 3, 100, 8.0),
-            "update_grid": lambda: grid_update([6, 4], 60, 100.0),
-            "refine": lambda: refinement([6, 4], 60, 100.0),
-            "auto_symbolic": lambda: automatic([2, 1, 1], 5, 100, 100.0, ["x", "x^2", "sin", "0"]),
+            "lbfgs-2-2-1": partial(lbfgs, [2, 2, 1], 3, 100, 8.0),
+            "update_grid": partial(grid_update, [6, 4], 60, 100.0),
+            "refine": partial(refinement, [6, 4], 60, 100.0),
+            "auto_symbolic": partial(automatic, [2, 1, 1], 5, 100, 100.0, names),
         }
     return {
-        "lbfgs-4-5-1": lambda: lbfgs([4, 5, 1], 20, 1000, 8.0),
-        "lbfgs-2-5-1": lambda: lbfgs([2, 5, 1], 50, 1000, 8.0),
-        "update_grid": lambda: grid_update([64, 64, 64], 1000, 100.0),
-        "refine": lambda: refinement([64, 64, 64], 1000, 100.0),
-        "auto_symbolic": lambda: automatic([4, 5, 1], 20, 1000, 100.0),
+        "lbfgs-4-5-1": partial(lbfgs, [4, 5, 1], 20, 1000, 8.0),
+        "lbfgs-2-5-1": partial(lbfgs, [2, 5, 1], 50, 1000, 8.0),
+        "update_grid": partial(grid_update, [64, 64, 64], 1000, 100.0),
+        "refine": partial(refinement, [64, 64, 64], 1000, 100.0),
+        "auto_symbolic": partial(automatic, [4, 5, 1], 20, 1000, 100.0),
     }

@@ -18,10 +18,11 @@ from ..document import FORMAT, RESULTS, load, save
 from ..machine import describe
 from ..memory import peak_extra_bytes
 from ..providers import find_provider
-from ..readme import put
+from ..readme import refresh
 from . import table, twin
-from .contests import SAME, Contest, Job, clock, contests
+from .contests import SAME, Contest, clock, contests
 
+COMMAND = "python -m benchmarks science"
 COMMITTED = RESULTS / "science.json"
 FULL = timing.Budget(seconds=1.0, most=30, least=3, single=60.0)
 QUICK = timing.Budget(seconds=0.01, sample=0.001, most=2, least=1, single=60.0)
@@ -46,17 +47,14 @@ def main(path: Path, quick: bool, check: bool, keys: list[str] | None = None) ->
         save(document, path)
         print(table.markdown(document))
         print(f"written: {path}")
-    document = load(path, "python -m benchmarks science")
+    document = load(path, COMMAND)
     failed = [row for row in document["results"] if row["status"] != "ok"]
     for row in failed:
         print(f"not the same: {row['what']}: {row['reason']}", file=sys.stderr)
     if path == COMMITTED:
-        fresh = put(table.PAGE, table.markdown(document), check, table.BEGIN, table.END)
-        if check:
-            stale = "OUT OF DATE: run python -m benchmarks science"
-            print(f"{table.PAGE.name} is {'up to date' if fresh else stale}")
-            return 0 if fresh and not failed else 1
-    return 1 if failed else 0
+        stale = refresh(table.PAGE, table.markdown(document), check, COMMAND, "science")
+        return int(stale or bool(failed))
+    return int(bool(failed))
 
 
 @contextmanager
@@ -110,18 +108,22 @@ def _row(contest: Contest, budget: timing.Budget) -> dict[str, Any]:
         reason = f"the networks differ by {contest.start:.2g} before anything was done"
         return {**row, "status": "failed", "reason": reason}
     ours, theirs = timing.Cell("ours", contest.ours), timing.Cell("theirs", contest.theirs)
+    jobs = contest.ours, contest.theirs
+
+    def peaks() -> list[int | None]:
+        return [peak_extra_bytes(job, job.prepare)[0] for job in jobs]
+
     if not contest.once:
-        for job in (contest.ours, contest.theirs):
+        for job in jobs:
             job.prepare()
             job()
-        reason = _judge(contest, row)
-        if reason is not None:
+        if _judge(contest, row) is not None:
             return row
         timing.measure([ours, theirs], budget, clock=clock)
-        row["peak_extra_bytes"] = [_peak(job) for job in (contest.ours, contest.theirs)]
+        row["peak_extra_bytes"] = peaks()
     else:  # ours on both sides of the long call
         timing.measure([ours], budget, clock=clock)
-        row["peak_extra_bytes"] = [_peak(contest.ours), _peak(contest.theirs)]
+        row["peak_extra_bytes"] = peaks()
         theirs.samples.append(contest.theirs.seconds)
         timing.measure([ours], budget, clock=clock)
         _judge(contest, row)
@@ -137,7 +139,3 @@ def _judge(contest: Contest, row: dict[str, Any]) -> str | None:
     found, reason = contest.check(contest.ours, contest.theirs)
     row.update(found, status="ok" if reason is None else "failed", reason=reason)
     return reason
-
-
-def _peak(job: Job) -> int | None:
-    return peak_extra_bytes(job, job.prepare)[0]

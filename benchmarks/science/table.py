@@ -6,70 +6,43 @@ from pathlib import Path
 from typing import Any
 
 from ..document import size, times
+from ..report import markdown_table
 from .contests import SAME_R2, contests
 
 PAGE = Path(__file__).absolute().parents[2] / "docs" / "training.md"
-BEGIN, END = "<!-- science:begin -->", "<!-- science:end -->"
 
 
 def markdown(document: dict[str, Any]) -> str:
-    """One row a contest, what was compared below it, and the machine."""
-    meta = document["meta"]
+    """Return one row a contest, what was compared below it, and the machine."""
+    meta, results = document["meta"], document["results"]
     version = meta["providers"].get("pykan", "")
-    lines = [
-        f"| | kan_kernels | pykan {version} | times faster | aim | peak memory | the same? |",
-        "| :-- | --: | --: | --: | --: | --: | :-- |",
-        *map(_row, document["results"]),
-        "",
-        "float64, one thread, medians of interleaved runs from the same network (how many in brackets), load "
-        f"average {_load(document)}. Peak memory: what a call needs beyond models and data, ours and then "
-        "pykan's.",
-        *_missing(document),
-        "",
-        f"Machine: {meta['cpu']}, torch {meta['torch']}, kan_kernels ISA {meta['isa_kan_kernels']}, "
-        f"Python {meta['python']}; {', '.join(sorted({row['date'] for row in document['results']}))}.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _missing(document: dict[str, Any]) -> list[str]:
-    """A line for contests that the result does not have."""
-    if document["meta"].get("quick"):
-        return []
-    there = {row["key"] for row in document["results"]}
-    keys = [key for key in contests(False) if key not in there]
-    if not keys:
-        return []
-    return [
-        "",
-        f"Not measured yet: {', '.join(keys)} (`python -m benchmarks science --workloads {','.join(keys)}`).",
-    ]
-
-
-def _load(document: dict[str, Any]) -> str:
-    loads = [value for row in document["results"] for value in row["load"] if value is not None]
-    return (
-        f"{min(loads):.1f} to {max(loads):.1f} on {document['meta']['threads_available']} cores"
-        if loads
-        else "unknown"
+    head = ["work", "kan_kernels", f"pykan {version}", "times faster", "aim", "peak memory", "the same?"]
+    loads = [value for row in results for value in row["load"] if value is not None]
+    load = (
+        f"{min(loads):.1f} to {max(loads):.1f} on {meta['threads_available']} cores" if loads else "unknown"
     )
+    there = {row["key"] for row in results}
+    missing = [] if meta.get("quick") else [key for key in contests(False) if key not in there]
+    command = f"python -m benchmarks science --workloads {','.join(missing)}"
+    parts = [
+        markdown_table(head, [_row(row) for row in results], (0, 6)),
+        "float64, one thread, medians of interleaved runs from the same network (how many in brackets), load "
+        f"average {load}. Peak memory: what a call needs beyond models and data, ours and then pykan's.",
+        f"Not measured yet: {', '.join(missing)} (`{command}`)." if missing else "",
+        f"Machine: {meta['cpu']}, torch {meta['torch']}, kan_kernels ISA {meta['isa_kan_kernels']}, "
+        f"Python {meta['python']}; {', '.join(sorted({row['date'] for row in results}))}.",
+    ]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _row(row: dict[str, Any]) -> str:
+def _row(row: dict[str, Any]) -> list[str]:
+    aim = f"{row['wanted']:g}x"
     if "times_faster" not in row:
-        return f"| {row['what']} | - | - | - | {row['wanted']:g}x | - | no: {row['reason']} |"
+        return [row["what"], "-", "-", "-", aim, "-", f"no: {row['reason']}"]
     peaks = " and ".join(size(value) for value in row["peak_extra_bytes"])
     same = _same(row) if row["status"] == "ok" else f"no: {row['reason']}"
-    cells = [
-        row["what"],
-        _seconds(row["ours"]),
-        _seconds(row["theirs"]),
-        f"**{times(row['times_faster'])}**",
-        f"{row['wanted']:g}x",
-        peaks,
-        same,
-    ]
-    return f"| {' | '.join(cells)} |"
+    timed = [_seconds(row["ours"]), _seconds(row["theirs"]), f"**{times(row['times_faster'])}**"]
+    return [row["what"], *timed, aim, peaks, same]
 
 
 def _seconds(cell: dict[str, Any]) -> str:

@@ -49,6 +49,13 @@ def twin(model: Any) -> Any:
     return network
 
 
+def seen(model: Any, x: Tensor) -> Any:
+    """The twin after it saw x: pykan refines, and finds formulas, on the data that it saw last."""
+    network = twin(model)
+    network.get_act(x)
+    return network
+
+
 def distance(model: Any, network: Any, x: Tensor) -> float:
     """The largest difference of their outputs, in units of the largest output."""
     with torch.no_grad():

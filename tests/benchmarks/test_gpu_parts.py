@@ -18,6 +18,7 @@ from benchmarks.gpu.roofline import fraction, least_bytes
 from benchmarks.gpu.table import GpuTable, add_figures
 from benchmarks.gpu.worker import blank
 from benchmarks.workloads import FORWARD, TRAIN, Workload
+from tools.extras import find_program
 
 SUITE = """
     import os, signal, time, pytest
@@ -89,7 +90,7 @@ def test_build_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     reason = build.build_needs.sentence(lacks)
     assert "ninja (none here), pybind11>=2.13 (this is 2.9)" in reason
     assert build.build(None, 10) == {
-        "nvcc": build.find_nvcc() is not None, "status": "impossible", "reason": reason,
+        "nvcc": find_program("nvcc") is not None, "status": "impossible", "reason": reason,
     }  # fmt: skip
     monkeypatch.setattr(build.build_needs, "lacking", dict)
     real = build.run

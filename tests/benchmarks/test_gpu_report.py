@@ -19,8 +19,8 @@ import torch
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT))  # benchmarks is not installed with the package
 
+from benchmarks.children import Ended  # noqa: E402
 from benchmarks.gpu import measurements, suite  # noqa: E402
-from benchmarks.gpu.children import Ended  # noqa: E402
 from benchmarks.gpu.cli import main  # noqa: E402
 from benchmarks.gpu.measurements import Measured, run_jobs  # noqa: E402
 from benchmarks.gpu.plan import SMOKE_JOBS, find_job  # noqa: E402
@@ -132,7 +132,7 @@ def test_whole_report(tmp_path: Path) -> None:
     again = report("--report", "--output", str(path), path=str(tmp_path / "shadow"))
     assert again.returncode == 0, again.stderr
     bare = path.with_suffix(".md").read_text()
-    assert "No plots: benchmarks needs 'matplotlib'" in bare
+    assert "No plots: this needs 'matplotlib'" in bare
     assert bare.split("No plots")[0] == text.split("No plots")[0].split("![smoke")[0]
     assert {p: p.read_bytes() for p in results.rglob("*") if p.is_file()} == before
 

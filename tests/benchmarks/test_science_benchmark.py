@@ -22,19 +22,19 @@ def rows() -> list[dict[str, Any]]:
 
 def test_page_is_up_to_date(tmp_path: Path) -> None:
     """docs/training.md has the table of the committed result; one digit more or less is noticed."""
-    from benchmarks.readme import put
+    from benchmarks.readme import refresh
     from benchmarks.science import table
 
     document = json.loads(RESULT.read_text())
     assert run_benchmarks("science", "--check").returncode == 0
     page = tmp_path / "training.md"
     page.write_text(table.PAGE.read_text())
-    assert put(page, table.markdown(document), True, table.BEGIN, table.END)
+    assert refresh(page, table.markdown(document), True, "", "science") == 0
     document["results"][0]["ours"]["median_ms"] *= 1.5
-    assert not put(page, table.markdown(document), True, table.BEGIN, table.END)
+    assert refresh(page, table.markdown(document), True, "", "science") == 1
     with pytest.raises(ValueError, match="science:begin"):
         page.write_text("a page without markers")
-        put(page, "", True, table.BEGIN, table.END)
+        refresh(page, "", True, "", "science")
 
 
 def test_committed_result() -> None:
@@ -102,7 +102,7 @@ def test_check_sees_failed_rows(
     page.write_text(table.PAGE.read_text())
     monkeypatch.setattr(run, "COMMITTED", result)
     monkeypatch.setattr(table, "PAGE", page)
-    run.put(page, table.markdown(document), False, table.BEGIN, table.END)
+    run.refresh(page, table.markdown(document), False, "", "science")
     assert run.main(result, quick=False, check=True) == int(failed)
     out = capsys.readouterr()
     assert "training.md is up to date" in out.out and ("the losses differ" in out.err) == failed

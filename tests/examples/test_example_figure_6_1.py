@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.document import Table
+from examples import common
 from harness import ROOT, child
 
 
@@ -65,7 +66,7 @@ def test_picture(result: dict[str, Any], tmp_path: Any, monkeypatch: pytest.Monk
     """Drawn with all three series, and with those that have a time."""
     pytest.importorskip("matplotlib")
     module: Any = importlib.import_module("examples.figure_6_1")
-    monkeypatch.setattr(module, "RESULTS", tmp_path)
+    monkeypatch.setattr(common, "FIGURES", tmp_path)
     sizes = []
     for kinds in (("ours", "mlp", "unfused"), ("ours", "mlp")):
         document = {

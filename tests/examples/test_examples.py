@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import json
+import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
 
+from examples import common
 from harness import ROOT, run_example
 
 # what runs and writes a result; the other files are their common parts and the report
@@ -66,3 +70,29 @@ def test_page_is_up_to_date() -> None:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_stay_short(name: str) -> None:
     assert len((ROOT / "examples" / f"{name}.py").read_text().splitlines()) < 120
+
+
+def test_only_rows_and_slim_figures_are_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`main` keeps the rows apart from all the rest; a figure is an SVG without what nobody sees."""
+    plt: Any = pytest.importorskip("matplotlib.figure")
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    monkeypatch.setattr(common, "FIGURES", tmp_path)
+    monkeypatch.setattr("sys.argv", ["a"])
+    dtype = torch.get_default_dtype()
+    try:
+        common.main("a", "A", lambda fast: {"summary": [{"what": "w", "ours": 1, "theirs": 2}], "runs": [3]})
+    finally:
+        torch.set_default_dtype(dtype)
+    rows, everything = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "a.full.json"))
+    assert everything == {**rows, "runs": [3]}
+    for path in (ROOT / "examples" / "results").glob("*.json"):
+        assert "." in path.stem or json.loads(path.read_text()).keys() == rows.keys()
+
+    figure = plt.Figure()
+    figure.subplots().plot([0, 1 / 3, 1], [0, 1, 0])
+    common.save_figure(figure, "b")
+    text = (tmp_path / "b.svg").read_text()
+    tree = ElementTree.fromstring(text)
+    places = [float(n) for path in tree.iter() for n in re.findall(r"\d+\.\d+", path.get("d", ""))]
+    assert len(places) > 30 and all(round(n, 2) == n for n in places if n >= 1)
+    assert "<!--" not in text and 'id="axes_1"' not in text and "scale(0.015625)" in text

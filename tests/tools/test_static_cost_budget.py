@@ -130,7 +130,7 @@ def test_bad_budgets(tmp_path: Path) -> None:
 
 def test_missing_tool_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without the tool: its name and two ways to get it."""
-    monkeypatch.setattr(tools, "_folders", lambda: [])
+    monkeypatch.setattr(tools, "find_program", lambda name, first: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     tools.find_tool.cache_clear()
     try:

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.extras import MissingExtra
+from tools.extras import MissingExtra
 
 from .budget import budget_path, check, load, write
 from .measure import measure
@@ -21,26 +21,27 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m tools.static_cost",
         description="What the hot loop of each kernel costs, read from its machine code. No GPU is needed.",
     )
-    parser.add_argument("provider", choices=list(PROVIDERS))
-    parser.add_argument("--arch", help="comma-separated SM versions such as 80,90; default: all")
-    parser.add_argument("--kernel", help="comma-separated names; default: all")
-    parser.add_argument("--dtype", help="comma-separated names; default: all")
-    parser.add_argument("--options", default="", help="only specialisations whose options contain this text")
-    parser.add_argument("--library", type=Path, default=LIBRARY, help="cuda: the library to read")
-    parser.add_argument("--opcodes", action="store_true", help="also print every opcode of the hot loops")
-    parser.add_argument("--json", type=Path, help="write everything that was read to this file")
-    parser.add_argument("--budget", help="in tests/budgets, or path to a .json; default: the provider's name")
-    parser.add_argument("--check", action="store_true", help="exit with 1 where the budget is broken")
-    parser.add_argument("--update-budget", action="store_true", help="write registers and shared bytes anew")
+    add = parser.add_argument
+    add("provider", choices=list(PROVIDERS))
+    add("--arch", default="", help="comma-separated SM versions such as 80,90; default: all")
+    add("--kernel", default="", help="comma-separated names; default: all")
+    add("--dtype", default="", help="comma-separated names; default: all")
+    add("--options", default="", help="only specialisations whose options contain this text")
+    add("--library", type=Path, default=LIBRARY, help="cuda: the library to read")
+    add("--opcodes", action="store_true", help="also print every opcode of the hot loops")
+    add("--json", type=Path, help="write everything that was read to this file")
+    add("--budget", help="in tests/budgets, or path to a .json; default: the provider's name")
+    add("--check", action="store_true", help="exit with 1 where the budget is broken")
+    add("--update-budget", action="store_true", help="write registers and shared bytes anew")
     return parser
 
 
-def _split(text: str | None) -> list[str]:
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _archs(text: str | None) -> list[int]:
-    parts = [part.removeprefix("sm_") for part in _split(text)]
+def _archs(text: str) -> list[int]:
+    parts = [part.removeprefix("sm_") for part in _names(text)]
     for part in parts:
         if not part.isdigit():
             raise ValueError(f"--arch takes SM versions such as 80,90,100, got {part!r}")
@@ -48,9 +49,8 @@ def _archs(text: str | None) -> list[int]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    selection = Selection(
-        _archs(options.arch), _split(options.kernel), _split(options.dtype), options.options, options.library
-    )
+    chosen = _archs(options.arch), _names(options.kernel), _names(options.dtype)
+    selection = Selection(*chosen, options.options, options.library)
     kernels = list(measure(PROVIDERS[options.provider](selection)))
     if not kernels:
         raise ValueError(f"no kernel of {options.provider} fits --arch, --kernel, --dtype and --options")

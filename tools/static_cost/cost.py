@@ -247,16 +247,7 @@ def kernel_costs(
             for loop in loops:
                 loop.notes.append(f"block size not fixed by the kernel: counted for {ASSUMED_WARPS} warps")
         static = max(0, resources.shared - arch.reserved_shared)
-        kernels.append(
-            KernelCost(
-                name=code.name,
-                sm=sm,
-                warps=here,
-                registers=resources.registers,
-                shared=static if shared is None else shared,
-                stack=resources.stack,
-                spills=code.spills,
-                loops=loops,
-            )
-        )
+        of_launch = static if shared is None else shared
+        counts = resources.registers, of_launch, resources.stack, code.spills
+        kernels.append(KernelCost(code.name, sm, here, *counts, loops))
     return kernels

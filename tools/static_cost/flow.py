@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import networkx  # torch brings it
+
 from .sass import BRANCHES, ENDS, Function, Instruction
 
 
@@ -119,36 +121,16 @@ def _blocks(function: Function) -> list[Block]:
 
 def _dominators(blocks: list[Block]) -> dict[int, set[int]]:
     """block -> the blocks on every path to it, for the blocks that can be reached at all."""
-    order: list[int] = []
-    seen: set[int] = set()
-    stack: list[tuple[int, int]] = [(0, 0)]
-    seen.add(0)
-    while stack:
-        block, at = stack.pop()
-        if at < len(blocks[block].successors):
-            stack.append((block, at + 1))
-            following = blocks[block].successors[at]
-            if following not in seen:
-                seen.add(following)
-                stack.append((following, 0))
-        else:
-            order.append(block)
-    order.reverse()
-    predecessors: dict[int, list[int]] = {block: [] for block in order}
-    for block in order:
-        for successor in blocks[block].successors:
-            predecessors[successor].append(block)
-    everything = set(order)
-    dominators = {block: everything for block in order}
-    dominators[0] = {0}
-    changed = True
-    while changed:
-        changed = False
-        for block in order:
-            if block == 0:
-                continue
-            fresh = {block} | set.intersection(*(dominators[p] for p in predecessors[block]))
-            if fresh != dominators[block]:
-                dominators[block] = fresh
-                changed = True
+    graph = networkx.DiGraph(
+        [(n, successor) for n, block in enumerate(blocks) for successor in block.successors]
+    )
+    graph.add_node(0)
+    nearest = networkx.immediate_dominators(graph, 0)
+    dominators: dict[int, set[int]] = {}
+    for block in networkx.dfs_preorder_nodes(graph, 0):
+        chain, at = {block}, block
+        while (above := nearest.get(at)) is not None and above != at:  # the root is its own, or has none
+            chain.add(above)
+            at = above
+        dominators[block] = chain
     return dominators

@@ -94,14 +94,8 @@ def _group_work(instruction: Instruction) -> MatrixWork | None:
     in_shared = instruction.operands[1].startswith("gdesc")
     sparse = "SP" in instruction.modifiers
     read = _ROW_BYTES * (n * (2 if sparse else 1) + (m if in_shared else 0))
-    return MatrixWork(
-        "wgmma",
-        _dtype(instruction),
-        2 * m * n * k // _GROUP_WARPS,
-        "shared" if in_shared else "registers",
-        sparse=sparse,
-        shared_bytes=read / _GROUP_WARPS,
-    )
+    flops, a_operand = 2 * m * n * k // _GROUP_WARPS, "shared" if in_shared else "registers"
+    return MatrixWork("wgmma", _dtype(instruction), flops, a_operand, False, sparse, read / _GROUP_WARPS)
 
 
 def _thread_work(code: Sequence[Instruction], index: int) -> MatrixWork:
@@ -109,9 +103,8 @@ def _thread_work(code: Sequence[Instruction], index: int) -> MatrixWork:
     instruction = code[index]
     in_shared = instruction.operands[0].startswith("gdesc")
     a_operand = "shared" if in_shared else "tensor memory"
-    base = MatrixWork(
-        "tcgen05", {"UTCIMMA": "int8", "UTCQMMA": "fp8"}.get(instruction.base, "fp16"), None, a_operand, True
-    )
+    kind = {"UTCIMMA": "int8", "UTCQMMA": "fp8"}.get(instruction.base, "fp16")
+    base = MatrixWork("tcgen05", kind, None, a_operand, True)
     descriptor = _descriptor(code, index)
     if descriptor is None:
         return base

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .cost import KernelCost, LoopCost, kernel_costs
+from .cost import KernelCost, kernel_costs
 
 
 @dataclass(frozen=True)
@@ -59,53 +59,25 @@ class Measured:
 
     def as_json(self) -> dict[str, Any]:
         """Plain data of everything that was read."""
-        return {
-            "key": self.key,
-            "kernel": self.source.kernel,
-            "dtype": self.source.dtype,
-            "arch": self.source.arch,
-            "options": self.source.options,
-            "toolchain": self.source.toolchain,
-            "warps": self.cost.warps,
-            "registers": self.cost.registers,
-            "shared": self.cost.shared,
-            "stack": self.cost.stack,
-            "spills": self.cost.spills,
-            "loops": [_loop_json(loop) for loop in self.cost.loops],
-        }
-
-
-def _loop_json(loop: LoopCost) -> dict[str, Any]:
-    return {
-        "begin": loop.begin,
-        "end": loop.end,
-        "instructions_per_warp": sum(loop.instructions.values()),
-        "opcodes": dict(loop.instructions.most_common()),
-        "matrix_opcodes": dict(loop.matrix.most_common()),
-        "matrix_dtype": loop.dtype,
-        "a_operands": sorted(loop.a_operands),
-        "matrix_flops": loop.matrix_flops,
-        "matrix_cycles": loop.matrix_cycles,
-        "generation_cycles": loop.generation_cycles,
-        "generation_over_matrix": loop.ratio,
-        "pipes": loop.pipes,
-        "bound": loop.bound,
-        "fraction_of_matrix_peak": loop.fraction,
-        "unknown": dict(loop.unknown),
-        "notes": loop.notes,
-    }
+        named = ("kernel", "dtype", "arch", "options", "toolchain")
+        derived = ("bound", "cycles", "fraction", "ratio")
+        loops = [
+            {
+                **vars(loop),
+                **{name: getattr(loop, name) for name in derived},
+                "a_operands": sorted(loop.a_operands),
+            }
+            for loop in self.cost.loops
+        ]
+        source = {name: getattr(self.source, name) for name in named}
+        return {"key": self.key, **source, **vars(self.cost), "loops": loops}
 
 
 def measure(cubins: Iterable[Cubin]) -> Iterator[Measured]:
     """Read each cubin; raises ValueError where one holds no such kernel, or several and no name was given."""
     for cubin in cubins:
-        found = kernel_costs(
-            cubin.cubin,
-            function=cubin.function,
-            warps=cubin.warps,
-            shared=cubin.shared,
-            flops_per_iteration=cubin.flops_per_iteration,
-        )
+        named = ("function", "warps", "shared", "flops_per_iteration")
+        found = kernel_costs(cubin.cubin, **{name: getattr(cubin, name) for name in named})
         if len(found) != 1:
             names = ", ".join(kernel.name for kernel in found) or "none"
             raise ValueError(f"{cubin.key}: expected one kernel in the cubin, got {names}")

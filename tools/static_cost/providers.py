@@ -68,17 +68,10 @@ def triton_cubins(selection: Selection) -> Iterator[Cubin]:
     with ProcessPoolExecutor(os.cpu_count(), context) as pool:
         made_all = pool.map(_compile, [number for number, _, _ in jobs], [arch for _, _, arch in jobs])
         for (_, spec, arch), made in zip(jobs, made_all, strict=True):
-            yield Cubin(
-                kernel=spec.kernel,
-                dtype=spec.dtype,
-                arch=arch,
-                options=spec.options,
-                cubin=made.cubin,
-                shared=made.shared,
-                warps=made.num_warps,
-                flops_per_iteration=getattr(made, "flops_per_iteration", None),
-                toolchain=toolchain,
-            )
+            launch = {"shared": made.shared, "warps": made.num_warps, "toolchain": toolchain}
+            flops = getattr(made, "flops_per_iteration", None)
+            what = spec.kernel, spec.dtype, arch, spec.options, made.cubin
+            yield Cubin(*what, flops_per_iteration=flops, **launch)
 
 
 def _compile(number: int, arch: int) -> Any:
@@ -104,13 +97,8 @@ def split_name(demangled: str) -> tuple[str, str, str]:
     dtype = _DTYPES[types[0]] if types else ""
     if types:
         arguments.remove(types[0])
-    return (
-        kernel,
-        dtype,
-        ",".join(
-            re.sub(r"^\((?:\w|:)+\)", "", a.replace("kan::cuda::", "")).replace(" ", "") for a in arguments
-        ),
-    )
+    options = (re.sub(r"^\((?:\w|:)+\)", "", a.replace("kan::cuda::", "")) for a in arguments)
+    return kernel, dtype, ",".join(option.replace(" ", "") for option in options)
 
 
 def _template_arguments(text: str) -> list[str]:

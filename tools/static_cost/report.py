@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.extras import require
+from tools.extras import require
 
 from .arch import architecture
 from .cost import LoopCost
@@ -43,19 +43,15 @@ def _loop_cells(loop: LoopCost) -> list[str]:
 
 def table(kernels: Sequence[Measured]) -> Any:
     """A rich table: one row a loop, the hot loop of each kernel first."""
-    result = require("rich.table").Table(
-        title="SM cycles for one iteration of the hot loop, one block, everything overlapped"
-    )
-    for name in ("kernel", "dtype", "arch", "options"):
-        result.add_column(name, overflow="fold")
-    for name in ("warps", "registers", "shared", "spills"):
-        result.add_column(name, justify="right")
-    result.add_column("matrix instructions a warp", overflow="fold")
-    result.add_column("A from")
-    for name in (*_SHOWN, "other", "generation / matrix"):
-        result.add_column(name, justify="right")
-    result.add_column("bound by")
-    result.add_column("of matrix peak", justify="right")
+    title = "SM cycles for one iteration of the hot loop, one block, everything overlapped"
+    result = require("rich.table").Table(title=title)
+    folded, right = {"overflow": "fold"}, {"justify": "right"}
+    columns: dict[str, dict[str, str]] = dict.fromkeys(("kernel", "dtype", "arch", "options"), folded)
+    columns |= dict.fromkeys(("warps", "registers", "shared", "spills"), right)
+    columns |= {"matrix instructions a warp": folded, "A from": {}}
+    columns |= dict.fromkeys((*_SHOWN, "other", "generation / matrix"), right)
+    for name, options in {**columns, "bound by": {}, "of matrix peak": right}.items():
+        result.add_column(name, **options)
     for kernel in kernels:
         source, cost = kernel.source, kernel.cost
         head = [source.kernel, source.dtype, f"sm_{source.arch}", source.options]

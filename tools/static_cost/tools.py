@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
+
+from tools.extras import find_program
 
 
 class ToolError(RuntimeError):
@@ -19,26 +20,13 @@ class MissingTool(ToolError):
     """A program of the CUDA toolkit is not on this machine; the message says what to install."""
 
 
-def _folders() -> list[Path]:
-    """Where the tools may be, best first. Triton's are as new as the code that Triton makes."""
-    folders = []
-    triton = importlib.util.find_spec("triton")
-    if triton is not None:
-        for package in triton.submodule_search_locations or []:
-            folders.append(Path(package) / "backends" / "nvidia" / "bin")
-    for variable in ("CUDA_HOME", "CUDA_PATH"):
-        if os.environ.get(variable):
-            folders.append(Path(os.environ[variable]) / "bin")
-    return folders
-
-
 @cache
 def find_tool(name: str) -> str:
-    """The path of ``nvdisasm``, ``cuobjdump`` or the like; raises MissingTool."""
-    for folder in _folders():
-        if os.access(folder / name, os.X_OK):
-            return str(folder / name)
-    path = shutil.which(name)
+    """Return the path of ``nvdisasm``, ``cuobjdump`` or the like; raises MissingTool."""
+    # Triton's own first: they are as new as the code that Triton makes
+    triton = importlib.util.find_spec("triton")
+    packages = (triton.submodule_search_locations or []) if triton is not None else []
+    path = find_program(name, [f"{package}/backends/nvidia/bin" for package in packages])
     if path is None:
         raise MissingTool(
             f"{name} was found neither in Triton's wheel, nor in CUDA_HOME, nor on PATH: "

@@ -13,10 +13,14 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from subprocess import PIPE
+from typing import Any
 
-ROOT = Path(__file__).absolute().parents[2]
+ROOT = Path(__file__).absolute().parents[1]
 TIMED_OUT = "out of time"
+_SIGNALS = {number.value: number.name for number in signal.Signals}
 
 
 @dataclass
@@ -32,24 +36,21 @@ class Ended:
         if self.timed_out:
             how = TIMED_OUT
         elif self.status < 0:
-            how = f"killed by signal {-self.status} ({_signal_name(-self.status)})"
+            how = f"killed by signal {-self.status} ({_SIGNALS.get(-self.status, 'unknown')})"
         else:
             how = f"ended with status {self.status}"
         lines = [line.strip() for line in self.output.splitlines() if line.strip()]
         return f"{how}: {lines[-1][:200]}" if lines else how
 
 
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return "unknown"
-
-
-def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
-    """This process's, with the repository on the import path."""
+def _start(
+    command: list[str], extra: dict[str, str] | None, stdin: int, stdout: Any, stderr: Any
+) -> subprocess.Popen[str]:
+    """Start in the repository, which is on the import path, in a session of its own."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p), **(extra or {})}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **(extra or {})}
+    streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, start_new_session=True, **streams)
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
@@ -62,16 +63,7 @@ def _stop(process: subprocess.Popen[str]) -> None:
 def run(command: list[str], limit: float, extra: dict[str, str] | None = None) -> Ended:
     """Run a command in the repository for at most ``limit`` seconds; its output, stdout and stderr as one."""
     with tempfile.TemporaryFile("w+", errors="replace") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment(extra),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        process = _start(command, extra, subprocess.DEVNULL, log, subprocess.STDOUT)
         timed_out = False
         try:
             process.wait(max(0.0, limit))
@@ -86,37 +78,31 @@ def run(command: list[str], limit: float, extra: dict[str, str] | None = None) -
 class Lines:
     """A Python module as a child that is given one text and answers in lines."""
 
-    def __init__(self, module: str, text: str, limit: float, stall: float) -> None:
+    def __init__(
+        self, module: str, text: str, limit: float, stall: float, extra: dict[str, str] | None = None
+    ) -> None:
         """``limit``: seconds in all. ``stall``: seconds without a line after which it counts as hung."""
-        self.limit, self.stall = limit, stall
+        self.limit, self.stall, self.text = limit, stall, text
         self.ended: Ended | None = None
         self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed by __iter__)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
-            cwd=ROOT,
-            env=environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            start_new_session=True,
-        )
-        self._text = text
+        self._process = _start([sys.executable, "-m", module], extra, PIPE, PIPE, self._log)
 
     def __iter__(self) -> Iterator[str]:
         """Lines until it ends or is stopped; ``ended`` is set then."""
         process, timed_out = self._process, False
-        assert process.stdin is not None
+        assert process.stdin is not None and process.stdout is not None
         waiting: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=self._read, args=(waiting,), daemon=True).start()
+        read = chain(process.stdout, [None])
+        threading.Thread(target=lambda: [waiting.put(line) for line in read], daemon=True).start()
         end = time.monotonic() + self.limit
         try:
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(self._text)
+                process.stdin.write(self.text)
                 process.stdin.close()
             while True:
+                left = max(0.01, min(self.stall, end - time.monotonic()))
                 try:
-                    line = waiting.get(timeout=max(0.01, min(self.stall, end - time.monotonic())))
+                    line = waiting.get(timeout=left)
                 except queue.Empty:
                     timed_out = True
                     break
@@ -131,9 +117,3 @@ class Lines:
             self._log.seek(0)
             self.ended = Ended(process.returncode, timed_out, self._log.read())
             self._log.close()
-
-    def _read(self, waiting: queue.Queue[str | None]) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            waiting.put(line)
-        waiting.put(None)
