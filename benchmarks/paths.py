@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from .basis_forms import FastKANLayer
 from .contests import accelerated
 from .document import FORMAT, RESULTS, load, milliseconds, save, times
-from .efficient_kan_form import KANLinear
 from .gate import TOLERANCE, relative_error
 from .machine import all_threads, describe
 from .measure import FULL, QUICK, Budget, Cell, measure, quantiles, wall_clock
@@ -83,7 +82,6 @@ def _layer(make: Callable[[int, int], nn.Module], fan_in: int, fan_out: int, bat
     return _training(layer, torch.rand(batch, fan_in) * 2 - 1, weights)
 
 
-_SQUARES = ((256, 64), (512, 256))
 _GEMM = {
     f"{basis} [{n},{n}] B=256, 8 functions": partial(_basis, basis, n, 256, 8)
     for n in (256, 512)
@@ -92,13 +90,9 @@ _GEMM = {
 _NORM = {
     f"FastKANLayer [{i},{o}] B=1000": partial(_layer, FastKANLayer, i, o, 1000) for i, o in ((4, 5), (64, 8))
 }
-_SCALE = {
-    f"efficient-kan's KANLinear [{n},{n}] B={b}": partial(_layer, KANLinear, n, n, b) for n, b in _SQUARES
-}
 PATHS = (
     FastPath("gemm", "full-support bases as a GEMM", _GEMM),
     FastPath("layer_norm_rbf", "layer norm + RBF layer in one op", _NORM),
-    FastPath("edge_scale", "edge scale in the kernels", _SCALE),
 )
 
 

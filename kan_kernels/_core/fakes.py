@@ -1,6 +1,7 @@
 """The shapes that every op returns, for torch.compile and torch.export; by the op's name."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -16,72 +17,31 @@ def functions_together(weight: Tensor) -> bool:
     return weight.stride() in places
 
 
-def kan_linear(
-    x: Tensor,
-    row_scale: Tensor | None,
-    spline_weight: Tensor,
-    base_weight: Tensor | None,
-    bias: Tensor | None,
-    grid: Tensor,
-    functions: int,
-    order: int,
-    base: int,
-    derivative: int,
-    basis: int,
-) -> Tensor:
+def kan_linear(x: Tensor, row_scale: Tensor | None, spline_weight: Tensor, *_: Any) -> Tensor:
     return spline_weight.new_empty(x.shape[0], spline_weight.shape[2])
 
 
-def kan_linear_grad_input(
-    x: Tensor,
-    spline_weight: Tensor,
-    base_weight: Tensor | None,
-    g: Tensor,
-    grid: Tensor,
-    functions: int,
-    order: int,
-    base: int,
-    derivative: int,
-    basis: int,
-) -> Tensor:
+def kan_linear_grad_input(x: Tensor, *_: Any) -> Tensor:
     return x.new_empty(x.shape)
 
 
 def kan_linear_grad_weight(
-    x: Tensor,
-    row_scale: Tensor | None,
-    g: Tensor,
-    grid: Tensor,
-    functions: int,
-    order: int,
-    base: int,
-    derivative: int,
-    basis: int,
-    like: Tensor | None = None,
-) -> Tensors:
-    features, out = x.shape[1], g.shape[1]
-    d_base = g.new_empty((features, out) if base else (0,))
+    x: Tensor, row_scale: Tensor | None, g: Tensor, grid: Tensor, functions: int, order: int, base: int,
+    derivative: int, basis: int, like: Tensor | None = None,
+) -> Tensors:  # fmt: skip
+    shape, d_base = (
+        (x.shape[1], functions, g.shape[1]),
+        g.new_empty((x.shape[1], g.shape[1]) if base else (0,)),
+    )
     if basis and like is not None and functions_together(like):
-        return g.new_empty_strided((features, functions, out), like.stride()), d_base
-    return g.new_empty(features, functions, out), d_base
+        return g.new_empty_strided(shape, like.stride()), d_base
+    return g.new_empty(shape), d_base
 
 
 def kan_linear_backward(
-    x: Tensor,
-    spline_weight: Tensor,
-    base_weight: Tensor | None,
-    g: Tensor,
-    grid: Tensor,
-    functions: int,
-    order: int,
-    base: int,
-    derivative: int,
-    basis: int,
+    x: Tensor, spline_weight: Tensor, base_weight: Tensor | None, g: Tensor, grid: Tensor, *numbers: int
 ) -> Tensors:
-    d_weights = kan_linear_grad_weight(
-        x, None, g, grid, functions, order, base, derivative, basis, spline_weight
-    )
-    return x.new_empty(x.shape), *d_weights
+    return x.new_empty(x.shape), *kan_linear_grad_weight(x, None, g, grid, *numbers, spline_weight)
 
 
 def edge_gram(x: Tensor, w: Tensor | None, grid: Tensor, order: int, base: int) -> Tensors:
@@ -89,9 +49,7 @@ def edge_gram(x: Tensor, w: Tensor | None, grid: Tensor, order: int, base: int) 
     return grid.new_empty(x.shape[1], n, order + 1), grid.new_empty(x.shape[1], rows, n + rows)
 
 
-def edge_gram_grad_input(
-    x: Tensor, w: Tensor | None, grid: Tensor, order: int, base: int, d_band: Tensor, d_border: Tensor
-) -> Tensor:
+def edge_gram_grad_input(x: Tensor, w: Tensor | None, grid: Tensor, *_: Any) -> Tensor:
     return grid.new_empty(x.shape)
 
 
@@ -102,23 +60,14 @@ def edge_cross_gram(
     return grid.new_empty(x.shape[1], n, other_n)
 
 
-def edge_l1(
-    x: Tensor, spline_weight: Tensor, base_weight: Tensor | None, grid: Tensor, order: int, base: int
-) -> Tensor:
+def edge_l1(x: Tensor, spline_weight: Tensor, *_: Any) -> Tensor:
     return spline_weight.new_empty(x.shape[1], spline_weight.shape[2])
 
 
 def edge_l1_backward(
-    x: Tensor,
-    spline_weight: Tensor,
-    base_weight: Tensor | None,
-    g: Tensor,
-    grid: Tensor,
-    order: int,
-    base: int,
-    need_x: bool,
-    need_weight: bool,
-) -> Tensors:
+    x: Tensor, spline_weight: Tensor, base_weight: Tensor | None, g: Tensor, grid: Tensor, order: int,
+    base: int, need_x: bool, need_weight: bool,
+) -> Tensors:  # fmt: skip
     return (
         x.new_empty(x.shape if need_x else (0,)),
         g.new_empty(spline_weight.shape if need_weight else (0,)),
@@ -127,90 +76,44 @@ def edge_l1_backward(
 
 
 def layer_norm_rbf(
-    x: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    spline_weight: Tensor,
-    base_weight: Tensor | None,
-    bias: Tensor | None,
-    grid: Tensor,
-    epsilon: float,
-    base: int,
+    x: Tensor, scale: Tensor | None, shift: Tensor | None, spline_weight: Tensor, *_: Any
 ) -> Tensor:
     return x.new_empty(x.shape[0], spline_weight.shape[0])
 
 
 def layer_norm_rbf_backward(
-    x: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    spline_weight: Tensor,
-    base_weight: Tensor | None,
-    g: Tensor,
-    grid: Tensor,
-    epsilon: float,
-    base: int,
-    need_x: bool,
-) -> Tensors:
+    x: Tensor, scale: Tensor | None, shift: Tensor | None, spline_weight: Tensor, base_weight: Tensor | None,
+    g: Tensor, grid: Tensor, epsilon: float, base: int, need_x: bool,
+) -> Tensors:  # fmt: skip
     features, out = x.shape[1], spline_weight.shape[0]
-    return (
-        x.new_empty(x.shape if need_x else (0,)),
-        x.new_empty(features),
-        x.new_empty(features),
-        x.new_empty(spline_weight.shape),
-        x.new_empty((out, features) if base else (0,)),
-        x.new_empty(out),
-    )
+    shapes = (features,), (features,), spline_weight.shape, (out, features) if base else (0,), (out,)
+    return x.new_empty(x.shape if need_x else (0,)), *(x.new_empty(shape) for shape in shapes)
 
 
 def kan_conv(
-    x: Tensor,
-    spline_weight: Tensor,
-    base_weight: Tensor | None,
-    bias: Tensor | None,
-    grid: Tensor,
-    order: int,
-    base: int,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    channels_last: bool,
-) -> Tensor:
-    kernel = spline_weight.shape[2:-1]
+    x: Tensor, spline_weight: Tensor, base_weight: Tensor | None, bias: Tensor | None, grid: Tensor,
+    order: int, base: int, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
+    groups: int, last: bool,
+) -> Tensor:  # fmt: skip
     out = [
         (size + sum(padding[2 * d : 2 * d + 2]) - (taps - 1) * dilation[d] - 1) // stride[d] + 1
-        for d, (size, taps) in enumerate(zip(x.shape[2:], kernel, strict=True))
+        for d, (size, taps) in enumerate(zip(x.shape[2:], spline_weight.shape[2:-1], strict=True))
     ]
-    return _images(spline_weight, x.shape[0], spline_weight.shape[-1] * groups, out, channels_last)
+    return _images(spline_weight, x.shape[0], spline_weight.shape[-1] * groups, out, last)
 
 
 def kan_conv_backward(
-    x: Tensor,
-    spline_weight: Tensor,
-    base_weight: Tensor | None,
-    g: Tensor,
-    grid: Tensor,
-    order: int,
-    base: int,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    channels_last: bool,
-    need_x: bool,
-    need_weight: bool,
-) -> Tensors:
-    none = x.new_empty(0)
-    dx = _images(x, x.shape[0], x.shape[1], x.shape[2:], channels_last) if need_x else none
-    if not need_weight:
-        return dx, g.new_empty(0), g.new_empty(0)
-    base_shape = (0,) if base_weight is None or not base else base_weight.shape
-    return dx, g.new_empty(spline_weight.shape), g.new_empty(base_shape)
+    x: Tensor, spline_weight: Tensor, base_weight: Tensor | None, g: Tensor, grid: Tensor, order: int,
+    base: int, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int,
+    last: bool, need_x: bool, need_weight: bool,
+) -> Tensors:  # fmt: skip
+    dx = _images(x, x.shape[0], x.shape[1], x.shape[2:], last) if need_x else x.new_empty(0)
+    base_shape = base_weight.shape if need_weight and base and base_weight is not None else (0,)
+    return dx, g.new_empty(spline_weight.shape if need_weight else (0,)), g.new_empty(base_shape)
 
 
-def _images(like: Tensor, batch: int, channels: int, size: Sequence[int], channels_last: bool) -> Tensor:
-    if channels_last:
+def _images(like: Tensor, batch: int, channels: int, size: Sequence[int], last: bool) -> Tensor:
+    if last:
         return like.new_empty((batch, *size, channels)).movedim(-1, 1)
     return like.new_empty((batch, channels, *size))
 

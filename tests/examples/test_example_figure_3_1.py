@@ -48,7 +48,7 @@ def test_fast_run_scales(toys: list[dict[str, Any]]) -> None:
         assert all(run["seconds"] >= least > 0 for one in toy["mlps"] for run in one["runs"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_results_follow_from_their_runs(toys: list[dict[str, Any]]) -> None:
     """Medians, fronts and exponents are those of the runs."""
     for toy in toys:
@@ -75,7 +75,7 @@ def test_committed_results_reach_the_targets() -> None:
         assert slope >= 3.5 and error <= 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_picture(toys: list[dict[str, Any]], tmp_path: Path) -> None:
     """A panel for each toy, with all networks and both laws; the same bytes twice."""
     pytest.importorskip("matplotlib")

@@ -1,5 +1,6 @@
 """The compiled library: SIMD kernels on the CPU, CUDA C++ on NVIDIA GPUs."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ DIFFERENTIABLE = False
 NAMESPACE = "kan_kernels" if library.LOAD_ERROR is None else None  # of its torch ops
 PRODUCT_VALUES = 1 << 17  # kProductValues in csrc/cpu/linear/gemm.h
 MOST_OUTPUTS, MOST_FEATURES = 8, 64  # of layer_norm_rbf, as csrc/ops/layer_norm_rbf.cpp has them
+# what `python -m benchmarks paths` switches off; csrc/ops/gemm.h reads it too
+_OFF = os.environ.get("KAN_KERNELS_OFF", "").split(",")
 _DEVICES = {op: library.devices_of(op) for op in OPS}
 
 
@@ -52,6 +55,8 @@ if library.LOAD_ERROR is None:
 
 def can_run(problem: Problem) -> str | None:
     """Return why the library has no kernel for this problem, or None."""
+    if problem.op in _OFF:
+        return "KAN_KERNELS_OFF names it"
     if library.LOAD_ERROR is not None:
         return f"the library is not loaded: {library.LOAD_ERROR}"
     if problem.device == "cuda":

@@ -63,7 +63,7 @@ def test_too_high_an_order_is_exactly_zero() -> None:
     assert cuda_host.kan_linear(x, None, weight, None, None, grid, 5, 0, 0, 4, CODE).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ("address", "thread"))
 def test_sanitizers(kind: str, tmp_path: Path) -> None:
     """Under ASan and UBSan, and with operating-system threads under TSan, the same bits as without."""
