@@ -39,7 +39,7 @@ def kan_linear_grad_weight(
 
 
 def kan_linear_backward(
-    x: Tensor, spline_weight: Tensor, base_weight: Tensor | None, g: Tensor, grid: Tensor, *numbers: int
+    x: Tensor, spline_weight: Tensor, base_weight: Tensor | None, g: Tensor, grid: Tensor, *numbers: Any
 ) -> Tensors:
     return x.new_empty(x.shape), *kan_linear_grad_weight(x, None, g, grid, *numbers, spline_weight)
 
