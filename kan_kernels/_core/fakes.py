@@ -39,8 +39,10 @@ def kan_linear_grad_weight(
 
 
 def kan_linear_backward(
-    x: Tensor, spline_weight: Tensor, base_weight: Tensor | None, g: Tensor, grid: Tensor, *numbers: Any
-) -> Tensors:
+    x: Tensor, spline_weight: Tensor, base_weight: Tensor | None, g: Tensor, grid: Tensor, functions: int,
+    order: int, base: int, derivative: int, basis: int,
+) -> Tensors:  # fmt: skip
+    numbers = functions, order, base, derivative, basis
     return x.new_empty(x.shape), *kan_linear_grad_weight(x, None, g, grid, *numbers, spline_weight)
 
 
