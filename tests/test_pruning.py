@@ -16,7 +16,7 @@ import oracle
 from harness import DEVICE
 from kan_kernels import KAN, KANLinear
 from kan_kernels.pruning import edge_scores, input_scores, node_scores, prune, prune_inputs
-from kan_kernels.symbolic.edges import Edge, SymbolicEdges
+from kan_kernels.symbolic import Edge, SymbolicEdges
 
 F64 = torch.float64
 

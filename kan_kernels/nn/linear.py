@@ -12,10 +12,9 @@ from .. import functional as F
 from .._core import checks
 from .._engine.layer import of_parts
 from .spline_module import SplineModule
+from .symbolic_edges import SymbolicEdges
 
 if TYPE_CHECKING:
-    from ..symbolic.edges import SymbolicEdges
-
     _Layer = TypeVar("_Layer", bound=nn.Module)
 
     class Layers(nn.ModuleList, Generic[_Layer]):
@@ -156,11 +155,11 @@ class KANLinear(SplineModule):
         return _masked(self.spline_weight, self.base_weight, self.edge_mask)
 
     @property
-    def symbolic(self) -> "SymbolicEdges | None":
+    def symbolic(self) -> SymbolicEdges | None:
         """Return the edges that were given a formula, or None."""
         return self._modules.get("symbolic")  # type: ignore[return-value]
 
-    def set_symbolic(self, edges: "SymbolicEdges | None") -> None:
+    def set_symbolic(self, edges: SymbolicEdges | None) -> None:
         """Replace the symbolic edges; None removes them. `kan_kernels.symbolic.fix` masks their splines too.
 
         Raises:
@@ -246,12 +245,10 @@ class KANLinear(SplineModule):
                 self.set_symbolic(symbolic)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def _symbolic_of(self, state_dict, prefix: str) -> "SymbolicEdges | None":
+    def _symbolic_of(self, state_dict, prefix: str) -> SymbolicEdges | None:
         """Symbolic edges as the checkpoint has them, their values still to be loaded."""
         if not any(key.startswith(prefix) for key in state_dict):
             return None
-        from ..symbolic.edges import SymbolicEdges  # sits above this room: only a checkpoint asks for it
-
         return SymbolicEdges.like_state(state_dict, prefix, self)
 
     def _resize(self, grid_size: int) -> None:

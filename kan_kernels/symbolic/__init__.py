@@ -1,9 +1,9 @@
 """From a trained KAN to a formula: candidates, edges with a formula, expressions of a whole model."""
 
+from ..nn.function_library import Function, get, names, register
+from ..nn.symbolic_edges import Edge, SymbolicEdges
 from .actions import Candidate, EdgeReport, Report, auto, fix, suggest, unfix
-from .edges import Edge, SymbolicEdges
 from .expressions import formula, latex, to_function, to_python
-from .library import Function, get, names, register
 from .polish import polish
 
 __all__ = [

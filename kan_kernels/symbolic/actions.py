@@ -13,9 +13,9 @@ from .. import replicas
 from .._core import checks
 from ..inspection import layers_of
 from ..nn import KANLinear
-from . import library as functions
+from ..nn import function_library as functions
+from ..nn.symbolic_edges import Edge, SymbolicEdges
 from .curves import Curves, active_pairs, fixed_edges, layer_inputs, rows, x_dtype
-from .edges import Edge, SymbolicEdges
 from .fit import FINE, fit, samples
 
 _EDGES = 1024  # fitted at a time

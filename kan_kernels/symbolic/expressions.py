@@ -10,7 +10,7 @@ import torch
 from .._core import checks
 from ..inspection import layers_of
 from ..nn import KANLinear
-from . import library
+from ..nn import function_library as library
 from .curves import active_pairs, fixed_edges
 
 PRECISION = 17  # decimal digits that tell all float64 apart

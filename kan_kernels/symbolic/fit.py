@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..nn.function_library import Function
 from . import search
-from .library import Function
 
 STARTS = 4  # local optima of the grid that are refined
 COARSE, FINE = 96, 2048  # samples in the first and in the second refinement

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from .library import Function
+from ..nn.function_library import Function
 
 NODES = 128  # of t, on which the curves are compared
 FAR = 30.0  # the largest |z| that is searched; the refinement may go on from there

@@ -22,6 +22,7 @@ import torch
 import kan_kernels
 from documents import ROOT, tracked
 from kan_kernels import symbolic
+from kan_kernels.nn import function_library
 
 PUBLIC = (
     "kan_kernels",
@@ -92,7 +93,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Keep what examples write, register and draw to themselves."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
-    monkeypatch.setattr(symbolic.library, "_library", dict(symbolic.library._library))
+    monkeypatch.setattr(function_library, "_library", dict(function_library._library))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield

@@ -16,7 +16,7 @@ from harness import DEVICE
 from kan_kernels import KAN, KANLinear
 from kan_kernels.inspection import edge_magnitudes, edge_values
 from kan_kernels.plotting import plot, plot_edges, plot_history, save
-from kan_kernels.symbolic.edges import Edge, SymbolicEdges
+from kan_kernels.symbolic import Edge, SymbolicEdges
 from kan_kernels.training import History
 
 matplotlib = pytest.importorskip("matplotlib")

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from kan_kernels import KANLinear, symbolic
-from kan_kernels.symbolic import library, search
+from kan_kernels.nn import function_library as library
+from kan_kernels.symbolic import search
 from kan_kernels.symbolic.curves import Curves
 from kan_kernels.symbolic.fit import FINE, Fits, fit, samples
 

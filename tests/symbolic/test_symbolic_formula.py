@@ -12,7 +12,7 @@ import torch
 
 from harness import child
 from kan_kernels import KAN, KANLinear, symbolic
-from kan_kernels.symbolic import library
+from kan_kernels.nn import function_library as library
 
 sympy = pytest.importorskip("sympy")
 

@@ -261,8 +261,8 @@ def _made(p: _Layer, base: str | None, where: str) -> KANLinear:
 
 
 def _edges(p: _Layer, layer: KANLinear, where: str) -> Any:
+    from ...nn.function_library import get
     from ...symbolic import Edge, SymbolicEdges, names
-    from ...symbolic.library import get
 
     assert p.symbolic_mask is not None and p.affine is not None and p.names is not None
     mask, affine = p.symbolic_mask.double().cpu(), p.affine.double().cpu()

@@ -3,14 +3,13 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .._core import checks
-from ..nn import KANLinear
-from . import library
+from . import function_library as library
 
 
 class Edge(NamedTuple):
@@ -157,7 +156,7 @@ class SymbolicEdges(nn.Module):
         return SymbolicEdges(len(inputs), len(outputs), kept, device=device, dtype=dtype)
 
     @classmethod
-    def like_state(cls, state_dict, prefix: str, layer: "KANLinear") -> "SymbolicEdges":
+    def like_state(cls, state_dict, prefix: str, layer: Any) -> "SymbolicEdges":
         """Return what a layer loads a checkpoint into: the edges named in it, values still to be loaded.
 
         Raises:
@@ -169,7 +168,8 @@ class SymbolicEdges(nn.Module):
         if len(names) > layer.in_features * layer.out_features:
             raise ValueError(f"state_dict: {prefix} has {len(names)} edges, more than the layer")
         edges = [
-            Edge(*divmod(n, layer.out_features), name, (1.0, 0.0, 1.0, 0.0)) for n, name in enumerate(names)
+            Edge(n // layer.out_features, n % layer.out_features, name, (1.0, 0.0, 1.0, 0.0))
+            for n, name in enumerate(names)
         ]
         weight = layer.spline_weight
         return cls(layer.in_features, layer.out_features, edges, device=weight.device, dtype=weight.dtype)
