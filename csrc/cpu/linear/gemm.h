@@ -1,4 +1,4 @@
-// The contractions of a basis that is not local as products of a matrix library: the values of a block of rows and
+// The contractions of a basis of full support as a library's GEMMs: the values of a block of rows and
 // features, made here, times the weights as they lie. Nothing larger than such blocks exists.
 //
 // All functions meet all coefficients here, so a product is all there is. Where the weights are larger than the values,
