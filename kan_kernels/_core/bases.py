@@ -82,7 +82,7 @@ def _about_coefficients(grid: Any) -> str | None:
         return None
     *_, feature, column = place = (~good).nonzero()[0].tolist()
     value = grid[tuple(place)].item()
-    return f"coefficient {column} of feature {feature} is {value}, expected finite recurrence coefficients"
+    return f"column {column} of feature {feature} is {value}, expected finite numbers"
 
 
 BSPLINE = Basis(

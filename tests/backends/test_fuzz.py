@@ -57,7 +57,7 @@ def cases(
 
 
 @settings(max_examples=250)
-@given(cases(), st.sampled_from(OPS))
+@given(cases(), st.sampled_from(list(OPS)))
 def test_any_case(case: Case, op: str) -> None:
     """Random cases, every fused backend, one op each, as in test_kernels."""
     for backend in FUSED:
@@ -65,7 +65,7 @@ def test_any_case(case: Case, op: str) -> None:
 
 
 @settings(max_examples=80)
-@given(cases(HALF), st.sampled_from(OPS))
+@given(cases(HALF), st.sampled_from(list(OPS)))
 def test_any_16_bit_case(case: Case, op: str) -> None:
     """The same for 16-bit storage."""
     for backend in FUSED:
@@ -73,7 +73,7 @@ def test_any_16_bit_case(case: Case, op: str) -> None:
 
 
 @settings(max_examples=60)
-@given(cases((torch.float64,), small=True), st.sampled_from(OPS))
+@given(cases((torch.float64,), small=True), st.sampled_from(list(OPS)))
 def test_reference_on_any_case(case: Case, op: str) -> None:
     """And the reference itself against the textbook."""
     check_op("reference", op, case, build(case, DEVICE))

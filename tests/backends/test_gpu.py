@@ -14,7 +14,7 @@ from cases import OPS, Case, build
 from harness import check_op
 from kan_kernels import KAN, KANLinear
 from kan_kernels import functional as F
-from kan_kernels._engine.dispatch import Case as Situation
+from kan_kernels._core.problem import Problem
 from kan_kernels._engine.dispatch import choose, explain
 from kan_kernels.backends import BACKENDS
 
@@ -27,7 +27,7 @@ pytestmark = [
 
 def reason_against(name: str, dtype: torch.dtype = torch.float32) -> str | None:
     """Why the backend cannot run a layer of this dtype on the GPU, or None."""
-    reason: str | None = BACKENDS[name].can_run(Situation("cuda", dtype, dtype, 8, 8, 5, 3))
+    reason: str | None = BACKENDS[name].can_run(Problem("cuda", dtype, dtype, 8, 8, 8, 3))
     return reason
 
 
@@ -218,7 +218,7 @@ def test_no_synchronisation(fused: str) -> None:
 def test_automatic_choice_is_fused() -> None:
     """Nothing asked for, a fused backend runs, in every dtype that one of them has."""
     for dtype in DTYPES:
-        situation = Situation("cuda", dtype, dtype, 19, 40, 5, 3)
+        situation = Problem("cuda", dtype, dtype, 19, 40, 8, 3)
         if any(BACKENDS[name].can_run(situation) is None for name in ON_GPU if name in BACKENDS):
             assert choose(situation).backend.NAME in ON_GPU
     assert explain(network(None)).count("on cuda") == 2

@@ -316,10 +316,11 @@ def test_ops_check_too(op: str) -> None:
             with pytest.raises((RuntimeError, ValueError, TypeError)):
                 call(*changed)
     above = 34 if op == "input" else 33  # the gradient of an output of order 32 asks for one more
-    for n, wrong in ((-3, 11), (-3, -1), (-2, 3), (-2, -1), (-2, 0), (-1, -1), (-1, above)):
+    bad = ((-5, 6), (-4, 11), (-4, -1), (-3, 3), (-3, -1), (-3, 0), (-2, -1), (-2, above), (-1, 9), (-1, -1))
+    for n, wrong in bad:
         changed = list(args)
         changed[n] = wrong
-        if (n, wrong) == (-2, 0) and op == "weight":
+        if (n, wrong) == (-3, 0) and op == "weight":
             continue  # base 0 is right there: nothing disagrees with it
         with pytest.raises((RuntimeError, ValueError, TypeError)):
             call(*changed)

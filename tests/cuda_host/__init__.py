@@ -21,8 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kan_kernels._core.bases import basis_rows
-from kan_kernels._core.library import functions_together
+from kan_kernels._core.fakes import functions_together
 from kan_kernels.backends import BACKENDS
 
 HERE = Path(__file__).resolve().parents[2]
@@ -233,30 +232,5 @@ def kan_linear_backward(x, spline_weight, base_weight, g, grid, functions, order
     return t, out["d_spline"], out["d_base"]
 
 
-# The ops by their former names, whose order is the degree or the number of frequencies where a basis has one.
-def _numbers(grid: Tensor, order: int, basis: int) -> tuple[int, int]:
-    return basis_rows(basis, grid.shape[1], order), 0 if basis else order
-
-
-def forward(x, s, spline_weight, base_weight, bias, grid, order, base, derivative, basis=0):
-    numbers = *_numbers(grid, order, basis), base, derivative, basis
-    return kan_linear(x, s, spline_weight, base_weight, bias, grid, *numbers)
-
-
-def input(x, spline_weight, base_weight, g, grid, order, base, derivative, basis=0):
-    numbers = *_numbers(grid, order, basis), base, derivative, basis
-    return kan_linear_grad_input(x, spline_weight, base_weight, g, grid, *numbers)
-
-
-def weight(x, s, g, grid, order, base, derivative, basis=0, like=None):
-    numbers = *_numbers(grid, order, basis), base, derivative, basis
-    return kan_linear_grad_weight(x, s, g, grid, *numbers, like)
-
-
-def backward(x, spline_weight, base_weight, g, grid, order, base, derivative, basis=0):
-    numbers = *_numbers(grid, order, basis), base, derivative, basis
-    return kan_linear_backward(x, spline_weight, base_weight, g, grid, *numbers)
-
-
-def can_run(case) -> str | None:
+def can_run(problem) -> str | None:
     return why_not()

@@ -1,4 +1,4 @@
-"""Cases of the bases that are not local: their table, orders of the weights, leaves for autograd."""
+"""Cases of the bases of full support: their table, orders of the weights, leaves for autograd."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor
 
 from cases import HALF, Case, build
 from kan_kernels import functional as F
+from kan_kernels._core.bases import FULL_SUPPORT
 
 F32, F64 = torch.float32, torch.float64
-NAMES = ("rbf", "chebyshev", "fourier")
+NAMES = FULL_SUPPORT
 
 
 def case(basis: str, functions: int, *sizes: int, **facts: Any) -> Case:
     """A case of batch, in_features, out_features with so many functions, or one more where they are pairs."""
     functions += basis == "fourier" and functions % 2
-    order = {"rbf": 0, "chebyshev": functions - 1, "fourier": functions // 2}[basis]
     batch, fan_in, fan_out = sizes or (13, 3, 5)
-    return Case(batch, fan_in, fan_out, functions - order, order, basis=basis, **facts)
+    return Case(batch, fan_in, fan_out, functions, 0, basis=basis, **facts)
 
 
 def _table() -> list[Case]:
@@ -91,7 +91,7 @@ def tensors(basis: str, functions: int, base: str | None, dtype: torch.dtype = F
     inputs = build(case(basis, functions, 4, 2, 3, points="inside", dtype=dtype, base=base))
     leaves = {"x": inputs.x * 0.95, "weight": inputs.spline_weight, "base_weight": inputs.base_weight}
     leaves["bias"] = inputs.bias
-    grid = inputs.grid if basis == "rbf" else None
+    grid = inputs.grid if inputs.grid.shape[1] else None
     return {"grid": grid, **{k: None if t is None else t.clone().requires_grad_() for k, t in leaves.items()}}
 
 

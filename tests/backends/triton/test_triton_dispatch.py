@@ -67,9 +67,9 @@ def test_a_gpu_without_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None
     assert not dispatch._warned
     for changes, words in (
         ({"dtype": torch.float8_e4m3fn}, "float8"),
-        ({"spline_order": 11}, "11"),
+        ({"order": 11}, "11"),
         ({"derivative": 40}, "40"),
-        ({"basis": "rbf", "grid_size": 257, "spline_order": 0}, "257 functions"),
+        ({"basis": "rbf", "functions": 257, "order": 0}, "257 functions"),
     ):
         assert words in BACKENDS["triton"].can_run(situation(**changes))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
@@ -89,15 +89,18 @@ def test_the_cheaper_backend_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for changes, chosen in (
         ({"dtype": torch.bfloat16, "in_features": 512, "out_features": 512}, "triton"),  # warp-group products
         ({"out_features": 5}, "native"),  # narrow
-        ({"grid_size": 200}, "native"),  # a long grid
+        ({"functions": 203}, "native"),  # a long grid
         ({"dtype": torch.float64}, "native"),
         (
-            {"basis": "rbf", "spline_order": 0, "dtype": torch.bfloat16},
+            {"basis": "rbf", "functions": 5, "order": 0, "dtype": torch.bfloat16},
             "triton",
         ),  # more outputs share a value
-        ({"basis": "rbf", "spline_order": 0, "out_features": 5}, "native"),
-        ({"basis": "chebyshev", "grid_size": 1, "dtype": torch.float64}, "native"),
-        ({"basis": "chebyshev", "grid_size": 1, "dtype": torch.float16, "derivative": 2}, "native"),
+        ({"basis": "rbf", "functions": 5, "order": 0, "out_features": 5}, "native"),
+        ({"basis": "chebyshev", "functions": 4, "order": 0, "dtype": torch.float64}, "native"),
+        (
+            {"basis": "chebyshev", "functions": 4, "order": 0, "dtype": torch.float16, "derivative": 2},
+            "native",
+        ),
     ):
         choice = dispatch.choose(situation(**changes))
         assert chosen == choice.backend.NAME and "cycles an edge" in choice.why, str(choice)
@@ -114,7 +117,7 @@ def test_the_choice_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(BACKENDS[name], "can_run", lambda case: None)
 
     def chosen(x: torch.Tensor) -> torch.Tensor:
-        name = dispatch.run_on(situation(out_features=5)).NAME
+        name = dispatch.run_on(situation(out_features=5))[0].NAME
         return x + (1 if name == "native" else 2)
 
     compiled = torch.compile(chosen, fullgraph=True, backend="eager")
