@@ -118,6 +118,7 @@ Problem make_problem(uint64_t seed, std::vector<std::vector<double>>& grid) {
   if (seed % 16 == 0) {  // so large that a GEMM pays
     l.batch = 64 + random.below(20), l.out_features = 128 + random.below(20), l.functions = 64, l.in_features = 33;
     l.weight_dtype = p.compute = p.x_type = random.pick({DType::f32, DType::f64});
+    if (seed % 128 == 0) l.in_features = 257;  // several blocks of features in one sum
   } else {
     const int64_t work = l.in_features * l.out_features * l.functions;
     l.batch = std::min<int64_t>(l.batch, 1 + 2000000 / work);
