@@ -7,44 +7,25 @@
 #include <cstring>
 #include <string>
 
-#include "cpu/simd.h"
 #include "layer.h"
 
 namespace kan {
 
-// Whether all rows of a grid are good.
+// Whether the numbers of a row are finite and do not decrease, or increase if `strictly`.
 template <class T>
-class GridVerdict {
- public:
-  // The numbers do not decrease: between finite ones none is NaN or infinite then.
-  void rising(const T* row, int64_t n) {
-    pairs(row, row + 1, n - 1, [](auto a, auto b) { return a <= b; });
-    all_ &= (row[0] - row[0] == T(0)) & (row[n - 1] - row[n - 1] == T(0));
-  }
-  void finite(const T* row, int64_t n) {
-    pairs(row, row, n, [](auto a, auto b) { return a - b == T(0); });
-  }
-  void positive(T number) { all_ &= number > T(0); }
-  bool good() const {
-    bool all = all_;
-    for (int l = 0; l < L; ++l) all &= lanes_[l] != 0;
-    return all;
-  }
+bool rises(const T* row, int64_t n, bool strictly = false) {
+  bool good = (row[0] - row[0] == T(0)) & (row[n - 1] - row[n - 1] == T(0));  // what lies between finite ends is finite
+  for (int64_t j = 1; j < n; ++j) good &= strictly ? row[j] > row[j - 1] : row[j] >= row[j - 1];
+  return good;
+}
 
- private:
-  static constexpr int L = scalar::Simd<T>::lanes;
-
-  // ok(a[j], b[j]) for j < n; the last vector overlaps the one before.
-  template <class Ok>
-  void pairs(const T* a, const T* b, int64_t n, Ok ok) {
-    for (int64_t j = 0; n < L && j < n; ++j) all_ &= ok(a[j], b[j]);
-    for (int64_t j = 0; j + L <= n; j += L) lanes_ &= ok(scalar::load(a + j), scalar::load(b + j));
-    if (n >= L) lanes_ &= ok(scalar::load(a + n - L), scalar::load(b + n - L));
-  }
-
-  typename scalar::Simd<T>::IVec lanes_ = ~typename scalar::Simd<T>::IVec{};
-  bool all_ = true;
-};
+template <class T>
+bool is_good(GridRow kind, const T* row, int64_t n) {
+  if (kind == GridRow::knots) return rises(row, n);
+  bool good = kind != GridRow::centres || row[n - 1] > T(0);
+  for (int64_t j = 0; j < n; ++j) good &= row[j] - row[j] == T(0);
+  return good;
+}
 
 // A number as Python writes it: the fewest digits that give it back.
 inline std::string number_text(double v) {
@@ -89,17 +70,9 @@ std::string grid_fault(GridRow kind, const T* grid, int64_t in, int64_t columns)
 template <class T>
 std::string grid_complaint(GridRow kind, const T* grid, int64_t in, int64_t columns) {
   if (columns == 0) return "";
-  GridVerdict<T> verdict;
-  for (int64_t i = 0; i < in; ++i) {
-    const T* row = grid + i * columns;
-    if (kind == GridRow::knots) {
-      verdict.rising(row, columns);
-    } else {
-      verdict.finite(row, columns);
-      if (kind == GridRow::centres) verdict.positive(row[columns - 1]);
-    }
-  }
-  return verdict.good() ? "" : "grid: " + grid_fault(kind, grid, in, columns);
+  bool good = true;
+  for (int64_t i = 0; i < in; ++i) good &= is_good(kind, grid + i * columns, columns);
+  return good ? "" : "grid: " + grid_fault(kind, grid, in, columns);
 }
 
 // The same of a layer on the CPU, whose grid has the type that it computes in.

@@ -8,18 +8,14 @@ namespace {
 
 template <class T>
 bool increase(const Tensor& grid) {
-  const int64_t columns = grid.size(1);
   const T* row = static_cast<const T*>(grid.const_data_ptr());
   bool good = true;
-  for (int64_t i = 0; i < grid.size(0); ++i, row += columns) {
-    for (int64_t j = 0; j < columns; ++j) good &= row[j] - row[j] == T(0);
-    for (int64_t j = 1; j < columns; ++j) good &= row[j] > row[j - 1];
-  }
+  for (int64_t i = 0; i < grid.size(0); ++i, row += grid.size(1)) good &= rises(row, grid.size(1), true);
   return good;
 }
 
 bool knots_increase(const Tensor& grid_in) {
-  check(grid_in.dim() == 2, "grid must have 2 dimensions, got ", grid_in.dim());
+  check(grid_in.dim() == 2 && grid_in.size(1) > 0, "grid must be (in, knots) with a knot or more");
   const Tensor grid = dense(grid_in);
   const DType dtype = dtype_of(grid, "grid");
   check(dtype == DType::f32 || dtype == DType::f64, "grid must be float32 or float64");

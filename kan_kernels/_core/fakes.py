@@ -120,32 +120,17 @@ def _images(like: Tensor, batch: int, channels: int, size: Sequence[int], last: 
     return like.new_empty((batch, channels, *size))
 
 
-LINEAR: dict[str, Callable[..., Tensor | Tensors]] = {
-    fake.__name__: fake
-    for fake in (kan_linear, kan_linear_grad_input, kan_linear_grad_weight, kan_linear_backward)
+_Fakes = dict[str, Callable[..., Tensor | Tensors]]
+LINEAR: _Fakes = {
+    f.__name__: f for f in (kan_linear, kan_linear_grad_input, kan_linear_grad_weight, kan_linear_backward)
 }
 """Of the ops that every fused backend has."""
 
-TENSORS = {
-    "kan_linear": 6,
-    "kan_linear_grad_input": 5,
-    "kan_linear_grad_weight": 4,
-    "kan_linear_backward": 5,
-}
+TENSORS = dict(zip(LINEAR, (6, 5, 4, 5), strict=True))
 """How many tensors stand before the numbers of their schemas."""
 
-OTHERS: dict[str, Callable[..., Tensor | Tensors]] = {
-    fake.__name__: fake
-    for fake in (
-        edge_gram,
-        edge_gram_grad_input,
-        edge_cross_gram,
-        edge_l1,
-        edge_l1_backward,
-        kan_conv,
-        kan_conv_backward,
-        layer_norm_rbf,
-        layer_norm_rbf_backward,
-    )
-}
+OTHERS: _Fakes = {f.__name__: f for f in (
+    edge_gram, edge_gram_grad_input, edge_cross_gram, edge_l1, edge_l1_backward, kan_conv, kan_conv_backward,
+    layer_norm_rbf, layer_norm_rbf_backward,
+)}  # fmt: skip
 """Of the ops that the library alone has."""

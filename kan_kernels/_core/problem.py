@@ -52,15 +52,9 @@ class Spec:
     __slots__ = ("backend", "base", "basis", "composed", "derivative", "functions", "numbers", "order")
 
     def __init__(
-        self,
-        functions: int,
-        order: int,
-        base: int,
-        derivative: int,
-        basis: int,
-        backend: Any,
+        self, functions: int, order: int, base: int, derivative: int, basis: int, backend: Any,
         composed: bool = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.functions = functions
         self.order = order
         self.base = base

@@ -87,10 +87,7 @@ def composed(
         _, knots, weight, base_part = operands
         weight = _select(weight, taps, kernel, 2).flatten(2)
         base_weight = None if base_part is None else _select(base_part, taps, kernel, 1).flatten(1)
-        if torch._C._is_any_autocast_enabled():
-            x, weight, base_weight, _ = layer.autocast(x, weight, base_weight, None)
-        spec = layer.spec_of(x, weight, knots, base_weight, None, order, base, 0, backend)
-        return layer.run(x, weight, base_weight, None, knots, spec)
+        return layer.call(x, weight, knots, base_weight, None, order, base, 0, backend)
 
     def block(operands: Operands, images: slice, ranges: Sequence[range]) -> Tensor:
         """(n, *block, out) of one group: these images, outputs `ranges`."""

@@ -104,7 +104,7 @@ def native_path(problem: Problem, major: int, batch: int = ROWS) -> str:
     costs = native_paths(problem, major, batch)
     path = min(costs, key=lambda name: costs[name])
     said = ", ".join(f"{cycles:.4f} {name}" for name, cycles in costs.items())
-    reason = _native_reason(*_shape(problem, batch), BASES[problem.basis].code)
+    reason = torch.ops.kan_kernels.cuda_path_reason(*_shape(problem, batch), BASES[problem.basis].code)
     return f"{path} path; cycles an edge: {said}{'; ' if reason else ''}{reason}"
 
 
@@ -112,10 +112,6 @@ def _native_costs(*shape_major_and_basis: int) -> tuple[float, float]:
     if "cuda" not in library.DEVICES:
         raise RuntimeError("this library was built without CUDA kernels: KAN_KERNELS_CUDA=1 builds them")
     return torch.ops.kan_kernels.cuda_costs(*shape_major_and_basis)
-
-
-def _native_reason(*shape_and_basis: int) -> str:
-    return torch.ops.kan_kernels.cuda_path_reason(*shape_and_basis)
 
 
 def _shape(p: Problem, batch: int) -> tuple[int, ...]:

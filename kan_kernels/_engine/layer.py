@@ -18,6 +18,37 @@ _specs: dict[tuple[Any, ...], Spec] = {}
 _SPECS_LIMIT = 4096
 
 
+def call(
+    x: Tensor,
+    weight: Tensor,
+    grid: Tensor | None,
+    base_weight: Tensor | None,
+    bias: Tensor | None,
+    order: int,
+    base: str | None,
+    derivative: int,
+    backend: str | None,
+    basis: Basis = BSPLINE,
+) -> Tensor:
+    """Return a layer's output, once its arguments are known to be good; of every part of a nested x."""
+    if torch._C._is_any_autocast_enabled() and isinstance(x, Tensor) and isinstance(weight, Tensor):
+        x, weight, base_weight, bias = autocast(x, weight, base_weight, bias)
+    arguments = (weight, grid, base_weight, bias, order, base, derivative, backend, basis)
+    try:
+        spec = spec_of(x, *arguments)
+    except checks.NestedError:
+        return of_parts(x, lambda part: call(part, *arguments))
+    if grid is None:
+        grid = untraced(_no_grid, weight)
+    return run(x, weight, base_weight, bias, grid, spec)
+
+
+def _no_grid(weight: Tensor) -> Tensor:
+    """The grid without columns of a basis that has none."""
+    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    return weight.new_empty((weight.shape[0], 0), dtype=dtype)
+
+
 def spec_of(
     x: Any,
     weight: Any,

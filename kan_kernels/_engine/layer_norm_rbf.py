@@ -108,8 +108,7 @@ class LayerNormRbf(ComposedFunction):
         z = z if scale is None else z * scale
         z = z if shift is None else z + shift
         weight = spline_weight.view(spline_weight.shape[0], *grid[:, 1:].shape).permute(1, 2, 0)
-        spec = layer.spec_of(z, weight, grid, None, bias, 0, None, 0, native.NAME, RBF)
-        y = layer.run(z, weight, None, bias, grid, spec)
+        y = layer.call(z, weight, grid, None, bias, 0, None, 0, native.NAME, RBF)
         if not base:
             return y
         activated = functional.silu(x) if base == BASE_CODES["silu"] else x

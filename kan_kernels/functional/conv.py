@@ -16,8 +16,6 @@ from .._engine import conv_autograd
 from .._engine.conv_composed import Axis, Form, composed
 from .._engine.layer import autocast, spec_of
 
-torch.fx.wrap("kan_conv")  # symbolic_trace takes its calls, by way of this module, as they stand
-
 
 def kan_conv(
     x: Tensor,

@@ -1,18 +1,11 @@
 """The stateless API of a layer: validate, apply the precision policy, pick a backend, call autograd."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from .._core import checks
-from .._core.tracing import untraced
-from .._engine.layer import autocast, of_parts, run, spec_of
+from .._engine.layer import call
 from ..backends import reference
-
-# torch.fx.symbolic_trace takes calls of these, by way of this module, as they stand
-torch.fx.wrap("kan_linear")
-torch.fx.wrap("basis_linear")
 
 
 def kan_linear(
@@ -61,20 +54,7 @@ def kan_linear(
     """
     if type(spline_order) is not int or type(derivative) is not int:
         spline_order, derivative = checks.spline_order(spline_order), checks.derivative(derivative)
-    if torch._C._is_any_autocast_enabled() and isinstance(x, Tensor) and isinstance(spline_weight, Tensor):
-        x, spline_weight, base_weight, bias = autocast(x, spline_weight, base_weight, bias)
-    try:
-        spec = spec_of(x, spline_weight, grid, base_weight, bias, spline_order, base, derivative, backend)
-    except checks.NestedError:
-        options: dict[str, Any] = {
-            "spline_order": spline_order,
-            "base_weight": base_weight,
-            "base": base,
-            "bias": bias,
-        }
-        options |= {"derivative": derivative, "backend": backend}
-        return of_parts(x, lambda rows: kan_linear(rows, spline_weight, grid, **options))
-    return run(x, spline_weight, base_weight, bias, grid, spec)
+    return call(x, spline_weight, grid, base_weight, bias, spline_order, base, derivative, backend)
 
 
 def basis_linear(
@@ -126,24 +106,8 @@ def basis_linear(
     """
     if type(derivative) is not int:
         derivative = checks.derivative(derivative)
-    if torch._C._is_any_autocast_enabled() and isinstance(x, Tensor) and isinstance(weight, Tensor):
-        x, weight, base_weight, bias = autocast(x, weight, base_weight, bias)
     record = checks.full_support(basis)
-    try:
-        spec = spec_of(x, weight, grid, base_weight, bias, 0, base, derivative, backend, record)
-    except checks.NestedError:
-        options: dict[str, Any] = {"basis": basis, "base_weight": base_weight, "base": base, "bias": bias}
-        options |= {"derivative": derivative, "backend": backend}
-        return of_parts(x, lambda rows: basis_linear(rows, weight, grid, **options))
-    if grid is None:
-        grid = untraced(_no_grid, weight)
-    return run(x, weight, base_weight, bias, grid, spec)
-
-
-def _no_grid(weight: Tensor) -> Tensor:
-    """The grid without columns of a basis that has none."""
-    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    return weight.new_empty((weight.shape[0], 0), dtype=dtype)
+    return call(x, weight, grid, base_weight, bias, 0, base, derivative, backend, record)
 
 
 def bspline_basis(x: Tensor, grid: Tensor, spline_order: int, derivative: int = 0) -> Tensor:

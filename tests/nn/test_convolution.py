@@ -210,7 +210,7 @@ def test_blocks_are_small_and_bases_shared(
 ) -> None:
     """No block exceeds its limit by more than half on each axis; positions are evaluated `most` times."""
     calls = []
-    true = engine.run
+    true = engine.call
 
     def counted(x: Tensor, *args: Any, **options: Any) -> Tensor:
         y = true(x, *args, **options)
@@ -221,7 +221,7 @@ def test_blocks_are_small_and_bases_shared(
     x = torch.randn(2, 4, *size, dtype=torch.float64)
     want = layer(x)
     compose(monkeypatch)
-    monkeypatch.setattr(engine, "run", counted)
+    monkeypatch.setattr(engine, "call", counted)
     monkeypatch.setitem(conv_composed.BLOCK, "cpu", limit)
     torch.testing.assert_close(layer(x), want)
     assert max(n for _, n in calls) <= limit * 1.5**dims

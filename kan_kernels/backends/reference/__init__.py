@@ -14,19 +14,10 @@ from .linear import (
 )
 
 __all__ = [
-    "base_activation",
-    "basis_values",
-    "bspline_basis",
-    "edge_cross_gram",
-    "edge_gram",
-    "edge_gram_grad_input",
-    "edge_l1",
-    "edge_l1_backward",
-    "kan_linear",
-    "kan_linear_backward",
-    "kan_linear_grad_input",
-    "kan_linear_grad_weight",
-]
+    "base_activation", "basis_values", "bspline_basis", "edge_cross_gram", "edge_gram",
+    "edge_gram_grad_input", "edge_l1", "edge_l1_backward", "kan_linear", "kan_linear_backward",
+    "kan_linear_grad_input", "kan_linear_grad_weight",
+]  # fmt: skip
 
 NAME = "reference"
 NAMESPACE = None  # plain functions, no ops
