@@ -125,9 +125,10 @@ def _entropy(norm: Tensor) -> Tensor:
     return -(share * torch.where(zero, 1.0, share).log()).sum()
 
 
-class RowColumnPenalty(ComposedFunction):
-    """lamb_l1 sum(v) + lamb_entropy (entropy of the rows + entropy of the columns), with pykan's constants 1
-    and 1e-4: of v (in, out), lamb_l1, lamb_entropy. The gradient comes with the value.
+class _RowColumnPenalty(ComposedFunction):
+    """A Function of v (in, out): lamb_l1 sum(v) + lamb_entropy (entropy of the rows + that of the columns).
+
+    pykan's constants are 1 and 1e-4. The gradient comes with the value.
     """
 
     INPUTS = 1
@@ -166,7 +167,7 @@ class RowColumnPenalty(ComposedFunction):
 
 
 def _entropy_of_rows_and_columns(norm: Tensor) -> Tensor:
-    entropy: Tensor = RowColumnPenalty.run(norm, 0.0, 1.0)[0]
+    entropy: Tensor = _RowColumnPenalty.run(norm, 0.0, 1.0)[0]
     return entropy
 
 

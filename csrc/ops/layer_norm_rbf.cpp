@@ -7,7 +7,7 @@ namespace ops {
 namespace {
 
 constexpr int64_t kMostOutputs = 8,
-                  kMostFeatures = 64;  // as kan_kernels/integrations/fast_kan/layer_norm_rbf.py has them
+                  kMostFeatures = 64;  // as kan_kernels/backends/native/__init__.py has them
 
 // The layer's tensors, checked and made contiguous; owns what it had to copy.
 struct LayerNormRbfTensors {

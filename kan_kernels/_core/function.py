@@ -111,11 +111,10 @@ class ComposedFunction(Function):
         device = next(value.device.type for value in inputs if isinstance(value, Tensor))
         with torch.autocast(device, enabled=False):  # in the precision of the forward pass
             results = cls.compose(*given, *inputs[cls.INPUTS :])
-        results = results if isinstance(results, tuple) else (results,)
-        pairs = [(r, g) for r, g in zip(results, cotangents, strict=False) if g is not None and r is not None]
-        found = iter(
-            torch.autograd.grad([r for r, _ in pairs], wanted, [g for _, g in pairs], create_graph=True)
-        )
+            results = results if isinstance(results, tuple) else (results,)
+            asked = [n for n, g in enumerate(cotangents) if g is not None and results[n] is not None]
+            ends, starts = [results[n] for n in asked], [cotangents[n] for n in asked]
+            found = iter(torch.autograd.grad(ends, wanted, starts, create_graph=True))
         return [next(found) if need else None for need in needs]
 
     @classmethod
@@ -123,11 +122,8 @@ class ComposedFunction(Function):
         """Return a gradient for each argument."""
         if all(g is None for g in cotangents):
             return (None,) * len(ctx.constants)
-        call = (
-            cls._composed_gradients(ctx, cotangents)
-            if torch.is_grad_enabled()
-            else cls.gradients(ctx, *cotangents)
-        )
+        again = torch.is_grad_enabled()
+        call = cls._composed_gradients(ctx, cotangents) if again else cls.gradients(ctx, *cotangents)
         return *call, *(None,) * (len(ctx.constants) - cls.INPUTS)
 
 

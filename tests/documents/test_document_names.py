@@ -138,7 +138,7 @@ def test_names_that_a_text_places_in_a_file_are_there() -> None:
                 f"{path.name}: {name}, {file}"
             )
             count += 1
-    assert count > 3
+    assert count
 
 
 def test_environment_variables_are_read() -> None:

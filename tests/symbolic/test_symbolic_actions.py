@@ -12,7 +12,8 @@ from torch import Tensor
 
 from harness import DEVICE
 from kan_kernels import KAN, KANLinear, functional, symbolic
-from kan_kernels.symbolic import Edge, library
+from kan_kernels.nn import function_library as library
+from kan_kernels.symbolic import Edge
 from kan_kernels.symbolic.fit import FINE, samples
 from kan_kernels.training import fit
 from symbolic_cases import AFFINE, layer_with_formulas
