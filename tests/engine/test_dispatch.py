@@ -1,0 +1,89 @@
+"""One dispatch for all ops: what it chooses, what it says, and what runs."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from harness import FUSED
+from kan_kernels import explain, use_backend
+from kan_kernels import functional as F
+from kan_kernels._core.problem import COMPOSED, OPS, Problem
+from kan_kernels._engine import cost_model, dispatch
+from kan_kernels.backends import BACKENDS, native
+
+NATIVE = pytest.mark.skipif("native" not in FUSED, reason="native is not among KAN_TEST_BACKENDS")
+
+
+def problem(op: str, device: str = "cpu", **facts: Any) -> Problem:
+    basis = "rbf" if op == "layer_norm_rbf" else "bspline"
+    order = 0 if basis == "rbf" else 3
+    return Problem(device, torch.float32, torch.float32, 8, 4, 8, order, basis=basis, op=op, **facts)
+
+
+@NATIVE
+@pytest.mark.parametrize("op", OPS)
+def test_every_op_is_explained(op: str) -> None:
+    """The library runs it on the CPU; the reference composes it or is plain torch; `explain` says either."""
+    basis = {"basis": "rbf", "functions": 8} if op == "layer_norm_rbf" else {}
+    assert dispatch.choose(problem(op)).backend is native
+    assert "native: automatic choice: " in explain((8, 4), op=op, **basis)
+    said = explain((8, 4), op=op, backend="reference", **basis)
+    assert "reference: asked for by backend=" in said
+    assert (COMPOSED.get(op, "asked") in said) and ((op in COMPOSED) == ("composed of" in said))
+    with pytest.raises(ValueError, match="op: got 'fold', expected one of 'kan_linear', 'kan_conv'"):
+        explain((8, 4), op="fold")
+
+
+@NATIVE
+def test_an_op_that_the_backend_lacks() -> None:
+    """Asked for Triton, which has layers alone, sums over rows are plain torch, with the reason."""
+    can_run = BACKENDS["triton"].can_run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            BACKENDS["triton"], "can_run", lambda p: None if p.op == "kan_linear" else f"no kernel of {p.op}"
+        )
+        choice = dispatch.choose(problem("edge_l1"), "triton")
+        assert choice.backend is BACKENDS["reference"] and choice.passed_over == {
+            "triton": "no kernel of edge_l1"
+        }
+        composed = dispatch.choose(problem("kan_conv"), "triton")
+        assert composed.backend is BACKENDS["triton"] and "composed of kan_linear: no kernel" in composed.why
+    assert BACKENDS["triton"].can_run is can_run
+
+
+def test_the_reference_gives_the_same_sums() -> None:
+    """What `use_backend` forces is what runs, with the same numbers."""
+    torch.manual_seed(0)
+    x, weight = torch.rand(50, 2, dtype=torch.float64) * 2 - 1, torch.randn(2, 8, 3, dtype=torch.float64)
+    grid = torch.linspace(-2.2, 2.2, 12, dtype=torch.float64).repeat(2, 1)
+    results = []
+    for name in (*FUSED, "reference"):
+        with use_backend(name):
+            l1 = F.edge_l1(x, weight, grid, spline_order=3, base=None)
+            results.append((l1, *F.edge_moments(x, weight, grid, spline_order=3, base=None)))
+    for result in results:
+        for got, want in zip(result, results[-1], strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+
+
+def test_a_third_fused_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU a backend that the cost model does not know stays behind those that it does."""
+    other = SimpleNamespace(
+        NAME="other", DIFFERENTIABLE=False, can_run=lambda p: None, why=lambda p: "kernels of somebody else"
+    )
+    costs = {name: cost_model.Cost("dense", cycles) for name, cycles in (("native", 2.0), ("triton", 1.0))}
+    monkeypatch.setattr(dispatch, "_gpu_costs", lambda p: costs)
+    for name in ("native", "triton"):
+        monkeypatch.setattr(BACKENDS[name], "can_run", lambda p: None)
+    monkeypatch.setattr(BACKENDS["triton"], "why", lambda p: "Triton's")
+    monkeypatch.setitem(BACKENDS, "other", other)
+    choice = dispatch.choose(problem("kan_linear", "cuda"))
+    assert choice.backend.NAME == "triton"
+    assert choice.passed_over["other"] == "the cost model does not know it"
+    for name in ("native", "triton"):
+        monkeypatch.setattr(BACKENDS[name], "can_run", lambda p: "not here")
+    assert dispatch.choose(problem("kan_linear", "cuda")).backend.NAME == "other"
