@@ -66,6 +66,11 @@ void layer_norm_rbf_backward(const cpu::LayerNormRbfBackwardArgs& args, const cp
   LayerNormRbfBackward<float>(args).run(executor);
 }
 
+bool takes_gemm(const Layer& layer, const cpu::Executor& executor) {
+  const Shape shape(layer);
+  return suits_gemm<float>(layer, shape, executor) || suits_gemm<double>(layer, shape, executor);
+}
+
 constexpr int kChains = 12, kSteps = 4096;
 
 // A function of its own: around a call, the chains would live in memory.
@@ -107,6 +112,6 @@ const KernelTable KAN_CONCAT(kTable_, KAN_ISA) = {KAN_STRING(KAN_ISA),     KAN_V
                                                   KAN_ISA::edge_l1,        KAN_ISA::edge_l1_backward,
                                                   KAN_ISA::layer_norm_rbf, KAN_ISA::layer_norm_rbf_backward,
                                                   KAN_ISA::kan_conv,       KAN_ISA::kan_conv_backward,
-                                                  KAN_ISA::fma_peak};
+                                                  KAN_ISA::takes_gemm,     KAN_ISA::fma_peak};
 }  // namespace cpu
 }  // namespace kan

@@ -127,7 +127,8 @@ struct KernelTable {
   void (*layer_norm_rbf_backward)(const LayerNormRbfBackwardArgs&, const Executor&);
   void (*kan_conv)(const ConvolutionArgs&, const Executor&);
   void (*kan_conv_backward)(const ConvolutionBackwardArgs&, const Executor&);
-  double (*fma_peak)(double seconds);  // measured multiply-add rate of one thread, float32, in FLOP/s
+  bool (*takes_gemm)(const Layer&, const Executor&);  // whether kan_linear runs it as GEMMs of values
+  double (*fma_peak)(double seconds);                 // measured multiply-add rate of one thread, float32, in FLOP/s
 };
 
 // The best table that this machine runs, unless KAN_KERNELS_CPU_ISA names a lower one. Throws on an unknown name.

@@ -20,11 +20,19 @@ struct CpuDevice {
   }
 };
 
+bool cpu_takes_gemm(int64_t batch, int64_t in, int64_t out, int64_t functions, int64_t dtype, int64_t basis) {
+  Layer layer;
+  layer.batch = batch, layer.in_features = in, layer.out_features = out, layer.functions = int(functions);
+  layer.basis = int(basis), layer.weight_dtype = DType(dtype);
+  return cpu::kernels().takes_gemm(layer, with_gemm());
+}
+
 }  // namespace
 }  // namespace ops
 }  // namespace kan
 
 STABLE_TORCH_LIBRARY_FRAGMENT(kan_kernels, m) {
+  m.def("cpu_takes_gemm(int batch, int in_features, int out_features, int functions, int dtype, int basis) -> bool");
   m.def(
       "kan_linear(Tensor x, Tensor? row_scale, Tensor spline_weight, Tensor? base_weight, Tensor? bias, Tensor grid, "
       "int functions, int order, int base, int derivative, int basis) -> Tensor");
@@ -40,3 +48,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(kan_kernels, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CPU, m) { kan::ops::register_family<kan::ops::CpuDevice>(m); }
+
+STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CompositeExplicitAutograd, m) {
+  m.impl("cpu_takes_gemm", TORCH_BOX(&kan::ops::cpu_takes_gemm));
+}

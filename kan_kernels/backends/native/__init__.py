@@ -13,10 +13,10 @@ from ..._core.problem import OPS, Problem, beyond_limits, without_kernel
 NAME = "native"
 DIFFERENTIABLE = False
 NAMESPACE = "kan_kernels" if library.LOAD_ERROR is None else None  # of its torch ops
-PRODUCT_VALUES = 1 << 17  # kProductValues in csrc/cpu/linear/gemm.h
 MOST_OUTPUTS, MOST_FEATURES = 8, 64  # of layer_norm_rbf, as csrc/ops/layer_norm_rbf.cpp has them
 # what `python -m benchmarks paths` switches off; csrc/ops/gemm.h reads it too
 _OFF = os.environ.get("KAN_KERNELS_OFF", "").split(",")
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # at the place of their codes
 _DEVICES = {op: library.devices_of(op) for op in OPS}
 
 
@@ -82,19 +82,9 @@ def why(problem: Problem) -> str:
     if problem.device == "cpu":
         if problem.op != "kan_linear":
             return f"a compiled kernel for cpu: {OPS[problem.op]}"
-        return "compiled kernels for cpu, the fastest where they can run" + _products(problem)
+        p, rows = problem, 2 * problem.out_features  # the most with which it pays
+        shape = rows, p.in_features, p.out_features, p.functions, _DTYPES.index(p.dtype), BASES[p.basis].code
+        gemm = f"; up to {rows} rows may be values from our kernels and a library's GEMM"
+        said = gemm if torch.ops.kan_kernels.cpu_takes_gemm(*shape) else ""
+        return "compiled kernels for cpu, the fastest where they can run" + said
     return f"compiled kernels for {problem.device}"
-
-
-def _products(problem: Problem) -> str:
-    """What csrc/cpu/linear/gemm.h decides, save the weights' layout: few rows, but many values."""
-    least = max(64, PRODUCT_VALUES // max(1, problem.in_features * problem.functions) + 1)
-    if (
-        BASES[problem.basis].local
-        or problem.in_features < 2
-        or problem.out_features < 128
-        or problem.dtype not in (torch.float32, torch.float64)
-        or least > min(512, 2 * problem.out_features)
-    ):
-        return ""
-    return f"; for {least} rows to twice the outputs, values from our kernels and a library's matrix product"
