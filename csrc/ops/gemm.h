@@ -1,4 +1,4 @@
-// torch's own matrix product, for kernels on raw pointers.
+// torch's own GEMM, for kernels on raw pointers.
 #pragma once
 
 #include <cstdlib>

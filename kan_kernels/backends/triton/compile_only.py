@@ -173,7 +173,7 @@ def specializations() -> Iterator[Spec]:
 
 
 def _global_basis(basis: str) -> Iterator[Spec]:
-    """The kernels of a basis that is not local, each in what strains it."""
+    """The kernels of a basis of full support, each in what strains it."""
     wide, both = (8192, 512, 512), (80, 90)
     facts: dict[str, Any] = {"basis": basis, "grid_size": 8, "base": 0}
     for dtype, tf32 in ((torch.bfloat16, False), (torch.float32, True), (torch.float32, False)):

@@ -16,7 +16,7 @@ from .knots import TOLERANCE, are_uniform
 
 
 def tf32_allowed() -> bool:
-    """torch's own setting, as matrix products obey it."""
+    """torch's own setting, as its GEMMs obey it."""
     return torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 

@@ -63,7 +63,7 @@ class Case:
 def gathers(case: Case, precision: str) -> bool:
     """Whether forward and input fetch coefficient rows rather than multiply matrices.
 
-    Of a basis that is not local all rows are needed, however many there are.
+    Of a basis of full support all rows are needed, however many there are.
     """
     if sums_rows(case):
         return True
