@@ -60,13 +60,13 @@ CLASS = re.compile(r"(A|An|The|All|Replaces) ")
 # What is said no longer, what is said instead, and the rooms whose comments still say it.
 WORDS = (
     (r"\bglobal bas[ie]s\b", "full support", ()),
-    (r"\breach(es)? everywhere\b", "full support", ("csrc/", "kan_kernels/_engine/")),
-    (r"\bside weights?\b", "row scale", ("csrc/", "kan_kernels/_engine/")),
-    (r"\bturn(s|ed|ing)? (\w+ )?round\b", "transpose", ("csrc/cpu/",)),
+    (r"\breach(es)? everywhere\b", "full support", ()),
+    (r"\bside weights?\b", "row scale", ()),
+    (r"\bturn(s|ed|ing)? (\w+ )?round\b", "transpose", ()),
     (r"\bnormed\b", "layer norm + RBF", ()),
-    (r"\bremember(s|ed)?\b", "keep, store; tensor cache", ("kan_kernels/backends/triton/",)),
-    (r"(?<!`)\bplans?\b", "blocking", ("csrc/cuda/", "kan_kernels/backends/triton/")),
-    (r"\bmatrix products?\b", "GEMM", ("csrc/ops/", "kan_kernels/backends/triton/")),
+    (r"\bremember(s|ed)?\b", "keep, store; tensor cache", ()),
+    (r"(?<!`)\bplans?\b", "blocking", ()),
+    (r"\bmatrix products?\b", "GEMM", ()),
     (r"\bcompat\b", "integrations", ()),
 )
 # Rooms whose private functions may still say what they are.

@@ -5,7 +5,7 @@ kernels first see it, and again after it was written: the only host synchronisat
 not happen while a CUDA graph is captured: a grid not seen before then runs on the exact kernels, with a
 warning (`graphs.warm_up` is for that).
 
-What is remembered is one bool. The numbers come from the knots at every call (table_kernel.py), where knots
+What is kept is one bool. The numbers come from the knots at every call (table_kernel.py), where knots
 that are not uniform after all, because they were written where torch counts no writes (`grid.data`, a
 replayed graph, a collective), turn every result into NaN: never into a number that is wrong.
 """

@@ -1,4 +1,4 @@
-"""The fastest tile of a kernel for a class of shapes: measured once on each kind of device, remembered on
+"""The fastest tile of a kernel for a class of shapes: measured once on each kind of device, kept on
 disk.
 
 Nothing is measured with torch.use_deterministic_algorithms(True) or KAN_KERNELS_TUNING=0: the first candidate
@@ -57,7 +57,7 @@ def best(name: str, device: torch.device, case, constants: dict, tiles: list[dic
 
 
 def _shape(tile: dict) -> dict:
-    """What is remembered of a tile: not whether it divides the sizes of one case of its class."""
+    """What is kept of a tile: not whether it divides the sizes of one case of its class."""
     return {name: value for name, value in tile.items() if not name.startswith("EVEN_")}
 
 
