@@ -108,15 +108,16 @@ def test_derivatives(m: int, name: str) -> None:
 
 
 @pytest.mark.skipif("native" not in FUSED, reason="native is not among KAN_TEST_BACKENDS")
+@pytest.mark.long
 @pytest.mark.parametrize("isa", ("baseline", "avx2"))
 def test_other_instruction_sets(isa: str) -> None:
     """The same bounds without fused multiply-adds, and with narrower vectors."""
     code = f"""
 import torch, runpy
 from types import SimpleNamespace
-t = SimpleNamespace(**runpy.run_path({__file__!r}))
 from kan_kernels import _C
 if {isa!r} in _C.build_info()["cpu_isas"]:
+    t = SimpleNamespace(**runpy.run_path({__file__!r}))
     assert torch.ops.kan_kernels.cpu_isa() == {isa!r}
     for dtype in (t.F32, t.F64):
         for frequencies in (9, 512):

@@ -59,7 +59,9 @@ def test_unknown_name_is_refused() -> None:
         _C.forward(np.zeros((1, 1)), np.zeros((1, 4, 1)), None, None, np.arange(8.0)[None], 3, 0, 0, "mmx")
 
 
-@pytest.mark.parametrize("isa", RUNNABLE)
+@pytest.mark.parametrize(
+    "isa", [pytest.param(isa, marks=pytest.mark.long) if isa != RUNNABLE[0] else isa for isa in RUNNABLE]
+)
 def test_numpy_entry(isa: str) -> None:
     """_C.forward on each instruction set against the reference, on the table's full-precision cases."""
     for case in FULL:
