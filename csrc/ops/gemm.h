@@ -1,10 +1,10 @@
 // torch's own GEMM, for kernels on raw pointers.
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
+
 #include <cstdlib>
 #include <cstring>
-
-#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 
 #include "checks.h"
 
