@@ -95,7 +95,7 @@ wheel: $(VENV)/$(BUILT)
 
 test: check
 	$(MAKE) wheel BUILT=.built
-	$(BIN)/python tests/sanitize/run.py --isa $$($(BIN)/python -c 'import kan_kernels._C as c; print(c.build_info()["cpu_isa"])')
+	$(BIN)/python tests/sanitize/run.py --isa $$($(BIN)/python -c 'import kan_kernels._C as c; print(c.build_info()["cpu_isa"])') 100
 	PYTHONPATH=.:tests:tests/support $(BIN)/python -c 'import cuda_host; cuda_host.why_not() or cuda_host.library()'
 	$(PYTEST) -m "not long"
 	$(INTERPRET) -m "not long" --deselect tests/backends/test_golden.py
