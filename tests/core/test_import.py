@@ -85,6 +85,7 @@ def test_module_report() -> None:
 
 
 @NATIVE
+@pytest.mark.long  # make test has one instruction set
 def test_module_report_follows_the_environment() -> None:
     """A lower instruction set that was asked for is the one that is shown."""
     text = child(MODULE, {"KAN_KERNELS_CPU_ISA": "baseline"})

@@ -162,17 +162,17 @@ def test_least_torch_is_one_number() -> None:
 UNBUILT = """
 import warnings
 import torch, kan_kernels
-from kan_kernels import ops
-assert "\\n" not in ops.LOAD_ERROR, ops.LOAD_ERROR
+from kan_kernels._core import library
+assert "\\n" not in library.LOAD_ERROR, library.LOAD_ERROR
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     kan_kernels.KAN([2, 3, 1])(torch.rand(4, 2))
-assert ops.LOAD_ERROR in str(caught[0].message), caught
+assert library.LOAD_ERROR in str(caught[0].message), caught
 try:
     kan_kernels.to_numpy_model(kan_kernels.KAN([2, 1]))
 except ImportError as error:
     print(error)
-print(ops.LOAD_ERROR)
+print(library.LOAD_ERROR)
 """
 
 

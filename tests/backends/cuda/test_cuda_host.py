@@ -127,9 +127,13 @@ def test_no_outputs() -> None:
     """Nothing to make: empty results, and an input's gradient of zeros."""
     x, grid = torch.rand(5, 3), torch.arange(12.0).expand(3, 12).contiguous()
     weight, base, g = torch.empty(3, 8, 0), torch.empty(3, 0), torch.empty(5, 0)
-    assert cuda_host.forward(x, None, weight, base, None, grid, 3, 1, 0).shape == (5, 0)
-    assert torch.equal(cuda_host.input(x, weight, base, g, grid, 3, 1, 1), torch.zeros(5, 3))
-    assert torch.equal(cuda_host.backward(x, weight, base, g, grid, 3, 1, 0)[0], torch.zeros(5, 3))
+    assert cuda_host.kan_linear(x, None, weight, base, None, grid, 8, 3, 1, 0, 0).shape == (5, 0)
+    assert torch.equal(
+        cuda_host.kan_linear_grad_input(x, weight, base, g, grid, 8, 3, 1, 1, 0), torch.zeros(5, 3)
+    )
+    assert torch.equal(
+        cuda_host.kan_linear_backward(x, weight, base, g, grid, 8, 3, 1, 0, 0)[0], torch.zeros(5, 3)
+    )
 
 
 def test_strict_is_not_tf32() -> None:
