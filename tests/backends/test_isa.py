@@ -28,7 +28,7 @@ print("checked", len(TABLE))
 
 
 def test_the_best_is_chosen() -> None:
-    """Best first, of those that were compiled; what is chosen is the best that runs, in ops and in _C alike."""
+    """Best first, of those compiled; what is chosen is the best that runs, in ops and in _C alike."""
     assert COMPILED and set(COMPILED) <= set(ORDER)
     assert list(COMPILED) == sorted(COMPILED, key=ORDER.index)
     shown = child(
