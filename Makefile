@@ -84,7 +84,7 @@ check: build
 	$(BIN)/python -m benchmarks.integrations --check
 
 sanitize: $(VENV)/.ready
-	$(BIN)/python tests/sanitize/run.py
+	$(BIN)/python tests/sanitize/run.py 200
 
 # Built in the folder that BUILT filled, with the same settings: nothing is compiled again.
 BUILT := .built-all
