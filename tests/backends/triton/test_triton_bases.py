@@ -17,6 +17,7 @@ from cases import HALF, OPS, Case, build
 from harness import FUSED, INTERPRETED, bits, check_op, run_op
 from interpreted import check_tiles_of_a_gpu, launches, sparse, tf32
 from kan_kernels import functional as F
+from kan_kernels._core.bases import BASES
 
 pytestmark = pytest.mark.skipif(
     not (INTERPRETED and "triton" in FUSED),
@@ -26,7 +27,7 @@ if INTERPRETED:
     from kan_kernels.backends.triton import tiling
 
 F32, F64 = torch.float32, torch.float64
-AROUND = NAMES[:2]  # of what the kernels do with functions; waves are new in those alone, and have no state
+AROUND = ("rbf", "chebyshev", "orthogonal")  # waves are new in their functions alone, and have no state
 DENSE = {"forward": {"dense_forward"}, "input": {"dense_input"}, "weight": {"dense_backward"}}
 GATHER = {"forward": {"gather_forward"}, "input": {"gather_input"}, "weight": {"gather_backward"}}
 
@@ -200,7 +201,7 @@ def test_weights_as_they_lie(basis: str, layout: str) -> None:
             for a, b in zip(got[op], plain[op], strict=True):
                 assert torch.equal(bits(a.contiguous()), bits(b)), op
         gradient = got["backward"][1]
-        alone = torch.ops.kan_kernels_triton.weight(*inputs.args("weight"), weight)[0]
+        alone = torch.ops.kan_kernels_triton.kan_linear_grad_weight(*inputs.args("weight"), weight)[0]
         assert torch.equal(bits(alone.contiguous()), bits(plain["weight"][0]))
         wanted = gradient.contiguous().stride() if dtype == torch.bfloat16 else weight.stride()
         assert gradient.stride() == alone.stride() == wanted
@@ -218,7 +219,7 @@ def test_opcheck(op: str) -> None:
             for a in inputs.args(op)
         ]
         args += [inputs.spline_weight] if op == "weight" else []
-        torch.library.opcheck(getattr(torch.ops.kan_kernels_triton, op), tuple(args))
+        torch.library.opcheck(getattr(torch.ops.kan_kernels_triton, OPS[op]), tuple(args))
 
 
 @pytest.mark.long
@@ -274,22 +275,23 @@ def test_ops_refuse_what_they_do_not_know() -> None:
     """An op called directly checks the basis, its grid and order, naming the argument."""
     inputs = build(case("rbf", 5))
     args = list(inputs.args("weight"))
-    call = torch.ops.kan_kernels_triton.weight
+    call = torch.ops.kan_kernels_triton.kan_linear_grad_weight
     call(*args)
-    for order, basis, message in (
-        (0, 4, "basis: got 4"),
-        (0, -1, "basis: got -1"),
-        (1, 1, "spline_order: got 1"),
-        (256, 2, "spline_order: got 256"),
-        (4, 2, r"grid.shape\[1\]: got 6"),
-        (0, 3, "spline_order: got 0"),
-        (513, 3, "spline_order: got 513"),
-        (4, 3, r"grid.shape\[1\]: got 6"),
+    for functions, order, basis, message in (
+        (5, 0, len(BASES), f"basis: got {len(BASES)}"),
+        (5, 0, -1, "basis: got -1"),
+        (5, 1, 1, "order: got 1"),
+        (257, 0, 2, "functions: got 257"),
+        (5, 0, 2, "grid: got shape"),
+        (0, 0, 1, "functions: got 0"),
+        (3, 0, 3, "functions: got 3, expected an even number"),
+        (1026, 0, 3, "functions: got 1026"),
+        (5, 0, 4, "grid: got shape"),
     ):
         with pytest.raises(ValueError, match=message):
-            call(*args[:4], order, *args[5:-1], basis)
+            call(*args[:4], functions, order, *args[6:-1], basis)
     for grid in (inputs.grid[:, :1], torch.ones(inputs.grid.shape[0], 258)):
-        with pytest.raises(ValueError, match=r"grid.shape\[1\]: got"):
+        with pytest.raises(ValueError, match="grid: got shape"):
             call(*args[:3], grid, *args[4:])
     with pytest.raises(ValueError, match="like: got shape"):
         call(*args, inputs.spline_weight[:, :-1])

@@ -161,11 +161,13 @@ def test_no_outputs_no_features_no_rows() -> None:
             x = torch.rand(rows, features, dtype=dtype)
             weight = torch.rand(features, 8, width, dtype=dtype)
             g, grid = torch.rand(rows, width, dtype=dtype), torch.rand(features, 12).sort(1).values
-            t, d_spline, d_base = launch.backward(x, weight, weight[:, 0].clone(), g, grid, 3, 1, 0)
+            t, d_spline, d_base = launch.kan_linear_backward(
+                x, weight, weight[:, 0].clone(), g, grid, 8, 3, 1, 0, 0
+            )
             assert (t.shape, d_spline.shape, d_base.shape) == (x.shape, weight.shape, weight[:, 0].shape)
             if not rows * width:
                 assert not t.any() and not d_spline.any() and not d_base.any()
-            y = launch.forward(x, None, weight, None, None, grid, 3, 0, 0)
+            y = launch.kan_linear(x, None, weight, None, None, grid, 8, 3, 0, 0, 0)
             assert y.shape == (rows, width) and (features or not y.any())
 
 
@@ -227,7 +229,7 @@ def test_ops_pass_opcheck() -> None:
             a.clone().requires_grad_() if isinstance(a, torch.Tensor) and n != len(inputs.args(op)) - 4 else a
             for n, a in enumerate(inputs.args(op))
         ]
-        torch.library.opcheck(getattr(torch.ops.kan_kernels_triton, op), tuple(args))
+        torch.library.opcheck(getattr(torch.ops.kan_kernels_triton, OPS[op]), tuple(args))
 
 
 def test_new_precision_settings() -> None:
@@ -245,7 +247,7 @@ def test_new_precision_settings() -> None:
 @pytest.mark.parametrize("op", OPS)
 def test_ops_check_too(op: str) -> None:
     """An op called directly refuses what its kernels would read out of bounds, naming the argument."""
-    call = getattr(torch.ops.kan_kernels_triton, op)
+    call = getattr(torch.ops.kan_kernels_triton, OPS[op])
     args = list(build(Case(6, 3, 4, 5, 2, 0, side=True)).args(op))
     call(*args)
     tensors = [n for n, a in enumerate(args) if isinstance(a, torch.Tensor)]
@@ -255,7 +257,7 @@ def test_ops_check_too(op: str) -> None:
             changed = [wrong if i == n else a for i, a in enumerate(args)]
             with pytest.raises((ValueError, TypeError), match=r"got|is on"):
                 call(*changed)
-    for n, value in ((-3, 11), (-3, -1), (-2, 3), (-2, -1), (-1, -1), (-1, 40)):
+    for n, value in ((-5, 6), (-4, 11), (-4, -1), (-3, 3), (-3, -1), (-2, -1), (-2, 40), (-1, 9)):
         changed = list(args)
         changed[n] = value
         with pytest.raises((ValueError, TypeError), match="got"):
