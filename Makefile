@@ -21,12 +21,13 @@ INTERPRET := TRITON_INTERPRET=1 KAN_TEST_BACKENDS=reference,triton $(PYTEST) -W 
   $(addprefix tests/backends/triton/test_triton_,interpreted.py knots.py bases.py) \
   tests/backends/test_golden.py tests/backends/test_kernels.py::test_op
 
-.PHONY: demo test test-all test-edits check bench gpu interpret build wheel sanitize format clean help
+.PHONY: demo test test-all test-edits faults check bench gpu interpret build wheel sanitize format clean help
 
 help:
 	@echo "make demo      train KANs beside MLPs of the same size, print the table, draw the picture"
 	@echo "make test      checks, the CPU kernels under sanitizers, tests, the wheel"
-	@echo "make test-all  what CI runs after it: long tests, every instruction set, all faults, 500 edits a peer"
+	@echo "make test-all  what CI runs after it: long tests, every instruction set, the fast faults, 500 edits a peer"
+	@echo "make faults    every fault of tests/mutations, one at a time: an hour or more"
 	@echo "make test-edits  500 random edits of each other codebase's layers"
 	@echo "make bench     the benchmark harness (BENCH='--quick' for a short run)"
 	@echo "make gpu       on a GPU: build, test, measure, one report (the system's Python, offline, 8 minutes)"
@@ -97,13 +98,17 @@ test: check
 	$(MAKE) wheel BUILT=.built
 	$(BIN)/python tests/sanitize/run.py --isa $$($(BIN)/python -c 'import kan_kernels._C as c; print(c.build_info()["cpu_isa"])') 100
 	PYTHONPATH=.:tests:tests/support $(BIN)/python -c 'import cuda_host; cuda_host.why_not() or cuda_host.library()'
-	$(PYTEST) -m "not long"
-	$(INTERPRET) -m "not long" --deselect tests/backends/test_golden.py
+	$(PYTEST) -m "not long and not faults"
+	$(INTERPRET) -m "not long and not faults" --deselect tests/backends/test_golden.py
 
 test-all: $(VENV)/.built-all sanitize
 	$(PYTEST) -m long
 	$(INTERPRET)
 	$(MAKE) test-edits
+
+# Every small fault in a kernel, one at a time, each of which a short test has to see: an hour or more.
+faults: build
+	$(PYTEST) -m faults
 
 # Random edits of other codebases' layers: each is left alone, or computes what it did.
 test-edits: build

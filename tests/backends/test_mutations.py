@@ -20,13 +20,14 @@ WHY_NOT = {
 
 
 def each_fault() -> list[Any]:
-    """Return all faults as parameters; `make test` takes the fast ones, of the CUDA kernels one a family."""
+    """Return all faults as parameters: the fast ones in `make test` and `make test-all`, all in `make faults`."""
     faults = []
     for kind in KINDS:
         listed = load(kind)
         fast = [fault for fault in listed if fault.get("fast")][:: 4 if kind == "cuda" else 1]
         for fault in listed:
-            marks = () if fault in fast else pytest.mark.long
+            slow = pytest.mark.long if fault.get("fast") else pytest.mark.faults
+            marks = () if fault in fast else slow
             faults.append(pytest.param(kind, fault, marks=marks, id=f"{kind}-{fault['name']}"))
     return faults
 
