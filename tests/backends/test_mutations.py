@@ -20,7 +20,7 @@ WHY_NOT = {
 
 
 def each_fault() -> list[Any]:
-    """Return all faults as parameters: the fast ones in `make test` and `make test-all`, all in `make faults`."""
+    """Return all faults: the fast ones for `make test` and `make test-all`, the rest for `make faults`."""
     faults = []
     for kind in KINDS:
         listed = load(kind)
