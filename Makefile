@@ -26,7 +26,7 @@ INTERPRET := TRITON_INTERPRET=1 KAN_TEST_BACKENDS=reference,triton $(PYTEST) -W 
 help:
 	@echo "make demo      train KANs beside MLPs of the same size, print the table, draw the picture"
 	@echo "make test      checks, the CPU kernels under sanitizers, tests, the wheel"
-	@echo "make test-all  what CI runs after it: long tests, every instruction set, the fast faults, 500 edits a peer"
+	@echo "make test-all  what takes long: long tests, every instruction set, the fast faults, 500 edits a peer"
 	@echo "make faults    every fault of tests/mutations, one at a time: an hour or more"
 	@echo "make test-edits  500 random edits of each other codebase's layers"
 	@echo "make bench     the benchmark harness (BENCH='--quick' for a short run)"
@@ -102,7 +102,7 @@ test: check
 	$(INTERPRET) -m "not long and not faults" --deselect tests/backends/test_golden.py
 
 test-all: $(VENV)/.built-all sanitize
-	$(PYTEST) -m long
+	$(BIN)/python -m pytest -m long
 	$(INTERPRET)
 	$(MAKE) test-edits
 
@@ -112,7 +112,7 @@ faults: build
 
 # Random edits of other codebases' layers: each is left alone, or computes what it did.
 test-edits: build
-	$(PYTEST) tests/integrations/test_code_edits.py --edits 500
+	$(BIN)/python -m pytest tests/integrations/test_code_edits.py --edits 500
 
 interpret: build
 	$(INTERPRET)
