@@ -41,7 +41,7 @@ inline std::string number_text(double v) {
   return text;
 }
 
-// What is wrong with the first bad number of a grid (in, columns), in the words of kan_kernels/_core/checks.py.
+// What is wrong with the first bad number of a grid (in, columns), in the words of kan_kernels/_core/bases.py.
 template <class T>
 std::string grid_fault(GridRow kind, const T* grid, int64_t in, int64_t columns) {
   for (int64_t i = 0; i < in; ++i, grid += columns) {

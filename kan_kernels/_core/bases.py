@@ -23,6 +23,7 @@ REMEDY = (
 
 # The code of a base activation in every op; the C++ enum `Base` lists the same numbers.
 BASE_CODES: dict[str | None, int] = {None: 0, "silu": 1, "identity": 2}
+BASE_NAMES = {code: name for name, code in BASE_CODES.items()}
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ ORTHOGONAL = Basis(
     "recurrence coefficients",
     lambda functions, _: 3 * functions,
     _about_coefficients,
-    cycles=25.0,
+    cycles=30.0,
 )
 
 BASES: dict[str, Basis] = {basis.name: basis for basis in (BSPLINE, RBF, CHEBYSHEV, FOURIER, ORTHOGONAL)}

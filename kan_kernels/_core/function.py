@@ -55,8 +55,8 @@ class ComposedFunction(Function):
 
     @classmethod
     def plain(cls, *args: Any) -> Any:
-        """Return the result for what records ops, not Functions: by the op, with its own gradients."""
-        return cls.compose(*args)
+        """Return the result for what records ops, not Functions: those of `forward` have gradients."""
+        return cls.forward(*args)
 
     @classmethod
     def run(cls, *args: Any) -> Any:

@@ -24,6 +24,13 @@ COMPOSED = {
 """Ops that every backend runs: those without a kernel of their own compose them of their layers."""
 
 
+def bases_of(op: str) -> tuple[str, ...]:
+    """Return the names of the bases that an op is for, whoever runs it."""
+    if op == "kan_linear":
+        return tuple(BASES)
+    return ("rbf",) if op == "layer_norm_rbf" else ("bspline",)
+
+
 @dataclass(frozen=True)
 class Problem:
     """What a backend needs to know to say whether it can run. The batch size is left out on purpose."""

@@ -2,18 +2,15 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from .._core.bases import BASE_CODES
+from .._core.bases import BASE_CODES, BASE_NAMES
 from .._core.function import ComposedFunction
 from ..backends import native
 from .autograd import asked
 from .conv_composed import Axis, Form, channels_last, composed
 
 Some = Tensor | None
-
-_BASES = {code: name for name, code in BASE_CODES.items()}
 
 
 def kan_conv(
@@ -51,17 +48,13 @@ class Convolution(ComposedFunction):
         ComposedFunction.keep(ctx, inputs)
 
     @classmethod
-    def plain(cls, *args):
-        return torch.ops.kan_kernels.kan_conv(*args)
-
-    @classmethod
     def compose(
         cls, x, spline_weight, base_weight, bias, grid, order, base, stride, padding, dilation, groups, _
     ):
         sizes, taps = x.shape[2:], spline_weight.shape[2:-1]
         pairs = zip(padding[::2], padding[1::2], strict=True)
         axes = tuple(map(Axis, sizes, taps, stride, pairs, dilation))
-        form = Form(axes, groups, order, _BASES[base], native.NAME)
+        form = Form(axes, groups, order, BASE_NAMES[base], native.NAME)
         return composed(x, spline_weight, grid, base_weight, bias, form)
 
     @classmethod

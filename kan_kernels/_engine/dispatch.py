@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from .._core import checks, library
-from .._core.problem import COMPOSED, OPS, Problem
+from .._core.problem import COMPOSED, OPS, Problem, bases_of
 from ..backends import BACKENDS
 from . import cost_model
 
@@ -272,10 +272,10 @@ def explain(
         )
     widths = checks.widths(model_or_widths, "model_or_widths")
     checks.base(base)
-    record = checks.basis(basis)
     check_name("backend", backend)
     if op not in OPS:
         raise ValueError(f"op: got {op!r}, expected one of {', '.join(map(repr, OPS))}")
+    record = checks.basis(basis, bases_of(op), "" if op == "kan_linear" else f" for the op {op!r}")
     if record.local:
         spline_order = checks.spline_order(spline_order)
         functions = checks.integer("grid_size", grid_size, 1) + spline_order

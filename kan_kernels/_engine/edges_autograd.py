@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .._core.bases import BASE_CODES
+from .._core.bases import BASE_NAMES
 from .._core.function import ComposedFunction, transforming
 from .._core.problem import Problem
 from ..backends import native, reference
@@ -22,7 +22,6 @@ Some = Tensor | None
 # A variance this small beside the terms it came from is rounding.
 _ROUNDING = 64 * torch.finfo(torch.float64).eps
 
-_BASES = {code: name for name, code in BASE_CODES.items()}
 _chosen: dict[tuple, ModuleType] = {}
 
 
@@ -34,7 +33,7 @@ def backend_of(op: str, x: Tensor, dtype: torch.dtype, functions: int, order: in
         device = x.device
         # the sums do not depend on the number of inputs and outputs
         problem = Problem(
-            device.type, dtype, x.dtype, 1, 1, functions, order, _BASES[base], index=device.index, op=op
+            device.type, dtype, x.dtype, 1, 1, functions, order, BASE_NAMES[base], index=device.index, op=op
         )
         found, _ = dispatch.run_on(problem)
         if not torch.compiler.is_compiling() and len(_chosen) < 4096:
@@ -70,12 +69,6 @@ class Gram(ComposedFunction):
     @staticmethod
     def setup_context(ctx, inputs, output):
         ComposedFunction.keep(ctx, inputs)
-
-    @classmethod
-    def plain(cls, x, w, grid, order, base):
-        backend = _for_gram(x, grid, order, base)
-        kernel = torch.ops.kan_kernels.edge_gram if backend is native else backend.edge_gram
-        return kernel(x, w, grid, order, base)
 
     @classmethod
     def compose(cls, x, w, grid, order, base):
@@ -231,12 +224,6 @@ class EdgeL1(ComposedFunction):
     @staticmethod
     def setup_context(ctx, inputs, output):
         ComposedFunction.keep(ctx, inputs)
-
-    @classmethod
-    def plain(cls, x, weight, base_weight, grid, order, base):
-        backend = _for_l1(x, weight, order, base)
-        kernel = torch.ops.kan_kernels.edge_l1 if backend is native else backend.edge_l1
-        return kernel(x, weight, base_weight, grid, order, base)
 
     @classmethod
     def compose(cls, x, weight, base_weight, grid, order, base):

@@ -142,13 +142,8 @@ def run(
     rank = x.dim()
     rows = x if rank == 2 else x.unsqueeze(0) if rank == 1 else x.flatten(0, -2)
     backend = spec.backend
-    if backend.DIFFERENTIABLE:
+    if backend.DIFFERENTIABLE or tracing():  # a trace holds the op, which has gradients of its own
         y: Tensor = backend.kan_linear(rows, None, weight, base_weight, bias, grid, *spec.numbers)
-    elif tracing():  # a trace holds the op, which has gradients of its own, and no Function
-        try:
-            y = backend.LINEAR_OP(rows, None, weight, base_weight, bias, grid, *spec.numbers)
-        except RuntimeError as error:
-            raise checks.explained(error) from None
     else:
         y = autograd.kan_linear(rows, weight, base_weight, bias, grid, spec)
     return y if rank == 2 else y.reshape(*x.shape[:-1], y.shape[1])

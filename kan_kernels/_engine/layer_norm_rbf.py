@@ -14,7 +14,6 @@ from torch.nn import functional
 from .._core.bases import BASE_CODES, RBF
 from .._core.function import ComposedFunction, transforming
 from .._core.problem import Problem
-from .._core.tracing import tracing
 from ..backends import native
 from . import dispatch, layer
 
@@ -80,8 +79,7 @@ def layer_norm_rbf(
     """
     rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
     args = (rows, scale, shift, spline_weight, base_weight, bias, grid, epsilon, BASE_CODES[base])
-    recorded = torch.is_grad_enabled() or tracing()
-    y: Tensor = LayerNormRbf.run(*args) if recorded else native.layer_norm_rbf(*args)
+    y: Tensor = LayerNormRbf.run(*args) if torch.is_grad_enabled() else native.layer_norm_rbf(*args)
     return y if x.dim() == 2 else y.reshape(*x.shape[:-1], y.shape[1])
 
 
@@ -113,10 +111,6 @@ class LayerNormRbf(ComposedFunction):
             return y
         activated = functional.silu(x) if base == BASE_CODES["silu"] else x
         return torch.addmm(y, activated, base_weight.t())
-
-    @classmethod
-    def plain(cls, *args):
-        return torch.ops.kan_kernels.layer_norm_rbf(*args)
 
     @classmethod
     def gradients(cls, ctx, g):

@@ -79,7 +79,7 @@ def kan_conv(
 def _form(
     x, spline_weight, grid, spline_order, base_weight, base, bias, stride, padding, dilation, groups, backend
 ) -> Form:
-    """The constants of a convolution, once what `_backend` will not see is known to fit."""
+    """The constants of a convolution, once what `_is_one_kernel` will not see is known to fit."""
     dims = _check(x, spline_weight, grid, spline_order, base_weight, bias, groups)
     kernel = tuple(spline_weight.shape[2:-1])
     size = tuple(x.shape[-dims:])

@@ -19,7 +19,7 @@ def test_twins() -> None:
         order = 3 if basis.local else 0
         assert (basis.code, twin["code"]) == (code, code)
         assert twin["local"] == basis.local and twin["columns"] == basis.columns(4, order)
-        assert twin["even"] == (basis.even is not None)
+        assert twin["even"] == (basis.even is not None) and twin["cuda"] == basis.cuda
         assert basis.most is None or twin["most_functions"] == basis.most
 
 

@@ -36,6 +36,10 @@ def test_every_op_is_explained(op: str) -> None:
     assert (COMPOSED.get(op, "asked") in said) and ((op in COMPOSED) == ("composed of" in said))
     with pytest.raises(ValueError, match="op: got 'fold', expected one of 'kan_linear', 'kan_conv'"):
         explain((8, 4), op="fold")
+    other = "bspline" if op == "layer_norm_rbf" else "rbf"
+    if op != "kan_linear":
+        with pytest.raises(ValueError, match=f"basis: got '{other}', expected one of .* for the op '{op}'"):
+            explain((8, 4), op=op, basis=other)
 
 
 @NATIVE

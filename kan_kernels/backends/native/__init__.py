@@ -27,6 +27,8 @@ def _below_autograd(op: Callable[..., Any]) -> Callable[..., Any]:
         if torch.compiler.is_compiling():  # compiled autograd traces the Functions' backward
             return op(*args)
         try:
+            if torch._C._get_tracing_state() is not None:  # a trace holds ops with gradients of their own
+                return op(*args)
             with torch._C._AutoDispatchBelowAutograd():
                 return op(*args)
         except RuntimeError as error:  # the kernel looks at the knots that it reads
