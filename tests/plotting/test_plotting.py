@@ -200,6 +200,7 @@ def test_deterministic_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """
     import matplotlib.pyplot
 
+    others = matplotlib.pyplot.get_fignums()
     net, x = make([2, 3, 1]), data(2)
     for suffix in ("svg", "png", "pdf"):
         ours, plain = [], []
@@ -212,7 +213,7 @@ def test_deterministic_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             plain.append(path.read_bytes())
         assert ours[0] == ours[1] and len(ours[0]) > 3000
         assert plain[0] != plain[1] or suffix == "png", "the comparison cannot fail"
-    assert not matplotlib.pyplot.get_fignums()
+    assert matplotlib.pyplot.get_fignums() == others
 
 
 def test_own_axes_and_settings() -> None:
