@@ -27,9 +27,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process runs all tests of a file that write into the tree, or that hold gigabytes."""
+    """One process runs all tests of a file that write into the tree, hold gigabytes or share compilations."""
     for item in items:
-        if item.path.parent.name == "examples" or "beyond_32_bits" in item.name:
+        shares = item.path.parent.name == "examples" or item.path.stem.endswith("_machine_code")
+        if shares or "beyond_32_bits" in item.name:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 

@@ -18,10 +18,10 @@ PROBE = """
 import json, sys, torch
 from kan_kernels._core import library
 from kan_kernels.backends import BACKENDS
-from kan_kernels._engine.dispatch import Case
+from kan_kernels._core.problem import Problem
 device = sys.argv[1]
-case = Case(device, torch.float32, torch.float32, 64, 64, 5, 3)
-reasons = {name: backend.can_run(case) for name, backend in BACKENDS.items()}
+problem = Problem(device, torch.float32, torch.float32, 64, 64, 8, 3)
+reasons = {name: backend.can_run(problem) for name, backend in BACKENDS.items()}
 found = {"load_error": library.LOAD_ERROR, "devices": list(library.DEVICES), "backends": reasons}
 print("PROBE" + json.dumps(found))
 """

@@ -18,6 +18,8 @@ from benchmarks.gpu.roofline import fraction, least_bytes
 from benchmarks.gpu.table import GpuTable, add_figures
 from benchmarks.gpu.worker import blank
 from benchmarks.workloads import FORWARD, TRAIN, Workload
+from kan_kernels._core import library
+from kan_kernels.backends import BACKENDS
 from tools.extras import find_program
 
 SUITE = """
@@ -31,6 +33,13 @@ SUITE = """
     @pytest.mark.long
     def test_slow(): raise SystemExit
 """
+
+
+def test_probe_of_a_build() -> None:
+    """What was built loads in a process of its own, where every backend says whether it can run."""
+    found = build.probe("cpu", 60)
+    assert found["load_error"] == library.LOAD_ERROR and found["devices"] == list(library.DEVICES)
+    assert set(found["backends"]) == set(BACKENDS) and found["backends"]["reference"] is None
 
 
 @pytest.mark.long

@@ -45,24 +45,24 @@ struct Stager {
   static constexpr int kStep = kThreads / kPieces, kPasses = kChunk / kStep;
   static_assert(kStep % 4 == 0 && kChunk % kStep == 0, "a thread's rows keep their place in a group, or half of it");
 
-  const unsigned char* from;                    // this thread's first piece
-  SharedAddress to;                             // of the first stage
-  int64_t row_bytes, group_bytes, chunk_bytes;  // between rows, groups of one chunk, chunks of different inputs
-  int limit;                                    // the piece of pass n is of an input that exists while n kStep < limit
-  int rows;                                     // of the group that exist, from the first piece's on
-  int left, spline_left;                        // chunks
-  int block = 0, blocks, place = 0;             // place: bytes, in the ring of stages
+  const unsigned char* from;         // this thread's first piece
+  SharedAddress to;                  // of the first stage
+  int64_t group_bytes, chunk_bytes;  // between groups of one chunk, chunks of different inputs
+  int limit;                         // the piece of pass n is of an input that exists while n kStep < limit
+  int rows;                          // of the group that exist, from the first piece's on
+  int left, spline_left;             // chunks
+  int block = 0, blocks, place = 0;  // place: bytes, in the ring of stages
 
   KAN_DEVICE Stager(const DenseArgs& a, const Chunks& chunks, const unsigned char* stages)
       : left(chunks.all), spline_left(chunks.splines) {
     to = keep(stages + offset());
-    row_bytes = a.layer.out_features * kSize;
     if (spline_left > 0) {
       start(a, chunks, a.layer.spline_weight, a.layer.functions, chunks.blocks, a.layer.functions);
     } else {
       start(a, chunks, a.layer.base_weight, kGroupRows, 1, 1);
     }
   }
+  static KAN_DEVICE int64_t row_bytes(const DenseArgs& a) { return a.layer.out_features * kSize; }
   static KAN_DEVICE int offset() {
     const int row = thread_index() / kPieces;
     return row / kGroupRows * S::kGroupStride + row % kGroupRows * S::kRowStride + thread_index() % kPieces * 16;
@@ -78,10 +78,10 @@ struct Stager {
                         int of_input) {
     const int row = thread_index() / kPieces, group = row / kGroupRows, e = row % kGroupRows;
     const int64_t first = chunks.first * of_input + group * of_group + e;
-    from = static_cast<const unsigned char*>(weight) + first * row_bytes +
+    from = static_cast<const unsigned char*>(weight) + first * row_bytes(a) +
            (int64_t(block_index_y()) * S::kColumns * kSize + thread_index() % kPieces * 16);
-    group_bytes = of_group * row_bytes;
-    chunk_bytes = kGroups * group_bytes - (n_blocks - 1) * kGroupRows * row_bytes;
+    group_bytes = of_group * row_bytes(a);
+    chunk_bytes = kGroups * group_bytes - (n_blocks - 1) * kGroupRows * row_bytes(a);
     const int inputs = int(chunks.last - chunks.first);
     limit = columns(a) == 0 ? 0 : of_input > 1 ? (inputs - group) * kGroupRows : inputs - row;
     rows = of_group - e;
@@ -97,7 +97,7 @@ struct Stager {
     if (--spline_left == 0) {
       start(a, chunks, a.layer.base_weight, kGroupRows, 1, 1);
     } else if (++block < blocks) {
-      from += kGroupRows * row_bytes, rows -= kGroupRows;
+      from += kGroupRows * row_bytes(a), rows -= kGroupRows;
     } else {
       from += chunk_bytes, rows += (blocks - 1) * kGroupRows, limit -= kChunk, block = 0;
     }
@@ -106,13 +106,13 @@ struct Stager {
  private:
   // Calls copy(where in the stage, from, exists) for pass n and moves `piece` on to the next.
   template <class Copy>
-  KAN_DEVICE void pass(int n, const unsigned char*& piece, Copy copy) const {
+  KAN_DEVICE void pass(const DenseArgs& a, int n, const unsigned char*& piece, Copy copy) const {
     const int below = n * kStep % kGroupRows, down = n * kStep / kGroupRows;
     copy(place + down * S::kGroupStride + below * S::kRowStride, piece, n * kStep < limit && below < rows);
     if (kStep >= kGroupRows) {
       piece += kStep / kGroupRows * group_bytes;
     } else {
-      piece += below == 0 ? kStep * row_bytes : group_bytes - kStep * row_bytes;
+      piece += below == 0 ? kStep * row_bytes(a) : group_bytes - kStep * row_bytes(a);
     }
   }
   KAN_DEVICE void copy(const DenseArgs& a, bool aligned) const {
@@ -120,13 +120,13 @@ struct Stager {
     if (aligned) {
       KAN_UNROLL
       for (int n = 0; n < kPasses; ++n) {
-        pass(n, piece, [&](int at, const void* what, bool exists) { copy_async(to + at, what, exists ? 16 : 0); });
+        pass(a, n, piece, [&](int at, const void* what, bool exists) { copy_async(to + at, what, exists ? 16 : 0); });
       }
       return;
     }
     KAN_ROLLED
     for (int n = 0; n < kPasses; ++n) {
-      pass(n, piece, [&](int at, const void* what, bool exists) {
+      pass(a, n, piece, [&](int at, const void* what, bool exists) {
         copy_elements(reinterpret_cast<Element*>(shared_memory() + offset() + at), static_cast<const Element*>(what),
                       exists ? columns(a) : 0);
       });
