@@ -1,6 +1,6 @@
-// torch.ops.kan_kernels.kan_linear*: their schemas, and the kernels for CPU tensors.
+// torch.ops.kan_kernels.kan_linear* and kan_network*: their schemas, and the kernels for CPU tensors.
 #include "gemm.h"
-#include "kan_linear.h"
+#include "kan_network.h"
 
 namespace kan {
 namespace ops {
@@ -45,9 +45,16 @@ STABLE_TORCH_LIBRARY_FRAGMENT(kan_kernels, m) {
   m.def(
       "kan_linear_backward(Tensor x, Tensor spline_weight, Tensor? base_weight, Tensor g, Tensor grid, int functions, "
       "int order, int base, int derivative, int basis) -> (Tensor, Tensor, Tensor)");
+  m.def("kan_network(Tensor x, Tensor[] tensors, int layers, int order, int base) -> (Tensor, Tensor)");
+  m.def(
+      "kan_network_backward(Tensor x, Tensor hidden, Tensor[] tensors, int layers, Tensor g, int order, int base, "
+      "bool need_x, bool need_weight) -> Tensor[]");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CPU, m) { kan::ops::register_family<kan::ops::CpuDevice>(m); }
+STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CPU, m) {
+  kan::ops::register_family<kan::ops::CpuDevice>(m);
+  kan::ops::register_network<kan::ops::CpuDevice>(m);
+}
 
 STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CompositeExplicitAutograd, m) {
   m.impl("cpu_takes_gemm", TORCH_BOX(&kan::ops::cpu_takes_gemm));

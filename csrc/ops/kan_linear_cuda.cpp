@@ -1,12 +1,12 @@
-// torch.ops.kan_kernels.kan_linear* on CUDA tensors: the tensors' device and its current stream, workspace, the
-// kernels' choices.
+// torch.ops.kan_kernels.kan_linear* and kan_network* on CUDA tensors: the tensors' device and its current stream,
+// workspace, the kernels' choices.
 #include <dlfcn.h>
 
 #include <limits>
 
 #include "cuda/device.h"
 #include "cuda/kernels.h"
-#include "kan_linear.h"
+#include "kan_network.h"
 
 namespace kan {
 namespace ops {
@@ -179,7 +179,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(kan_kernels, m) {
       "int dtype, int derivative, int basis) -> str");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CUDA, m) { kan::ops::register_family<kan::ops::CudaDevice>(m); }
+STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CUDA, m) {
+  kan::ops::register_family<kan::ops::CudaDevice>(m);
+  kan::ops::register_network<kan::ops::CudaDevice>(m);
+}
 
 STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CompositeExplicitAutograd, m) {
   m.impl("cuda_architectures", TORCH_BOX(&kan::ops::cuda_architectures));

@@ -114,13 +114,28 @@ def kan_conv_backward(
     return dx, g.new_empty(spline_weight.shape if need_weight else (0,)), g.new_empty(base_shape)
 
 
+def kan_network(x: Tensor, tensors: Sequence[Tensor], layers: int, order: int, base: int) -> Tensors:
+    between = sum(weight.shape[0] for weight in tensors[1:layers])
+    return x.new_empty(x.shape[0], tensors[layers - 1].shape[2], dtype=tensors[0].dtype), tensors[
+        0
+    ].new_empty(x.shape[0] * between)
+
+
+def kan_network_backward(
+    x: Tensor, hidden: Tensor, tensors: Sequence[Tensor], layers: int, g: Tensor, order: int, base: int,
+    need_x: bool, need_weight: bool,
+) -> list[Tensor]:  # fmt: skip
+    dx = x.new_empty(x.shape if need_x else (0,))
+    return [dx, *(t.new_empty(t.shape) for t in tensors[: len(tensors) - layers] if need_weight)]
+
+
 def _images(like: Tensor, batch: int, channels: int, size: Sequence[int], last: bool) -> Tensor:
     if last:
         return like.new_empty((batch, *size, channels)).movedim(-1, 1)
     return like.new_empty((batch, channels, *size))
 
 
-_Fakes = dict[str, Callable[..., Tensor | Tensors]]
+_Fakes = dict[str, Callable[..., Any]]
 LINEAR: _Fakes = {
     f.__name__: f for f in (kan_linear, kan_linear_grad_input, kan_linear_grad_weight, kan_linear_backward)
 }
@@ -131,6 +146,6 @@ TENSORS = dict(zip(LINEAR, (6, 5, 4, 5), strict=True))
 
 OTHERS: _Fakes = {f.__name__: f for f in (
     edge_gram, edge_gram_grad_input, edge_cross_gram, edge_l1, edge_l1_backward, kan_conv, kan_conv_backward,
-    layer_norm_rbf, layer_norm_rbf_backward,
+    layer_norm_rbf, layer_norm_rbf_backward, kan_network, kan_network_backward,
 )}  # fmt: skip
 """Of the ops that the library alone has."""

@@ -44,6 +44,11 @@ class ComposedFunction(Function):
     INPUTS = 0  # the first arguments, those that `compose` is differentiated by
 
     @classmethod
+    def inputs_of(cls, ctx: Any) -> int:
+        """Return how many that are in the call of a context."""
+        return cls.INPUTS
+
+    @classmethod
     def compose(cls, *args: Any) -> Any:
         """Return what `forward` does, differentiable to any order."""
         raise NotImplementedError
@@ -102,15 +107,14 @@ class ComposedFunction(Function):
     def _composed_gradients(cls, ctx: Any, cotangents: tuple[Tensor | None, ...]) -> list[Tensor | None]:
         """Of `compose`, where the backward pass is itself to be differentiated."""
         inputs, _ = cls.kept(ctx)
-        needs = ctx.needs_input_grad[: cls.INPUTS]
+        count = cls.inputs_of(ctx)
+        needs = ctx.needs_input_grad[:count]
         # partial derivatives: of aliases, for one operand may have been made of another
-        given = [
-            value.view_as(value) if isinstance(value, Tensor) else value for value in inputs[: cls.INPUTS]
-        ]
+        given = [value.view_as(value) if isinstance(value, Tensor) else value for value in inputs[:count]]
         wanted = [value for value, need in zip(given, needs, strict=True) if need]
         device = next(value.device.type for value in inputs if isinstance(value, Tensor))
         with torch.autocast(device, enabled=False):  # in the precision of the forward pass
-            results = cls.compose(*given, *inputs[cls.INPUTS :])
+            results = cls.compose(*given, *inputs[count:])
             results = results if isinstance(results, tuple) else (results,)
             asked = [n for n, g in enumerate(cotangents) if g is not None and results[n] is not None]
             ends, starts = [results[n] for n in asked], [cotangents[n] for n in asked]
@@ -124,7 +128,7 @@ class ComposedFunction(Function):
             return (None,) * len(ctx.constants)
         again = torch.is_grad_enabled()
         call = cls._composed_gradients(ctx, cotangents) if again else cls.gradients(ctx, *cotangents)
-        return *call, *(None,) * (len(ctx.constants) - cls.INPUTS)
+        return *call, *(None,) * (len(ctx.constants) - cls.inputs_of(ctx))
 
 
 def map_rows(

@@ -89,12 +89,13 @@ def asked(ctx: Any, s: Some, base: int) -> tuple[bool, bool]:
         return True, True
     edges = ctx.next_functions  # one for each argument that is a tensor
     weight = 1 if s is None else 2
-    if not (_runs(edges[weight][0]) or (base != 0 and _runs(edges[weight + 1][0]))):
+    if not (runs(edges[weight][0]) or (base != 0 and runs(edges[weight + 1][0]))):
         return True, False  # something was asked for, or this backward would not run
-    return _runs(edges[0][0]), True
+    return runs(edges[0][0]), True
 
 
-def _runs(node: Any) -> bool:
+def runs(node: Any) -> bool:
+    """Return whether the running backward pass computes what this node asks for."""
     try:
         return node is not None and _will_execute(node)
     except RuntimeError:  # raised for exactly the leaves whose gradient autograd.grad returns

@@ -44,6 +44,8 @@ if library.LOAD_ERROR is None:
     kan_linear_grad_input = _below_autograd(_ops.kan_linear_grad_input.default)
     kan_linear_grad_weight = _below_autograd(_ops.kan_linear_grad_weight.default)
     kan_linear_backward = _below_autograd(_ops.kan_linear_backward.default)
+    kan_network = _below_autograd(_ops.kan_network.default)
+    kan_network_backward = _below_autograd(_ops.kan_network_backward.default)
     kan_conv = _below_autograd(_ops.kan_conv.default)
     kan_conv_backward = _below_autograd(_ops.kan_conv_backward.default)
     edge_gram = _below_autograd(_ops.edge_gram.default)
