@@ -187,7 +187,7 @@ inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes, co
 }
 // A fresh contiguous tensor beside `like`.
 inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes) {
-  int64_t strides[3] = {1, 1, 1};
+  int64_t strides[4] = {1, 1, 1, 1};
   const int64_t n = int64_t(sizes.size());
   for (int64_t d = n - 2; d >= 0; --d) strides[d] = strides[d + 1] * std::max<int64_t>(1, sizes.begin()[d + 1]);
   return empty(like, sizes, strides);

@@ -76,6 +76,10 @@ class CudaDevice {
     const Workspace space(*this, cuda::backward_workspace(args, o));
     cuda::backward(args, o, space.data, stream_);
   }
+  template <class Args>
+  void run_all(const Args& args, const Stack& stack) const {
+    for (int64_t n = 0; n < stack.count(); ++n) run(of_network(args, stack.steps, n));
+  }
 
  private:
   // Bytes from torch's allocator, which a CUDA graph can capture and another stream does not reuse too early.

@@ -10,6 +10,8 @@ Tensors = tuple[Tensor, ...]
 
 def functions_together(weight: Tensor) -> bool:
     """As csrc/ops/checks.h has it: weights (in, R, out) that lie as (out, in, R) or (in, out, R)."""
+    if weight.dim() != 3:
+        return False
     features, functions, out = weight.shape
     if weight.element_size() < 4 or weight.is_contiguous():
         return False
@@ -18,21 +20,22 @@ def functions_together(weight: Tensor) -> bool:
 
 
 def kan_linear(x: Tensor, row_scale: Tensor | None, spline_weight: Tensor, *_: Any) -> Tensor:
-    return spline_weight.new_empty(x.shape[0], spline_weight.shape[2])
+    # a stack of networks has one more dimension in front, but for what they share
+    return spline_weight.new_empty(*spline_weight.shape[:-3], x.shape[-2], spline_weight.shape[-1])
 
 
-def kan_linear_grad_input(x: Tensor, *_: Any) -> Tensor:
-    return x.new_empty(x.shape)
+def kan_linear_grad_input(
+    x: Tensor, spline_weight: Tensor, base_weight: Tensor | None, g: Tensor, *_: Any
+) -> Tensor:
+    return x.new_empty(*g.shape[:-2], *x.shape[-2:])
 
 
 def kan_linear_grad_weight(
     x: Tensor, row_scale: Tensor | None, g: Tensor, grid: Tensor, functions: int, order: int, base: int,
     derivative: int, basis: int, like: Tensor | None = None,
 ) -> Tensors:  # fmt: skip
-    shape, d_base = (
-        (x.shape[1], functions, g.shape[1]),
-        g.new_empty((x.shape[1], g.shape[1]) if base else (0,)),
-    )
+    shape = (*g.shape[:-2], x.shape[-1], functions, g.shape[-1])
+    d_base = g.new_empty((*g.shape[:-2], x.shape[-1], g.shape[-1]) if base else (*g.shape[:-2], 0))
     if basis and like is not None and functions_together(like):
         return g.new_empty_strided(shape, like.stride()), d_base
     return g.new_empty(shape), d_base
@@ -43,7 +46,8 @@ def kan_linear_backward(
     order: int, base: int, derivative: int, basis: int,
 ) -> Tensors:  # fmt: skip
     numbers = functions, order, base, derivative, basis
-    return x.new_empty(x.shape), *kan_linear_grad_weight(x, None, g, grid, *numbers, spline_weight)
+    dx = x.new_empty(*g.shape[:-2], *x.shape[-2:])
+    return dx, *kan_linear_grad_weight(x, None, g, grid, *numbers, spline_weight)
 
 
 def edge_gram(x: Tensor, w: Tensor | None, grid: Tensor, order: int, base: int) -> Tensors:

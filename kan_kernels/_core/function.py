@@ -158,6 +158,52 @@ def map_rows(
     return tuple(map(torch.stack, zip(*outputs, strict=True))), (0,) * len(outputs[0])
 
 
+def map_stack(
+    call: Callable[..., Any],
+    ranks: tuple[int, ...],
+    shared: int,
+    size: int,
+    in_dims: tuple[Any, ...],
+    args: tuple[Any, ...],
+) -> tuple[Any, Any]:
+    """Return (outputs, out_dims) of `call` under vmap by one call that has networks side by side.
+
+    ranks: the dimensions of an argument for one network. shared: the place of the argument that all networks
+    may have in common. Behind the arguments with ranks stand constants.
+    """
+    pairs = list(zip(args, in_dims, ranks, strict=False))
+    # under a vmap inside of this one they are a stack already
+    inner = {
+        t.shape[0 if dim != 0 else 1] for t, dim, rank in pairs if t is not None and _extra(t, dim) > rank
+    }
+    count = inner.pop() if inner else None
+    stacked = []
+    for place, (t, dim, rank) in enumerate(pairs):
+        if t is None or (dim is None and t.dim() == rank and place == shared):
+            stacked.append(t)
+            continue
+        was = _extra(t, dim) > rank
+        t = _lead(t, dim, size)
+        if count is not None:
+            t = t if was else t.unsqueeze(1).expand(size, count, *t.shape[1:])
+            t = t.flatten(0, 1)
+        stacked.append(t)
+    outputs = call(*stacked, *args[len(ranks) :])
+    if count is not None:
+        unfold = [t.unflatten(0, (size, count)) for t in _all(outputs)]
+        outputs = unfold[0] if isinstance(outputs, Tensor) else tuple(unfold)
+    return outputs, 0 if isinstance(outputs, Tensor) else (0,) * len(outputs)
+
+
+def _extra(tensor: Tensor, dim: int | None) -> int:
+    """The dimensions without the mapped one."""
+    return tensor.dim() - (dim is not None)
+
+
+def _all(outputs: Any) -> tuple[Tensor, ...]:
+    return (outputs,) if isinstance(outputs, Tensor) else outputs
+
+
 def _lead(tensor: Tensor, dim: int | None, size: int) -> Tensor:
     """The tensor with its mapped dimension first; expanded, if it is not mapped."""
     return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)

@@ -12,6 +12,7 @@ from ..._core.problem import OPS, Problem, beyond_limits, without_kernel
 
 NAME = "native"
 DIFFERENTIABLE = False
+STACKS = True
 NAMESPACE = "kan_kernels" if library.LOAD_ERROR is None else None  # of its torch ops
 MOST_OUTPUTS, MOST_FEATURES = 8, 64  # of layer_norm_rbf, as csrc/ops/layer_norm_rbf.cpp has them
 # what `python -m benchmarks paths` switches off; csrc/ops/gemm.h reads it too
