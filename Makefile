@@ -21,7 +21,8 @@ INTERPRET := TRITON_INTERPRET=1 KAN_TEST_BACKENDS=reference,triton $(PYTEST) -W 
   $(addprefix tests/backends/triton/test_triton_,interpreted.py knots.py bases.py) \
   tests/backends/test_golden.py tests/backends/test_kernels.py::test_op
 
-.PHONY: demo test test-all test-edits faults check bench gpu interpret build wheel sanitize format clean help
+.PHONY: demo test test-all test-edits faults check bench gpu interpret build wheel wheel-here sanitize sanitize-one
+.PHONY: cuda-host format clean help
 
 help:
 	@echo "make demo      train KANs beside MLPs of the same size, print the table, draw the picture"
@@ -87,6 +88,14 @@ check: build
 sanitize: $(VENV)/.ready
 	$(BIN)/python tests/sanitize/run.py 200
 
+# The fastest instruction set alone, on fewer cases.
+sanitize-one: build
+	$(BIN)/python tests/sanitize/run.py --isa $$($(BIN)/python -c 'import kan_kernels._C as c; print(c.build_info()["cpu_isa"])') 60
+
+# The CUDA kernels compiled for the host, where the tests look for them.
+cuda-host: $(VENV)/.ready
+	PYTHONPATH=.:tests:tests/support $(BIN)/python -c 'import cuda_host; cuda_host.why_not() or cuda_host.library()'
+
 # Built in the folder that BUILT filled, with the same settings: nothing is compiled again.
 BUILT := .built-all
 wheel: $(VENV)/$(BUILT)
@@ -94,10 +103,12 @@ wheel: $(VENV)/$(BUILT)
 	CMAKE_ARGS="$(if $(filter .built,$(BUILT)),$(HERE)) $(CMAKE_ARGS)" KAN_KERNELS_WERROR=$$(cat $(VENV)/$(BUILT)) $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist
 
-test: check
+wheel-here: build
 	$(MAKE) wheel BUILT=.built
-	$(BIN)/python tests/sanitize/run.py --isa $$($(BIN)/python -c 'import kan_kernels._C as c; print(c.build_info()["cpu_isa"])') 100
-	PYTHONPATH=.:tests:tests/support $(BIN)/python -c 'import cuda_host; cuda_host.why_not() or cuda_host.library()'
+
+# What keeps one core busy runs two at a time.
+test: build
+	$(MAKE) -j 2 check sanitize-one wheel-here cuda-host
 	$(PYTEST) -m "not long and not faults"
 	$(INTERPRET) -m "not long and not faults" --deselect tests/backends/test_golden.py
 

@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -118,7 +118,8 @@ def side(path: FastPath, title: str, on: bool) -> Iterator[Callable[..., Any]]:
 
     def ask(what: int) -> Any:
         try:
-            pipe.send(what)
+            with suppress(BrokenPipeError):  # it is gone, but may have said why
+                pipe.send(what)
             answer = pipe.recv() if pipe.poll(ANSWER) else f"no answer in {ANSWER:g} s"
         except (EOFError, OSError):
             process.join()

@@ -1,6 +1,6 @@
 """Grids, pruning and formulas where several ranks of a process group hold replicas of a model.
 
-Real gloo processes, which this file starts: `python test_replicas.py CASE FOLDER`.
+Real gloo processes, which this file starts: `python test_replicas.py FOLDER`.
 """
 
 from __future__ import annotations
@@ -275,7 +275,7 @@ def run(name: str, folder: str) -> None:
     torch.set_num_threads(1)
     wait = datetime.timedelta(seconds=60)
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size, timeout=wait
+        "gloo", init_method=f"file://{folder}/{name}", rank=rank, world_size=size, timeout=wait
     )
     CASES[name](rank, size)
     dist.barrier()
@@ -283,13 +283,12 @@ def run(name: str, folder: str) -> None:
 
 
 @pytest.mark.parametrize("size", (1, 2))
-@pytest.mark.parametrize("name", CASES)
-def test_ranks(name: str, size: int, tmp_path: Path) -> None:
-    """Every case, in as many processes."""
+def test_ranks(size: int, tmp_path: Path) -> None:
+    """All cases, each with a process group of its own, in as many processes."""
     path = os.pathsep.join([str(ROOT), str(Path(__file__).parent / "support")])
     ranks = [
         subprocess.Popen(
-            [sys.executable, __file__, name, str(tmp_path)],
+            [sys.executable, __file__, str(tmp_path)],
             env={**os.environ, "PYTHONPATH": path, "RANK": str(rank), "WORLD_SIZE": str(size)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -307,4 +306,6 @@ def test_ranks(name: str, size: int, tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(sys.argv[1], sys.argv[2])
+    for name in CASES:
+        print(name, flush=True)
+        run(name, sys.argv[1])

@@ -15,7 +15,7 @@ from torch.autograd import gradcheck, gradgradcheck
 import bases
 import harness
 from basis_cases import LAYOUTS, NAMES, TABLE, as_function, case, laid_out, tensors
-from cases import OPS, Case, build
+from cases import OPS, Case, build, sparse
 from harness import DEVICE, bits, check_op, check_same_bits, run_op
 from kan_kernels import MAX_DERIVATIVE, KANLinear, use_backend
 from kan_kernels import functional as F
@@ -38,7 +38,9 @@ RUNS = [
 ]
 
 
-@pytest.mark.parametrize("name,c", RUNS, ids=lambda v: v if isinstance(v, str) else v.name)
+@pytest.mark.parametrize(
+    "name,c", sparse(RUNS, 4 if DEVICE == "cpu" else 1), ids=lambda v: v if isinstance(v, str) else v.name
+)
 def test_op(name: str, c: Case) -> None:
     """Every op on every case, outputs poisoned before the run."""
     if name == "native" and DEVICE == "cuda" and not BASES[c.basis].cuda:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cases import COVERING, HALF, OPS, SMALL, TABLE, Case, build
+from cases import COVERING, HALF, OPS, SMALL, TABLE, Case, build, sparse
 from harness import (
     DEVICE,
     INTERPRETED,
@@ -22,7 +22,6 @@ from harness import (
     run_op,
     threads,
 )
-from interpreted import sparse
 
 CASES = sparse(COVERING) if INTERPRETED else TABLE  # an interpreter is slow
 

@@ -20,7 +20,7 @@ from kan_kernels._engine import layer as engine
 from kan_kernels.functional import conv
 
 
-@pytest.mark.parametrize("block", (None, 1, 300, 1 << 21), ids=("kernel", "row", "some", "all"))
+@pytest.mark.parametrize("block", (None, 300, 1 << 21), ids=("kernel", "some", "all"))
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_equals_the_convolution_of_bases(
     case: dict[str, Any], block: int | None, monkeypatch: pytest.MonkeyPatch
@@ -72,7 +72,7 @@ def test_derivatives_of_any_kind() -> None:
 
     inputs = (x, layer.spline_weight)
     assert torch.autograd.gradcheck(f, inputs, check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(f, inputs)
+    assert torch.autograd.gradgradcheck(f, inputs, fast_mode=True)
 
 
 def test_functional_transforms() -> None:

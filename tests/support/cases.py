@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from itertools import product
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -403,3 +404,10 @@ OPS = {
     "backward": "kan_linear_backward",
 }
 """Short names of the four contractions -> the ops' own."""
+
+
+def sparse(cases: list[Any], step: int = 8) -> list[Any]:
+    """Return the cases as parameters: `make test` takes one of every `step`, `make test-all` all of them."""
+    marks = [pytest.mark.long if n % step else () for n in range(len(cases))]
+    values = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [pytest.param(*value, marks=mark) for value, mark in zip(values, marks, strict=True)]

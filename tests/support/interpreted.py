@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 from unittest import mock
 
-import pytest
 import torch
 
 from cases import OPS, Case, build
@@ -15,11 +13,6 @@ from harness import INTERPRETED, check_op
 
 if INTERPRETED:
     from kan_kernels.backends.triton import tiling
-
-
-def sparse(cases: list[Case]) -> list[Any]:
-    """Return the cases as parameters: `make test` takes every eighth, `make test-all` all of them."""
-    return [pytest.param(case, marks=pytest.mark.long if n % 8 else ()) for n, case in enumerate(cases)]
 
 
 @contextlib.contextmanager

@@ -30,11 +30,12 @@ def _backend() -> Iterator[None]:
         yield
 
 
+# `make test` has the cases of tests/mutations/check_cuda.py, which see every fault of the list
 TABLES = {"covering": COVERING, "all": TABLE}
-each_table = pytest.mark.parametrize("table", ("covering", pytest.param("all", marks=pytest.mark.long)))
 
 
-@each_table
+@pytest.mark.long
+@pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("mode", ("rising", "falling"))
 @pytest.mark.parametrize("op", OPS)
 def test_gather(op: str, mode: str, table: str) -> None:
@@ -75,7 +76,8 @@ WIDE = [
 ]
 
 
-@each_table
+@pytest.mark.long
+@pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("tf32", (False, True), ids=("strict", "tf32"))
 @pytest.mark.parametrize("op", OPS)
 def test_dense(op: str, tf32: bool, table: str) -> None:
@@ -89,7 +91,8 @@ def test_dense(op: str, tf32: bool, table: str) -> None:
             check_dense(op, case, tf32)
 
 
-@pytest.mark.parametrize("mode", (pytest.param("falling", marks=pytest.mark.long), "early"))
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ("falling", "early"))
 @pytest.mark.parametrize("op", OPS)
 def test_dense_in_another_order(op: str, mode: str) -> None:
     """Threads in falling order; copies that land at once, which a stage still in use would not survive."""
@@ -149,7 +152,9 @@ def test_dense_refuses() -> None:
 
 
 @pytest.mark.parametrize(
-    "case", [LONG[3], LONG[4], Case(200, 9, 100, 6, 5, 1, dtype=HALF[0])], ids=lambda c: c.name
+    "case",
+    [LONG[3], pytest.param(LONG[4], marks=pytest.mark.long), Case(200, 9, 100, 6, 5, 1, dtype=HALF[0])],
+    ids=lambda c: c.name,
 )
 def test_same_bits(case: Case) -> None:
     """The order in which threads run changes no bit."""

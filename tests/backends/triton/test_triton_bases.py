@@ -13,9 +13,9 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import bases
 from basis_cases import LAYOUTS, NAMES, as_function, case, laid_out, tensors
-from cases import HALF, OPS, Case, build
+from cases import HALF, OPS, Case, build, sparse
 from harness import FUSED, INTERPRETED, bits, check_op, run_op
-from interpreted import check_tiles_of_a_gpu, launches, sparse, tf32
+from interpreted import check_tiles_of_a_gpu, launches, tf32
 from kan_kernels import functional as F
 from kan_kernels._core.bases import BASES
 

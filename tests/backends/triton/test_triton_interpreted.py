@@ -13,9 +13,9 @@ from unittest import mock
 import pytest
 import torch
 
-from cases import OPS, Case, build
+from cases import OPS, Case, build, sparse
 from harness import FUSED, INTERPRETED, check_op, run_op
-from interpreted import check_tiles_of_a_gpu, launches, sparse, tf32
+from interpreted import check_tiles_of_a_gpu, launches, tf32
 from kan_kernels import KAN, functional, use_backend
 
 pytestmark = pytest.mark.skipif(
