@@ -12,7 +12,7 @@ _CALL, _FORWARD = KAN.__call__, KAN.forward
 
 
 class SquaredError:
-    """mean((model(x) - y)^2), and on demand its gradient, in the `grad` of the parameters."""
+    """The error mean((model(x) - y)^2), and on demand its gradient, in the `grad` of the parameters."""
 
     def __init__(self, x: Tensor, y: Tensor, layers: network.Layers) -> None:
         prediction, self._hidden = network.forward(x, layers)
@@ -49,5 +49,5 @@ def squared_error(model: nn.Module, x: Tensor, y: Tensor) -> SquaredError | None
 
 
 def _is_plain_leaf(t: Any) -> bool:
-    """Whether autograd would put the gradient into `grad` as it is."""
+    """Return whether autograd would put the gradient into `grad` as it is."""
     return bool(t.requires_grad and t.is_leaf and not t._backward_hooks and not t._post_accumulate_grad_hooks)

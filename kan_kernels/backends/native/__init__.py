@@ -12,11 +12,11 @@ from ..._core.problem import OPS, Problem, beyond_limits, without_kernel
 
 NAME = "native"
 DIFFERENTIABLE = False
-STACKS = True
 NAMESPACE = "kan_kernels" if library.LOAD_ERROR is None else None  # of its torch ops
 MOST_OUTPUTS, MOST_FEATURES = 8, 64  # of layer_norm_rbf, as csrc/ops/layer_norm_rbf.cpp has them
 # what `python -m benchmarks paths` switches off; csrc/ops/gemm.h reads it too
 _OFF = os.environ.get("KAN_KERNELS_OFF", "").split(",")
+STACKS = "stacks" not in _OFF
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # at the place of their codes
 _DEVICES = {op: library.devices_of(op) for op in OPS}
 
