@@ -19,7 +19,6 @@ from kan_kernels._core.checks import GridError
 from kan_kernels._engine import network
 from kan_kernels.backends import native
 from kan_kernels.symbolic import fix
-from kan_kernels.training import fit
 
 F32, F64, BF16 = torch.float32, torch.float64, torch.bfloat16
 pytestmark = pytest.mark.skipif(native.NAMESPACE is None, reason="the library is not built")
@@ -371,34 +370,3 @@ def test_copies_are_their_own() -> None:
         other.layers[0].base_weight.zero_()
     x = torch.rand(4, 2, device=DEVICE)
     assert not torch.equal(net(x), other(x))
-
-
-@pytest.mark.parametrize("optimizer", ("lbfgs", "adam"))
-def test_training_without_autograd(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`fit` of the mean squared error takes the same steps as through autograd, up to rounding."""
-    x = torch.rand(50, 2, dtype=F64, device=DEVICE) * 2 - 1
-    y = (x[:, :1] * 3).sin() + x[:, 1:] ** 2
-    first = KAN([2, 3, 1], dtype=F64, bias=True, device=DEVICE)
-    nets = [copy.deepcopy(first) for _ in range(2)]
-    options = {"steps": 4, "optimizer": optimizer, "progress": False}
-    seen = calls(monkeypatch)
-    ours = fit(nets[0], (x, y), **options).train_loss
-    assert seen[-2][0] == "kan_network_backward"
-    backward = torch.Tensor.backward
-    ran: list[int] = []
-    monkeypatch.setattr(Tensor, "backward", lambda *a, **k: (ran.append(1), backward(*a, **k))[1])
-    hook = nets[1].register_forward_hook(lambda *_: None)  # a case for autograd
-    theirs = fit(nets[1], (x, y), **options).train_loss
-    hook.remove()
-    assert ran
-    torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=1e-6, atol=0)
-
-
-def test_hooks_of_parameters_see_their_gradients() -> None:
-    """A hook on a parameter, and one that runs after its gradient was added, are called by `fit`."""
-    x = torch.rand(50, 2, device=DEVICE)
-    for register in ("register_hook", "register_post_accumulate_grad_hook"):
-        net, seen = KAN([2, 3, 1], device=DEVICE), []
-        getattr(net.layers[0].spline_weight, register)(lambda _, seen=seen: seen.append(1) and None)
-        fit(net, (x, x[:, :1]), steps=2, optimizer="adam", progress=False)
-        assert len(seen) == 2
