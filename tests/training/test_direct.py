@@ -48,7 +48,7 @@ def test_hooks_of_parameters_see_their_gradients() -> None:
 
 
 def test_what_is_a_case_for_autograd() -> None:
-    """Frozen weights, a mask, x that needs a gradient, y of another shape or dtype, a module around the KAN."""
+    """Frozen weights, a mask, x that needs a gradient, another shape or dtype of y, a module around it."""
     x = torch.rand(6, 2, dtype=F64, device=DEVICE)
     y = x[:, :1].clone()
     net = KAN([2, 3, 1], dtype=F64, device=DEVICE)
