@@ -82,6 +82,42 @@ def _layer(make: Callable[[int, int], nn.Module], fan_in: int, fan_out: int, bat
     return _training(layer, torch.rand(batch, fan_in) * 2 - 1, weights)
 
 
+def _fit(widths: list[int], on: bool) -> Call:
+    """The mean squared error of a KAN and its gradient, as `training.fit` takes them."""
+    from kan_kernels import KAN
+    from kan_kernels.training.objective import Objective
+
+    net = KAN(widths, dtype=torch.float64)
+    x = torch.rand(1000, widths[0], dtype=torch.float64) * 2 - 1
+    y = x.square().sum(1, keepdim=True).sin()
+    objective = Objective(net, None, 0.0, {})
+
+    def call() -> list[Tensor]:
+        net.zero_grad()
+        made = objective.evaluate(x, y)
+        made.backward(1.0)
+        return [made.value, *(p.grad for p in net.parameters() if p.grad is not None)]
+
+    return call
+
+
+def _ensemble(widths: list[int], batch: int, on: bool) -> Call:
+    """The gradients of 64 networks of the same data, by torch.vmap."""
+    from kan_kernels import KAN
+
+    nets = [KAN(widths) for _ in range(64)]
+    parameters, buffers = torch.func.stack_module_state(nets)  # type: ignore[arg-type]
+    x = torch.rand(batch, widths[0]) * 2 - 1
+
+    def loss(*state: Any) -> Tensor:
+        return torch.func.functional_call(nets[0], state, (x,)).square().mean()
+
+    def call() -> list[Tensor]:
+        return list(torch.func.vmap(torch.func.grad(loss))(parameters, buffers).values())
+
+    return call
+
+
 _GEMM = {
     f"{basis} [{n},{n}] B={batch}, {functions} functions": partial(_basis, basis, n, batch, functions)
     for n, batch, functions in ((256, 256, 8), (512, 128, 8), (512, 256, 16), (1024, 64, 8))
@@ -91,9 +127,16 @@ _NORM = {
     f"FastKANLayer [{i},{o}] B=1000": partial(_layer, FastKANLayer, i, o, 1000)
     for i, o in ((2, 5), (4, 5), (16, 8), (64, 8))
 }
+_FIT = {
+    f"mean squared error of [{','.join(map(str, widths))}] B=1000, float64": partial(_fit, widths)
+    for widths in ([2, 5, 1], [4, 5, 1], [2, 5, 5, 1])
+}
+_STACKS = {f"64 networks [2,5,1] B={batch}": partial(_ensemble, [2, 5, 1], batch) for batch in (100, 1000)}
 PATHS = (
     FastPath("gemm", "full-support bases as a GEMM", _GEMM),
     FastPath("layer_norm_rbf", "layer norm + RBF layer in one op", _NORM),
+    FastPath("kan_network", "all layers in one call, `fit` without autograd", _FIT),
+    FastPath("stacks", "networks side by side under vmap", _STACKS),
 )
 
 
@@ -199,7 +242,7 @@ def table(document: dict[str, Any] | None) -> str:
         body.append(cells)
     m = document["meta"]
     said = [text for _, text in verdicts(document).values()]
-    said += [f"float32, {m['threads']} thread(s), medians and quartiles of turns"]
+    said += [f"float32 unless said, {m['threads']} thread(s), medians and quartiles of turns"]
     said += [f"{m['cpu']}, torch {m['torch']}, {m['isa_kan_kernels']}, {m['date']}"]
     head = ["fast path", "forward + backward", "off, ms", "on, ms", "off / on"]
     return f"{markdown_table(head, body, (0, 1))}\n\n{'; '.join(said)}.\n"

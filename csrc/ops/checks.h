@@ -114,17 +114,20 @@ struct LayerTensors {
 
   LayerTensors(const Tensor& x, const Tensor& grid_in, int64_t out_features, DType weight_dtype, int64_t functions,
                int64_t order, int64_t base, int64_t basis)
+      : LayerTensors((check_matrix(x, "x"), x.size(0)), x.size(1), dtype_of(x, "x"), grid_in, out_features,
+                     weight_dtype, functions, order, base, basis) {}
+
+  LayerTensors(int64_t batch, int64_t in_features, DType x_dtype, const Tensor& grid_in, int64_t out_features,
+               DType weight_dtype, int64_t functions, int64_t order, int64_t base, int64_t basis)
       : grid(dense(grid_in)) {
-    check_matrix(x, "x");
-    check_basis(grid, x.size(1), functions, order, base, basis);
+    check_basis(grid, in_features, functions, order, base, basis);
     const bool wide = weight_dtype == DType::f64;
     check(dtype_of(grid, "grid") == (wide ? DType::f64 : DType::f32),
           "grid must be float64 for float64 weights and float32 otherwise");
-    const DType x_dtype = dtype_of(x, "x");
     check(x_dtype == weight_dtype || (!wide && x_dtype == DType::f32),
           "x must have the weights' dtype, or float32 beside 16-bit weights");
-    layer.batch = x.size(0);
-    layer.in_features = x.size(1);
+    layer.batch = batch;
+    layer.in_features = in_features;
     layer.out_features = out_features;
     layer.functions = int(functions);
     layer.order = int(order);
@@ -184,7 +187,7 @@ inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes, co
 }
 // A fresh contiguous tensor beside `like`.
 inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes) {
-  int64_t strides[3] = {1, 1, 1};
+  int64_t strides[4] = {1, 1, 1, 1};
   const int64_t n = int64_t(sizes.size());
   for (int64_t d = n - 2; d >= 0; --d) strides[d] = strides[d + 1] * std::max<int64_t>(1, sizes.begin()[d + 1]);
   return empty(like, sizes, strides);

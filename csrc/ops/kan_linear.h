@@ -4,39 +4,45 @@
 // the kernels (run, for either kind of arguments). register_family names the ops for one dispatch key.
 #pragma once
 
-#include "checks.h"
+#include "stack.h"
 
 namespace kan {
 namespace ops {
 
 template <class Device>
 struct Family {
-  static Tensor kan_linear(const Tensor& x, const OptionalTensor& row_scale, const Tensor& spline_weight,
-                           const OptionalTensor& base_weight, const OptionalTensor& bias, const Tensor& grid,
+  static Tensor kan_linear(const Tensor& x_in, const OptionalTensor& row_scale_in, const Tensor& spline_in,
+                           const OptionalTensor& base_in, const OptionalTensor& bias_in, const Tensor& grid_in,
                            int64_t functions, int64_t order, int64_t base, int64_t derivative, int64_t basis) {
-    check(spline_weight.dim() == 3, "spline_weight must have 3 dimensions, got ", spline_weight.dim());
-    const Device device(x);
-    device.check(row_scale, "row_scale"), device.check(spline_weight, "spline_weight"),
-        device.check(base_weight, "base_weight");
-    device.check(bias, "bias"), device.check(grid, "grid");
+    check(spline_in.dim() == 3 || spline_in.dim() == 4, "spline_weight must have 3 dimensions, got ", spline_in.dim());
+    const Device device(x_in);
+    device.check(row_scale_in, "row_scale"), device.check(spline_in, "spline_weight"),
+        device.check(base_in, "base_weight");
+    device.check(bias_in, "bias"), device.check(grid_in, "grid");
+    Stack stack(spline_in, 3);
+    const Tensor x = stack.first(x_in, "x", 2, &Steps::x);
+    const OptionalTensor row_scale = stack.first(row_scale_in, "row_scale", 2, &Steps::row_scale);
+    const Tensor spline_weight = stack.first(spline_in, "spline_weight", 3, &Steps::spline_weight, true);
+    const Tensor grid = stack.first(grid_in, "grid", 2, &Steps::grid, true);
     const int64_t out = spline_weight.size(2);
     LayerTensors tensors(x, grid, out, dtype_of(spline_weight, "spline_weight"), functions, order, base, basis);
-    tensors.set_weights(spline_weight, base_weight);
+    tensors.set_weights(spline_weight, stack.first(base_in, "base_weight", 2, &Steps::base_weight, true));
     ForwardArgs args;
     args.layer = tensors.layer;
     args.x = view(x, "x", x.size(0), x.size(1));
     args.row_scale = view_row_scale(row_scale, x);
     OptionalTensor bias_row;
-    if (bias) {
-      check_shape(*bias, "bias", {out});
-      kan::ops::check(dtype_of(*bias, "bias") == args.layer.weight_dtype, "bias must have spline_weight's dtype");
-      bias_row = dense(*bias);
+    if (bias_in) {
+      const Tensor bias = stack.first(*bias_in, "bias", 1, &Steps::bias, true);
+      check_shape(bias, "bias", {out});
+      kan::ops::check(dtype_of(bias, "bias") == args.layer.weight_dtype, "bias must have spline_weight's dtype");
+      bias_row = dense(bias);
       args.bias = bias_row->const_data_ptr();
     }
     args.derivative = checked_derivative(derivative);
-    Tensor y = empty(spline_weight, {x.size(0), out});
+    Tensor y = stack.made(spline_weight, {x.size(0), out}, &Steps::y);
     args.y = y.mutable_data_ptr();
-    device.run(args);
+    run(device, args, stack);
     return y;
   }
 
@@ -46,7 +52,7 @@ struct Family {
     Gradients call(x, {}, g, grid, functions, order, base, basis);
     call.set_weights(spline_weight, base_weight);
     call.ask_input(derivative);
-    call.device.run(call.args);
+    run(call.device, call.args, call.stack);
     return call.d_input;
   }
 
@@ -55,9 +61,9 @@ struct Family {
                                                 const Tensor& grid, int64_t functions, int64_t order, int64_t base,
                                                 int64_t derivative, int64_t basis, const OptionalTensor& like) {
     Gradients call(x, row_scale, g, grid, functions, order, base, basis);
-    if (like) call.lie_like(*like);
+    if (like && !call.stack.is_stacked()) call.lie_like(*like);
     call.ask_weights(derivative);
-    call.device.run(call.args);
+    run(call.device, call.args, call.stack);
     return {call.d_spline, call.d_base};
   }
 
@@ -69,32 +75,45 @@ struct Family {
     call.set_weights(spline_weight, base_weight);
     call.ask_weights(derivative);
     call.ask_input(derivative + 1);
-    call.device.run(call.args);
+    run(call.device, call.args, call.stack);
     return {call.d_input, call.d_spline, call.d_base};
   }
 
  private:
+  template <class Args>
+  static void run(const Device& device, const Args& args, const Stack& stack) {
+    if (!stack.is_stacked()) return device.run(args);
+    device.run_all(args, stack);
+  }
+
   // A call of the backward kernel: what it reads, and what was asked of it.
   struct Gradients {
-    const Tensor &x, &g;
     const Device device;
+    Stack stack;
+    const Tensor x, g, grid;
     LayerTensors tensors;
     BackwardArgs args;
     Tensor d_input, d_spline, d_base;
 
-    Gradients(const Tensor& x, const OptionalTensor& row_scale, const Tensor& g, const Tensor& grid, int64_t functions,
-              int64_t order, int64_t base, int64_t basis)
-        : x(x), g(g), device(x), tensors(x, grid, columns(g), dtype_of(g, "g"), functions, order, base, basis) {
+    Gradients(const Tensor& x_in, const OptionalTensor& row_scale, const Tensor& g_in, const Tensor& grid_in,
+              int64_t functions, int64_t order, int64_t base, int64_t basis)
+        : device(x_in),
+          stack(g_in, 2),
+          x(stack.first(x_in, "x", 2, &Steps::x)),
+          g(stack.first(g_in, "g", 2, &Steps::g)),
+          grid(stack.first(grid_in, "grid", 2, &Steps::grid, true)),
+          tensors(x, grid, columns(g), dtype_of(g, "g"), functions, order, base, basis) {
       device.check(row_scale, "row_scale"), device.check(g, "g"), device.check(grid, "grid");
       args.layer = tensors.layer;
       args.x = view(x, "x", x.size(0), x.size(1));
-      args.row_scale = view_row_scale(row_scale, x);
+      args.row_scale = view_row_scale(stack.first(row_scale, "row_scale", 2, &Steps::row_scale), x);
       args.g = view(g, "g", x.size(0), g.size(1));
     }
     void set_weights(const Tensor& spline_weight, const OptionalTensor& base_weight) {
       device.check(spline_weight, "spline_weight"), device.check(base_weight, "base_weight");
       kan::ops::check(g.scalar_type() == spline_weight.scalar_type(), "g must have spline_weight's dtype");
-      tensors.set_weights(spline_weight, base_weight);
+      tensors.set_weights(stack.first(spline_weight, "spline_weight", 3, &Steps::spline_weight, stack.is_stacked()),
+                          stack.first(base_weight, "base_weight", 2, &Steps::base_weight, true));
       args.layer = tensors.layer;
     }
     void lie_like(const Tensor& weight) {
@@ -107,7 +126,7 @@ struct Family {
     // One order more than the public limit: the gradient with respect to x of an output of that order.
     void ask_input(int64_t derivative) {
       args.input_derivative = checked_derivative(derivative, kMaxDerivative + 1);
-      d_input = empty(x, {x.size(0), x.size(1)});
+      d_input = stack.made(x, {x.size(0), x.size(1)}, &Steps::input);
       args.input = d_input.mutable_data_ptr();
     }
     void ask_weights(int64_t derivative) {
@@ -115,8 +134,9 @@ struct Family {
       args.weight_derivative = checked_derivative(derivative);
       const int64_t strides[] = {layer.feature_stride, 1, layer.out_stride};
       const std::initializer_list<int64_t> sizes = {layer.in_features, layer.functions, layer.out_features};
-      d_spline = layer.out_stride != 0 ? empty(g, sizes, strides) : empty(g, sizes);
-      d_base = layer.base != kNoBase ? empty(g, {layer.in_features, layer.out_features}) : empty(g, {0});
+      d_spline = layer.out_stride != 0 ? empty(g, sizes, strides) : stack.made(g, sizes, &Steps::d_spline);
+      d_base = layer.base != kNoBase ? stack.made(g, {layer.in_features, layer.out_features}, &Steps::d_base)
+                                     : stack.made(g, {0}, &Steps::d_base);
       args.d_spline = d_spline.mutable_data_ptr();
       args.d_base = d_base.mutable_data_ptr();
     }

@@ -1,6 +1,6 @@
-// torch.ops.kan_kernels.kan_linear*: their schemas, and the kernels for CPU tensors.
+// torch.ops.kan_kernels.kan_linear* and kan_network*: their schemas, and the kernels for CPU tensors.
 #include "gemm.h"
-#include "kan_linear.h"
+#include "kan_network.h"
 
 namespace kan {
 namespace ops {
@@ -10,13 +10,39 @@ struct CpuDevice {
   explicit CpuDevice(const Tensor&) {}
   template <class T>
   void check(const T&, const char*) const {}  // torch's dispatcher sends no other device's tensor here
-  void run(const ForwardArgs& args) const {
+  template <class Args>
+  void run(const Args& args) const {
     check_grid_values(args.layer);
-    cpu::kernels().kan_linear(args, with_gemm());
+    run(args, with_gemm());
   }
-  void run(const BackwardArgs& args) const {
-    check_grid_values(args.layer);
-    cpu::kernels().kan_linear_backward(args, with_gemm());
+  // A network is a task, on one thread.
+  template <class Args>
+  void run_all(const Args& args, const Stack& stack) const {
+    for (int64_t n = 0; n < (stack.steps.grid ? stack.count() : 1); ++n) {
+      check_grid_values(of_network(args, stack.steps, n).layer);
+    }
+    struct Context {
+      const Args& args;
+      const Steps& steps;
+    } context{args, stack.steps};
+    const auto task = [](int64_t begin, int64_t end, void* pointer) {
+      const Context& c = *static_cast<const Context*>(pointer);
+      cpu::Executor alone = with_gemm();
+      alone.threads = 1;
+      for (int64_t n = begin; n < end; ++n) run(of_network(c.args, c.steps, n), alone);
+    };
+    const cpu::Executor pool = executor();
+    const Layer& l = args.layer;
+    const bool parallel = stack.count() * l.batch * l.in_features * (8 + l.out_features) > kSerialWork;
+    if (parallel && pool.threads > 1) return pool.run(stack.count(), task, &context);
+    task(0, stack.count(), &context);
+  }
+
+ private:
+  static constexpr int64_t kSerialWork = 20000;  // multiply-adds below which a second thread costs more than it saves
+  static void run(const ForwardArgs& args, const cpu::Executor& executor) { cpu::kernels().kan_linear(args, executor); }
+  static void run(const BackwardArgs& args, const cpu::Executor& executor) {
+    cpu::kernels().kan_linear_backward(args, executor);
   }
 };
 
@@ -45,9 +71,16 @@ STABLE_TORCH_LIBRARY_FRAGMENT(kan_kernels, m) {
   m.def(
       "kan_linear_backward(Tensor x, Tensor spline_weight, Tensor? base_weight, Tensor g, Tensor grid, int functions, "
       "int order, int base, int derivative, int basis) -> (Tensor, Tensor, Tensor)");
+  m.def("kan_network(Tensor x, Tensor[] tensors, int layers, int order, int base) -> (Tensor, Tensor)");
+  m.def(
+      "kan_network_backward(Tensor x, Tensor hidden, Tensor[] tensors, int layers, Tensor g, int order, int base, "
+      "bool need_x, bool need_weight) -> Tensor[]");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CPU, m) { kan::ops::register_family<kan::ops::CpuDevice>(m); }
+STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CPU, m) {
+  kan::ops::register_family<kan::ops::CpuDevice>(m);
+  kan::ops::register_network<kan::ops::CpuDevice>(m);
+}
 
 STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CompositeExplicitAutograd, m) {
   m.impl("cpu_takes_gemm", TORCH_BOX(&kan::ops::cpu_takes_gemm));

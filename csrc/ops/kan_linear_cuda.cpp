@@ -1,12 +1,12 @@
-// torch.ops.kan_kernels.kan_linear* on CUDA tensors: the tensors' device and its current stream, workspace, the
-// kernels' choices.
+// torch.ops.kan_kernels.kan_linear* and kan_network* on CUDA tensors: the tensors' device and its current stream,
+// workspace, the kernels' choices.
 #include <dlfcn.h>
 
 #include <limits>
 
 #include "cuda/device.h"
 #include "cuda/kernels.h"
-#include "kan_linear.h"
+#include "kan_network.h"
 
 namespace kan {
 namespace ops {
@@ -75,6 +75,10 @@ class CudaDevice {
     const cuda::Options o = options(cuda::capability_major(index_));
     const Workspace space(*this, cuda::backward_workspace(args, o));
     cuda::backward(args, o, space.data, stream_);
+  }
+  template <class Args>
+  void run_all(const Args& args, const Stack& stack) const {
+    for (int64_t n = 0; n < stack.count(); ++n) run(of_network(args, stack.steps, n));
   }
 
  private:
@@ -179,7 +183,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(kan_kernels, m) {
       "int dtype, int derivative, int basis) -> str");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CUDA, m) { kan::ops::register_family<kan::ops::CudaDevice>(m); }
+STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CUDA, m) {
+  kan::ops::register_family<kan::ops::CudaDevice>(m);
+  kan::ops::register_network<kan::ops::CudaDevice>(m);
+}
 
 STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CompositeExplicitAutograd, m) {
   m.impl("cuda_architectures", TORCH_BOX(&kan::ops::cuda_architectures));

@@ -10,6 +10,8 @@ Tensors = tuple[Tensor, ...]
 
 def functions_together(weight: Tensor) -> bool:
     """As csrc/ops/checks.h has it: weights (in, R, out) that lie as (out, in, R) or (in, out, R)."""
+    if weight.dim() != 3:
+        return False
     features, functions, out = weight.shape
     if weight.element_size() < 4 or weight.is_contiguous():
         return False
@@ -18,21 +20,22 @@ def functions_together(weight: Tensor) -> bool:
 
 
 def kan_linear(x: Tensor, row_scale: Tensor | None, spline_weight: Tensor, *_: Any) -> Tensor:
-    return spline_weight.new_empty(x.shape[0], spline_weight.shape[2])
+    # a stack of networks has one more dimension in front, but for what they share
+    return spline_weight.new_empty(*spline_weight.shape[:-3], x.shape[-2], spline_weight.shape[-1])
 
 
-def kan_linear_grad_input(x: Tensor, *_: Any) -> Tensor:
-    return x.new_empty(x.shape)
+def kan_linear_grad_input(
+    x: Tensor, spline_weight: Tensor, base_weight: Tensor | None, g: Tensor, *_: Any
+) -> Tensor:
+    return x.new_empty(*g.shape[:-2], *x.shape[-2:])
 
 
 def kan_linear_grad_weight(
     x: Tensor, row_scale: Tensor | None, g: Tensor, grid: Tensor, functions: int, order: int, base: int,
     derivative: int, basis: int, like: Tensor | None = None,
 ) -> Tensors:  # fmt: skip
-    shape, d_base = (
-        (x.shape[1], functions, g.shape[1]),
-        g.new_empty((x.shape[1], g.shape[1]) if base else (0,)),
-    )
+    shape = (*g.shape[:-2], x.shape[-1], functions, g.shape[-1])
+    d_base = g.new_empty((*g.shape[:-2], x.shape[-1], g.shape[-1]) if base else (*g.shape[:-2], 0))
     if basis and like is not None and functions_together(like):
         return g.new_empty_strided(shape, like.stride()), d_base
     return g.new_empty(shape), d_base
@@ -43,7 +46,8 @@ def kan_linear_backward(
     order: int, base: int, derivative: int, basis: int,
 ) -> Tensors:  # fmt: skip
     numbers = functions, order, base, derivative, basis
-    return x.new_empty(x.shape), *kan_linear_grad_weight(x, None, g, grid, *numbers, spline_weight)
+    dx = x.new_empty(*g.shape[:-2], *x.shape[-2:])
+    return dx, *kan_linear_grad_weight(x, None, g, grid, *numbers, spline_weight)
 
 
 def edge_gram(x: Tensor, w: Tensor | None, grid: Tensor, order: int, base: int) -> Tensors:
@@ -114,13 +118,28 @@ def kan_conv_backward(
     return dx, g.new_empty(spline_weight.shape if need_weight else (0,)), g.new_empty(base_shape)
 
 
+def kan_network(x: Tensor, tensors: Sequence[Tensor], layers: int, order: int, base: int) -> Tensors:
+    between = sum(weight.shape[0] for weight in tensors[1:layers])
+    return x.new_empty(x.shape[0], tensors[layers - 1].shape[2], dtype=tensors[0].dtype), tensors[
+        0
+    ].new_empty(x.shape[0] * between)
+
+
+def kan_network_backward(
+    x: Tensor, hidden: Tensor, tensors: Sequence[Tensor], layers: int, g: Tensor, order: int, base: int,
+    need_x: bool, need_weight: bool,
+) -> list[Tensor]:  # fmt: skip
+    dx = x.new_empty(x.shape if need_x else (0,))
+    return [dx, *(t.new_empty(t.shape) for t in tensors[: len(tensors) - layers] if need_weight)]
+
+
 def _images(like: Tensor, batch: int, channels: int, size: Sequence[int], last: bool) -> Tensor:
     if last:
         return like.new_empty((batch, *size, channels)).movedim(-1, 1)
     return like.new_empty((batch, channels, *size))
 
 
-_Fakes = dict[str, Callable[..., Tensor | Tensors]]
+_Fakes = dict[str, Callable[..., Any]]
 LINEAR: _Fakes = {
     f.__name__: f for f in (kan_linear, kan_linear_grad_input, kan_linear_grad_weight, kan_linear_backward)
 }
@@ -131,6 +150,6 @@ TENSORS = dict(zip(LINEAR, (6, 5, 4, 5), strict=True))
 
 OTHERS: _Fakes = {f.__name__: f for f in (
     edge_gram, edge_gram_grad_input, edge_cross_gram, edge_l1, edge_l1_backward, kan_conv, kan_conv_backward,
-    layer_norm_rbf, layer_norm_rbf_backward,
+    layer_norm_rbf, layer_norm_rbf_backward, kan_network, kan_network_backward,
 )}  # fmt: skip
 """Of the ops that the library alone has."""

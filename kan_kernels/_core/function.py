@@ -44,6 +44,11 @@ class ComposedFunction(Function):
     INPUTS = 0  # the first arguments, those that `compose` is differentiated by
 
     @classmethod
+    def inputs_of(cls, ctx: Any) -> int:
+        """Return how many that are in the call of a context."""
+        return cls.INPUTS
+
+    @classmethod
     def compose(cls, *args: Any) -> Any:
         """Return what `forward` does, differentiable to any order."""
         raise NotImplementedError
@@ -102,15 +107,14 @@ class ComposedFunction(Function):
     def _composed_gradients(cls, ctx: Any, cotangents: tuple[Tensor | None, ...]) -> list[Tensor | None]:
         """Of `compose`, where the backward pass is itself to be differentiated."""
         inputs, _ = cls.kept(ctx)
-        needs = ctx.needs_input_grad[: cls.INPUTS]
+        count = cls.inputs_of(ctx)
+        needs = ctx.needs_input_grad[:count]
         # partial derivatives: of aliases, for one operand may have been made of another
-        given = [
-            value.view_as(value) if isinstance(value, Tensor) else value for value in inputs[: cls.INPUTS]
-        ]
+        given = [value.view_as(value) if isinstance(value, Tensor) else value for value in inputs[:count]]
         wanted = [value for value, need in zip(given, needs, strict=True) if need]
         device = next(value.device.type for value in inputs if isinstance(value, Tensor))
         with torch.autocast(device, enabled=False):  # in the precision of the forward pass
-            results = cls.compose(*given, *inputs[cls.INPUTS :])
+            results = cls.compose(*given, *inputs[count:])
             results = results if isinstance(results, tuple) else (results,)
             asked = [n for n, g in enumerate(cotangents) if g is not None and results[n] is not None]
             ends, starts = [results[n] for n in asked], [cotangents[n] for n in asked]
@@ -124,7 +128,7 @@ class ComposedFunction(Function):
             return (None,) * len(ctx.constants)
         again = torch.is_grad_enabled()
         call = cls._composed_gradients(ctx, cotangents) if again else cls.gradients(ctx, *cotangents)
-        return *call, *(None,) * (len(ctx.constants) - cls.INPUTS)
+        return *call, *(None,) * (len(ctx.constants) - cls.inputs_of(ctx))
 
 
 def map_rows(
@@ -152,6 +156,52 @@ def map_rows(
     if isinstance(outputs[0], Tensor):
         return torch.stack(outputs), 0
     return tuple(map(torch.stack, zip(*outputs, strict=True))), (0,) * len(outputs[0])
+
+
+def map_stack(
+    call: Callable[..., Any],
+    ranks: tuple[int, ...],
+    shared: int,
+    size: int,
+    in_dims: tuple[Any, ...],
+    args: tuple[Any, ...],
+) -> tuple[Any, Any]:
+    """Return (outputs, out_dims) of `call` under vmap by one call that has networks side by side.
+
+    ranks: the dimensions of an argument for one network. shared: the place of the argument that all networks
+    may have in common. Behind the arguments with ranks stand constants.
+    """
+    pairs = list(zip(args, in_dims, ranks, strict=False))
+    # under a vmap inside of this one they are a stack already
+    inner = {
+        t.shape[0 if dim != 0 else 1] for t, dim, rank in pairs if t is not None and _extra(t, dim) > rank
+    }
+    count = inner.pop() if inner else None
+    stacked = []
+    for place, (t, dim, rank) in enumerate(pairs):
+        if t is None or (dim is None and t.dim() == rank and place == shared):
+            stacked.append(t)
+            continue
+        was = _extra(t, dim) > rank
+        t = _lead(t, dim, size)
+        if count is not None:
+            t = t if was else t.unsqueeze(1).expand(size, count, *t.shape[1:])
+            t = t.flatten(0, 1)
+        stacked.append(t)
+    outputs = call(*stacked, *args[len(ranks) :])
+    if count is not None:
+        unfold = [t.unflatten(0, (size, count)) for t in _all(outputs)]
+        outputs = unfold[0] if isinstance(outputs, Tensor) else tuple(unfold)
+    return outputs, 0 if isinstance(outputs, Tensor) else (0,) * len(outputs)
+
+
+def _extra(tensor: Tensor, dim: int | None) -> int:
+    """The dimensions without the mapped one."""
+    return tensor.dim() - (dim is not None)
+
+
+def _all(outputs: Any) -> tuple[Tensor, ...]:
+    return (outputs,) if isinstance(outputs, Tensor) else outputs
 
 
 def _lead(tensor: Tensor, dim: int | None, size: int) -> Tensor:

@@ -14,12 +14,14 @@ OPS = {
     "edge_gram": "sums over the rows of products of bases, and what comes of them: moments, refits",
     "edge_l1": "the mean over the rows of |phi|",
     "layer_norm_rbf": "a layer of Gaussians behind a layer norm",
+    "kan_network": "all layers of a KAN in one call, and the gradients of them",
 }
 """Every op that backends have kernels of."""
 
 COMPOSED = {
     "kan_conv": "composed of kan_linear",
     "layer_norm_rbf": "composed of torch's layer norm and kan_linear",
+    "kan_network": "composed of kan_linear",
 }
 """Ops that every backend runs: those without a kernel of their own compose them of their layers."""
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .._core import fakes
-from .._core.function import Function, recording, transforming
+from .._core.function import Function, map_rows, map_stack, recording, transforming
 from .._core.problem import Spec
 from ..backends import BACKENDS
 
@@ -89,12 +89,13 @@ def asked(ctx: Any, s: Some, base: int) -> tuple[bool, bool]:
         return True, True
     edges = ctx.next_functions  # one for each argument that is a tensor
     weight = 1 if s is None else 2
-    if not (_runs(edges[weight][0]) or (base != 0 and _runs(edges[weight + 1][0]))):
+    if not (runs(edges[weight][0]) or (base != 0 and runs(edges[weight + 1][0]))):
         return True, False  # something was asked for, or this backward would not run
-    return _runs(edges[0][0]), True
+    return runs(edges[0][0]), True
 
 
-def _runs(node: Any) -> bool:
+def runs(node: Any) -> bool:
+    """Return whether the running backward pass computes what this node asks for."""
     try:
         return node is not None and _will_execute(node)
     except RuntimeError:  # raised for exactly the leaves whose gradient autograd.grad returns
@@ -154,7 +155,7 @@ def _weight_pair(v: Some, v_base: Some, spec: Spec) -> tuple[Some, Some, Spec]:
     if not spec.base or v_base is None:
         return v, None, spec.without_base()
     if v is None:
-        v = v_base.new_zeros(v_base.shape[0], spec.functions, v_base.shape[1])
+        v = v_base.new_zeros(*v_base.shape[:-1], spec.functions, v_base.shape[-1])
     return v, v_base, spec
 
 
@@ -204,10 +205,29 @@ def _save(ctx: Any, tensors: tuple[Some, ...], spec: Spec) -> None:
         ctx.save_for_forward(*tensors)
 
 
-class Forward(Function):
+class Contraction(Function):
+    """What the four have in common: under vmap of weights, networks lie side by side in one call."""
+
+    RANKS: tuple[int, ...] = ()  # dimensions of the tensors before the spec, the grid last
+
+    @classmethod
+    def vmap(cls, info, in_dims, *args):
+        tensors = list(zip(args[:-1], in_dims, cls.RANKS, strict=False))
+        side_by_side = any(
+            t is not None and (t.dim() - (dim is not None) > rank or (dim is not None and n not in cls.ROWS))
+            for n, (t, dim, rank) in enumerate(tensors)
+        )
+        if side_by_side and args[-1].backend.STACKS:
+            ranks = cls.RANKS
+            return map_stack(cls.apply, ranks, len(ranks) - 1, info.batch_size, in_dims, args)
+        return map_rows(cls.apply, cls.ROWS, info.batch_size, in_dims, args)
+
+
+class Forward(Contraction):
     """F_m(x, s, C) + bias: (B, out)."""
 
     ROWS = (0, 1)  # x, s
+    RANKS = (2, 2, 3, 2, 1, 2)
     OP = "kan_linear"
 
     @staticmethod
@@ -240,20 +260,23 @@ class Forward(Function):
         if need_s:
             ds = _input(x, weight, base_weight, g, grid, spec)
         if need_bias:
-            dbias = g.sum(0)
+            dbias = g.sum(-2)
         return dx, ds, dweight, dbase if spec.base else None, dbias, None, None
 
     @staticmethod
     def jvp(ctx, x_t, s_t, weight_t, base_t, bias_t, *_):
         y_t = _forward_tangent(ctx.saved_tensors, ctx.spec, x_t, s_t, weight_t, base_t)
-        rows = ctx.saved_tensors[0].shape[0]
-        return _sum(y_t, None if bias_t is None else bias_t.expand(rows, -1))
+        if bias_t is None:
+            return y_t
+        rows = ctx.saved_tensors[0].shape[-2]
+        return _sum(y_t, bias_t.unsqueeze(-2).expand(*bias_t.shape[:-1], rows, -1))
 
 
-class Input(Function):
+class Input(Contraction):
     """X_m(x, C, g): (B, in)."""
 
     ROWS = (0, 3)  # x, g
+    RANKS = (2, 3, 2, 2, 2)
     OP = "kan_linear_grad_input"
 
     @staticmethod
@@ -275,9 +298,10 @@ class Input(Function):
         return _input_tangent(ctx.saved_tensors, ctx.spec, x_t, weight_t, base_t, g_t)
 
 
-class Weight(Function):
+class Weight(Contraction):
     """W_m(x, s, g): (in, R, out) and (in, out), the second empty without a base."""
 
+    RANKS = (2, 2, 2, 2)
     OP = "kan_linear_grad_weight"
 
     @staticmethod
@@ -298,9 +322,10 @@ class Weight(Function):
         return _weight_tangent(ctx.saved_tensors, ctx.spec, x_t, s_t, g_t)
 
 
-class Backward(Function):
+class Backward(Contraction):
     """X_{m+1}(x, C, g) and W_m(x, 1, g) in one pass: (B, in), (in, R, out), (in, out)."""
 
+    RANKS = (2, 3, 2, 2, 2)
     OP = "kan_linear_backward"
 
     @staticmethod

@@ -2,6 +2,8 @@
 
 NAME                its public name;
 DIFFERENTIABLE      whether plain autograd differentiates what it runs (else the Functions of _engine do);
+STACKS              whether its four contractions take networks side by side: every tensor with one dimension
+                    more in front, but for a grid that they share;
 can_run(problem)    None, or the exact reason why it cannot run a `Problem`: which op, on what;
 why(problem)        what speaks for it where it is the first that can run;
 kan_linear, kan_linear_grad_input, kan_linear_grad_weight, kan_linear_backward    the four contractions, with

@@ -1,6 +1,7 @@
 """The public modules."""
 
 from .conv import KANConv1d, KANConv2d, KANConv3d
-from .linear import KAN, KANLinear
+from .linear import KANLinear
+from .network import KAN
 
 __all__ = ["KAN", "KANConv1d", "KANConv2d", "KANConv3d", "KANLinear"]

@@ -1,9 +1,8 @@
-"""KANLinear and KAN, with the manners of torch.nn."""
+"""KANLinear, with the manners of torch.nn."""
 
 import contextlib
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,19 +12,6 @@ from .._core import checks
 from .._engine.layer import of_parts
 from .spline_module import SplineModule
 from .symbolic_edges import SymbolicEdges
-
-if TYPE_CHECKING:
-    _Layer = TypeVar("_Layer", bound=nn.Module)
-
-    class Layers(nn.ModuleList, Generic[_Layer]):
-        """The type of `layers`, which is a plain nn.ModuleList: it knows what is in it."""
-
-        @overload  # type: ignore[override]
-        def __getitem__(self, index: int) -> _Layer: ...
-        @overload
-        def __getitem__(self, index: slice) -> "Layers[_Layer]": ...
-        def __getitem__(self, index: Any) -> Any: ...
-        def __iter__(self) -> Iterator[_Layer]: ...
 
 
 class KANLinear(SplineModule):
@@ -152,7 +138,7 @@ class KANLinear(SplineModule):
         """Return spline_weight and base_weight as forward uses them: zero on edges that are off."""
         if self.edge_mask is None:
             return self.spline_weight, self.base_weight
-        return _masked(self.spline_weight, self.base_weight, self.edge_mask)
+        return masked(self.spline_weight, self.base_weight, self.edge_mask)
 
     @property
     def symbolic(self) -> SymbolicEdges | None:
@@ -198,7 +184,7 @@ class KANLinear(SplineModule):
             )
         if edge_mask is not None:
             if isinstance(x, Tensor):
-                spline_weight, base_weight = _masked(spline_weight, base_weight, edge_mask)
+                spline_weight, base_weight = masked(spline_weight, base_weight, edge_mask)
             else:  # torch.fx sees what is made of attributes
                 spline_weight, base_weight = self.masked_weights()
         try:
@@ -223,7 +209,7 @@ class KANLinear(SplineModule):
 
     def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
         """Load as torch does; after an error the layer is as it was."""
-        with _unchanged_by_errors(self, state_dict):
+        with unchanged_by_errors(self, state_dict):
             return super().load_state_dict(state_dict, strict, assign)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
@@ -266,12 +252,13 @@ class KANLinear(SplineModule):
         return {"widths": (self.in_features, self.out_features), **self.options_of_dispatch()}
 
 
-def _masked(spline_weight: Tensor, base_weight: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+def masked(spline_weight: Tensor, base_weight: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return both weights, zero on the edges that are off."""
     return spline_weight * mask.unsqueeze(1), None if base_weight is None else base_weight * mask
 
 
 @contextlib.contextmanager
-def _unchanged_by_errors(module: nn.Module, state_dict: Any) -> Iterator[None]:
+def unchanged_by_errors(module: nn.Module, state_dict: Any) -> Iterator[None]:
     """After an error every module in it has its attributes, parameters, buffers and their values back.
 
     Values are copied beforehand only where loading can fail: a state of the module's own keys and shapes
@@ -313,56 +300,3 @@ def _surely_loads(module: nn.Module, state_dict: Any) -> bool:
         and new.shape == value.shape
         for key, value in own.items()
     )
-
-
-class KAN(nn.Module):
-    """A stack of KANLinear layers: KAN([2, 5, 1]) has two, in `layers`.
-
-    A state dict that does not fit, in whatever layer, leaves all of them as they were.
-
-    Args:
-        widths: at least two positive sizes, from the input's to the output's.
-        grid_size, spline_order, layer_options: as for KANLinear, the same for every layer.
-
-    Raises:
-        TypeError, ValueError: naming the argument.
-
-    Example:
-        >>> KAN([2, 5, 1])(torch.zeros(4, 2)).shape
-        torch.Size([4, 1])
-    """
-
-    def __init__(
-        self, widths: Sequence[int], grid_size: int = 5, spline_order: int = 3, **layer_options
-    ) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(
-            KANLinear(fan_in, fan_out, grid_size, spline_order, **layer_options)
-            for fan_in, fan_out in itertools.pairwise(checks.widths(widths))
-        )
-
-    if TYPE_CHECKING:
-
-        @property
-        def layers(self) -> "Layers[KANLinear]": ...
-        @layers.setter
-        def layers(self, layers: nn.ModuleList) -> None: ...
-
-    def reset_parameters(self) -> None:
-        """Initialise every layer anew, as `KANLinear.reset_parameters` does."""
-        for layer in self.layers:
-            layer.reset_parameters()
-
-    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
-        """Load as torch does; after an error every layer is as it was."""
-        with _unchanged_by_errors(self, state_dict):
-            return super().load_state_dict(state_dict, strict, assign)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x (..., widths[0]) to y (..., widths[-1])."""
-        for n, layer in enumerate(self.layers):
-            try:
-                x = layer(x)
-            except checks.GridError as error:
-                raise checks.GridError(f"layers[{n}], {error}") from None
-        return x

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Adam, AdamW, Optimizer
 
-from . import lbfgs
+from . import direct, lbfgs
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Rate = float | Callable[[int], float]
@@ -32,8 +32,29 @@ class Objective:
 
         return value, regularization(self.model, x, **self.options)
 
-    def total(self, value: Tensor, penalty: Tensor | None) -> Tensor:
-        return value if penalty is None else value + self.lamb * penalty
+    def evaluate(self, x: Tensor, y: Tensor) -> "Evaluation":
+        """Return the objective with its gradient: without autograd where it is a KAN's default loss."""
+        if self.loss is mean_squared_error and not self.lamb:
+            error = direct.squared_error(self.model, x, y)
+            if error is not None:
+                return Evaluation(error.value, None, error.value, error.backward)
+        value, penalty = self(x, y)
+        total = value if penalty is None else value + self.lamb * penalty
+        return Evaluation(
+            value.detach(),
+            None if penalty is None else penalty.detach(),
+            total.detach(),
+            lambda scale: (total if scale == 1.0 else total * scale).backward(),
+        )
+
+
+class Evaluation(NamedTuple):
+    """The loss, the regularisation and what is minimised; backward(s) adds s times the gradient to `grad`."""
+
+    value: Tensor
+    penalty: Tensor | None
+    total: Tensor
+    backward: Callable[[float], Any]
 
 
 def mean_squared_error(prediction: Tensor, y: Tensor) -> Tensor:
@@ -105,7 +126,7 @@ class Minimizer:
         self.optimizer = self.build([p for p in self.model.parameters() if p.requires_grad])
         self.scale: float | None = None if isinstance(self.optimizer, LBFGS) else 1.0
 
-    def step(self, step: int, evaluate: Callable[[], Tensor]) -> None:
+    def step(self, step: int, evaluate: Callable[[], Evaluation]) -> None:
         """Take one step on the objective that `evaluate` computes."""
         if self.lr is not None:
             rate = self.lr(step) if callable(self.lr) else self.lr
@@ -119,10 +140,10 @@ class Minimizer:
             self.optimizer.zero_grad()
             objective = evaluate()
             if self.scale is None:
-                self.scale = _to_one(objective)
-            latest = objective if self.scale == 1.0 else objective * self.scale
-            latest.backward()
-            return latest.detach().nan_to_num(torch.inf, torch.inf)  # a line search backs off from inf only
+                self.scale = _to_one(objective.total)
+            objective.backward(self.scale)
+            latest = objective.total if self.scale == 1.0 else objective.total * self.scale
+            return latest.nan_to_num(torch.inf, torch.inf)  # a line search backs off from inf only
 
         self.optimizer.step(closure)
         if self.lbfgs:

@@ -17,7 +17,7 @@ from .. import replicas
 from ..inspection import layers_of
 from .data import Batches, evaluating, measure
 from .history import History
-from .objective import HISTORY_SIZE, Minimizer, Objective
+from .objective import HISTORY_SIZE, Evaluation, Minimizer, Objective
 
 FORMAT = 1
 _BEFORE = {"history_size": HISTORY_SIZE}  # of files from before `fit` knew the name
@@ -146,13 +146,13 @@ class Run:
         """Take one step of the optimizer, and note the losses before it."""
         first = True
 
-        def evaluate() -> Tensor:
+        def evaluate() -> Evaluation:
             nonlocal first
-            value, penalty = self.objective(x, y)
+            made = self.objective.evaluate(x, y)
             if first:
-                self.losses.append((value.detach(), None if penalty is None else penalty.detach()))
+                self.losses.append((made.value, made.penalty))
                 first = False
-            return self.objective.total(value, penalty)
+            return made
 
         self.minimizer.step(step, evaluate)
 

@@ -307,7 +307,7 @@ def test_ops_check_too(op: str) -> None:
     call(*args)
     tensors = [n for n, a in enumerate(args) if isinstance(a, torch.Tensor)]
     for n in tensors:
-        for wrong in (args[n][:-1], args[n].unsqueeze(0), args[n].long()):
+        for wrong in (args[n][:-1], args[n][None, None], args[n].long()):
             if op in ("input", "backward") and n == 0 and wrong.dtype == args[n].dtype and wrong.dim() == 2:
                 wrong = args[n][:, :-1]
             changed = [wrong if i == n else a for i, a in enumerate(args)]

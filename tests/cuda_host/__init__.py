@@ -41,6 +41,7 @@ PATHS = {"auto": 0, "gather": 1, "dense": 2}
 
 NAME = "cuda_host"
 DIFFERENTIABLE = False
+STACKS = False
 NAMESPACE = None
 
 _options: dict[str, Any] = {"path": "auto", "tf32": False, "flags": ()}

@@ -77,7 +77,11 @@ def test_the_reference_gives_the_same_sums() -> None:
 def test_a_third_fused_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU a backend that the cost model does not know stays behind those that it does."""
     other = SimpleNamespace(
-        NAME="other", DIFFERENTIABLE=False, can_run=lambda p: None, why=lambda p: "kernels of somebody else"
+        NAME="other",
+        DIFFERENTIABLE=False,
+        STACKS=False,
+        can_run=lambda p: None,
+        why=lambda p: "kernels of somebody else",
     )
     costs = {name: cost_model.Cost("dense", cycles) for name, cycles in (("native", 2.0), ("triton", 1.0))}
     monkeypatch.setattr(dispatch, "_gpu_costs", lambda p: costs)

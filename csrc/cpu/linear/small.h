@@ -16,6 +16,8 @@ constexpr int kSmallOrder = 3, kSmallOutputs = 8;
 constexpr int kSmallFeatures = 64;  // of one task of the gradients
 constexpr int kLine = 16;           // a row of outputs, padded to the widest vector
 constexpr int kSmallRows = 256;     // rows of one block: its columns stay in the first-level cache
+constexpr int64_t kSmallSerialCycles =
+    4 * kSerialCycles;  // a second thread would gain little, and wait where others run
 
 // Rows of the coefficient table: lane c reads entries c .. c+k, zero where an extension cell has no such function.
 inline int padded_splines(const Shape& s) { return s.cells + 3 * s.order; }
@@ -285,7 +287,7 @@ void small_backward_rows(const BackwardArgs& a, const Shape& s, int64_t i0, int6
 
 template <class T>
 void small_forward(const ForwardArgs& a, const Shape& s, const cpu::Executor& executor) {
-  const bool parallel = s.batch * s.in * (8 + s.out) > kSerialCycles;
+  const bool parallel = s.batch * s.in * (8 + s.out) > kSmallSerialCycles;
   const int64_t share = ceil_div(ceil_div(s.batch, parallel ? executor.threads : 1), 32) * 32;
   struct Context {
     const ForwardArgs& a;
@@ -315,7 +317,7 @@ void small_backward(const BackwardArgs& a, const Shape& s, const cpu::Executor& 
     int64_t size, splits, rows;
   } context{a, s, sums.get(), size, splits, ceil_div(ceil_div(s.batch, splits), kSmallRows) * kSmallRows};
   execute(
-      executor, s.batch * s.in * (24 + 4 * s.out) > kSerialCycles, ceil_div(s.in, kSmallFeatures) * splits,
+      executor, s.batch * s.in * (24 + 4 * s.out) > kSmallSerialCycles, ceil_div(s.in, kSmallFeatures) * splits,
       [](int64_t begin, int64_t end, void* pointer) {
         const Context& c = *static_cast<const Context*>(pointer);
         static constexpr void (*rows[])(const BackwardArgs&, const Shape&, int64_t, int64_t, int64_t, int64_t, T*) = {

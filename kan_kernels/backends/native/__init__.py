@@ -16,6 +16,7 @@ NAMESPACE = "kan_kernels" if library.LOAD_ERROR is None else None  # of its torc
 MOST_OUTPUTS, MOST_FEATURES = 8, 64  # of layer_norm_rbf, as csrc/ops/layer_norm_rbf.cpp has them
 # what `python -m benchmarks paths` switches off; csrc/ops/gemm.h reads it too
 _OFF = os.environ.get("KAN_KERNELS_OFF", "").split(",")
+STACKS = "stacks" not in _OFF
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # at the place of their codes
 _DEVICES = {op: library.devices_of(op) for op in OPS}
 
@@ -44,6 +45,8 @@ if library.LOAD_ERROR is None:
     kan_linear_grad_input = _below_autograd(_ops.kan_linear_grad_input.default)
     kan_linear_grad_weight = _below_autograd(_ops.kan_linear_grad_weight.default)
     kan_linear_backward = _below_autograd(_ops.kan_linear_backward.default)
+    kan_network = _below_autograd(_ops.kan_network.default)
+    kan_network_backward = _below_autograd(_ops.kan_network_backward.default)
     kan_conv = _below_autograd(_ops.kan_conv.default)
     kan_conv_backward = _below_autograd(_ops.kan_conv_backward.default)
     edge_gram = _below_autograd(_ops.edge_gram.default)

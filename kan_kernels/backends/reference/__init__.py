@@ -22,6 +22,7 @@ __all__ = [
 NAME = "reference"
 NAMESPACE = None  # plain functions, no ops
 DIFFERENTIABLE = True  # plain autograd differentiates these functions; no autograd.Function is needed
+STACKS = False
 
 
 def can_run(problem: Problem) -> str | None:

@@ -19,6 +19,7 @@ from ..._core.problem import Problem, beyond_limits, without_kernel
 
 NAME = "triton"
 DIFFERENTIABLE = False
+STACKS = False
 _INSTALLED = importlib.util.find_spec("triton") is not None
 NAMESPACE = "kan_kernels_triton" if _INSTALLED else None
 

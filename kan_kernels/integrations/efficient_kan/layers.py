@@ -19,7 +19,7 @@ from ...inspection import check_data
 from . import core
 
 if TYPE_CHECKING:
-    from ...nn.linear import Layers
+    from ...nn.network import Layers
 
 
 class KANLinear(nn.Module):

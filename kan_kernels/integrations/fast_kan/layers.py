@@ -22,7 +22,7 @@ from .._shared.eligible import watched
 from ..efficient_kan.core import kernel_base
 
 if TYPE_CHECKING:
-    from ...nn.linear import Layers
+    from ...nn.network import Layers
 
 _Activation = Callable[[Tensor], Tensor]
 

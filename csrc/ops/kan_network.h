@@ -1,0 +1,169 @@
+// All layers of a KAN in one call, and their gradients, once for every device: the kernels of kan_linear with nothing
+// of torch between them, so that every number is that of the layers one by one.
+#pragma once
+
+#include <vector>
+
+#include "kan_linear.h"
+
+namespace kan {
+namespace ops {
+
+using Tensors = std::vector<Tensor>;
+
+template <class Device>
+struct NetworkFamily {
+  // tensors: of every layer the spline_weights, the base_weights where there is a base, the biases or none, the grids.
+  // Returns y (batch, out of the last layer), and hidden: what lies between the layers, (batch, width) behind one
+  // another, for the backward pass.
+  static std::tuple<Tensor, Tensor> kan_network(const Tensor& x, Tensors tensors, int64_t layers, int64_t order,
+                                                int64_t base) {
+    const Network network(x, tensors, layers, order, base);
+    const size_t last = network.layers.size() - 1;
+    Tensor hidden = empty(tensors[0], {network.hidden_size(last)});
+    Tensor y = empty(tensors[0], {x.size(0), network.layers[last].layer.out_features});
+    char* between = static_cast<char*>(hidden.mutable_data_ptr());
+    for (size_t n = 0; n <= last; ++n) {
+      ForwardArgs args;
+      args.layer = network.layers[n].layer;
+      args.x = network.input(n, between);
+      args.bias = network.bias(n);
+      args.y = n == last ? y.mutable_data_ptr() : network.at(between, n + 1);
+      network.run(n, args);
+    }
+    return {y, hidden};
+  }
+
+  // Returns dx, empty unless asked for, and behind it the gradients of all tensors but the grids, if asked for.
+  static Tensors kan_network_backward(const Tensor& x, const Tensor& hidden, Tensors tensors, int64_t layers,
+                                      const Tensor& g, int64_t order, int64_t base, bool need_x, bool need_weight) {
+    const Network network(x, tensors, layers, order, base);
+    const size_t count = network.layers.size();
+    network.device.check(hidden, "hidden"), network.device.check(g, "g");
+    check_shape(hidden, "hidden", {network.hidden_size(count - 1)});
+    check(hidden.scalar_type() == tensors[0].scalar_type() && hidden.is_contiguous(),
+          "hidden must be what kan_network returned");
+    check(g.scalar_type() == tensors[0].scalar_type(), "g must have the weights' dtype");
+    const char* between = static_cast<const char*>(hidden.const_data_ptr());
+    Tensors made(1 + (need_weight ? tensors.size() - count : 0));
+    Tensor& dx = made[0];
+    Tensor cotangent = g;
+    for (size_t n = count; n-- > 0;) {
+      const Layer& layer = network.layers[n].layer;
+      BackwardArgs args;
+      args.layer = layer;
+      args.x = network.input(n, between);
+      args.g = view(cotangent, "g", x.size(0), layer.out_features);
+      const bool need_input = n != 0 || need_x;
+      const Tensor& like = n == 0 ? x : g;
+      dx = need_input ? empty(like, {x.size(0), layer.in_features}) : empty(like, {0});
+      if (need_input) args.input = dx.mutable_data_ptr();
+      if (need_weight) {
+        Tensor& d_spline = made[1 + n] = empty(g, {layer.in_features, layer.functions, layer.out_features});
+        args.d_spline = d_spline.mutable_data_ptr();
+        if (base != kNoBase) {
+          Tensor& d_base = made[1 + count + n] = empty(g, {layer.in_features, layer.out_features});
+          args.d_base = d_base.mutable_data_ptr();
+        }
+        if (network.biased) made[1 + (1 + (base != kNoBase)) * count + n] = sum_of_rows(cotangent);
+      }
+      if (need_input || need_weight) network.run(n, args);
+      cotangent = dx;
+    }
+    return made;
+  }
+
+ private:
+  // The layers, checked: an error says which.
+  struct Network {
+    const Tensor& x;
+    const Device device;
+    std::vector<LayerTensors> layers;
+    Tensors biases;
+    bool biased;
+
+    Network(const Tensor& x, const Tensors& tensors, int64_t layers_in, int64_t order, int64_t base) : x(x), device(x) {
+      const size_t count = size_t(std::max<int64_t>(0, layers_in)), kinds = 2 + (base != kNoBase);
+      check_matrix(x, "x");
+      biased = tensors.size() == (kinds + 1) * count;
+      kan::ops::check(count > 0 && (biased || tensors.size() == kinds * count), "tensors: got ", tensors.size(),
+                      " for ", layers_in, " layers, expected ", kinds, " or ", kinds + 1, " for each");
+      layers.reserve(count), biases.reserve(count);
+      for (size_t n = 0; n < count; ++n) {
+        of_layer(n, [&] { add(n, &tensors[n], count, order, base); });
+      }
+    }
+
+    // at: the layer's first tensor; the others lie `count` apart.
+    void add(size_t n, const Tensor* at, size_t count, int64_t order, int64_t base) {
+      const Tensor& spline_weight = *at;
+      kan::ops::check(spline_weight.dim() == 3, "spline_weight must have 3 dimensions, got ", spline_weight.dim());
+      OptionalTensor base_weight;
+      if (base != kNoBase) base_weight = *(at += count);
+      const DType dtype = dtype_of(spline_weight, "spline_weight");
+      const int64_t out = spline_weight.size(2);
+      device.check(spline_weight, "spline_weight"), device.check(base_weight, "base_weight");
+      if (biased) {
+        const Tensor& bias = *(at += count);
+        device.check(bias, "bias");
+        check_shape(bias, "bias", {out});
+        kan::ops::check(dtype_of(bias, "bias") == dtype, "bias must have spline_weight's dtype");
+        biases.push_back(dense(bias));
+      }
+      const Tensor& grid = *(at += count);
+      device.check(grid, "grid");
+      const int64_t in = n == 0 ? x.size(1) : layers[n - 1].layer.out_features;
+      const DType x_dtype = n == 0 ? dtype_of(x, "x") : layers[n - 1].layer.weight_dtype;
+      kan::ops::check(n == 0 || x_dtype == dtype, "spline_weight must have the dtype of the layer before it");
+      layers.emplace_back(x.size(0), in, x_dtype, grid, out, dtype, spline_functions(grid, order), order, base,
+                          kBSpline);
+      layers[n].set_weights(spline_weight, base_weight);
+    }
+
+    template <class Call>
+    static void of_layer(size_t n, const Call& call) {
+      try {
+        call();
+      } catch (const std::runtime_error& error) {
+        throw std::runtime_error("layers[" + std::to_string(n) + "]: " + error.what());
+      }
+    }
+    template <class Args>
+    void run(size_t n, const Args& args) const {
+      of_layer(n, [&] { device.run(args); });
+    }
+
+    const void* bias(size_t n) const { return biased ? biases[n].const_data_ptr() : nullptr; }
+    // Numbers between the layers before the n-th.
+    int64_t hidden_size(size_t n) const {
+      int64_t columns = 0;
+      for (size_t l = 1; l <= n; ++l) columns += layers[l].layer.in_features;
+      return columns * x.size(0);
+    }
+    // Where those are that the n-th layer reads, n > 0.
+    template <class Byte>
+    Byte* at(Byte* between, size_t n) const {
+      return between + hidden_size(n - 1) * int64_t(layers[0].spline_weight->element_size());
+    }
+    MatrixView input(size_t n, const char* between) const {
+      const Layer& layer = layers[n].layer;
+      if (n == 0) return view(x, "x", x.size(0), layer.in_features);
+      return {at(between, n), layer.weight_dtype, layer.in_features, 1};
+    }
+  };
+
+  static Tensor sum_of_rows(const Tensor& g) {
+    const int64_t rows = 0;
+    return torch::stable::sum(g, torch::headeronly::IntHeaderOnlyArrayRef(&rows, 1));
+  }
+};
+
+template <class Device, class Library>
+void register_network(Library& m) {
+  using Ops = NetworkFamily<Device>;
+  m.impl("kan_network", TORCH_BOX(&Ops::kan_network));
+  m.impl("kan_network_backward", TORCH_BOX(&Ops::kan_network_backward));
+}
+
+}  // namespace ops
+}  // namespace kan

@@ -1,0 +1,202 @@
+"""All layers of a KAN in one call: when they are taken, and what autograd knows of it.
+
+The op runs the kernels of the layers with nothing of torch or Python between them, so every number is that of
+the layers one by one. Beyond the first derivative, under torch.func and in forward mode they are just that.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from .._core import checks
+from .._core.bases import BASE_CODES, BSPLINE
+from .._core.function import ComposedFunction, transforming
+from .._core.problem import Problem, Spec
+from .._core.tracing import tracing
+from ..backends import native
+from . import autograd, dispatch
+
+
+@dataclass(slots=True)
+class Layers:
+    """What a call needs of all layers, first to last.
+
+    tensors: their spline_weights, base_weights where there is a base, biases or none, grids, kind by kind.
+    """
+
+    count: int
+    tensors: list[Tensor]
+    order: int
+    base: str | None
+    backend: str | None
+
+
+_reasons: dict[tuple[Any, ...], str | None] = {}
+_REASONS_LIMIT = 4096
+
+
+def why_not(x: Any, layers: Layers) -> str | None:
+    """Return why this call is no case for the op, or None. What is wrong with an argument the layers say."""
+    if type(x) is not Tensor or x.is_nested or x.layout is not torch.strided or x.dim() == 0:
+        return "x is no plain tensor"
+    compiling = torch.compiler.is_compiling()
+    if not compiling and (transforming() or forward_ad._current_level >= 0):
+        return "torch.func or forward mode"
+    if tracing():
+        return "a trace holds the layers"
+    if torch._C._is_any_autocast_enabled():
+        return "there is autocast"
+    if compiling:
+        return _why_never(x, layers)
+    count, tensors = layers.count, layers.tensors
+    key = (
+        x.device,
+        x.dtype,
+        layers.order,
+        layers.base,
+        layers.backend,
+        dispatch.forced_backend(),
+        torch.backends.cuda.matmul.fp32_precision if x.is_cuda else None,
+        torch.is_grad_enabled(),
+        *[(t.shape, t.dtype, t.device) for t in tensors[:count]],
+        *[t.requires_grad for t in tensors],
+        tensors[-1].dtype,
+    )
+    try:
+        return _reasons[key]
+    except KeyError:
+        if len(_reasons) >= _REASONS_LIMIT:
+            _reasons.clear()
+        reason = _reasons[key] = _why_never(x, layers)
+        return reason
+
+
+def _why_never(x: Tensor, layers: Layers) -> str | None:
+    """Return why all calls with tensors like these are no case for the op, or None."""
+    weights, first = layers.tensors[: layers.count], layers.tensors[0]
+    if torch.is_grad_enabled():
+        trained = {t.requires_grad for t in layers.tensors[: -layers.count]}
+        if len(trained) > 1:
+            return "some of the weights are frozen"
+    if layers.tensors[-1].dtype != (torch.float64 if first.dtype == torch.float64 else torch.float32):
+        return "the knots have another dtype than the op takes"
+    if x.dtype != first.dtype and not (first.dtype in checks.HALF_DTYPES and x.dtype == torch.float32):
+        return "x has another dtype"
+    if x.device.type == "meta":
+        return "meta tensors"
+    for n, weight in enumerate(weights):
+        if weight.dim() != 3 or weight.dtype != first.dtype or weight.device != x.device:
+            return f"layers[{n}] has other weights than layers[0]"
+        fan_in, functions, fan_out = weight.shape
+        facts = fan_in, fan_out, functions, layers.order, layers.base
+        problem = Problem(x.device.type, weight.dtype, weight.dtype, *facts, index=x.device.index)
+        for op in ("kan_linear", "kan_network"):  # what another backend runs faster stays with it
+            module, composed = dispatch.run_on(replace(problem, op=op), layers.backend)
+            if module is not native or composed:
+                return f"the backend {module.NAME!r} calls them one by one"
+    return None
+
+
+def call(x: Tensor, layers: Layers) -> Tensor:
+    """Return what the layers return (..., out), for a call that `why_not` has nothing against.
+
+    Raises:
+        RuntimeError: of shapes, dtypes and knots; the layers, called one by one, say it better.
+    """
+    rank = x.dim()
+    rows = x if rank == 2 else x.unsqueeze(0) if rank == 1 else x.flatten(0, -2)
+    numbers = layers.count, layers.order, BASE_CODES[layers.base]
+    if torch.is_grad_enabled() and (x.requires_grad or layers.tensors[0].requires_grad):
+        y: Tensor = Network.run(rows, *layers.tensors, *numbers)[0]
+    else:
+        y = native.kan_network(rows, layers.tensors, *numbers)[0]
+    return y if rank == 2 else y.reshape(*x.shape[:-1], y.shape[1])
+
+
+def forward(x: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
+    """Return y (B, out) and what `weight_gradients` needs, of x (B, in): `call` without autograd."""
+    y, hidden = native.kan_network(x, layers.tensors, layers.count, layers.order, BASE_CODES[layers.base])
+    return y, hidden
+
+
+def weight_gradients(x: Tensor, hidden: Tensor, g: Tensor, layers: Layers) -> list[Tensor]:
+    """Return the gradients of all tensors but the grids for the cotangent g (B, out), without autograd."""
+    numbers = layers.count, g, layers.order, BASE_CODES[layers.base], False, True
+    gradients: list[Tensor] = native.kan_network_backward(x, hidden, layers.tensors, *numbers)[1:]
+    return gradients
+
+
+class Network(ComposedFunction):
+    """y and what lies between the layers, of x (B, in), all tensors of `Layers`, their count, order, base."""
+
+    @classmethod
+    def inputs_of(cls, ctx):
+        return len(ctx.constants) - 3 - ctx.constants[-3]
+
+    @staticmethod
+    def forward(x, *rest):
+        return native.kan_network(x, list(rest[:-3]), *rest[-3:])
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[:-3], output[1])
+        ctx.constants = *[None] * (len(inputs) - 3), *inputs[-3:]
+
+    @staticmethod
+    def kept(ctx):
+        *tensors, hidden = ctx.saved_tensors
+        return (*tensors, *ctx.constants[-3:]), (hidden,)
+
+    @classmethod
+    def compose(cls, x, *rest):
+        *tensors, count, order, base = rest
+        kinds = [tensors[n * count : (n + 1) * count] for n in range(len(tensors) // count)]
+        for n, weight in enumerate(kinds[0]):
+            spec = Spec(weight.shape[1], order, base, 0, BSPLINE.code, native)
+            bias = kinds[-2][n] if len(kinds) == 3 + bool(base) else None
+            x = autograd.kan_linear(x, weight, kinds[1][n] if base else None, bias, kinds[-1][n], spec)
+        return x, None
+
+    @classmethod
+    def gradients(cls, ctx, g, _):
+        x, *tensors, hidden = ctx.saved_tensors
+        count, order, base = ctx.constants[-3:]
+        learnt = len(tensors) - count
+        needs = ctx.needs_input_grad
+        need_x, need_weight = needs[0], needs[1]
+        if need_x and need_weight:  # autograd.grad(inputs=...) often asks for less
+            edges = ctx.next_functions
+            need_x = autograd.runs(edges[0][0])
+            need_weight = any(autograd.runs(node) for node, _ in edges[1 : 1 + learnt])
+        numbers = count, g, order, base, need_x, need_weight
+        made = native.kan_network_backward(x, hidden, tensors, *numbers)
+        if not need_x:
+            made[0] = None
+        return made if need_weight else [*made, *[None] * learnt]
+
+
+def _register() -> None:
+    """Give the op the same first gradients, for torch.compile and torch.export."""
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        Network.setup_context(ctx, (inputs[0], *inputs[1], *inputs[2:]), output)
+
+    def backward(ctx: Any, g: Tensor, _: Any) -> tuple[Any, ...]:
+        x, *tensors, hidden = ctx.saved_tensors
+        count, order, base = ctx.constants[-3:]
+        need_x, need_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1])
+        numbers = count, g, order, base, need_x, need_weight
+        dx, *made = native.kan_network_backward(x, hidden, tensors, *numbers)
+        found = [*made, *[None] * (len(tensors) - len(made))]
+        return dx if need_x else None, found, None, None, None
+
+    torch.library.register_autograd("kan_kernels::kan_network", backward, setup_context=setup_context)
+
+
+if native.NAMESPACE is not None:
+    _register()

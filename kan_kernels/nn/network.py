@@ -1,0 +1,160 @@
+"""KAN: a stack of KANLinear layers, and the call that runs all of them at once."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks
+
+from .._core import checks
+from .._engine import network
+from .linear import KANLinear, masked, unchanged_by_errors
+
+if TYPE_CHECKING:
+    _Layer = TypeVar("_Layer", bound=nn.Module)
+
+    class Layers(nn.ModuleList, Generic[_Layer]):
+        """The type of `layers`, which is a plain nn.ModuleList: it knows what is in it."""
+
+        @overload  # type: ignore[override]
+        def __getitem__(self, index: int) -> _Layer: ...
+        @overload
+        def __getitem__(self, index: slice) -> "Layers[_Layer]": ...
+        def __getitem__(self, index: Any) -> Any: ...
+        def __iter__(self) -> Iterator[_Layer]: ...
+
+
+class KAN(nn.Module):
+    """A stack of KANLinear layers: KAN([2, 5, 1]) has two, in `layers`.
+
+    A state dict that does not fit, in whatever layer, leaves all of them as they were.
+
+    Args:
+        widths: at least two positive sizes, from the input's to the output's.
+        grid_size, spline_order, layer_options: as for KANLinear, the same for every layer.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> KAN([2, 5, 1])(torch.zeros(4, 2)).shape
+        torch.Size([4, 1])
+    """
+
+    def __init__(
+        self, widths: Sequence[int], grid_size: int = 5, spline_order: int = 3, **layer_options
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            KANLinear(fan_in, fan_out, grid_size, spline_order, **layer_options)
+            for fan_in, fan_out in itertools.pairwise(checks.widths(widths))
+        )
+
+    if TYPE_CHECKING:
+
+        @property
+        def layers(self) -> "Layers[KANLinear]": ...
+        @layers.setter
+        def layers(self, layers: nn.ModuleList) -> None: ...
+
+    def reset_parameters(self) -> None:
+        """Initialise every layer anew, as `KANLinear.reset_parameters` does."""
+        for layer in self.layers:
+            layer.reset_parameters()
+
+    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
+        """Load as torch does; after an error every layer is as it was."""
+        with unchanged_by_errors(self, state_dict):
+            return super().load_state_dict(state_dict, strict, assign)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (..., widths[0]) to y (..., widths[-1])."""
+        layers = gather(self)
+        if not isinstance(layers, str) and network.why_not(x, layers) is None:
+            if torch.compiler.is_compiling():
+                return network.call(x, layers)
+            try:
+                return network.call(x, layers)
+            except RuntimeError:
+                pass  # of knots and shapes the layers say more
+        for n, layer in enumerate(self.layers):
+            try:
+                x = layer(x)
+            except checks.GridError as error:
+                raise checks.GridError(f"layers[{n}], {error}") from None
+        return x
+
+    def _dispatch_options(self) -> str:
+        """Return whether one call runs all layers, for `explain`."""
+        layers = gather(self)
+        if not isinstance(layers, str):
+            weight = layers.tensors[0]
+            reason = network.why_not(weight.new_empty(0, weight.shape[0]), layers)
+            if reason is None:
+                return "kan_network runs all layers in one call"
+            layers = reason
+        return f"its layers are called one by one: {layers}"
+
+
+_CALL, _FORWARD = KANLinear.__call__, KANLinear.forward
+
+
+def gather(model: KAN) -> str | network.Layers:
+    """Return what a call of all layers needs, or why the layers have to be called themselves."""
+    if _hooked_everywhere():
+        return "there are global hooks"
+    if KANLinear.forward is not _FORWARD or KANLinear.__call__ is not _CALL:
+        return "KANLinear.forward was replaced"
+    splines: list[Tensor] = []
+    bases: list[Tensor] = []
+    biases: list[Tensor] = []
+    grids: list[Tensor] = []
+    first: Any = None
+    layer: Any
+    parameters: Any
+    buffers: Any
+    for n, layer in enumerate(model.layers._modules.values()):
+        if type(layer) is not KANLinear or "forward" in layer.__dict__:
+            return f"layers[{n}] is no plain KANLinear"
+        if layer._modules:
+            return f"layers[{n}] has formulas"
+        if hooked(layer):
+            return f"layers[{n}] has hooks"
+        try:
+            parameters, buffers = layer._parameters, layer._buffers
+            spline_weight, base_weight = parameters["spline_weight"], parameters["base_weight"]
+            bias, grid, mask = parameters["bias"], buffers["grid"], buffers["edge_mask"]
+        except KeyError:
+            return f"layers[{n}] has other parameters"
+        options = layer.spline_order, layer.base, layer.backend, base_weight is None, bias is None
+        if first is None:
+            first = options
+        elif options != first:
+            return f"layers[{n}] has other options than layers[0]"
+        if mask is not None:
+            spline_weight, base_weight = masked(spline_weight, base_weight, mask)
+        splines.append(spline_weight)
+        grids.append(grid)
+        if base_weight is not None:
+            bases.append(base_weight)
+        if bias is not None:
+            biases.append(bias)
+    if first is None:
+        return "there are no layers"
+    return network.Layers(len(splines), [*splines, *bases, *biases, *grids], *first[:3])
+
+
+def hooked(m: nn.Module) -> bool:
+    """Return whether something of somebody else's is called with the module."""
+    return bool(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
+
+
+def _hooked_everywhere() -> bool:
+    return bool(
+        hooks._global_forward_hooks
+        or hooks._global_forward_pre_hooks
+        or hooks._global_backward_hooks
+        or hooks._global_backward_pre_hooks
+    )

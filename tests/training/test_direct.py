@@ -1,0 +1,83 @@
+"""`fit` of the mean squared error of a KAN: loss and gradient without autograd, and the same steps."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness import DEVICE
+from kan_kernels import KAN
+from kan_kernels.backends import native
+from kan_kernels.training import direct, fit
+
+F64 = torch.float64
+pytestmark = pytest.mark.skipif(native.NAMESPACE is None, reason="the library is not built")
+
+
+@pytest.mark.parametrize("optimizer", ("lbfgs", "adam"))
+def test_training_without_autograd(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`fit` of the mean squared error takes the same steps as through autograd, up to rounding."""
+    x = torch.rand(50, 2, dtype=F64, device=DEVICE) * 2 - 1
+    y = (x[:, :1] * 3).sin() + x[:, 1:] ** 2
+    first = KAN([2, 3, 1], dtype=F64, bias=True, device=DEVICE)
+    nets = [copy.deepcopy(first) for _ in range(2)]
+    options = {"steps": 4, "optimizer": optimizer, "progress": False}
+    backward = torch.Tensor.backward
+    ran: list[int] = []
+    monkeypatch.setattr(Tensor, "backward", lambda *a, **k: (ran.append(1), backward(*a, **k))[1])
+    ours = fit(nets[0], (x, y), **options).train_loss
+    assert not ran
+    hook = nets[1].register_forward_hook(lambda *_: None)  # a case for autograd
+    theirs = fit(nets[1], (x, y), **options).train_loss
+    hook.remove()
+    assert ran
+    torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=1e-6, atol=0)
+
+
+def test_hooks_of_parameters_see_their_gradients() -> None:
+    """Hooks on a parameter, and those that run after its gradient was added, are called by `fit`."""
+    x = torch.rand(50, 2, device=DEVICE)
+    for register in ("register_hook", "register_post_accumulate_grad_hook"):
+        net, seen = KAN([2, 3, 1], device=DEVICE), []
+        getattr(net.layers[0].spline_weight, register)(lambda _, seen=seen: seen.append(1) and None)
+        fit(net, (x, x[:, :1]), steps=2, optimizer="adam", progress=False)
+        assert len(seen) == 2
+
+
+def test_what_is_a_case_for_autograd() -> None:
+    """Frozen weights, a mask, x that needs a gradient, another shape or dtype of y, a module around it."""
+    x = torch.rand(6, 2, dtype=F64, device=DEVICE)
+    y = x[:, :1].clone()
+    net = KAN([2, 3, 1], dtype=F64, device=DEVICE)
+    assert direct.squared_error(net, x, y) is not None
+    for model, inputs, target in (
+        (torch.nn.Sequential(net), x, y),
+        (net, x.clone().requires_grad_(), y),
+        (net, x, y[:, 0]),
+        (net, x, y.float()),
+        (net, x.unsqueeze(0), y.unsqueeze(0)),
+    ):
+        assert direct.squared_error(model, inputs, target) is None
+    net.layers[0].base_weight.requires_grad_(False)  # type: ignore[union-attr]
+    assert direct.squared_error(net, x, y) is None
+    net = KAN([2, 3, 1], dtype=F64, device=DEVICE)
+    net.layers[0].set_edge_mask(torch.ones(2, 3))
+    assert direct.squared_error(net, x, y) is None
+
+
+def test_gradients_add_up() -> None:
+    """As with autograd, a second backward pass adds to `grad`; the value is that of mse_loss."""
+    x = torch.rand(6, 2, dtype=F64, device=DEVICE)
+    y = x[:, :1].sin()
+    net = KAN([2, 3, 1], dtype=F64, bias=True, device=DEVICE)
+    loss = torch.nn.functional.mse_loss(net(x), y)
+    expected = torch.autograd.grad(loss, list(net.parameters()))
+    error = direct.squared_error(net, x, y)
+    assert error is not None and torch.equal(error.value, loss)
+    error.backward(1.0)
+    error.backward(2.5)
+    for p, g in zip(net.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, 3.5 * g, rtol=1e-12, atol=0)
