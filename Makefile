@@ -113,7 +113,7 @@ test: build
 	$(INTERPRET) -m "not long and not faults" --deselect tests/backends/test_golden.py
 
 test-all: $(VENV)/.built-all sanitize
-	$(BIN)/python -m pytest -m long
+	$(PYTEST) -m long
 	$(INTERPRET)
 	$(MAKE) test-edits
 
@@ -123,7 +123,7 @@ faults: build
 
 # Random edits of other codebases' layers: each is left alone, or computes what it did.
 test-edits: build
-	$(BIN)/python -m pytest tests/integrations/test_code_edits.py --edits 500
+	$(PYTEST) tests/integrations/test_code_edits.py --edits 500
 
 interpret: build
 	$(INTERPRET)
