@@ -51,6 +51,8 @@ def why_not(x: Any, layers: Layers) -> str | None:
         return "there is autocast"
     if compiling:
         return _why_never(x, layers)
+    if x.requires_grad and torch.is_grad_enabled():
+        return "x needs a gradient, whose derivatives cost less by the layers"
     count, tensors = layers.count, layers.tensors
     key = (
         x.device,

@@ -88,6 +88,8 @@ class KAN(nn.Module):
 
     def _dispatch_options(self) -> str:
         """Return whether one call runs all layers, for `explain`."""
+        if type(self).forward is not KAN.forward or "forward" in self.__dict__:
+            return "a forward of its own calls its layers"
         layers = gather(self)
         if not isinstance(layers, str):
             weight = layers.tensors[0]
@@ -107,6 +109,8 @@ def gather(model: KAN) -> str | network.Layers:
         return "there are global hooks"
     if KANLinear.forward is not _FORWARD or KANLinear.__call__ is not _CALL:
         return "KANLinear.forward was replaced"
+    if type(model.layers) is not nn.ModuleList:
+        return "layers is no plain ModuleList"
     splines: list[Tensor] = []
     bases: list[Tensor] = []
     biases: list[Tensor] = []

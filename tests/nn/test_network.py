@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from kan_kernels import KAN, KANLinear, explain, use_backend
 from kan_kernels._core.checks import GridError
 from kan_kernels._engine import network
 from kan_kernels.backends import native
+from kan_kernels.nn.network import gather
 from kan_kernels.symbolic import fix
 
 F32, F64, BF16 = torch.float32, torch.float64, torch.bfloat16
@@ -51,6 +53,17 @@ def make(case: dict[str, Any], adaptive: bool = True) -> tuple[KAN, Tensor]:
     for row, value in ((5, math.nan), (6, math.inf), (7, -math.inf)):
         x[row : row + 1, 0] = value
     return net, x.requires_grad_()
+
+
+def whole(net: KAN) -> Callable[[Tensor], Tensor]:
+    """The call of all layers, also for x that needs a gradient."""
+
+    def call(x: Tensor) -> Tensor:
+        layers = gather(net)
+        assert not isinstance(layers, str)
+        return network.call(x, layers)
+
+    return call
 
 
 @contextmanager
@@ -96,13 +109,16 @@ def test_bits_of_the_layers(case: dict[str, Any], monkeypatch: pytest.MonkeyPatc
     net, x = make(case)
     weights = list(net.parameters())
     seen = calls(monkeypatch)
-    ours = everything(net, x, weights)
+    ours = everything(whole(net), x, weights)
     assert [call[0] for call in seen] == ["kan_network", "kan_network_backward"]
     with torch.no_grad():
         alone = net(x)
-    with layers_alone(monkeypatch):
-        theirs = everything(net, x, weights)
-    assert len(seen) == 3 and same(ours, theirs) and same([alone], theirs[:1])
+    y = net(x.detach())
+    training = [y, *torch.autograd.grad(y, weights, torch.ones_like(y))]
+    assert len(seen) == 5
+    theirs = everything(net, x, weights)  # of an x that needs a gradient the layers take care
+    assert len(seen) == 5 and same(ours, theirs) and same([alone], theirs[:1])
+    assert same(training, [theirs[0], *theirs[2:]])
     assert explain(net).startswith("(the model) (KAN): kan_network runs all layers in one call")
 
 
@@ -122,22 +138,21 @@ def test_edge_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     x = x.detach().nan_to_num(0, 0, 0).requires_grad_()
     net.layers[0].set_edge_mask(torch.rand(3, 4) > 0.5)
     seen = calls(monkeypatch)
-    ours = everything(net, x, list(net.parameters()))
-    with layers_alone(monkeypatch):
-        assert len(seen) == 2 and same(ours, everything(net, x, list(net.parameters())))
+    ours = everything(whole(net), x, list(net.parameters()))
+    assert len(seen) == 2 and same(ours, everything(net, x, list(net.parameters())))
 
 
 def test_only_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """autograd.grad of x alone computes no gradients of weights, and the other way round."""
     net, x = make({"widths": [3, 4, 2], "batch": 20})
     seen = calls(monkeypatch)
-    y = net(x)
+    y = whole(net)(x)
     first, last = net.layers[0].spline_weight, net.layers[1].spline_weight
     for wanted, flags in (([x], (True, False)), ([last], (False, True)), ([x, first], (True, True))):
         torch.autograd.grad(y.sum(), wanted, retain_graph=True)
         assert seen[-1][-2:] == flags
     net.requires_grad_(False)
-    net(x).sum().backward()
+    whole(net)(x).sum().backward()
     assert seen[-1][-2:] == (True, False)
 
 
@@ -145,15 +160,17 @@ def test_derivatives_of_any_order() -> None:
     """gradcheck and gradgradcheck; third derivatives and those of torch.func are the layers'."""
     net, _ = make({"widths": [2, 3, 2], "batch": 1, "dtype": F64, "bias": True})
     x = (torch.rand(3, 2, dtype=F64, device=DEVICE) * 1.6 - 0.8).requires_grad_()
-    names = [name for name, _ in net.named_parameters()]
+    layers = gather(net)
+    assert not isinstance(layers, str)
+    learnt, grids = layers.tensors[:-2], layers.tensors[-2:]
 
     def f(x: Tensor, *weights: Tensor) -> Tensor:
-        return torch.func.functional_call(net, dict(zip(names, weights, strict=True)), (x,))
+        return network.call(x, dataclasses.replace(layers, tensors=[*weights, *grids]))
 
-    inputs = (x, *net.parameters())
+    inputs = (x, *learnt)
     assert torch.autograd.gradcheck(f, inputs)
     assert torch.autograd.gradgradcheck(f, inputs, fast_mode=True)
-    (first,) = torch.autograd.grad(net(x).pow(3).sum(), x, create_graph=True)
+    (first,) = torch.autograd.grad(f(*inputs).pow(3).sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(first.pow(2).sum(), x, create_graph=True)
     third = torch.autograd.grad(second.sum(), x)[0]
 
