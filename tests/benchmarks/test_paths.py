@@ -130,11 +130,11 @@ def test_main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> N
 
 def test_the_paths() -> None:
     """Every word once, two workloads at least, and each builds: both sides of the smallest agree."""
-    assert [one.name for one in paths.PATHS] == ["gemm", "layer_norm_rbf"]
+    assert [one.name for one in paths.PATHS] == ["gemm", "layer_norm_rbf", "kan_network", "stacks"]
     assert all(len(one.workloads) >= paths.WANTED for one in paths.PATHS)
     for one in paths.PATHS:
         title, make = next(iter(one.workloads.items()))
-        y, dx, *weights = make(True)()
-        assert (
-            y.shape[0] == dx.shape[0] and weights and all(bool(t.isfinite().all()) for t in (y, dx, *weights))
-        ), title
+        results = make(True)()
+        assert len(results) > 2 and all(bool(t.isfinite().all()) for t in results), title
+        if one.name in ("gemm", "layer_norm_rbf"):  # y, then dx
+            assert results[0].shape[0] == results[1].shape[0], title
