@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from itertools import product
+from itertools import cycle, product
 from unittest import mock
 
 import pytest
@@ -211,7 +211,7 @@ def test_weights_as_they_lie(basis: str, layout: str) -> None:
 @pytest.mark.parametrize("op", OPS)
 def test_opcheck(op: str) -> None:
     """torch's own checks: schema, fakes (shapes and strides), autograd, tracing."""
-    for basis, layout in zip(AROUND, LAYOUTS, strict=True):
+    for basis, layout in zip(AROUND, cycle(LAYOUTS), strict=False):
         inputs = build(case(basis, 5, 4, 2, 3, points="inside", dtype=F64))
         inputs.spline_weight = laid_out(inputs.spline_weight, layout)
         args = [
