@@ -109,7 +109,7 @@ inline bool functions_together(const Tensor& t) {
 // The layer's own tensors, made contiguous; owns what it had to copy.
 struct LayerTensors {
   Tensor grid;
-  OptionalTensor spline_weight, base_weight;
+  OptionalTensor spline_weight, base_weight, bias;
   Layer layer;
 
   LayerTensors(const Tensor& x, const Tensor& grid_in, int64_t out_features, DType weight_dtype, int64_t functions,
@@ -156,6 +156,14 @@ struct LayerTensors {
     base_weight = dense(*base);
     layer.base_weight = base_weight->const_data_ptr();
   }
+
+  void set_bias(const OptionalTensor& given) {
+    if (!given) return;
+    check_shape(*given, "bias", {layer.out_features});
+    check(dtype_of(*given, "bias") == layer.weight_dtype, "bias must have spline_weight's dtype");
+    bias = dense(*given);
+  }
+  const void* bias_data() const { return bias ? bias->const_data_ptr() : nullptr; }
 };
 
 inline int checked_derivative(int64_t derivative, int largest = kMaxDerivative) {
@@ -175,22 +183,23 @@ inline MatrixView view_row_scale(const OptionalTensor& row_scale, const Tensor& 
 }
 
 // A fresh tensor beside `like`; goes straight to the allocator.
-inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes, const int64_t* strides) {
+inline Tensor empty(const Tensor& like, const int64_t* sizes, int64_t n, const int64_t* strides) {
   int32_t dtype = 0, device_type = 0, device_index = 0;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.begin(), strides, dtype,
-                                                         device_type, device_index, &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(n, sizes, strides, dtype, device_type, device_index, &handle));
   return Tensor(handle);
 }
-// A fresh contiguous tensor beside `like`.
-inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes) {
+// A fresh contiguous tensor of n dimensions, up to 4, beside `like`.
+inline Tensor empty(const Tensor& like, const int64_t* sizes, int64_t n) {
   int64_t strides[4] = {1, 1, 1, 1};
-  const int64_t n = int64_t(sizes.size());
-  for (int64_t d = n - 2; d >= 0; --d) strides[d] = strides[d + 1] * std::max<int64_t>(1, sizes.begin()[d + 1]);
-  return empty(like, sizes, strides);
+  for (int64_t d = n - 2; d >= 0; --d) strides[d] = strides[d + 1] * std::max<int64_t>(1, sizes[d + 1]);
+  return empty(like, sizes, n, strides);
+}
+inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes) {
+  return empty(like, sizes.begin(), int64_t(sizes.size()));
 }
 
 // Tasks go to torch's own pool, so torch.set_num_threads and nested parallelism behave as everywhere in torch.

@@ -31,14 +31,8 @@ struct Family {
     args.layer = tensors.layer;
     args.x = view(x, "x", x.size(0), x.size(1));
     args.row_scale = view_row_scale(row_scale, x);
-    OptionalTensor bias_row;
-    if (bias_in) {
-      const Tensor bias = stack.first(*bias_in, "bias", 1, &Steps::bias, true);
-      check_shape(bias, "bias", {out});
-      kan::ops::check(dtype_of(bias, "bias") == args.layer.weight_dtype, "bias must have spline_weight's dtype");
-      bias_row = dense(bias);
-      args.bias = bias_row->const_data_ptr();
-    }
+    tensors.set_bias(stack.first(bias_in, "bias", 1, &Steps::bias, true));
+    args.bias = tensors.bias_data();
     args.derivative = checked_derivative(derivative);
     Tensor y = stack.made(spline_weight, {x.size(0), out}, &Steps::y);
     args.y = y.mutable_data_ptr();
@@ -134,7 +128,7 @@ struct Family {
       args.weight_derivative = checked_derivative(derivative);
       const int64_t strides[] = {layer.feature_stride, 1, layer.out_stride};
       const std::initializer_list<int64_t> sizes = {layer.in_features, layer.functions, layer.out_features};
-      d_spline = layer.out_stride != 0 ? empty(g, sizes, strides) : stack.made(g, sizes, &Steps::d_spline);
+      d_spline = layer.out_stride != 0 ? empty(g, sizes.begin(), 3, strides) : stack.made(g, sizes, &Steps::d_spline);
       d_base = layer.base != kNoBase ? stack.made(g, {layer.in_features, layer.out_features}, &Steps::d_base)
                                      : stack.made(g, {0}, &Steps::d_base);
       args.d_spline = d_spline.mutable_data_ptr();

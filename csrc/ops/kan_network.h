@@ -27,7 +27,7 @@ struct NetworkFamily {
       ForwardArgs args;
       args.layer = network.layers[n].layer;
       args.x = network.input(n, between);
-      args.bias = network.bias(n);
+      args.bias = network.layers[n].bias_data();
       args.y = n == last ? y.mutable_data_ptr() : network.at(between, n + 1);
       network.run(n, args);
     }
@@ -79,7 +79,6 @@ struct NetworkFamily {
     const Tensor& x;
     const Device device;
     std::vector<LayerTensors> layers;
-    Tensors biases;
     bool biased;
 
     Network(const Tensor& x, const Tensors& tensors, int64_t layers_in, int64_t order, int64_t base) : x(x), device(x) {
@@ -88,7 +87,7 @@ struct NetworkFamily {
       biased = tensors.size() == (kinds + 1) * count;
       kan::ops::check(count > 0 && (biased || tensors.size() == kinds * count), "tensors: got ", tensors.size(),
                       " for ", layers_in, " layers, expected ", kinds, " or ", kinds + 1, " for each");
-      layers.reserve(count), biases.reserve(count);
+      layers.reserve(count);
       for (size_t n = 0; n < count; ++n) {
         of_layer(n, [&] { add(n, &tensors[n], count, order, base); });
       }
@@ -103,13 +102,9 @@ struct NetworkFamily {
       const DType dtype = dtype_of(spline_weight, "spline_weight");
       const int64_t out = spline_weight.size(2);
       device.check(spline_weight, "spline_weight"), device.check(base_weight, "base_weight");
-      if (biased) {
-        const Tensor& bias = *(at += count);
-        device.check(bias, "bias");
-        check_shape(bias, "bias", {out});
-        kan::ops::check(dtype_of(bias, "bias") == dtype, "bias must have spline_weight's dtype");
-        biases.push_back(dense(bias));
-      }
+      OptionalTensor bias;
+      if (biased) bias = *(at += count);
+      device.check(bias, "bias");
       const Tensor& grid = *(at += count);
       device.check(grid, "grid");
       const int64_t in = n == 0 ? x.size(1) : layers[n - 1].layer.out_features;
@@ -117,7 +112,7 @@ struct NetworkFamily {
       kan::ops::check(n == 0 || x_dtype == dtype, "spline_weight must have the dtype of the layer before it");
       layers.emplace_back(x.size(0), in, x_dtype, grid, out, dtype, spline_functions(grid, order), order, base,
                           kBSpline);
-      layers[n].set_weights(spline_weight, base_weight);
+      layers[n].set_weights(spline_weight, base_weight), layers[n].set_bias(bias);
     }
 
     template <class Call>
@@ -133,7 +128,6 @@ struct NetworkFamily {
       of_layer(n, [&] { device.run(args); });
     }
 
-    const void* bias(size_t n) const { return biased ? biases[n].const_data_ptr() : nullptr; }
     // Numbers between the layers before the n-th.
     int64_t hidden_size(size_t n) const {
       int64_t columns = 0;

@@ -67,8 +67,7 @@ class Stack {
     int64_t all[4] = {count_}, numbers = 1, n = 1;
     for (int64_t size : sizes) numbers *= size, all[n++] = size;
     steps.*place = numbers * int64_t(like.element_size());
-    if (n == 2) return empty(like, {all[0], all[1]});
-    return n == 3 ? empty(like, {all[0], all[1], all[2]}) : empty(like, {all[0], all[1], all[2], all[3]});
+    return empty(like, all, n);
   }
 
  private:

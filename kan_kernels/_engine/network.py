@@ -33,6 +33,11 @@ class Layers:
     base: str | None
     backend: str | None
 
+    @property
+    def numbers(self) -> tuple[int, int, int]:
+        """Return the constants of the op, in the order of its schema."""
+        return self.count, self.order, BASE_CODES[self.base]
+
 
 _reasons: dict[tuple[Any, ...], str | None] = {}
 _REASONS_LIMIT = 4096
@@ -43,7 +48,8 @@ def why_not(x: Any, layers: Layers) -> str | None:
     if type(x) is not Tensor or x.is_nested or x.layout is not torch.strided or x.dim() == 0:
         return "x is no plain tensor"
     compiling = torch.compiler.is_compiling()
-    if not compiling and (transforming() or forward_ad._current_level >= 0):
+    compiling = torch.compiler.is_compiling()
+    if transforming() or (not compiling and forward_ad._current_level >= 0):
         return "torch.func or forward mode"
     if tracing():
         return "a trace holds the layers"
@@ -110,25 +116,32 @@ def call(x: Tensor, layers: Layers) -> Tensor:
     """
     rank = x.dim()
     rows = x if rank == 2 else x.unsqueeze(0) if rank == 1 else x.flatten(0, -2)
-    numbers = layers.count, layers.order, BASE_CODES[layers.base]
     if torch.is_grad_enabled() and (x.requires_grad or layers.tensors[0].requires_grad):
-        y: Tensor = Network.run(rows, *layers.tensors, *numbers)[0]
+        y: Tensor = Network.run(rows, *layers.tensors, *layers.numbers)[0]
     else:
-        y = native.kan_network(rows, layers.tensors, *numbers)[0]
+        y = forward(rows, layers)[0]
     return y if rank == 2 else y.reshape(*x.shape[:-1], y.shape[1])
 
 
 def forward(x: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
     """Return y (B, out) and what `weight_gradients` needs, of x (B, in): `call` without autograd."""
-    y, hidden = native.kan_network(x, layers.tensors, layers.count, layers.order, BASE_CODES[layers.base])
+    y, hidden = native.kan_network(x, layers.tensors, *layers.numbers)
     return y, hidden
 
 
 def weight_gradients(x: Tensor, hidden: Tensor, g: Tensor, layers: Layers) -> list[Tensor]:
     """Return the gradients of all tensors but the grids for the cotangent g (B, out), without autograd."""
-    numbers = layers.count, g, layers.order, BASE_CODES[layers.base], False, True
-    gradients: list[Tensor] = native.kan_network_backward(x, hidden, layers.tensors, *numbers)[1:]
-    return gradients
+    return _gradients(x, layers.tensors, hidden, g, layers.numbers, False, True)[1:]
+
+
+def _gradients(
+    x: Tensor, tensors: list[Tensor], hidden: Tensor, g: Tensor, numbers: tuple[int, int, int],
+    need_x: bool, need_weight: bool,
+) -> list[Any]:  # fmt: skip
+    """Return the gradients of x and of all tensors but the grids, None where they are not needed."""
+    count, order, base = numbers
+    dx, *made = native.kan_network_backward(x, hidden, tensors, count, g, order, base, need_x, need_weight)
+    return [dx if need_x else None, *(made if need_weight else [None] * (len(tensors) - count))]
 
 
 class Network(ComposedFunction):
@@ -167,19 +180,12 @@ class Network(ComposedFunction):
     @classmethod
     def gradients(cls, ctx, g, _):
         x, *tensors, hidden = ctx.saved_tensors
-        count, order, base = ctx.constants[-3:]
-        learnt = len(tensors) - count
-        needs = ctx.needs_input_grad
-        need_x, need_weight = needs[0], needs[1]
+        need_x, need_weight = ctx.needs_input_grad[:2]
         if need_x and need_weight:  # autograd.grad(inputs=...) often asks for less
             edges = ctx.next_functions
             need_x = autograd.runs(edges[0][0])
-            need_weight = any(autograd.runs(node) for node, _ in edges[1 : 1 + learnt])
-        numbers = count, g, order, base, need_x, need_weight
-        made = native.kan_network_backward(x, hidden, tensors, *numbers)
-        if not need_x:
-            made[0] = None
-        return made if need_weight else [*made, *[None] * learnt]
+            need_weight = any(autograd.runs(node) for node, _ in edges[1 : cls.inputs_of(ctx)])
+        return _gradients(x, tensors, hidden, g, ctx.constants[-3:], need_x, need_weight)
 
 
 def _register() -> None:
@@ -190,12 +196,9 @@ def _register() -> None:
 
     def backward(ctx: Any, g: Tensor, _: Any) -> tuple[Any, ...]:
         x, *tensors, hidden = ctx.saved_tensors
-        count, order, base = ctx.constants[-3:]
         need_x, need_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1])
-        numbers = count, g, order, base, need_x, need_weight
-        dx, *made = native.kan_network_backward(x, hidden, tensors, *numbers)
-        found = [*made, *[None] * (len(tensors) - len(made))]
-        return dx if need_x else None, found, None, None, None
+        dx, *found = _gradients(x, tensors, hidden, g, ctx.constants[-3:], need_x, need_weight)
+        return dx, [*found, *[None] * (len(tensors) - len(found))], None, None, None
 
     torch.library.register_autograd("kan_kernels::kan_network", backward, setup_context=setup_context)
 

@@ -207,6 +207,20 @@ def test_nested(outer: int, inner: int) -> None:
     torch.testing.assert_close(turned(x, weight[0], base), want)
 
 
+def test_compiled_transforms() -> None:
+    """vmap inside of a compiled function reaches the layers, whose ops have a rule for it."""
+    net = KAN([3, 4, 2], device=DEVICE)
+    x = torch.rand(9, 3, device=DEVICE)
+    state = {name: torch.stack([p, 2 * p]).detach() for name, p in net.named_parameters()}
+
+    def both(x: Tensor) -> tuple[Tensor, Tensor]:
+        many = vmap(lambda s: functional_call(net, s, (x,)))(state)
+        return vmap(net)(x), many
+
+    for got, want in zip(torch.compile(both, backend="aot_eager")(x), both(x), strict=True):
+        torch.testing.assert_close(got, want)
+
+
 @pytest.mark.parametrize("basis", NAMES)
 def test_bases_of_full_support(basis: str) -> None:
     """They lie side by side too."""
