@@ -153,7 +153,7 @@ class ConvolutionBackward {
     args.n_runs = sorted.n_runs;
     args.partial = w.partial;
     args.start = true;
-    T* sums = w.sums + c * channel_size_;
+    T* sums = weight_ ? w.sums + c * channel_size_ : nullptr;
     columns_.each([&](int64_t o, int64_t width) {
       args.pitch = width;
       for (int64_t n = 0; n < w.n_runs; ++n) {

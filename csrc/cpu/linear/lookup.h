@@ -3,36 +3,37 @@
 
 #include "cpu/simd.h"
 
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
-
 namespace kan {
 namespace KAN_ISA {
 
-// Lookup<T>::entries: the longest table (0: none). Tables are padded to that length.
+// Lookup<T>::entries: the longest table (0: none). A table has that length or, if Short, that of one register.
 template <class T>
 struct Lookup {
   static constexpr int entries = 0;
-  static KAN_HD Vec<T> read(const T*, typename Simd<T>::IVec, bool) { return {}; }
+  template <bool Short>
+  static KAN_HD Vec<T> read(const T*, typename Simd<T>::IVec) {
+    return {};
+  }
 };
 
 #if defined(__AVX512F__)
 template <>
 struct Lookup<float> {
   static constexpr int entries = 32;
-  static KAN_HD Vec<float> read(const float* table, Simd<float>::IVec index, bool is_short) {
+  template <bool Short>
+  static KAN_HD Vec<float> read(const float* table, Simd<float>::IVec index) {
     const __m512 low = _mm512_load_ps(table);
-    if (is_short) return (Vec<float>)_mm512_permutexvar_ps((__m512i)index, low);
+    if constexpr (Short) return (Vec<float>)_mm512_permutexvar_ps((__m512i)index, low);
     return (Vec<float>)_mm512_permutex2var_ps(low, (__m512i)index, _mm512_load_ps(table + 16));
   }
 };
 template <>
 struct Lookup<double> {
   static constexpr int entries = 16;
-  static KAN_HD Vec<double> read(const double* table, Simd<double>::IVec index, bool is_short) {
+  template <bool Short>
+  static KAN_HD Vec<double> read(const double* table, Simd<double>::IVec index) {
     const __m512d low = _mm512_load_pd(table);
-    if (is_short) return (Vec<double>)_mm512_permutexvar_pd((__m512i)index, low);
+    if constexpr (Short) return (Vec<double>)_mm512_permutexvar_pd((__m512i)index, low);
     return (Vec<double>)_mm512_permutex2var_pd(low, (__m512i)index, _mm512_load_pd(table + 8));
   }
 };
@@ -40,9 +41,10 @@ struct Lookup<double> {
 template <>
 struct Lookup<float> {
   static constexpr int entries = 16;
-  static KAN_HD Vec<float> read(const float* table, Simd<float>::IVec index, bool is_short) {
+  template <bool Short>
+  static KAN_HD Vec<float> read(const float* table, Simd<float>::IVec index) {
     const __m256 low = _mm256_permutevar8x32_ps(_mm256_load_ps(table), (__m256i)index);
-    if (is_short) return (Vec<float>)low;
+    if constexpr (Short) return (Vec<float>)low;
     const __m256 high = _mm256_permutevar8x32_ps(_mm256_load_ps(table + 8), (__m256i)index);
     const __m256i upper = _mm256_cmpgt_epi32((__m256i)index, _mm256_set1_epi32(7));
     return (Vec<float>)_mm256_blendv_ps(low, high, _mm256_castsi256_ps(upper));
