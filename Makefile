@@ -86,7 +86,7 @@ check: build
 	$(BIN)/python -m benchmarks.integrations --check
 
 sanitize: $(VENV)/.ready
-	$(BIN)/python tests/sanitize/run.py 200
+	$(BIN)/python tests/sanitize/run.py 100
 
 # The fastest instruction set alone, on fewer cases.
 sanitize-one: build

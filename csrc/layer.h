@@ -63,4 +63,27 @@ struct BackwardArgs {
   void* d_base = nullptr;
 };
 
+// All layers of a network of B-splines in one call: what a layer returns is what the next one reads. They share order,
+// base and dtype.
+struct NetworkForwardArgs {
+  const SplineLayer* layers = nullptr;
+  const void* const* biases = nullptr;  // (out) of each layer, or null
+  int count = 0;
+  MatrixView x;
+  void* hidden = nullptr;  // what lies between the layers, (batch, width) behind one another, weight_dtype
+  void* y = nullptr;
+};
+
+// The gradients of x (if input != null), and of all weights (if d_spline != null).
+struct NetworkBackwardArgs {
+  const SplineLayer* layers = nullptr;
+  int count = 0;
+  MatrixView x, g;
+  const void* hidden = nullptr;
+  void* input = nullptr;
+  void* const* d_spline = nullptr;  // one of each for every layer
+  void* const* d_base = nullptr;    // or null
+  void* const* d_bias = nullptr;    // or null
+};
+
 }  // namespace kan

@@ -42,5 +42,12 @@ void forward(const ForwardArgs& args, const Options& options, void* workspace, v
 int64_t backward_workspace(const BackwardArgs& args, const Options& options);
 void backward(const BackwardArgs& args, const Options& options, void* workspace, void* stream);
 
+// A network in one launch: why it is not, or null. The workspace of the backward pass is its own.
+const char* network_reason(const NetworkForwardArgs& args, const Options& options);
+const char* network_reason(const NetworkBackwardArgs& args, const Options& options);
+void network_forward(const NetworkForwardArgs& args, void* stream);
+int64_t network_backward_workspace(const NetworkBackwardArgs& args);
+void network_backward(const NetworkBackwardArgs& args, void* workspace, void* stream);
+
 }  // namespace cuda
 }  // namespace kan

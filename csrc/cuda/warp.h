@@ -59,6 +59,15 @@ KAN_DEVICE void sync_block() { __syncthreads(); }
 KAN_DEVICE void sync_warp() { __syncwarp(); }
 KAN_DEVICE bool any_in_warp(bool mine) { return __any_sync(0xffffffffu, mine); }
 
+// What blocks tell one another: publish() makes this thread's writes visible to whoever takes a later ticket;
+// load_published reads what other blocks wrote, past this processor's own cache.
+KAN_DEVICE void publish() { __threadfence(); }
+KAN_DEVICE unsigned take_ticket(unsigned* counter) { return atomicAdd(counter, 1u); }
+template <class T>
+KAN_DEVICE T load_published(const T* from) {
+  return __ldcg(from);
+}
+
 // Memory accesses are not moved across: keeps the compiler from loading far ahead into registers that it lacks.
 KAN_DEVICE void keep_order() { asm volatile("" ::: "memory"); }
 
@@ -214,6 +223,11 @@ void launch(const char* name, void (*kernel)(Args), Grid grid, int threads, int 
                cudaLaunchKernel(reinterpret_cast<const void*>(kernel),
                                 dim3(unsigned(grid.x), unsigned(grid.y), unsigned(grid.z)), dim3(unsigned(threads)),
                                 pointers, size_t(shared_bytes), static_cast<cudaStream_t>(stream)));
+}
+
+// Queues zeros.
+inline void zero_bytes(const char* name, void* data, size_t bytes, void* stream) {
+  check_launch(name, cudaMemsetAsync(data, 0, bytes, static_cast<cudaStream_t>(stream)));
 }
 
 }  // namespace cuda

@@ -76,6 +76,17 @@ class CudaDevice {
     const Workspace space(*this, cuda::backward_workspace(args, o));
     cuda::backward(args, o, space.data, stream_);
   }
+  // Whole networks in one launch, where that serves.
+  static constexpr bool kNetworks = true;
+  template <class Args>
+  bool has_network(const Args& args) const {
+    return !cuda::network_reason(args, options(cuda::capability_major(index_)));
+  }
+  void run_network(const NetworkForwardArgs& args) const { cuda::network_forward(args, stream_); }
+  void run_network(const NetworkBackwardArgs& args) const {
+    const Workspace space(*this, cuda::network_backward_workspace(args));
+    cuda::network_backward(args, space.data, stream_);
+  }
   template <class Args>
   void run_all(const Args& args, const Stack& stack) const {
     for (int64_t n = 0; n < stack.count(); ++n) run(of_network(args, stack.steps, n));

@@ -1,5 +1,6 @@
-// All layers of a KAN in one call, and their gradients, once for every device: the kernels of kan_linear with nothing
-// of torch between them, so that every number is that of the layers one by one.
+// All layers of a KAN in one call, and their gradients, once for every device. Where a device has no kernel for the
+// whole, they are the kernels of kan_linear with nothing of torch between them: every number is that of the layers one
+// by one.
 #pragma once
 
 #include <vector>
@@ -23,6 +24,9 @@ struct NetworkFamily {
     Tensor hidden = empty(tensors[0], {network.hidden_size(last)});
     Tensor y = empty(tensors[0], {x.size(0), network.layers[last].layer.out_features});
     char* between = static_cast<char*>(hidden.mutable_data_ptr());
+    if constexpr (Device::kNetworks) {
+      if (forward_whole(network, between, y)) return {y, hidden};
+    }
     for (size_t n = 0; n <= last; ++n) {
       ForwardArgs args;
       args.layer = network.layers[n].layer;
@@ -46,7 +50,15 @@ struct NetworkFamily {
     check(g.scalar_type() == tensors[0].scalar_type(), "g must have the weights' dtype");
     const char* between = static_cast<const char*>(hidden.const_data_ptr());
     Tensors made(1 + (need_weight ? tensors.size() - count : 0));
+    for (size_t n = 0; need_weight && n < count; ++n) {
+      const Layer& layer = network.layers[n].layer;
+      made[1 + n] = empty(g, {layer.in_features, layer.functions, layer.out_features});
+      if (base != kNoBase) made[1 + count + n] = empty(g, {layer.in_features, layer.out_features});
+    }
     Tensor& dx = made[0];
+    if constexpr (Device::kNetworks) {
+      if (backward_whole(network, between, g, need_x, need_weight, made)) return made;
+    }
     Tensor cotangent = g;
     for (size_t n = count; n-- > 0;) {
       const Layer& layer = network.layers[n].layer;
@@ -59,13 +71,9 @@ struct NetworkFamily {
       dx = need_input ? empty(like, {x.size(0), layer.in_features}) : empty(like, {0});
       if (need_input) args.input = dx.mutable_data_ptr();
       if (need_weight) {
-        Tensor& d_spline = made[1 + n] = empty(g, {layer.in_features, layer.functions, layer.out_features});
-        args.d_spline = d_spline.mutable_data_ptr();
-        if (base != kNoBase) {
-          Tensor& d_base = made[1 + count + n] = empty(g, {layer.in_features, layer.out_features});
-          args.d_base = d_base.mutable_data_ptr();
-        }
-        if (network.biased) made[1 + (1 + (base != kNoBase)) * count + n] = sum_of_rows(cotangent);
+        args.d_spline = made[1 + n].mutable_data_ptr();
+        if (base != kNoBase) args.d_base = made[1 + count + n].mutable_data_ptr();
+        if (network.biased) made[1 + network.kinds * count + n] = sum_of_rows(cotangent);
       }
       if (need_input || need_weight) network.run(n, args);
       cotangent = dx;
@@ -79,14 +87,16 @@ struct NetworkFamily {
     const Tensor& x;
     const Device device;
     std::vector<LayerTensors> layers;
+    size_t kinds;  // of tensors with gradients, without the bias
     bool biased;
 
     Network(const Tensor& x, const Tensors& tensors, int64_t layers_in, int64_t order, int64_t base) : x(x), device(x) {
-      const size_t count = size_t(std::max<int64_t>(0, layers_in)), kinds = 2 + (base != kNoBase);
+      const size_t count = size_t(std::max<int64_t>(0, layers_in));
+      kinds = 1 + (base != kNoBase);
       check_matrix(x, "x");
-      biased = tensors.size() == (kinds + 1) * count;
-      kan::ops::check(count > 0 && (biased || tensors.size() == kinds * count), "tensors: got ", tensors.size(),
-                      " for ", layers_in, " layers, expected ", kinds, " or ", kinds + 1, " for each");
+      biased = tensors.size() == (kinds + 2) * count;
+      kan::ops::check(count > 0 && (biased || tensors.size() == (kinds + 1) * count), "tensors: got ", tensors.size(),
+                      " for ", layers_in, " layers, expected ", kinds + 1, " or ", kinds + 2, " for each");
       layers.reserve(count);
       for (size_t n = 0; n < count; ++n) {
         of_layer(n, [&] { add(n, &tensors[n], count, order, base); });
@@ -113,6 +123,13 @@ struct NetworkFamily {
       layers.emplace_back(x.size(0), in, x_dtype, grid, out, dtype, spline_functions(grid, order), order, base,
                           kBSpline);
       layers[n].set_weights(spline_weight, base_weight), layers[n].set_bias(bias);
+    }
+
+    std::vector<SplineLayer> plain_layers() const {
+      std::vector<SplineLayer> plain;
+      plain.reserve(layers.size());
+      for (const LayerTensors& layer : layers) plain.push_back(layer.layer);
+      return plain;
     }
 
     template <class Call>
@@ -145,6 +162,43 @@ struct NetworkFamily {
       return {at(between, n), layer.weight_dtype, layer.in_features, 1};
     }
   };
+
+  // Runs the device's kernel for the whole, where it has one for these layers.
+  static bool forward_whole(const Network& network, char* between, Tensor& y) {
+    const std::vector<SplineLayer> plain = network.plain_layers();
+    std::vector<const void*> biases;
+    for (const LayerTensors& layer : network.layers) biases.push_back(layer.bias_data());
+    NetworkForwardArgs whole;
+    whole.layers = plain.data(), whole.biases = biases.data(), whole.count = int(plain.size());
+    whole.x = network.input(0, between), whole.hidden = between, whole.y = y.mutable_data_ptr();
+    if (!network.device.has_network(whole)) return false;
+    network.device.run_network(whole);
+    return true;
+  }
+
+  // The same backward; allocates what the layers one by one do not need.
+  static bool backward_whole(const Network& network, const char* between, const Tensor& g, bool need_x,
+                             bool need_weight, Tensors& made) {
+    const size_t count = network.layers.size();
+    const std::vector<SplineLayer> plain = network.plain_layers();
+    NetworkBackwardArgs whole;
+    whole.layers = plain.data(), whole.count = int(count);
+    whole.x = network.input(0, between), whole.hidden = between;
+    whole.g = view(g, "g", network.x.size(0), plain.back().out_features);
+    if (!network.device.has_network(whole)) return false;
+    std::vector<void*> pointers;
+    for (size_t n = 0; need_weight && n + 1 < made.size(); ++n) {
+      if (n >= network.kinds * count) made[1 + n] = empty(g, {plain[n % count].out_features});
+      pointers.push_back(made[1 + n].mutable_data_ptr());
+    }
+    if (need_weight) whole.d_spline = pointers.data();
+    if (need_weight && network.kinds > 1) whole.d_base = pointers.data() + count;
+    if (need_weight && network.biased) whole.d_bias = pointers.data() + network.kinds * count;
+    made[0] = need_x ? empty(network.x, {network.x.size(0), network.x.size(1)}) : empty(network.x, {0});
+    if (need_x) whole.input = made[0].mutable_data_ptr();
+    if (need_x || need_weight) network.device.run_network(whole);
+    return true;
+  }
 
   static Tensor sum_of_rows(const Tensor& g) {
     const int64_t rows = 0;

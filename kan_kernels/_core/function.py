@@ -124,11 +124,12 @@ class ComposedFunction(Function):
     @classmethod
     def backward(cls, ctx: Any, *cotangents: Any) -> tuple[Tensor | None, ...]:
         """Return a gradient for each argument."""
-        if all(g is None for g in cotangents):
-            return (None,) * len(ctx.constants)
+        count = len(ctx.constants)
+        if cotangents[0] is None and all(g is None for g in cotangents):
+            return (None,) * count
         again = torch.is_grad_enabled()
         call = cls._composed_gradients(ctx, cotangents) if again else cls.gradients(ctx, *cotangents)
-        return *call, *(None,) * (len(ctx.constants) - cls.inputs_of(ctx))
+        return *call, *(None,) * (count - len(call))
 
 
 def map_rows(

@@ -15,7 +15,6 @@ from .._core import checks
 from .._core.bases import BASE_CODES, BSPLINE
 from .._core.function import ComposedFunction, transforming
 from .._core.problem import Problem, Spec
-from .._core.tracing import tracing
 from ..backends import native
 from . import autograd, dispatch
 
@@ -48,15 +47,14 @@ def why_not(x: Any, layers: Layers) -> str | None:
     if type(x) is not Tensor or x.is_nested or x.layout is not torch.strided or x.dim() == 0:
         return "x is no plain tensor"
     compiling = torch.compiler.is_compiling()
-    compiling = torch.compiler.is_compiling()
     if transforming() or (not compiling and forward_ad._current_level >= 0):
         return "torch.func or forward mode"
-    if tracing():
-        return "a trace holds the layers"
     if torch._C._is_any_autocast_enabled():
         return "there is autocast"
     if compiling:
         return _why_never(x, layers)
+    if torch._C._get_tracing_state() is not None:
+        return "a trace holds the layers"
     if x.requires_grad and torch.is_grad_enabled():
         return "x needs a gradient, whose derivatives cost less by the layers"
     count, tensors = layers.count, layers.tensors
@@ -117,7 +115,8 @@ def call(x: Tensor, layers: Layers) -> Tensor:
     rank = x.dim()
     rows = x if rank == 2 else x.unsqueeze(0) if rank == 1 else x.flatten(0, -2)
     if torch.is_grad_enabled() and (x.requires_grad or layers.tensors[0].requires_grad):
-        y: Tensor = Network.run(rows, *layers.tensors, *layers.numbers)[0]
+        run = Network.plain if torch.compiler.is_compiling() else Network.apply
+        y: Tensor = run(rows, *layers.tensors, *layers.numbers)[0]
     else:
         y = forward(rows, layers)[0]
     return y if rank == 2 else y.reshape(*x.shape[:-1], y.shape[1])

@@ -109,7 +109,8 @@ def gather(model: KAN) -> str | network.Layers:
         return "there are global hooks"
     if KANLinear.forward is not _FORWARD or KANLinear.__call__ is not _CALL:
         return "KANLinear.forward was replaced"
-    if type(model.layers) is not nn.ModuleList:
+    modules = model._modules.get("layers")  # without the detour of nn.Module.__getattr__
+    if type(modules) is not nn.ModuleList:
         return "layers is no plain ModuleList"
     splines: list[Tensor] = []
     bases: list[Tensor] = []
@@ -119,7 +120,7 @@ def gather(model: KAN) -> str | network.Layers:
     layer: Any
     parameters: Any
     buffers: Any
-    for n, layer in enumerate(model.layers._modules.values()):
+    for n, layer in enumerate(modules._modules.values()):
         if type(layer) is not KANLinear or "forward" in layer.__dict__:
             return f"layers[{n}] is no plain KANLinear"
         if layer._modules:

@@ -121,6 +121,22 @@ def options(
 
 
 @contextlib.contextmanager
+def played(by: Callable | None) -> Iterator[None]:
+    """Calls inside go to a runner, or to the library again."""
+    global runner
+    before, runner = runner, by
+    try:
+        yield
+    finally:
+        runner = before
+
+
+def recording() -> bool:
+    """Whether calls are written down, and nothing is computed."""
+    return hasattr(runner, "data") and not hasattr(runner, "at")
+
+
+@contextlib.contextmanager
 def registered() -> Iterator[None]:
     """This module as the backend of its name, for the code inside."""
     name = f"kan_kernels.backends.{NAME}"

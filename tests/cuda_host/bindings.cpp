@@ -3,6 +3,7 @@
 #include <exception>
 #include <memory>
 #include <stdexcept>
+#include <string>
 
 #include "cuda/kernels.h"
 #include "warp_host.h"
@@ -71,6 +72,59 @@ extern "C" int kan_cuda_host_call(const Call* c) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;
   }
+}
+
+// One call of a network, forward (y) or backward, as tests/cuda_host/networks.py lays it out.
+namespace {
+constexpr int kMost = 9;  // one more than a launch takes
+struct NetworkCall {
+  int64_t count, order, base, batch, weight_dtype, path, in[kMost], out[kMost], functions[kMost];
+  const void *grid[kMost], *spline_weight[kMost], *base_weight[kMost], *bias[kMost];
+  void *d_spline[kMost], *d_base[kMost], *d_bias[kMost];
+  View x, g;
+  void *hidden, *y, *input;
+};
+
+template <class Args, class Call>
+std::string run_network(const Args& args, const cuda::Options& options, const Call& call) {
+  const char* const reason = cuda::network_reason(args, options);
+  if (!reason) call();
+  return reason ? reason : "";
+}
+}  // namespace
+
+extern "C" int64_t kan_cuda_host_network_size() { return sizeof(NetworkCall); }
+
+// Why one launch does not serve, or "".
+extern "C" const char* kan_cuda_host_network(const NetworkCall* c) {
+  static std::string reason;
+  SplineLayer layers[kMost];
+  for (int l = 0; l < c->count; ++l) {
+    SplineLayer& layer = layers[l];
+    layer.batch = c->batch, layer.in_features = c->in[l], layer.out_features = c->out[l];
+    layer.functions = int(c->functions[l]), layer.order = int(c->order), layer.base = int(c->base);
+    layer.weight_dtype = DType(c->weight_dtype);
+    layer.grid = c->grid[l], layer.spline_weight = c->spline_weight[l], layer.base_weight = c->base_weight[l];
+  }
+  const cuda::Options options{cuda::Path(c->path)};
+  if (c->y) {
+    NetworkForwardArgs a;
+    a.layers = layers, a.biases = c->bias, a.count = int(c->count);
+    a.x = c->x.get(), a.hidden = c->hidden, a.y = c->y;
+    reason = run_network(a, options, [&] { cuda::network_forward(a, nullptr); });
+  } else {
+    NetworkBackwardArgs a;
+    a.layers = layers, a.count = int(c->count);
+    a.x = c->x.get(), a.g = c->g.get(), a.hidden = c->hidden, a.input = c->input;
+    if (c->d_spline[0]) a.d_spline = c->d_spline;
+    if (c->d_base[0]) a.d_base = c->d_base;
+    if (c->d_bias[0]) a.d_bias = c->d_bias;
+    reason = run_network(a, options, [&] {
+      const auto workspace = poisoned(cuda::network_backward_workspace(a));
+      cuda::network_backward(a, workspace.get(), nullptr);
+    });
+  }
+  return reason.c_str();
 }
 
 // Kernels that are wrong, for the test of the emulator itself.

@@ -8,6 +8,8 @@
 #include <vector>
 
 extern "C" int kan_cuda_host_call(const void* call);
+extern "C" const char* kan_cuda_host_network(const void* call);
+extern "C" int64_t kan_cuda_host_network_size();
 extern "C" void kan_cuda_host_mode(int mode);
 
 namespace {
@@ -41,7 +43,8 @@ int main(int argc, char** argv) {
       const void* const pointer = data.back().get();
       std::memcpy(call.get() + block.offset, &pointer, sizeof pointer);
     }
-    if (kan_cuda_host_call(call.get()) != 0) return 1;
+    const bool network = header[0] == kan_cuda_host_network_size();
+    if (network ? *kan_cuda_host_network(call.get()) != 0 : kan_cuda_host_call(call.get()) != 0) return 1;
     for (size_t n = 0; n < blocks.size(); ++n) {
       if (blocks[n].is_output) std::fwrite(data[n].get(), 1, size_t(blocks[n].bytes), out);
     }

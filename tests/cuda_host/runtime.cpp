@@ -47,6 +47,7 @@ Block& block() {
   return it;
 }
 int mode = kRising;
+int launches = 0;
 
 // ---- fibers --------------------------------------------------------------------------------------------------------
 struct Fiber {
@@ -147,6 +148,7 @@ void meet_block(const char* what) { meet(block().block, what); }
 void meet_warp(const char* what) { meet(block().warps[self->thread / 32], what); }
 
 void run_blocks(const char* name, Body body, void* context, Grid grid, int threads, int shared_bytes) {
+  ++launches;
   Block& b = block();
   b.name = name, b.body = body, b.context = context, b.threads = threads;
   self = nullptr;
@@ -208,6 +210,9 @@ uint16_t to_f16(float value) {
 }  // namespace host
 }  // namespace cuda
 }  // namespace kan
+
+// Kernels that were launched so far.
+extern "C" int kan_cuda_host_launches() { return kan::cuda::host::launches; }
 
 extern "C" void kan_cuda_host_mode(int new_mode) {
   using namespace kan::cuda::host;

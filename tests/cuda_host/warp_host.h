@@ -97,6 +97,13 @@ KAN_DEVICE bool any_in_warp(bool mine) {
   return any;
 }
 
+KAN_DEVICE void publish() {}  // blocks run one after another
+KAN_DEVICE unsigned take_ticket(unsigned* counter) { return (*counter)++; }
+template <class T>
+KAN_DEVICE T load_published(const T* from) {
+  return *from;
+}
+
 KAN_DEVICE void copy_async(const void* shared, const void* from, int bytes) {
   void* to = const_cast<void*>(shared);
   host::Self& s = *host::self;
@@ -242,6 +249,8 @@ KAN_DEVICE uint32_t pack_f16(float low, float high) {
   return uint32_t(host::to_f16(low)) | uint32_t(host::to_f16(high)) << 16;
 }
 KAN_DEVICE float f16_to_float(uint16_t bits) { return host::from_f16(bits); }
+
+inline void zero_bytes(const char*, void* data, size_t bytes, void*) { std::memset(data, 0, bytes); }
 
 // Runs the kernel to its end; `stream` is not looked at.
 template <class Args>

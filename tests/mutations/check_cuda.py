@@ -6,6 +6,7 @@ import torch
 
 import cuda_host
 from cases import HALF, OPS, Case, build
+from cuda_host import networks
 from cuda_host.checks import check_dense, dense_runs
 from cuda_host.orthogonal import BFLOAT, F64, Example
 from cuda_host.orthogonal import check as check_orthogonal
@@ -47,6 +48,14 @@ ORTHOGONAL = [  # in registers, from the start, on matrix units
 ]
 
 
+def check_networks() -> None:
+    """In one launch each way; NaN and infinities too."""
+    for case in networks.CASES[:6]:
+        example = networks.make(case)
+        networks.check(*example, networks.emulated(*example))
+    networks.check_special(networks.CASES[0])
+
+
 def check_full_support(op: str, case: Case) -> None:
     """On matrix units where it can be."""
     if case.dtype in HALF:
@@ -67,6 +76,7 @@ def check() -> None:
         with cuda_host.options(mode=mode):
             for example in ORTHOGONAL:
                 check_orthogonal(example)
+            check_networks()
         for op in OPS:
             with cuda_host.options(mode=mode):
                 for case in FULL_SUPPORT:

@@ -212,8 +212,11 @@ void check_bases(const kan::cpu::KernelTable& kernels, uint64_t seed) {
     const auto widen = [&](Line& size, const Line& line) {
       for (size_t r = 0; r < size.size(); ++r) size[r] = std::max(size[r], fabsl(line[r]));
     };
+    double rho_size = 1, sigma_size = 1;
     for (int n = 0; n <= 32; ++n) {
       const long double at = kReach * (n / 16.0L - 1);
+      rho_size = std::max(rho_size, std::fabs(base_derivative(l.base, double(at), p.m)));
+      sigma_size = std::max(sigma_size, std::fabs(base_derivative(l.base, double(at), backward.input_derivative)));
       widen(phi_size, values_of(l.basis, rows[size_t(i)], int(R), p.m, at));
       widen(psi_size, values_of(l.basis, rows[size_t(i)], int(R), backward.input_derivative, at));
     }
@@ -233,8 +236,8 @@ void check_bases(const kan::cpu::KernelTable& kernels, uint64_t seed) {
       for (int64_t o = 0; o < O; ++o) {
         const size_t bo = size_t(b * O + o), io = size_t(i * O + o);
         const double cotangent = g.get(b, o), w = l.base ? base.get(io) : 0.0;
-        y_want[bo] += s * w * rho, y_size[bo] += std::fabs(s) * (std::fabs(w * rho) + 1);
-        sum += cotangent * w * sigma, size += std::fabs(cotangent) * (std::fabs(w * sigma) + 1);
+        y_want[bo] += s * w * rho, y_size[bo] += std::fabs(s) * (std::fabs(w) * rho_size + 1);
+        sum += cotangent * w * sigma, size += std::fabs(cotangent) * (std::fabs(w) * sigma_size + 1);
         for (int64_t r = 0; r < R; ++r) {
           const size_t iro = place(i, r, o);
           const double c = spline.get(iro);
@@ -245,7 +248,7 @@ void check_bases(const kan::cpu::KernelTable& kernels, uint64_t seed) {
           c_want[iro] += sb * cotangent * double(phi[size_t(r)]);
           c_size[iro] += std::fabs(sb * cotangent) * double(phi_size[size_t(r)]);
         }
-        if (l.base) w_want[io] += sb * cotangent * rho, w_size[io] += std::fabs(sb * cotangent) * (std::fabs(rho) + 1);
+        if (l.base) w_want[io] += sb * cotangent * rho, w_size[io] += std::fabs(sb * cotangent) * (rho_size + 1);
       }
       if (parts != 2) compare(kernels.name, seed, name, p, t, size_t(b * I + i), sum, size, lost);
     }

@@ -78,6 +78,8 @@ def test_every_kernel(kernels: list[Measured]) -> None:
             for dtype, orders in (("fp32", (-1, 1, 2, 3)), ("fp64", (-1, 3))):
                 for order, lanes in product(orders, (1, 8, 32)):
                     assert (f"gather_{op}_kernel", f"{order},{lanes}", dtype, arch) in have
+                for order in (-1, 3):
+                    assert (f"network_{op}_kernel", str(order), dtype, arch) in have
         dense = {(kernel, *options.split(",")[:2], sm) for kernel, options, _, sm in have}
         for op, matrix, order in product(("forward", "backward"), MATRICES, "123"):
             assert (f"dense_{op}_kernel", matrix, order, arch) in dense
@@ -94,7 +96,7 @@ def test_nothing_spills(kernels: list[Measured]) -> None:
     """
     for k in kernels:
         dtype = k.source.dtype or ("fp64" if "double" in k.source.options else "fp32")
-        table = 0 if k.source.kernel.startswith(("dense", "reduce")) else SILU_TABLE[dtype]
+        table = 0 if k.source.kernel.startswith(("dense", "reduce", "network")) else SILU_TABLE[dtype]
         table *= 2 if "Orthogonal" in k.source.options else 1
         assert k.cost.stack == table, (k.key, k.cost.stack)
         assert (k.cost.spills == 0) is (table == 0), (k.key, k.cost.spills)

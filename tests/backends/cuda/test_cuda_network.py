@@ -1,0 +1,87 @@
+"""Small networks in one CUDA launch, on the CPU: against the layers, and what a launch does not serve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+import cuda_host
+from cuda_host import networks, sanitize
+from cuda_host.networks import CASES, IDS, check, check_special, emulated, make, tensors_of
+from harness import threads
+
+pytestmark = pytest.mark.skipif(cuda_host.why_not() is not None, reason=str(cuda_host.why_not()))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    with threads(1):
+        yield
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_numbers(case: dict[str, Any]) -> None:
+    """y and all gradients, in one launch each, whatever the order of the threads: the same bits."""
+    net, x, g = make(case)
+    before = cuda_host.library().kan_cuda_host_launches()
+    rising = emulated(net, x, g)
+    assert cuda_host.library().kan_cuda_host_launches() == before + 2
+    check(net, x, g, rising)
+    with cuda_host.options(mode="falling"):
+        falling = emulated(net, x, g)
+    for a, b in zip(rising, falling, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("case", CASES[:4], ids=IDS[:4])
+def test_nan_and_infinities(case: dict[str, Any]) -> None:
+    """They reach what they reach layer by layer."""
+    check_special(case)
+
+
+def test_only_what_is_asked_for() -> None:
+    """dx alone, and the weights' gradients alone, are those of both."""
+    net, x, g = make(CASES[1])
+    layers = tensors_of(net)
+    _, hidden = networks.forward(layers, 3, 1, x)
+    dx, made = networks.backward(layers, 3, 1, x, hidden, g)
+    alone, nothing = networks.backward(layers, 3, 1, x, hidden, g, need_weight=False)
+    none, weights = networks.backward(layers, 3, 1, x, hidden, g, need_x=False)
+    assert none is None and not nothing and torch.equal(alone, dx)
+    for a, b in zip(made, weights, strict=True):
+        assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ({"widths": [1] * 10, "batch": 5}, "more than 8 layers"),
+        ({"widths": [2, 65, 1], "batch": 5}, "wider than 64"),
+        ({"widths": [64, 64, 64], "batch": 5}, "do not fit"),
+        ({"widths": [60, 60, 2], "batch": 9000}, "matrix units"),
+        ({"widths": [2, 5, 1], "batch": 0}, "empty"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_a_launch_does_not_serve(case: dict[str, Any], reason: str) -> None:
+    """A reason, and nothing is launched."""
+    net, x, _ = make(case)
+    before = cuda_host.library().kan_cuda_host_launches()
+    with pytest.raises(RuntimeError, match=reason):
+        networks.forward(tensors_of(net), 3, 1, x)
+    with cuda_host.options(path="gather"), pytest.raises(RuntimeError, match="another path"):
+        networks.forward(tensors_of(net), 3, 1, x)
+    assert cuda_host.library().kan_cuda_host_launches() == before
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ("address", "thread"))
+def test_sanitizers(kind: str) -> None:
+    """With operating-system threads for its own, under ASan and UBSan, and under TSan."""
+    made = [make(case) for case in CASES[1:]]
+    got = sanitize.replayed(kind, lambda: [emulated(*example) for example in made])
+    for example, results in zip(made, got, strict=True):
+        check(*example, results)
