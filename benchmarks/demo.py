@@ -12,6 +12,7 @@ import torch
 
 from tools.extras import MissingExtra, require
 
+from .demo_speed import speed_table
 from .demo_tasks import KAN_NAME, MLP_NAME, Result, make_tasks, time_steps, train
 from .document import milliseconds, size, times
 from .machine import all_threads, cpu_model, kernel_isa
@@ -115,6 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"demo: {error}", file=sys.stderr)
         return 2
     show_results(results)
+    show(speed_table())
     from .demo_plot import draw  # needs matplotlib, checked above
 
     picture = draw(results, options.output / "kan_demo.png", environment())

@@ -14,8 +14,11 @@ RATIOS = (
     ("wide-g5", "ratio_same_parameters", 0.50, 0.40),
     ("wide-g20", "ratio_same_parameters", 0.20, 0.15),
     ("protocol", "ratio_same_parameters", 0.60, 0.60),
-    ("mnist", "ratio_same_parameters", 0.60, 0.60),
-    ("toy", "ratio_same_widths", 1.5, 1.0),
+    ("mnist", "ratio_same_parameters", 0.60, 0.50),
+    ("medium", "ratio_same_parameters", 0.55, 0.45),
+    ("toy", "ratio_same_widths", 0.75, 0.5),
+    ("toy4", "ratio_same_widths", 0.75, 0.5),
+    ("toy-deep", "ratio_same_widths", 0.75, 0.5),
 )
 LARGE = ("wide-g5", "wide-g20")
 TEXTBOOK_FACTOR = 8.0

@@ -196,6 +196,9 @@ WORKLOADS = _named(
     Workload("mnist", (784, 64, 10), 256, 5, 3, False, _MODES, 10, "the shape of an MNIST classifier", False),
     Workload("medium", (64, 64, 64), 1000, 5, modes=_SMALL_MODES, headline=False, note="medium widths"),
     Workload("toy", (2, 5, 1), 1000, 5, modes=_SMALL_MODES, headline=False, note=SCIENTIST),
+    Workload("toy4", (4, 5, 1), 1000, 5, headline=False, note=SCIENTIST),
+    Workload("toy-deep", (2, 5, 5, 1), 1000, 5, headline=False, note=SCIENTIST),
+    Workload("medium-b256", (64, 64, 64), 256, 5, headline=False, note="medium widths, a small batch"),
     Workload("memory", (64, 64), 65536, 20, 3, True, (TRAIN,), None, BIG_BATCH, headline=False),
 )
 SMOKE_WORKLOADS = _named(

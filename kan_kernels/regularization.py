@@ -74,7 +74,7 @@ def regularization(
     }
     for name, value in weights.items():
         checks.nonnegative(name, value)
-    norms, entropy = _KINDS[kind]
+    norms, penalty = _KINDS[kind]
     sized = lamb_l1 != 0 or lamb_entropy != 0
     seen = sized and kind != "coefficient"
     if seen and x is None:
@@ -83,11 +83,7 @@ def regularization(
     total: Any = torch.zeros((), dtype=compute_dtype(first), device=first.device)
     for layer in layers:
         if sized:
-            norm = norms(layer, x)
-            if lamb_l1:
-                total = total + lamb_l1 * norm.sum()
-            if lamb_entropy:
-                total = total + lamb_entropy * entropy(norm)
+            total = total + penalty.run(norms(layer, x), lamb_l1, lamb_entropy)[0]
         if lamb_coef or lamb_coefdiff:
             coefficients = layer.masked_weights()[0].to(total.dtype)
             if lamb_coef:
@@ -118,20 +114,58 @@ def _coefficient(layer: KANLinear, x: Tensor | None) -> Tensor:
     return coefficients.to(compute_dtype(coefficients)).abs().mean(1)
 
 
-def _entropy(norm: Tensor) -> Tensor:
-    """Return -sum p log p, p = norm / sum(norm): eq. 2.19. An edge of norm 0 adds 0, without gradient."""
-    share = norm / norm.sum().clamp_min(torch.finfo(norm.dtype).tiny)
-    zero = share == 0
-    return -(share * torch.where(zero, 1.0, share).log()).sum()
+class _Penalty(ComposedFunction):
+    """A Function of the sizes v (in, out) of a layer's edges: lamb_l1 sum(v) + lamb_entropy entropy(v).
 
-
-class _RowColumnPenalty(ComposedFunction):
-    """A Function of v (in, out): lamb_l1 sum(v) + lamb_entropy (entropy of the rows + that of the columns).
-
-    pykan's constants are 1 and 1e-4. The gradient comes with the value.
+    `forward` returns the gradient with the value.
     """
 
     INPUTS = 1
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.mark_non_differentiable(output[1])
+        ComposedFunction.keep(ctx, inputs, output[1])
+
+    @classmethod
+    def plain(cls, *args):  # `forward` works in place
+        return cls.compose(*args)
+
+    @classmethod
+    def gradients(cls, ctx, g, *_):
+        _, (slope,) = cls.kept(ctx)
+        return (g * slope,)
+
+
+class EdgePenalty(_Penalty):
+    """The entropy of the distribution over the layer's edges: eq. 2.19. An edge of size 0 adds 0."""
+
+    @staticmethod
+    def forward(v, lamb_l1, lamb_entropy):
+        total, slope = lamb_l1 * v.sum(), torch.full_like(v, lamb_l1)
+        if not lamb_entropy:
+            return total, slope
+        inverse = 1.0 / v.sum().clamp_min(torch.finfo(v.dtype).tiny)
+        share = v * inverse
+        zero = share == 0
+        log = share.masked_fill(zero, 1.0).log_()
+        entropy = -(share * log).sum()
+        by_share = log.add_(1.0).neg_().masked_fill_(zero, 0.0)
+        slope.addcmul_(by_share - (by_share * share).sum(), inverse, value=lamb_entropy)
+        return total + lamb_entropy * entropy, slope
+
+    @classmethod
+    def compose(cls, v, lamb_l1, lamb_entropy):
+        total = lamb_l1 * v.sum()
+        if not lamb_entropy:
+            return total, None
+        share = v / v.sum().clamp_min(torch.finfo(v.dtype).tiny)
+        zero = share == 0
+        return total - lamb_entropy * (share * torch.where(zero, 1.0, share).log()).sum(), None
+
+
+class _RowColumnPenalty(_Penalty):
+    """pykan's entropy, of the rows and of the columns, with its constants 1 and 1e-4."""
 
     @staticmethod
     def forward(v, lamb_l1, lamb_entropy):
@@ -147,11 +181,6 @@ class _RowColumnPenalty(ComposedFunction):
             slope.addcmul_(h - (h * p).sum(dim, keepdim=True), inverse, value=factor)
         return total, slope
 
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.mark_non_differentiable(output[1])
-        ComposedFunction.keep(ctx, inputs, output[1])
-
     @classmethod
     def compose(cls, v, lamb_l1, lamb_entropy):
         total = lamb_l1 * v.sum()
@@ -160,24 +189,10 @@ class _RowColumnPenalty(ComposedFunction):
             total = total - lamb_entropy * (share * (share + 1e-4).log2()).sum(dim).mean()
         return total, None
 
-    @classmethod
-    def plain(cls, *args):  # `forward` works in place
-        return cls.compose(*args)
 
-    @classmethod
-    def gradients(cls, ctx, g, *_):
-        _, (slope,) = cls.kept(ctx)
-        return (g * slope,)
-
-
-def _entropy_of_rows_and_columns(norm: Tensor) -> Tensor:
-    entropy: Tensor = _RowColumnPenalty.run(norm, 0.0, 1.0)[0]
-    return entropy
-
-
-_KINDS: dict[str, tuple[_Norms, Callable[[Tensor], Tensor]]] = {
-    "l1": (_l1, _entropy),
-    "std": (_std, _entropy_of_rows_and_columns),
-    "std_normalized": (_std_normalized, _entropy_of_rows_and_columns),
-    "coefficient": (_coefficient, _entropy),
+_KINDS: dict[str, tuple[_Norms, type[_Penalty]]] = {
+    "l1": (_l1, EdgePenalty),
+    "std": (_std, _RowColumnPenalty),
+    "std_normalized": (_std_normalized, _RowColumnPenalty),
+    "coefficient": (_coefficient, EdgePenalty),
 }

@@ -73,8 +73,8 @@ _WORKLOADS = WORKLOADS | {
 }
 JOBS = _jobs(_WORKLOADS, "net512/bf16 net512/tf32 memory/fp32", headline=True) | _jobs(
     _WORKLOADS,
-    "net512/fp32 toy/fp32 net64/fp32 layer256-g128/fp32 net256-g20/bf16 mnist/fp32 net256/bf16 "
-    "net256-g20/tf32 net256/tf32 net512/fp16 layer256-g128/bf16",
+    "net512/fp32 toy/fp32 net64/fp32 toy4/fp32 toy-deep/fp32 layer256-g128/fp32 net256-g20/bf16 "
+    "mnist/fp32 net256/bf16 net256-g20/tf32 net256/tf32 net512/fp16 layer256-g128/bf16",
 )
 SMOKE_JOBS = _jobs(SMOKE_WORKLOADS, "smoke-network/fp32", headline=True)
 SMOKE_JOBS |= _jobs(SMOKE_WORKLOADS, "smoke-network/bf16 smoke-layer/fp32")

@@ -32,6 +32,16 @@ class Layers:
     base: str | None
     backend: str | None
 
+    def of(self, n: int) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return spline_weight, base_weight and grid of a layer."""
+        base = self.tensors[self.count + n] if self.base is not None else None
+        return self.tensors[n], base, self.tensors[n - self.count]
+
+    @property
+    def biased(self) -> bool:
+        """Return whether the layers have a bias."""
+        return len(self.tensors) == (3 + (self.base is not None)) * self.count
+
     @property
     def numbers(self) -> tuple[int, int, int]:
         """Return the constants of the op, in the order of its schema."""
@@ -131,6 +141,16 @@ def forward(x: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
 def weight_gradients(x: Tensor, hidden: Tensor, g: Tensor, layers: Layers) -> list[Tensor]:
     """Return the gradients of all tensors but the grids for the cotangent g (B, out), without autograd."""
     return _gradients(x, layers.tensors, hidden, g, layers.numbers, False, True)[1:]
+
+
+def inputs(x: Tensor, hidden: Tensor, layers: Layers) -> list[Tensor]:
+    """Return what each layer reads (B, in): x, and what `forward` says lies between the layers."""
+    read, at = [x], 0
+    for weight in layers.tensors[: layers.count - 1]:
+        size = x.shape[0] * weight.shape[2]
+        read.append(hidden[at : at + size].view(x.shape[0], weight.shape[2]))
+        at += size
+    return read
 
 
 def _gradients(

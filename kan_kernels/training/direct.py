@@ -1,34 +1,107 @@
-"""The mean squared error of a KAN and its gradient, each in one call: what autograd would do, without it."""
+"""The mean squared error of a KAN and its gradient by calls of kernels: what autograd would do, without it."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from .._core.bases import BASE_CODES, BSPLINE
 from .._engine import network
+from .._engine.edges_autograd import backend_of
+from ..backends import native
 from ..nn.network import KAN, gather, hooked
+from ..regularization import EdgePenalty
 
 _CALL, _FORWARD = KAN.__call__, KAN.forward
 
 
-class SquaredError:
-    """The error mean((model(x) - y)^2), and on demand its gradient, in the `grad` of the parameters."""
+class Weights(NamedTuple):
+    """Of the regularisation: as a whole, of the L1 norm of a layer, of its entropy."""
 
-    def __init__(self, x: Tensor, y: Tensor, layers: network.Layers) -> None:
+    lamb: float
+    l1: float
+    entropy: float
+
+
+def weights_of(lamb: float, options: Mapping[str, Any]) -> Weights | None:
+    """Return the weights of a regularisation of kind "l1" by the edges' norms alone; None for any other."""
+    known = {"kind": "l1", "lamb_l1": 1.0, "lamb_entropy": 2.0, "lamb_coef": 0.0, "lamb_coefdiff": 0.0}
+    if not options.keys() <= known.keys():
+        return None
+    given = {**known, **options}
+    numbers = [given[name] for name in known if name != "kind"]
+    plain = all(type(value) in (int, float) and 0 <= value < float("inf") for value in numbers)
+    if given["kind"] != "l1" or not plain or any(numbers[2:]):
+        return None
+    return Weights(lamb, float(numbers[0]), float(numbers[1]))
+
+
+class SquaredError:
+    """The error mean((model(x) - y)^2), the regularisation, and on demand the gradient of their sum, in the
+    `grad` of the parameters.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, layers: network.Layers, weights: Weights | None) -> None:
         prediction, self._hidden = network.forward(x, layers)
         self.value = nn.functional.mse_loss(prediction, y)
+        self.penalty: Tensor | None = None
         self._x, self._layers, self._residual = x, layers, prediction.sub_(y)
+        if weights is None:
+            return
+        self._lamb, self._slopes = weights.lamb, []
+        self._numbers = layers.order, BASE_CODES[layers.base]
+        self._inputs = network.inputs(x, self._hidden, layers)
+        for n, inside in enumerate(self._inputs):
+            norm = native.edge_l1(inside, *layers.of(n), *self._numbers)
+            value, slope = EdgePenalty.forward(norm, *weights[1:])
+            self.penalty = value if self.penalty is None else self.penalty + value
+            self._slopes.append(slope)
+
+    @property
+    def total(self) -> Tensor:
+        """Return what is minimised."""
+        return self.value if self.penalty is None else self.value + self._lamb * self.penalty
 
     def backward(self, scale: float) -> None:
         """Add `scale` times the gradient to that of the parameters."""
         cotangent = self._residual.mul(2 * scale / max(1, self._residual.numel()))
-        gradients = network.weight_gradients(self._x, self._hidden, cotangent, self._layers)
+        if self.penalty is None:
+            gradients = network.weight_gradients(self._x, self._hidden, cotangent, self._layers)
+        else:
+            gradients = self._with_penalty(cotangent, scale * self._lamb)
         for parameter, gradient in zip(self._layers.tensors, gradients, strict=False):
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
+    def _with_penalty(self, g: Tensor, scale: float) -> list[Tensor]:
+        """Return the gradients, layer by layer: what a layer reads is part of its penalty too."""
+        layers, (order, base) = self._layers, self._numbers
+        made: list[list[Tensor]] = [[], [], []]  # last layer first
+        for n in reversed(range(layers.count)):
+            x, (weight, base_weight, grid) = self._inputs[n], layers.of(n)
+            numbers = weight.shape[1], order, base, 0, BSPLINE.code
+            if n:
+                dx, d_spline, d_base = native.kan_linear_backward(x, weight, base_weight, g, grid, *numbers)
+            else:
+                d_spline, d_base = native.kan_linear_grad_weight(x, None, g, grid, *numbers, None)
+            slope = self._slopes[n] * scale
+            of_edges = native.edge_l1_backward(
+                x, weight, base_weight, slope, grid, *self._numbers, n > 0, True
+            )
+            made[0].append(d_spline.add_(of_edges[1]))
+            if base:
+                made[1].append(d_base.add_(of_edges[2]))
+            if layers.biased:
+                made[2].append(g.sum(0))
+            if n:
+                g = dx.add_(of_edges[0])
+        return [gradient for kind in made for gradient in reversed(kind)]
+
 
 @torch.no_grad()
-def squared_error(model: nn.Module, x: Tensor, y: Tensor) -> SquaredError | None:
+def squared_error(
+    model: nn.Module, x: Tensor, y: Tensor, weights: Weights | None = None
+) -> SquaredError | None:
     """Return the error, or None where it is a case for autograd: where somebody else has a part in it."""
     if type(model) is not KAN or "forward" in model.__dict__ or hooked(model):
         return None
@@ -42,10 +115,23 @@ def squared_error(model: nn.Module, x: Tensor, y: Tensor) -> SquaredError | None
     weight = layers.tensors[layers.count - 1]
     if y.shape != (x.shape[0], weight.shape[2]) or y.dtype != weight.dtype or y.device != weight.device:
         return None
+    if weights is not None and not _has_edge_kernels(x, layers):
+        return None
     try:
-        return SquaredError(x, y, layers)
+        return SquaredError(x, y, layers, weights)
     except RuntimeError:  # the layers say what is wrong
         return None
+
+
+def _has_edge_kernels(x: Tensor, layers: network.Layers) -> bool:
+    """Return whether the library has the norms of the edges, in the dtype of the weights."""
+    if x.dtype not in (torch.float32, torch.float64) or len(x) == 0:
+        return False
+    base = BASE_CODES[layers.base]
+    return all(
+        backend_of("edge_l1", x, weight.dtype, weight.shape[1], layers.order, base) is native
+        for weight in layers.tensors[: layers.count]
+    )
 
 
 def _is_plain_leaf(t: Any) -> bool:

@@ -19,6 +19,7 @@ class Objective:
 
     def __init__(self, model: nn.Module, loss: Loss | None, lamb: float, options: Mapping[str, Any]) -> None:
         self.model, self.loss, self.lamb, self.options = model, loss or mean_squared_error, lamb, options
+        self._weights = direct.weights_of(lamb, options) if lamb else None
 
     def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the loss and the regularisation, or None without it."""
@@ -34,10 +35,10 @@ class Objective:
 
     def evaluate(self, x: Tensor, y: Tensor) -> "Evaluation":
         """Return the objective with its gradient: without autograd where it is a KAN's default loss."""
-        if self.loss is mean_squared_error and not self.lamb:
-            error = direct.squared_error(self.model, x, y)
+        if self.loss is mean_squared_error and (not self.lamb or self._weights is not None):
+            error = direct.squared_error(self.model, x, y, self._weights)
             if error is not None:
-                return Evaluation(error.value, None, error.value, error.backward)
+                return Evaluation(error.value, error.penalty, error.total, error.backward)
         value, penalty = self(x, y)
         total = value if penalty is None else value + self.lamb * penalty
         return Evaluation(

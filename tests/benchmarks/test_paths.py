@@ -54,7 +54,7 @@ def test_off_is_slower_and_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ[paths.SWITCH] == "stand_in"
     assert "reason" not in row and row["error"] == 0.0
     assert row["on"]["samples"] >= SMOKE.least and row["ratio"]["p25"] <= row["ratio"]["median"]
-    assert 2 < row["ratio"]["median"] < 6 and row["off"]["median_ms"] >= 4
+    assert row["ratio"]["median"] > 2 and row["off"]["median_ms"] >= 4
 
 
 def test_a_wrong_path_is_gated() -> None:

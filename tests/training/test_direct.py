@@ -11,6 +11,7 @@ from torch import Tensor
 from harness import DEVICE
 from kan_kernels import KAN
 from kan_kernels.backends import native
+from kan_kernels.regularization import regularization
 from kan_kernels.training import direct, fit
 
 F64 = torch.float64
@@ -81,3 +82,57 @@ def test_gradients_add_up() -> None:
     error.backward(2.5)
     for p, g in zip(net.parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, 3.5 * g, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("bias", (False, True))
+@pytest.mark.parametrize("base", ("silu", None))
+def test_penalty(bias: bool, base: str | None) -> None:
+    """Of kind "l1" it is the regularisation, and its gradient that of autograd, also of edges of size 0."""
+    x = torch.rand(40, 2, dtype=F64, device=DEVICE) * 2 - 1
+    y = x[:, :1].sin()
+    net = KAN([2, 4, 3, 1], dtype=F64, bias=bias, base=base, device=DEVICE)
+    with torch.no_grad():
+        for parameter in net.layers[1].parameters():
+            parameter[0] = 0.0
+    options = {"lamb_l1": 0.7, "lamb_entropy": 1.5}
+    weights = direct.weights_of(0.3, options)
+    error = direct.squared_error(net, x, y, weights)
+    assert weights is not None and error is not None and error.penalty is not None
+    penalty = regularization(net, x, **options)
+    total = torch.nn.functional.mse_loss(net(x), y) + 0.3 * penalty
+    torch.testing.assert_close(error.penalty, penalty, rtol=1e-12, atol=0)
+    torch.testing.assert_close(error.total, total, rtol=1e-12, atol=0)
+    expected = torch.autograd.grad(total, list(net.parameters()))
+    error.backward(1.0)
+    error.backward(0.5)
+    for p, g in zip(net.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, 1.5 * g, rtol=1e-9, atol=1e-13)
+
+
+def test_training_with_a_penalty_without_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`fit(lamb=...)` takes the same steps as through autograd, up to rounding."""
+    x = torch.rand(50, 2, dtype=F64, device=DEVICE) * 2 - 1
+    y = (x[:, :1] * 3).sin() + x[:, 1:] ** 2
+    first = KAN([2, 3, 1], dtype=F64, device=DEVICE)
+    nets = [copy.deepcopy(first) for _ in range(2)]
+    options = {"steps": 4, "lamb": 0.01, "progress": False}
+    backward = torch.Tensor.backward
+    ran: list[int] = []
+    monkeypatch.setattr(Tensor, "backward", lambda *a, **k: (ran.append(1), backward(*a, **k))[1])
+    ours = fit(nets[0], (x, y), **options)
+    assert not ran
+    monkeypatch.setattr(direct, "weights_of", lambda *_: None)
+    theirs = fit(nets[1], (x, y), **options)
+    assert ran
+    for kind in ("train_loss", "regularization"):
+        mine, its = (torch.tensor(getattr(history, kind)) for history in (ours, theirs))
+        torch.testing.assert_close(mine, its, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    ({"kind": "std"}, {"lamb_coef": 0.1}, {"lamb_l1": -1.0}, {"lamb_l1": torch.ones(())}, {"new": 1}),
+)
+def test_penalties_of_other_kinds_are_a_case_for_autograd(options: dict[str, object]) -> None:
+    """What the two norms do not make up, and what `regularization` refuses."""
+    assert direct.weights_of(0.1, options) is None
