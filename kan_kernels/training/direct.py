@@ -1,4 +1,4 @@
-"""The mean squared error of a KAN and its gradient by calls of kernels: what autograd would do, without it."""
+"""The mean squared error of a KAN and its gradient by calls of kernels: what autograd does, without it."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
