@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from .._core.bases import BASE_CODES, BSPLINE
 from .._engine import network
 from .._engine.edges_autograd import backend_of
+from .._engine.penalties import EdgePenalty
 from ..backends import native
 from ..nn.network import KAN, gather, hooked
-from ..regularization import EdgePenalty
 
 _CALL, _FORWARD = KAN.__call__, KAN.forward
 
 
 class Weights(NamedTuple):
-    """Of the regularisation: as a whole, of the L1 norm of a layer, of its entropy."""
+    """The weights of the regularisation as a whole, of a layer's L1 norm, and of its entropy."""
 
     lamb: float
     l1: float

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...regularization import _RowColumnPenalty
+from ..._engine.penalties import RowColumnPenalty
 
 
 def penalty(
@@ -23,7 +23,7 @@ def penalty(
     """
     total: Any = 0.0
     for size in sizes:
-        total = total + _RowColumnPenalty.run(size, lamb_l1, lamb_entropy)[0]
+        total = total + RowColumnPenalty.run(size, lamb_l1, lamb_entropy)[0]
     if lamb_coef or lamb_coefdiff:
         for layer in layers:
             coef = layer.coef
