@@ -171,6 +171,30 @@ std::string cuda_path_reason(int64_t batch, int64_t in, int64_t out, int64_t fun
   return "";
 }
 
+// Why a network of these widths takes more than a launch, forward and backward: "" where it takes one.
+std::tuple<std::string, std::string> cuda_network_reason(int64_t batch, std::vector<int64_t> widths,
+                                                         std::vector<int64_t> functions, int64_t order, int64_t base,
+                                                         int64_t dtype, bool biased, int64_t capability_major) {
+  check(functions.size() > 0 && widths.size() == functions.size() + 1, "widths must be one more than functions, got ",
+        widths.size(), " and ", functions.size());
+  std::vector<SplineLayer> layers;
+  for (size_t n = 0; n < functions.size(); ++n) {
+    layers.push_back(layer_of(batch, widths[n], widths[n + 1], functions[n], order, base, dtype, kBSpline));
+  }
+  const cuda::Options o = options(int(capability_major));
+  const char something = 0;  // no kernel reads it
+  const std::vector<const void*> biases(layers.size(), biased ? &something : nullptr);
+  std::vector<void*> gradients(layers.size(), nullptr);
+  NetworkForwardArgs forward;
+  forward.layers = layers.data(), forward.biases = biases.data(), forward.count = int(layers.size());
+  NetworkBackwardArgs backward;
+  backward.layers = layers.data(), backward.count = int(layers.size());
+  backward.d_spline = gradients.data();
+  if (biased) backward.d_bias = gradients.data();
+  const char *const there = cuda::network_reason(forward, o), *const back = cuda::network_reason(backward, o);
+  return {there ? there : "", back ? back : ""};
+}
+
 std::tuple<int64_t, int64_t> cuda_versions() {
   const cuda::Versions v = cuda::versions();
   return {v.driver, v.runtime};
@@ -192,6 +216,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(kan_kernels, m) {
   m.def(
       "cuda_path_reason(int batch, int in_features, int out_features, int functions, int order, int base, "
       "int dtype, int derivative, int basis) -> str");
+  m.def(
+      "cuda_network_reason(int batch, int[] widths, int[] functions, int order, int base, int dtype, bool biased, "
+      "int capability_major) -> (str, str)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CUDA, m) {
@@ -202,6 +229,7 @@ STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CUDA, m) {
 STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CompositeExplicitAutograd, m) {
   m.impl("cuda_architectures", TORCH_BOX(&kan::ops::cuda_architectures));
   m.impl("cuda_costs", TORCH_BOX(&kan::ops::cuda_costs));
+  m.impl("cuda_network_reason", TORCH_BOX(&kan::ops::cuda_network_reason));
   m.impl("cuda_path_reason", TORCH_BOX(&kan::ops::cuda_path_reason));
   m.impl("cuda_tf32_allowed", TORCH_BOX(&kan::ops::tf32_allowed));
   m.impl("cuda_versions", TORCH_BOX(&kan::ops::cuda_versions));

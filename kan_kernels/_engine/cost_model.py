@@ -117,3 +117,20 @@ def _native_costs(*shape_major_and_basis: int) -> tuple[float, float]:
 def _shape(p: Problem, batch: int) -> tuple[int, ...]:
     sizes = batch, p.in_features, p.out_features, p.functions, p.order
     return *sizes, BASE_CODES[p.base], _DTYPES[p.dtype], p.derivative
+
+
+def network_launches(batch: int, shapes: list[tuple[int, int, int]], order: int, base: str | None,
+                     dtype: torch.dtype, biased: bool, major: int) -> str:  # fmt: skip
+    """Return how many launches the library takes for a network on a GPU, in a phrase for `explain`.
+
+    shapes: in, functions and out of each layer. major: of the compute capability.
+    """
+    widths = [shapes[0][0], *(out for _, _, out in shapes)]
+    functions = [n for _, n, _ in shapes]
+    reasons = torch.ops.kan_kernels.cuda_network_reason(
+        batch, widths, functions, order, BASE_CODES[base], _DTYPES[dtype], biased, major
+    )
+    said = []
+    for way, reason in zip(("forward", "backward"), reasons, strict=True):
+        said.append(f"one launch {way}" if not reason else f"a launch or more a layer {way}, since {reason}")
+    return "; ".join(said)

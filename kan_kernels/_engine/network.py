@@ -16,7 +16,7 @@ from .._core.bases import BASE_CODES, BSPLINE
 from .._core.function import ComposedFunction, transforming
 from .._core.problem import Problem, Spec
 from ..backends import native
-from . import autograd, dispatch
+from . import autograd, cost_model, dispatch
 
 
 @dataclass(slots=True)
@@ -161,6 +161,15 @@ def _gradients(
     count, order, base = numbers
     dx, *made = native.kan_network_backward(x, hidden, tensors, count, g, order, base, need_x, need_weight)
     return [dx if need_x else None, *(made if need_weight else [None] * (len(tensors) - count))]
+
+
+def launches(layers: Layers, batch: int = 1024) -> str:
+    """Return how many CUDA launches a call takes, for `explain`."""
+    weights = layers.tensors[: layers.count]
+    shapes = [(w.shape[0], w.shape[1], w.shape[2]) for w in weights]
+    major = torch.cuda.get_device_capability(weights[0].device)[0]
+    facts = layers.order, layers.base, weights[0].dtype, layers.biased
+    return cost_model.network_launches(batch, shapes, *facts, major)
 
 
 class Network(ComposedFunction):

@@ -95,7 +95,8 @@ class KAN(nn.Module):
             weight = layers.tensors[0]
             reason = network.why_not(weight.new_empty(0, weight.shape[0]), layers)
             if reason is None:
-                return "kan_network runs all layers in one call, where x needs no gradient"
+                said = "kan_network runs all layers in one call, where x needs no gradient"
+                return said + (f" ({network.launches(layers)})" if weight.is_cuda else "")
             layers = reason
         return f"its layers are called one by one: {layers}"
 

@@ -8,6 +8,7 @@ namespace kan {
 namespace cuda {
 namespace {
 
+constexpr int kLeastRows = 4;              // of a tile: with fewer a block would copy parameters more than use them
 constexpr int64_t kBlocks = 128;           // wanted at least, where there are rows for them
 constexpr int64_t kPartNumbers = 1 << 19;  // that the last block adds up, at most
 constexpr int64_t kMatrixEdges = 1 << 21;  // (row, edge)s from which matrix units gain more than launches cost
@@ -35,8 +36,9 @@ NetworkArgs network_args(const SplineLayer* layers, int count, const void* const
     a.width = to.out > a.width ? to.out : a.width;
   }
   a.rows = kNetworkRows;
-  while (a.rows > 4 && a.batch / a.rows < kBlocks) a.rows /= 2;
-  while (a.rows > 0 && tile_bytes(a, backward) > kSharedLimit) a.rows /= 2;
+  while (a.rows > kLeastRows && a.batch / a.rows < kBlocks) a.rows /= 2;
+  while (a.rows > kLeastRows && tile_bytes(a, backward) > kSharedLimit) a.rows /= 2;
+  if (tile_bytes(a, backward) > kSharedLimit) a.rows = 0;
   return a;
 }
 

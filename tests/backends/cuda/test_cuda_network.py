@@ -12,6 +12,8 @@ import cuda_host
 from cuda_host import networks, sanitize
 from cuda_host.networks import CASES, IDS, check, check_special, emulated, make, tensors_of
 from harness import threads
+from kan_kernels._core import library
+from kan_kernels._engine import cost_model
 
 pytestmark = pytest.mark.skipif(cuda_host.why_not() is not None, reason=str(cuda_host.why_not()))
 
@@ -85,3 +87,15 @@ def test_sanitizers(kind: str) -> None:
     got = sanitize.replayed(kind, lambda: [emulated(*example) for example in made])
     for example, results in zip(made, got, strict=True):
         check(*example, results)
+
+
+@pytest.mark.skipif("cuda" not in library.DEVICES, reason="the library was built without CUDA kernels")
+def test_what_explain_says() -> None:
+    """How many launches a network takes, forward and backward, in the words of the kernels' own choice."""
+    facts = 3, "silu", torch.float32, False, 9
+    small = cost_model.network_launches(1024, [(2, 8, 5), (5, 8, 1)], *facts)
+    assert small == "one launch forward; one launch backward"
+    wide = cost_model.network_launches(1024, [(64, 8, 16), (16, 8, 16)], *facts)
+    assert wide.startswith("one launch forward; a launch or more a layer backward, since the parameters")
+    with pytest.raises(RuntimeError, match="widths"):
+        torch.ops.kan_kernels.cuda_network_reason(5, [2, 5], [8, 8], 3, 1, 0, False, 9)
