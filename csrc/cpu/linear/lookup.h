@@ -52,5 +52,20 @@ struct Lookup<float> {
 };
 #endif
 
+// How many numbers of a rising table, which infinities fill, are at or below each lane of x; 0 for NaN.
+template <class T, bool Short>
+KAN_HD typename Simd<T>::IVec count_at_or_below(const T* table, Vec<T> x) {
+  using IVec = typename Simd<T>::IVec;
+  using Int = typename Simd<T>::Int;
+  constexpr int N = Short ? Simd<T>::lanes : Lookup<T>::entries;
+  IVec count = x >= broadcast(table[N / 2 - 1]) ? IVec{} + Int(N / 2) : IVec{};
+  KAN_UNROLL
+  for (int step = N / 4; step > 0; step /= 2) {
+    const Vec<T> number = Lookup<T>::template read<Short>(table, count + Int(step - 1));
+    count += x >= number ? IVec{} + Int(step) : IVec{};
+  }
+  return count;
+}
+
 }  // namespace KAN_ISA
 }  // namespace kan

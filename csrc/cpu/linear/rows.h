@@ -4,8 +4,11 @@
 // coefficients held in registers; and the basis is evaluated across rows with the cell's knots as constants.
 #pragma once
 
+#include <limits>
+
 #include "basis/bspline.h"
 #include "cpu/storage.h"
+#include "lookup.h"
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -87,18 +90,32 @@ inline void locate_rows(int32_t* cell, const T* x, int rows, const T* knots, int
     }
     return;
   }
-  constexpr int L = Simd<T>::lanes;
   using IVec = typename Simd<T>::IVec;
   using Int = typename Simd<T>::Int;
-  for (int b = 0; b < rows; b += L) {  // the buffers are padded: surplus lanes are never read
-    const Vec<T> v = load(x + b);
-    IVec count = IVec{};  // minus the number of knots at or below x
-    for (int t = 0; t < n_knots; ++t) count += v >= knots[t];
-    IVec c = -count - Int(1);
-    c = c < Int(0) ? IVec{} + Int(outside) : c;
-    c = v == v ? c : IVec{} + Int(nan);
-    for (int l = 0; l < L; ++l) cell[b + l] = int32_t(c[l]);
+  constexpr int L = Simd<T>::lanes, N = Lookup<T>::entries;
+  // count: of knots at or below x
+  const auto each = [&](const auto& count) {
+    for (int b = 0; b < rows; b += L) {  // the buffers are padded: surplus lanes are never read
+      const Vec<T> v = load(x + b);
+      IVec c = count(v) - Int(1);
+      c = (c < Int(0)) | (c > Int(outside)) ? IVec{} + Int(outside) : c;
+      c = v == v ? c : IVec{} + Int(nan);
+      for (int l = 0; l < L; ++l) cell[b + l] = int32_t(c[l]);
+    }
+  };
+  if constexpr (N > 0) {
+    if (n_knots < N) {
+      alignas(64) T table[N];
+      for (int t = 0; t < N; ++t) table[t] = t < n_knots ? knots[t] : std::numeric_limits<T>::infinity();
+      if (n_knots < L) return each([&](Vec<T> v) { return count_at_or_below<T, true>(table, v); });
+      return each([&](Vec<T> v) { return count_at_or_below<T, false>(table, v); });
+    }
   }
+  each([&](Vec<T> v) {
+    IVec count = IVec{};
+    for (int t = 0; t < n_knots; ++t) count -= v >= knots[t];
+    return count;
+  });
 }
 
 // Where few cells are populated, gathering the rows of each by vector compression beats counting; false: not done.

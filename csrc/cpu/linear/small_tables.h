@@ -76,11 +76,7 @@ class SmallKnots {
 
   KAN_HD Place<T> locate(Vec<T> x) const {
     Place<T> p;
-    p.entry = x >= broadcast(knots_[N / 2 - 1]) ? IVec{} + Int(N / 2) : IVec{};
-    KAN_UNROLL
-    for (int step = N / 4; step > 0; step /= 2) {
-      p.entry += x >= read(knots_, p.entry + Int(step - 1)) ? IVec{} + Int(step) : IVec{};
-    }
+    p.entry = count_at_or_below<T, Short>(knots_, x);
     Vec<T> inside = x < first_ ? broadcast(first_) : x;  // infinities stay out of the arithmetic
     inside = inside > last_ ? broadcast(last_) : inside;
     const Vec<T> inverse = read(inverse_, p.entry);
@@ -143,7 +139,6 @@ class SmallKnots {
 
  private:
   static KAN_HD Vec<T> read(const T* table, IVec entry) { return Lookup<T>::template read<Short>(table, entry); }
-  using Int = typename Simd<T>::Int;
   using D = Vec<double>;
   static constexpr int kPadding = kSmallOrder + 1;  // knots beyond the ends are repeated
   static constexpr int kDoubles = Simd<double>::lanes;
