@@ -44,6 +44,12 @@ def test_nan_and_infinities(case: dict[str, Any]) -> None:
     check_special(case)
 
 
+def test_many_rows() -> None:
+    """More tiles than blocks that the last one adds up: a block takes several."""
+    example = make({"widths": [1, 1], "batch": 16 * 512 + 100})
+    check(*example, emulated(*example))
+
+
 def test_only_what_is_asked_for() -> None:
     """dx alone, and the weights' gradients alone, are those of both."""
     net, x, g = make(CASES[1])
