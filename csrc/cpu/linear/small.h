@@ -243,7 +243,8 @@ void small_backward_rows(const BackwardArgs& a, const Shape& s, int64_t i0, int6
   }
 }
 
-// call(order, whether one register holds a table, degree of the splines' derivatives), all as constants.
+// call(order, whether one register holds a table, degree of the splines' derivatives), all as constants. Short tables
+// are compiled for what is common: cubic splines in float.
 template <class T, int K = kSmallOrder, class Call>
 void with_tables(const Shape& s, int derivative, const Call& call) {
   if constexpr (K > 0) {
@@ -251,11 +252,12 @@ void with_tables(const Shape& s, int derivative, const Call& call) {
   }
   const std::integral_constant<int, K> order;
   const std::integral_constant<int, (K > 0 ? K - 1 : 0)> lower;
-  if (s.n_knots < Simd<T>::lanes) {
-    derivative == 0 ? call(order, std::true_type(), order) : call(order, std::true_type(), lower);
-  } else {
-    derivative == 0 ? call(order, std::false_type(), order) : call(order, std::false_type(), lower);
+  if constexpr (K == kSmallOrder && sizeof(T) == 4) {
+    if (s.n_knots < Simd<T>::lanes) {
+      return derivative == 0 ? call(order, std::true_type(), order) : call(order, std::true_type(), lower);
+    }
   }
+  derivative == 0 ? call(order, std::false_type(), order) : call(order, std::false_type(), lower);
 }
 
 template <class T>
