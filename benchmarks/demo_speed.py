@@ -15,7 +15,7 @@ from .report import markdown_table
 from .workloads import WORKLOADS, Workload
 
 NAMES = ("toy", "toy4", "toy-deep", "medium", "mnist")
-BUDGET = measure.Budget(seconds=0.4, sample=0.004, most=60, least=3)
+BUDGET = measure.Budget(seconds=0.2, sample=0.004, most=60, least=3)
 
 
 def forward_backward(model: nn.Module, x: Tensor, cotangent: Tensor) -> None:
