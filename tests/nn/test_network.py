@@ -19,6 +19,7 @@ from kan_kernels import KAN, KANLinear, explain, use_backend
 from kan_kernels._core.checks import GridError
 from kan_kernels._engine import network
 from kan_kernels.backends import native
+from kan_kernels.functional import bspline_basis
 from kan_kernels.nn.network import gather
 from kan_kernels.symbolic import fix
 
@@ -394,3 +395,15 @@ def test_copies_are_their_own() -> None:
         other.layers[0].base_weight.zero_()
     x = torch.rand(4, 2, device=DEVICE)
     assert not torch.equal(net(x), other(x))
+
+
+@pytest.mark.parametrize("out", (5, 20))
+def test_an_infinite_coefficient_is_no_nan(out: int) -> None:
+    """Where its function is positive the result is infinite, elsewhere finite: few outputs as many."""
+    x = torch.linspace(-0.99, 0.99, 83)[:, None]
+    layer = KANLinear(1, out, base=None)
+    with torch.no_grad():
+        layer.spline_weight[0, 3, 2] = torch.inf
+        basis = bspline_basis(x, layer.grid, 3)[:, 0, 3]
+        y = layer(x)
+    assert torch.equal(y[:, 2].isinf(), basis > 0) and not bool(y.isnan().any())

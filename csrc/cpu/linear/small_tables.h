@@ -201,10 +201,12 @@ class SmallSplines {
       for (int r = 0; r < functions; ++r) padded[K + 1 + r] = double(rows[r * out + o]);
       for (int e = 0; e < N; e += Simd<double>::lanes) {
         for (int i = 0; i <= K && i <= degree; ++i) {
-          Vec<double> sum = KAN_ISA::load<double>(polynomials[0][i] + e) * KAN_ISA::load<double>(padded + e);
+          Vec<double> sum = Vec<double>{};
           KAN_UNROLL
-          for (int j = 1; j <= K; ++j) {
-            sum += KAN_ISA::load<double>(polynomials[j][i] + e) * KAN_ISA::load<double>(padded + e + j);
+          for (int j = 0; j <= K; ++j) {
+            const Vec<double> share = KAN_ISA::load<double>(polynomials[j][i] + e);
+            const Vec<double> term = share * KAN_ISA::load<double>(padded + e + j);
+            sum += share == 0.0 ? Vec<double>{} : term;  // an infinite coefficient is no part of it
           }
           Rounded<T>::put(table_[o][i] + e, sum);
         }
