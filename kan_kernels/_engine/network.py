@@ -15,6 +15,7 @@ from .._core import checks
 from .._core.bases import BASE_CODES, BSPLINE
 from .._core.function import ComposedFunction, transforming
 from .._core.problem import Problem, Spec
+from .._core.tracing import tracing
 from ..backends import native
 from . import autograd, cost_model, dispatch
 
@@ -63,7 +64,7 @@ def why_not(x: Any, layers: Layers) -> str | None:
         return "there is autocast"
     if compiling:
         return _why_never(x, layers)
-    if torch._C._get_tracing_state() is not None:
+    if tracing():
         return "a trace holds the layers"
     if x.requires_grad and torch.is_grad_enabled():
         return "x needs a gradient, whose derivatives cost less by the layers"
