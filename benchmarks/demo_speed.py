@@ -2,52 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from . import measure
 from .document import milliseconds, times
-from .providers.mlp import make_mlp
 from .report import markdown_table
-from .workloads import WORKLOADS, Workload
+from .worker import Job, Worker
+from .workloads import TRAIN, WORKLOADS
 
 NAMES = ("toy", "toy4", "toy-deep", "medium", "mnist")
-BUDGET = measure.Budget(seconds=0.2, sample=0.004, most=60, least=3)
+OURS, RIVALS = "ours", ("mlp-widths", "mlp-params")
 
 
-def forward_backward(model: nn.Module, x: Tensor, cotangent: Tensor) -> None:
-    """Leave the gradients of all parameters in their `grad`."""
-    model.zero_grad()
-    model(x).backward(cotangent)
+class Speeds(Worker):
+    """The harness's worker in this process: interleaved runs behind its gate, results kept in `cells`."""
+
+    def __init__(self, level: str, names: tuple[str, ...] = NAMES) -> None:
+        modes = {name: [TRAIN] for name in names}
+        super().__init__(Job(modes, [OURS, *RIVALS], torch.get_num_threads(), level, {}), None)
+        self.cells: dict[tuple[str, str], dict[str, Any]] = {}
+        for name in names:
+            self.run_workload(WORKLOADS[name])
+
+    def send(self, event: str, **data: Any) -> None:
+        if event == "cell":
+            result = data["result"]
+            if "median_ms" not in result:
+                raise RuntimeError(f"{result['workload']}, {result['label']}: {result['reason']}")
+            self.cells[result["workload"], result["provider"]] = result
+
+    def ms(self, name: str, provider: str) -> float:
+        return float(self.cells[name, provider]["median_ms"])
 
 
-def time_networks(workload: Workload, budget: measure.Budget = BUDGET) -> list[float]:
-    """Return ms of a forward and backward: of the KAN, the MLP of its widths, that of its parameters."""
-    from kan_kernels import KAN
-
-    torch.manual_seed(0)
-    widths = workload.widths
-    models: list[nn.Module] = [KAN(list(widths), workload.grid_size)]
-    models += [make_mlp(widths), make_mlp(workload.same_parameter_widths())]
-    x, cotangent = torch.rand(workload.batch, widths[0]), torch.rand(workload.batch, widths[-1])
-    calls: list[Callable[[], None]] = [partial(forward_backward, model, x, cotangent) for model in models]
-    cells = [measure.Cell(str(n), call) for n, call in enumerate(calls)]
-    measure.measure(cells, budget)
-    for cell in cells:
-        if cell.error is not None:
-            raise RuntimeError(f"{workload.shape}: {cell.error}")
-    return [float(cell.summary()["median_ms"]) for cell in cells]
-
-
-def speed_table(budget: measure.Budget = BUDGET) -> str:
-    """Return the table: interleaved runs, whoever wins."""
+def speed_table(level: str = "quick") -> str:
+    """Return the table, whoever wins; RuntimeError where the gate withholds a time."""
+    speeds = Speeds(level)
     head = ["one forward and backward", "KAN, ms", "x MLP of the same widths", "x MLP of as many parameters"]
     body = []
     for name in NAMES:
-        kan, same_widths, same_parameters = time_networks(WORKLOADS[name], budget)
-        row = [milliseconds(kan), times(kan / same_widths), times(kan / same_parameters)]
-        body.append([WORKLOADS[name].shape, *row])
+        kan = speeds.ms(name, OURS)
+        ratios = [times(kan / speeds.ms(name, rival)) for rival in RIVALS]
+        body.append([WORKLOADS[name].shape, milliseconds(kan), *ratios])
     return f"## Small and narrow networks\n\n{markdown_table(head, body, (0,))}"
