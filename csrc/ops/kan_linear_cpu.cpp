@@ -15,7 +15,7 @@ struct CpuDevice {
     check_grid_values(args.layer);
     run(args, with_gemm());
   }
-  static constexpr bool kNetworks = false;  // one call of the layers' kernels after the other is as fast
+  static constexpr bool kNetworks = false;  // no kernel of its own for a whole network
   // A network is a task, on one thread.
   template <class Args>
   void run_all(const Args& args, const Stack& stack) const {

@@ -133,7 +133,7 @@ def played(by: Callable | None) -> Iterator[None]:
 
 def recording() -> bool:
     """Whether calls are written down, and nothing is computed."""
-    return hasattr(runner, "data") and not hasattr(runner, "at")
+    return getattr(runner, "computes_nothing", False)
 
 
 @contextlib.contextmanager

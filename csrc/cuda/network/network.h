@@ -95,7 +95,8 @@ KAN_DEVICE void stage_parameters(const NetworkArgs& a, T* to) {
   }
 }
 
-// values[j * pairs + p] of the pair p = row * in + i, the base last; of the first derivative in slopes, unless null.
+// values[j * pairs + p] of the pair p = row * in + i, the base last; of the first derivative in slopes; either if
+// asked.
 template <class T, int K>
 KAN_DEVICE void evaluate_tile(const NetworkArgs& a, const NetworkLayerArgs& layer, int rows, const NetworkTile<T>& tile,
                               bool values, bool slopes) {
