@@ -56,13 +56,21 @@ struct Float16 {
   }
 };
 
+// out[0..n) = convert(in[0..n)), in pieces of a length that the compiler knows and turns into vectors.
+template <class T, class S, class Convert>
+KAN_HD void convert_row(T* out, const S* in, int64_t n, Convert&& convert) {
+  constexpr int64_t kPiece = 16;
+  int64_t i = 0;
+  for (; i + kPiece <= n; i += kPiece) {
+    for (int64_t j = 0; j < kPiece; ++j) out[i + j] = convert(in[i + j]);
+  }
+  for (; i < n; ++i) out[i] = convert(in[i]);
+}
+
 template <class T, class S>
 KAN_HD void convert_in(T* out, const S* in, int64_t n, int64_t stride) {
-  if (stride == 1) {
-    for (int64_t i = 0; i < n; ++i) out[i] = T(in[i]);
-  } else {
-    for (int64_t i = 0; i < n; ++i) out[i] = T(in[i * stride]);
-  }
+  if (stride == 1) return convert_row(out, in, n, [](S value) { return T(value); });
+  for (int64_t i = 0; i < n; ++i) out[i] = T(in[i * stride]);
 }
 
 // Rows here are short: vectors beat the string instructions that a plain loop of copies compiles to.
@@ -76,6 +84,25 @@ KAN_HD void copy_row(T* out, const T* in, int64_t n) {
     __asm__ volatile("" ::: "memory");  // or the tail becomes a call of memcpy
   }
 }
+
+// total[0..n) += part[0..n)
+template <class T>
+KAN_HD void add_row(T* total, const T* part, int64_t n) {
+  constexpr int L = Simd<T>::lanes;
+  int64_t i = 0;
+  for (; i + L <= n; i += L) store(total + i, load(total + i) + load(part + i));
+  for (; i < n; ++i) total[i] += part[i];
+}
+
+template <class T>
+KAN_HD void fill_row(T* out, T value, int64_t n) {
+  constexpr int L = Simd<T>::lanes;
+  const Vec<T> values = broadcast(value);
+  int64_t i = 0;
+  for (; i + L <= n; i += L) store(out + i, values);
+  for (; i < n; ++i) out[i] = value;
+}
+
 KAN_HD void convert_in(float* out, const float* in, int64_t n, int64_t stride) {
   if (stride == 1) return copy_row(out, in, n);
   for (int64_t i = 0; i < n; ++i) out[i] = in[i * stride];
@@ -102,16 +129,10 @@ inline void write_row(void* out, DType dtype, int64_t offset, const T* in, int64
   switch (dtype) {
     case DType::f32: return convert_in(static_cast<float*>(out) + offset, in, n, 1);
     case DType::f64: return convert_in(static_cast<double*>(out) + offset, in, n, 1);
-    case DType::bf16: {
-      Bfloat16* p = static_cast<Bfloat16*>(out) + offset;
-      for (int64_t i = 0; i < n; ++i) p[i] = Bfloat16::from(float(in[i]));
-      return;
-    }
-    case DType::f16: {
-      Float16* p = static_cast<Float16*>(out) + offset;
-      for (int64_t i = 0; i < n; ++i) p[i] = Float16::from(float(in[i]));
-      return;
-    }
+    case DType::bf16:
+      return convert_row(static_cast<Bfloat16*>(out) + offset, in, n, [](T v) { return Bfloat16::from(float(v)); });
+    case DType::f16:
+      return convert_row(static_cast<Float16*>(out) + offset, in, n, [](T v) { return Float16::from(float(v)); });
   }
 }
 

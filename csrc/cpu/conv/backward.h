@@ -277,8 +277,7 @@ class ConvolutionBackward {
   void reduce(int64_t channel) const {
     T* total = partials_.get() + channel * channel_size_;
     for (int64_t split = 1; split < splits_; ++split) {
-      const T* part = partials_.get() + (split * s_.in + channel) * channel_size_;
-      for (int64_t j = 0; j < channel_size_; ++j) total[j] += part[j];
+      add_row(total, partials_.get() + (split * s_.in + channel) * channel_size_, channel_size_);
     }
     const T* row = total;
     for (int64_t r = s_.base != kNoBase ? -1 : 0; r < s_.functions; ++r) {

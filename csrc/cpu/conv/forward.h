@@ -88,7 +88,7 @@ class ConvolutionForward {
           }
         });
       }
-      for (int64_t j = 0; blocks > 1 && j < tile_size; ++j) sums[j] += part[j];
+      if (blocks > 1) add_row(sums, part, tile_size);
     }
     finish(sums, tile, outputs, group);
   }

@@ -128,7 +128,7 @@ class Backward {
         if (weight && sorted.find_special(nan_cell(s_.n_knots))) {
           // A NaN row has no window: every function of this feature is NaN there.
           T* splines = sums + f * s_.coefficient_rows() * panels_.padded + (s_.base != kNoBase ? panels_.padded : 0);
-          for (int64_t j = 0; j < s_.functions * panels_.padded; ++j) splines[j] = T(__builtin_nan(""));
+          fill_row(splines, T(__builtin_nan("")), s_.functions * panels_.padded);
         }
         if (input) unsort_sums(result + f * kRowStride, partial, result_scale, sorted);
       }
@@ -196,10 +196,14 @@ class Backward {
   }
 
   void write_input(const T* result, int64_t row0, int64_t rows, int64_t i0, int64_t features) const {
-    T line[kWidestBlock];
-    for (int64_t b = 0; b < rows; ++b) {
-      for (int64_t f = 0; f < features; ++f) line[f] = result[f * kRowStride + b];
-      write_row(a_.input, a_.x.dtype, (row0 + b) * s_.in + i0, line, features);
+    constexpr int64_t kRows = 16;  // at a time
+    T lines[kRows * kWidestBlock];
+    for (int64_t b0 = 0; b0 < rows; b0 += kRows) {
+      const int64_t n = min64(kRows, rows - b0);
+      transpose_in(lines, kWidestBlock, result + b0, kRowStride, features, 1, n);
+      for (int64_t b = 0; b < n; ++b) {
+        write_row(a_.input, a_.x.dtype, (row0 + b0 + b) * s_.in + i0, lines + b * kWidestBlock, features);
+      }
     }
   }
 
@@ -208,7 +212,7 @@ class Backward {
     if (splits_ > 1) {
       T* out = partials_ + (split * s_.in + feature) * coefficient_size_;
       for (int64_t r = 0; r < s_.coefficient_rows(); ++r) {
-        for (int64_t o = 0; o < s_.out; ++o) out[r * s_.out + o] = sums[r * panels_.padded + o];
+        copy_row(out + r * s_.out, sums + r * panels_.padded, s_.out);
       }
     } else {
       write_weights(sums, panels_.padded, feature);
@@ -241,8 +245,7 @@ class Backward {
   void reduce(int64_t feature) const {
     T* total = partials_ + feature * coefficient_size_;
     for (int64_t split = 1; split < splits_; ++split) {
-      const T* part = partials_ + (split * s_.in + feature) * coefficient_size_;
-      for (int64_t j = 0; j < coefficient_size_; ++j) total[j] += part[j];
+      add_row(total, partials_ + (split * s_.in + feature) * coefficient_size_, coefficient_size_);
     }
     write_weights(total, s_.out, feature);
   }

@@ -34,8 +34,8 @@ void keep_rows(SortedRows<T>& sorted, const T* x, const T* row_scale, int rows) 
   for (int b = 0; b < rows; b += L) {  // the buffers are padded: surplus lanes are never read
     store(sorted.x + b, load(x + b));
     if (row_scale) store(sorted.row_scale + b, load(row_scale + b));
+    for (int j = 0; j < L; ++j) sorted.row[b + j] = b + j;
   }
-  for (int b = 0; b < rows; ++b) sorted.row[b] = b;
 }
 
 // values[n][r * kRowStride + q] = B_r^{(orders[n])}(x[q]). grid: the centres and their width.
@@ -77,15 +77,21 @@ template <class T>
 void fourier_angles(T* coarse, T* fine, const SortedRows<T>& in) {
   constexpr int L = Simd<T>::lanes;
   const int padded = (in.rows + L - 1) / L * L;
-  bool near = true;
-  for (int q = 0; q < in.rows; ++q) near &= in.x[q] >= -kNearAngle<T> && in.x[q] <= kNearAngle<T>;
-  for (int q = 0; near && q < padded; ++q) {
-    const Angle<T> angle = near_angle(in.x[q]);
-    coarse[q] = angle.coarse, fine[q] = angle.fine;
+  const auto is_near = [&](int q) { return in.x[q] >= -kNearAngle<T> && in.x[q] <= kNearAngle<T>; };
+  int near_rows = 0, q0 = 0;
+  for (; q0 + L <= in.rows; q0 += L) {
+    for (int j = 0; j < L; ++j) near_rows += is_near(q0 + j);
+  }
+  for (; q0 < in.rows; ++q0) near_rows += is_near(q0);
+  const bool near = near_rows == in.rows;
+  for (int q = 0; near && q < padded; q += L) {
+    for (int j = 0; j < L; ++j) {
+      const Angle<T> angle = near_angle(in.x[q + j]);
+      coarse[q + j] = angle.coarse, fine[q + j] = angle.fine;
+    }
   }
   for (int q = 0; !near && q < padded; ++q) {
-    const bool here = in.x[q] >= -kNearAngle<T> && in.x[q] <= kNearAngle<T>;
-    const Angle<T> angle = here ? near_angle(in.x[q]) : far_angle(in.x[q]);
+    const Angle<T> angle = is_near(q) ? near_angle(in.x[q]) : far_angle(in.x[q]);
     coarse[q] = angle.coarse, fine[q] = angle.fine;
   }
 }

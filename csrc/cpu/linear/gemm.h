@@ -329,8 +329,7 @@ class GemmBackward {
     const int64_t size = s_.functions * s_.out;
     T* total = spline_sums(0) + i * size;
     for (int64_t split = 1; split < splits_; ++split) {
-      const T* part = spline_sums(split) + i * size;
-      for (int64_t j = 0; j < size; ++j) total[j] += part[j];
+      add_row(total, spline_sums(split) + i * size, size);
     }
     T* out = static_cast<T*>(a_.d_spline);
     if (a_.layer.out_stride == 0) {
@@ -341,7 +340,7 @@ class GemmBackward {
     if (s_.base == kNoBase) return;
     T* base = base_sums(0) + i * s_.out;
     for (int64_t split = 1; split < splits_; ++split) {
-      for (int64_t o = 0; o < s_.out; ++o) base[o] += base_sums(split)[i * s_.out + o];
+      add_row(base, base_sums(split) + i * s_.out, s_.out);
     }
     copy_row(static_cast<T*>(a_.d_base) + i * s_.out, base, s_.out);
   }

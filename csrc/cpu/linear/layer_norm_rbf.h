@@ -48,8 +48,8 @@ class LayerNormRbf {
       }
       store(mean + q, sum);
       store(inverse + q, squares * share + T(l_.epsilon));
+      for (int j = 0; j < L; ++j) inverse[q + j] = T(1) / root(inverse[q + j]);
     }
-    for (int64_t q = 0; q < rows; ++q) inverse[q] = T(1) / root(inverse[q]);
     for (int64_t q = rows; q % L != 0; ++q) inverse[q] = T(0);  // finite whatever epsilon is
   }
   // normal = (x - mean) / deviation, and z = normal * scale + shift, of feature i.
@@ -153,9 +153,7 @@ class LayerNormRbfBackward {
           for (int64_t t = begin; t < end; ++t) static_cast<const LayerNormRbfBackward*>(self)->split(t);
         },
         this);
-    for (int64_t t = 1; t < splits_; ++t) {
-      for (int64_t j = 0; j < size_; ++j) sums_[j] += sums_[t * size_ + j];
-    }
+    for (int64_t t = 1; t < splits_; ++t) add_row(sums_.get(), sums_.get() + t * size_, size_);
     write();
   }
 

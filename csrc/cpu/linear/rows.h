@@ -223,9 +223,7 @@ void spline_rows(T* values, const SortedRows<T>& in, const T* knots, int n_knots
     const Run run = in.runs[u];
     if (run.cell >= n_knots - 1 || derivative > K) {
       const T fill = run.cell == nan_cell(n_knots) ? T(__builtin_nan("")) : T(0);
-      for (int j = 0; j <= K; ++j) {
-        for (int q = run.begin; q < run.end; ++q) values[j * kRowStride + q] = fill;
-      }
+      for (int j = 0; j <= K; ++j) fill_row(values + j * kRowStride + run.begin, fill, run.end - run.begin);
       continue;
     }
     CellKnots<K, T> cell;

@@ -307,9 +307,7 @@ void small_backward(const BackwardArgs& a, const Shape& s, const cpu::Executor& 
       },
       &context);
   if (!a.d_spline) return;
-  for (int64_t split = 1; split < splits; ++split) {
-    for (int64_t j = 0; j < size; ++j) sums[j] += sums[split * size + j];
-  }
+  for (int64_t split = 1; split < splits; ++split) add_row(sums.get(), sums.get() + split * size, size);
   const T* row = sums.get();
   for (int64_t i = 0; i < s.in; ++i) {
     if (s.base != kNoBase) write_row(a.d_base, a.layer.weight_dtype, i * s.out, row, s.out), row += s.out;
