@@ -173,7 +173,8 @@ def built_by_make(folder: Path, target: str, answer: str, **env: str) -> str:
     """What setup.py is called with by a target of the Makefile, where nvidia-smi gives this answer."""
     tools = folder / "venv" / "bin"
     tools.mkdir(parents=True, exist_ok=True)
-    (folder / "venv" / ".ready").touch()
+    for stamp in (".tools", ".ready"):
+        (folder / "venv" / stamp).touch()
     scripts = {tools / name: TOOL for name in ("python", "ruff", "clang-format", "mypy")}
     scripts[folder / "nvidia-smi"] = CARDS.format(answer=answer)
     for path, text in scripts.items():
