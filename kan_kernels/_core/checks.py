@@ -121,7 +121,8 @@ def heads(value: object, out_features: int) -> int:
     number = integer("heads", value, 1)
     if number > out_features or out_features % number:
         raise ValueError(
-            f"heads: got {number}, expected a divisor of out_features={out_features}: {divisors(out_features)}"
+            f"heads: got {number}, expected a divisor of out_features={out_features}: "
+            f"{divisors(out_features)}"
         )
     return number
 

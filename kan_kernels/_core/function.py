@@ -166,7 +166,7 @@ def map_features(
     in_dims: tuple[Any, ...],
     args: tuple[Any, ...],
 ) -> tuple[Any, Any]:
-    """Return (outputs, out_dims) of `call` under vmap, where no two features meet: more of them, side by side.
+    """Return (outputs, out_dims) of `call` under vmap, where features never meet: more of them, side by side.
 
     places: where the first arguments and the outputs have their features. Behind those stand constants.
     """

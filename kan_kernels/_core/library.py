@@ -101,16 +101,14 @@ def _register(namespace: str, ops: dict[str, Callable[..., Any]]) -> None:
         torch.library.register_vmap(f"{namespace}::{op}", partial(_vmap, call, op))
 
 
-def _vmap(
-    call: Callable[..., Any], op: str, info: Any, in_dims: Any, *args: Any
-) -> tuple[Any, Any]:
+def _vmap(call: Callable[..., Any], op: str, info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
     return map_op(call, op, info.batch_size, in_dims, args)
 
 
 def map_op(
     call: Callable[..., Any], op: str, size: int, in_dims: tuple[Any, ...], args: tuple[Any, ...]
 ) -> tuple[Any, Any]:
-    """Return (outputs, out_dims) of an op under vmap: more rows, or side by side, or one call after another."""
+    """Return (outputs, out_dims) of an op under vmap: more rows, or features, or one call after another."""
     rows = _ROWS.get(op, ())
     if op in FEATURES and not (rows and all(d is None or n in rows for n, d in enumerate(in_dims))):
         return map_features(call, FEATURES[op], size, in_dims, args)

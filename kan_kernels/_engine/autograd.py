@@ -9,9 +9,9 @@ again one of the three, and with respect to x it raises m by one: derivatives of
 kernels, in reverse and in forward mode. Backward is X_{m+1} and W_m of the same (x, g) in one pass over both.
 The base activation is one more row of C: below, C stands for the pair (weight, base_weight).
 
-kan_activation is the same without the sum over i in F: g has a feature axis too, and X_m and W_m sum over o and
-over b alone. The rules are those below, word for word, since they never look at what is summed: `spec.summed`
-picks the ops, and g and F_m are (B, in, heads) in place of (B, out).
+kan_activation is the same without the sum over i in F: g has a feature axis too, and X_m and W_m sum over o
+and over b alone. The rules are those below, word for word, since they never look at what is summed:
+`spec.summed` picks the ops, and g and F_m are (B, in, heads) in place of (B, out).
 
 Nothing else in the package knows how to differentiate a layer. `spec.backend` is the module that runs the
 contractions, `spec.numbers` are the constants of its calls; no rule depends on which basis it is.

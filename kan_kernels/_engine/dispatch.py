@@ -254,7 +254,8 @@ def explain(
         x_dtype: of the input; None means `dtype`.
         basis: "bspline", or one of `functional.basis_linear`.
         functions: R, of a basis of full support. `grid_size` and `spline_order` are for B-splines.
-        op: "kan_linear", "kan_activation", "kan_network", "kan_conv", "edge_gram", "edge_l1" or "layer_norm_rbf".
+        op: "kan_linear", "kan_activation", "kan_network", "kan_conv", "edge_gram", "edge_l1" or
+            "layer_norm_rbf".
 
     Raises:
         TypeError, ValueError: naming the argument.

@@ -119,7 +119,8 @@ def multi_head_kan_linear(
 
     Example:
         >>> layer = {"spline_weight": torch.ones(2, 3, 1), "grid": torch.linspace(-2, 2, 5).repeat(2, 1)}
-        >>> multi_head_kan_linear(torch.zeros(4, 2), mix=torch.ones(2, 6), **layer, spline_order=1, base=None)[0]
+        >>> x, mix = torch.zeros(4, 2), torch.ones(2, 6)
+        >>> multi_head_kan_linear(x, mix=mix, **layer, spline_order=1, base=None)[0]
         tensor([2., 2., 2., 2., 2., 2.])
     """
     checks.tensor("spline_weight", spline_weight, 3)

@@ -64,7 +64,8 @@ class KANFeedForward(nn.Module):
         for name, features in (("d_model", d_model), ("d_hidden", d_hidden)):
             if features % heads:
                 raise ValueError(
-                    f"heads: got {heads}, expected a divisor of {name}={features}: {checks.divisors(features)}"
+                    f"heads: got {heads}, expected a divisor of {name}={features}: "
+                    f"{checks.divisors(features)}"
                 )
         dropout = checks.nonnegative("dropout", dropout, 1.0)
         options: dict[str, Any] = {

@@ -107,7 +107,7 @@ class KANActivation(HeadFunctions):
         self.reset_functions()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x, with its channels at `dim`, to the same shape; with heads, to one more dimension at the end."""
+        """Map x, with its channels at `dim`, to the same shape; with heads, one more dimension follows."""
         last = self._channels_last(x)
         spline_weight, base_weight, grid = self.spline_weight, self.base_weight, self.grid
         if self.share > 1:
@@ -205,7 +205,7 @@ class MultiHeadKANLinear(HeadFunctions):
 
         The functions start as the base and a little of a spline; mix comes from N(0, 1 / (in E[f(x)^2])) for
         x from N(0, 1), so that the outputs have variance 1. For silu E[f'(x)^2] is E[f(x)^2] to 7%, so that
-        gradients keep their variance too where in = out, or in a pair of layers in -> hidden -> in.
+        gradients keep theirs, but for 3 to 5% in size, where in = out, or in a pair in -> hidden -> in.
         """
         self.reset_functions()
         nn.init.normal_(self.mix, std=1.0 / math.sqrt(self.in_features * self._mean_square()))
@@ -240,7 +240,7 @@ class MultiHeadKANLinear(HeadFunctions):
 
     @torch.no_grad()
     def edge_weights(self) -> tuple[Tensor, Tensor | None]:
-        """Return spline_weight (in, G+k, out) and base_weight (in, out) of the KANLinear that computes the same."""
+        """Return spline_weight (in, G+k, out) and base_weight (in, out) of the same layer as a KANLinear."""
         group = self.out_features // self.heads
         base = self.base_weight
         return (

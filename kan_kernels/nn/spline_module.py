@@ -147,7 +147,10 @@ class SplineModule(nn.Module):
         }
 
     def options_repr(self, bias: bool | None) -> str:
-        """Return the options as text, for `extra_repr`; grid_range is where the knots are now. None: no such."""
+        """Return the options as text, for `extra_repr`; grid_range is where the knots are now.
+
+        bias: whether there is one; None where there could be none.
+        """
         found = untraced(self._present_ranges) or list(self._ranges)
         good = [one for one in found if one is not None]
         low, high = _hull(good) if good else (math.nan, math.nan)

@@ -1,4 +1,4 @@
-"""The four ops of kan_activation on every backend that has them, against float64, on the shared case table."""
+"""The four ops of kan_activation of every backend against float64, on the shared case table."""
 
 from __future__ import annotations
 

@@ -12,32 +12,32 @@ template <class T>
 struct SortedTile {
   Arena arena;
   SortedRows<T> sorted;
-  T *x, *row_scale;  // [kTileColumns][kRowStride]
+  T *x, *row_scale;  // [kTileColumns][kTileStride]
   T* values[2];      // [n_values][kRowStride], the base first
   T* coefficients;   // [coefficient_rows][heads], likewise
-  T* columns;        // [heads][kTileColumns][kRowStride]: v or g
-  T* result;         // [kTileColumns][kRowStride]
+  T* columns;        // [heads][kTileColumns][kTileStride]: v or g
+  T* result;         // [kTileColumns][kTileStride]
   T* line;           // [kRowStride]
 
   explicit SortedTile(const Shape& s)
-      : arena(SortedRows<T>::bytes(s.n_knots) + 3 * Arena::bytes_for<T>(kTileColumns * kRowStride) +
+      : arena(SortedRows<T>::bytes(s.n_knots) + 3 * Arena::bytes_for<T>(kTileColumns * kTileStride) +
               2 * Arena::bytes_for<T>(s.n_values * kRowStride) + Arena::bytes_for<T>(s.coefficient_rows() * s.out) +
-              Arena::bytes_for<T>(s.out * kTileColumns * kRowStride) + Arena::bytes_for<T>(kRowStride)) {
+              Arena::bytes_for<T>(s.out * kTileColumns * kTileStride) + Arena::bytes_for<T>(kRowStride)) {
     sorted.take(arena, s.n_knots);
-    x = arena.take<T>(kTileColumns * kRowStride);
-    row_scale = arena.take<T>(kTileColumns * kRowStride);
+    x = arena.take<T>(kTileColumns * kTileStride);
+    row_scale = arena.take<T>(kTileColumns * kTileStride);
     values[0] = arena.take<T>(s.n_values * kRowStride);
     values[1] = arena.take<T>(s.n_values * kRowStride);
     coefficients = arena.take<T>(s.coefficient_rows() * s.out);
-    columns = arena.take<T>(s.out * kTileColumns * kRowStride);
-    result = arena.take<T>(kTileColumns * kRowStride);
+    columns = arena.take<T>(s.out * kTileColumns * kTileStride);
+    result = arena.take<T>(kTileColumns * kTileStride);
     line = arena.take<T>(kRowStride);
   }
-  T* column(int64_t h, int64_t f) const { return columns + (h * kTileColumns + f) * kRowStride; }
+  T* column(int64_t h, int64_t f) const { return columns + (h * kTileColumns + f) * kTileStride; }
 
   void read(const MatrixView& x_in, const MatrixView& scale_in, int64_t row0, int64_t rows, int64_t i, int64_t n) {
-    read_columns(x, kRowStride, x_in, row0, rows, i, n);
-    if (scale_in.data) read_columns(row_scale, kRowStride, scale_in, row0, rows, i, n);
+    read_columns(x, kTileStride, x_in, row0, rows, i, n);
+    if (scale_in.data) read_columns(row_scale, kTileStride, scale_in, row0, rows, i, n);
   }
   void read_coefficients(const Layer& l, const Shape& s, int64_t feature) {
     T* row = coefficients;
@@ -87,13 +87,14 @@ void sorted_activation(const cpu::ActivationArgs& a, const Shape& s, const cpu::
   const T* const grid = static_cast<const T*>(a.layer.grid);
   const bool base = s.base != kNoBase;
   run_tasks(executor, s.batch * s.in * (24 + s.out) > kSerialCycles, s, Tasks::of_rows(s), [&](const Task& task) {
+    const int64_t i = task.i0, n = task.i1 - i;
     SortedTile<T> tile(s);
-    task.for_tiles([&](int64_t row0, int64_t rows, int64_t i, int64_t n) {
+    task.for_tiles([&](int64_t row0, int64_t rows) {
       tile.read(a.x, a.row_scale, row0, rows, i, n);
       for (int64_t f = 0; f < n; ++f) {
         const T* const knots = grid + (i + f) * s.grid_columns;
-        const T* const scale = a.row_scale.data ? tile.row_scale + f * kRowStride : nullptr;
-        sort_feature(tile.sorted, s, tile.x + f * kRowStride, scale, rows, knots);
+        const T* const scale = a.row_scale.data ? tile.row_scale + f * kTileStride : nullptr;
+        sort_feature(tile.sorted, s, tile.x + f * kTileStride, scale, rows, knots);
         evaluate_rows(tile.values[0], tile.sorted, s, knots, a.derivative, scale != nullptr);
         tile.read_coefficients(a.layer, s, i + f);
         for (int64_t h = 0; h < s.out; ++h) {
@@ -106,7 +107,8 @@ void sorted_activation(const cpu::ActivationArgs& a, const Shape& s, const cpu::
       }
       for (int64_t h = 0; h < s.out; ++h) {
         T* const columns = tile.column(h, 0);
-        write_columns(a.v, a.layer.weight_dtype, s.out * s.in, columns, kRowStride, row0, rows, h * s.in + i, n);
+        write_columns(a.v, a.layer.weight_dtype, s.out * s.in, s.batch, columns, kTileStride, row0, rows, h * s.in + i,
+                      n);
       }
     });
   });
@@ -122,17 +124,18 @@ void sorted_activation_backward(const cpu::ActivationBackwardArgs& a, const Shap
   const int orders[2] = {weight ? a.weight_derivative : a.input_derivative, a.input_derivative};
   const int n_orders = 1 + (weight && input), input_at = n_orders - 1;
   run_tasks(executor, s.batch * s.in * (48 + 2 * s.out) > kSerialCycles, s, tasks, [&](const Task& task) {
+    const int64_t i = task.i0, n = task.i1 - i;
     SortedTile<T> tile(s);
-    task.for_tiles([&](int64_t row0, int64_t rows, int64_t i, int64_t n) {
+    task.for_tiles([&](int64_t row0, int64_t rows) {
       tile.read(a.x, a.row_scale, row0, rows, i, n);
-      for (int64_t h = 0; h < s.out; ++h) read_columns(tile.column(h, 0), kRowStride, head(a, h), row0, rows, i, n);
+      for (int64_t h = 0; h < s.out; ++h) read_columns(tile.column(h, 0), kTileStride, head(a, h), row0, rows, i, n);
       for (int64_t f = 0; f < n; ++f) {
         const T* const knots = grid + (i + f) * s.grid_columns;
         const bool scaled = a.row_scale.data != nullptr;
-        const T* const scale = scaled ? tile.row_scale + f * kRowStride : nullptr;
-        sort_feature(tile.sorted, s, tile.x + f * kRowStride, scale, rows, knots);
+        const T* const scale = scaled ? tile.row_scale + f * kTileStride : nullptr;
+        sort_feature(tile.sorted, s, tile.x + f * kTileStride, scale, rows, knots);
         evaluate_orders(tile.values, orders, n_orders, tile.sorted, s, knots);
-        T* const result = tile.result + f * kRowStride;
+        T* const result = tile.result + f * kTileStride;
         const int32_t* const row = tile.sorted.row;
         if (input) {
           tile.read_coefficients(a.layer, s, i + f);
@@ -158,7 +161,7 @@ void sorted_activation_backward(const cpu::ActivationBackwardArgs& a, const Shap
           }
         }
       }
-      if (input) write_columns(a.input, a.x.dtype, s.in, tile.result, kRowStride, row0, rows, i, n);
+      if (input) write_columns(a.input, a.x.dtype, s.in, s.batch, tile.result, kTileStride, row0, rows, i, n);
     });
   });
   if (weight) write_sums(a, s, sums.get(), tasks.splits);

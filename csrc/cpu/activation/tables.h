@@ -73,14 +73,15 @@ class ActivationTables {
 template <class T, int K, bool Short>
 void table_activation(const cpu::ActivationArgs& a, const Shape& s, const cpu::Executor& executor) {
   constexpr int L = Simd<T>::lanes;
-  constexpr int64_t ld = kTileRows;
+  constexpr int64_t ld = kTileStride;
   const ActivationTables<T, K, Short> tables(a.layer, s, a.derivative, executor);
   const bool base = s.base != kNoBase, scaled = a.row_scale.data != nullptr;
   run_tasks(executor, s.batch * s.in * (3 + s.out) > kSerialCycles, s, Tasks::of_rows(s), [&](const Task& task) {
+    const int64_t i = task.i0, n = task.i1 - i;
     Arena arena(Arena::bytes_for<T>((2 + s.out) * kTileColumns * ld));
     T* const x = arena.take<T>((2 + s.out) * kTileColumns * ld);
     T *const row_scale = x + kTileColumns * ld, *const out = row_scale + kTileColumns * ld;
-    task.for_tiles([&](int64_t row0, int64_t rows, int64_t i, int64_t n) {
+    task.for_tiles([&](int64_t row0, int64_t rows) {
       read_columns(x, ld, a.x, row0, rows, i, n);
       if (scaled) read_columns(row_scale, ld, a.row_scale, row0, rows, i, n);
       for (int64_t f = 0; f < n; ++f) {
@@ -101,7 +102,7 @@ void table_activation(const cpu::ActivationArgs& a, const Shape& s, const cpu::E
       }
       for (int64_t h = 0; h < s.out; ++h) {
         const T* const columns = out + h * kTileColumns * ld;
-        write_columns(a.v, a.layer.weight_dtype, s.out * s.in, columns, ld, row0, rows, h * s.in + i, n);
+        write_columns(a.v, a.layer.weight_dtype, s.out * s.in, s.batch, columns, ld, row0, rows, h * s.in + i, n);
       }
     });
   });
@@ -172,7 +173,7 @@ void table_activation_backward(const cpu::ActivationBackwardArgs& a, const Shape
   using Sums = Moments<T, K, Short>;
   using Int = typename Simd<T>::Int;
   constexpr int L = Simd<T>::lanes;
-  constexpr int64_t ld = kTileRows;
+  constexpr int64_t ld = kTileStride;
   const bool base = s.base != kNoBase, scaled = a.row_scale.data != nullptr;
   const bool weight = a.d_spline != nullptr, input = a.input != nullptr;
   const Tables tables(a.layer, s, input ? a.input_derivative : -1, executor);
@@ -183,7 +184,8 @@ void table_activation_backward(const cpu::ActivationBackwardArgs& a, const Shape
   const int n_orders = 1 + (weight && input), input_at = n_orders - 1;
   const uint32_t cells = uint32_t((uint64_t(1) << s.n_knots) - 1);  // entries that are one, and the first, for NaN
   run_tasks(executor, s.batch * s.in * (6 + 3 * s.out) > kSerialCycles, s, tasks, [&](const Task& task) {
-    const int64_t n_moments = weight ? (task.i1 - task.i0) * s.out : 0, columns = kTileColumns * ld;
+    const int64_t i = task.i0, n = task.i1 - i;
+    const int64_t n_moments = weight ? n * s.out : 0, columns = kTileColumns * ld;
     Arena arena(Arena::bytes_for<T>((3 + s.out) * columns + s.out * (K + 1) * ld) + Arena::bytes_for<Int>(ld) +
                 Arena::bytes_for<typename Sums::OfSpline>(n_moments));
     T* const x = arena.take<T>((3 + s.out) * columns + s.out * (K + 1) * ld);
@@ -193,7 +195,7 @@ void table_activation_backward(const cpu::ActivationBackwardArgs& a, const Shape
     auto* const moments = arena.take<typename Sums::OfSpline>(n_moments);
     if (weight) std::memset(moments, 0, size_t(n_moments) * sizeof(typename Sums::OfSpline));
     double* const d_all = sums.get() + task.split * size;
-    task.for_tiles([&](int64_t row0, int64_t rows, int64_t i, int64_t n) {
+    task.for_tiles([&](int64_t row0, int64_t rows) {
       read_columns(x, ld, a.x, row0, rows, i, n);
       if (scaled) read_columns(row_scale, ld, a.row_scale, row0, rows, i, n);
       for (int64_t h = 0; h < s.out; ++h) read_columns(g + h * columns, ld, head(a, h), row0, rows, i, n);
@@ -235,22 +237,22 @@ void table_activation_backward(const cpu::ActivationBackwardArgs& a, const Shape
         uint32_t used = 0;
         for (int l = 0; l < L; ++l) used |= uint32_t(seen[l]);
         for (int64_t h = 0; h < s.out; ++h) {
-          Sums::add(moments[(i + f - task.i0) * s.out + h], terms + h * (K + 1) * ld, entries, ld, rows, used & cells);
+          Sums::add(moments[f * s.out + h], terms + h * (K + 1) * ld, entries, ld, rows, used & cells);
           if (!base) continue;
           Vec<T> sum = Vec<T>{};
           for (int64_t b = 0; b < rows; b += L) sum += load(g + h * columns + f * ld + b);
           d_all[(i + f) * of_feature + h] += double(sum_lanes<T>(sum));
         }
       }
-      if (input) write_columns(a.input, a.x.dtype, s.in, result, ld, row0, rows, i, n);
+      if (input) write_columns(a.input, a.x.dtype, s.in, s.batch, result, ld, row0, rows, i, n);
     });
     if (!weight) return;
     alignas(64) typename Tables::Polynomials polynomials;
-    for (int64_t i = task.i0; i < task.i1; ++i) {
-      if (!tables.repeats(i, task.i0)) tables.knots(i).polynomials(a.weight_derivative, K, polynomials);
+    for (int64_t f = 0; f < n; ++f) {
+      if (!tables.repeats(i + f, i)) tables.knots(i + f).polynomials(a.weight_derivative, K, polynomials);
       for (int64_t h = 0; h < s.out; ++h) {
-        double* const d_spline = d_all + i * of_feature + (base ? s.out : 0) + h;
-        Sums::contract(d_spline, s.out, s.functions, moments[(i - task.i0) * s.out + h], polynomials);
+        double* const d_spline = d_all + (i + f) * of_feature + (base ? s.out : 0) + h;
+        Sums::contract(d_spline, s.out, s.functions, moments[f * s.out + h], polynomials);
       }
     }
   });

@@ -8,9 +8,9 @@
 namespace kan {
 namespace KAN_ISA {
 
-constexpr int kTileColumns = 16;    // features of one tile: in float a cache line of each row
-constexpr int64_t kTileRows = 256;  // its columns stay in the second-level cache
-constexpr int64_t kTaskFeatures = 64;
+constexpr int kTileColumns = 64;                 // features of one tile: a few cache lines of each row
+constexpr int64_t kTileRows = 256;               // its columns stay in the second-level cache
+constexpr int64_t kTileStride = kTileRows + 16;  // no power of two: the columns must not share cache sets
 constexpr int64_t kTaskRows = 1024;
 constexpr int64_t kWantedTasks = 16;  // features alone make so many, or the rows of a sum are split too
 
@@ -29,10 +29,34 @@ class Shared {
   T* data_;
 };
 
-// out[(row0 + b) * row_stride + column + c] = columns[c * ld + b], for n columns.
+// Past the caches, where the machine can; p is aligned to a whole vector. Needs finish_streams() at the end.
+#if defined(__AVX512F__)
 template <class T>
-void write_columns(void* out, DType dtype, int64_t row_stride, const T* columns, int64_t ld, int64_t row0, int64_t rows,
-                   int64_t column, int64_t n) {
+KAN_HD void stream(T* p, Vec<T> v) {
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)v);
+}
+KAN_HD void finish_streams() { _mm_sfence(); }
+#elif defined(__AVX2__)
+template <class T>
+KAN_HD void stream(T* p, Vec<T> v) {
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)v);
+}
+KAN_HD void finish_streams() { _mm_sfence(); }
+#else
+template <class T>
+KAN_HD void stream(T* p, Vec<T> v) {
+  store(p, v);
+}
+KAN_HD void finish_streams() {}
+#endif
+
+// Rows lie far apart, so that a store waits long for its line: those of matrices that no cache holds are streamed.
+constexpr int64_t kStreamedBytes = int64_t(1) << 20;
+
+// out[(row0 + b) * row_stride + column + c] = columns[c * ld + b], for n columns of a matrix of total_rows.
+template <class T>
+void write_columns(void* out, DType dtype, int64_t row_stride, int64_t total_rows, const T* columns, int64_t ld,
+                   int64_t row0, int64_t rows, int64_t column, int64_t n) {
   constexpr int64_t L = Simd<T>::lanes;
   if (dtype != kDTypeOf<T>) {
     T line[kTileColumns];
@@ -44,11 +68,22 @@ void write_columns(void* out, DType dtype, int64_t row_stride, const T* columns,
   }
   T* const to = static_cast<T*>(out) + row0 * row_stride + column;
   const int64_t squares = n / L * L;
+  const bool streamed = row_stride * total_rows * int64_t(sizeof(T)) >= kStreamedBytes && row_stride % L == 0 &&
+                        reinterpret_cast<uintptr_t>(to) % KAN_VECTOR_BYTES == 0;
   int64_t b = 0;
   for (; squares > 0 && b + L <= rows; b += L) {
-    for (int64_t c = 0; c < squares; c += L)
-      transpose_square(to + b * row_stride + c, row_stride, columns + c * ld + b, ld);
+    for (int64_t c = 0; c < squares; c += L) {
+      T* const corner = to + b * row_stride + c;
+      if (!streamed) {
+        transpose_square(corner, row_stride, columns + c * ld + b, ld);
+        continue;
+      }
+      alignas(64) T square[L * L];
+      transpose_square(square, L, columns + c * ld + b, ld);
+      for (int64_t r = 0; r < L; ++r) stream(corner + r * row_stride, load(square + r * L));
+    }
   }
+  if (streamed) finish_streams();
   for (int64_t r = 0; r < b; ++r) {
     for (int64_t c = squares; c < n; ++c) to[r * row_stride + c] = columns[c * ld + r];
   }
@@ -62,12 +97,12 @@ void write_columns(void* out, DType dtype, int64_t row_stride, const T* columns,
 struct Tasks {
   int64_t blocks, splits, rows_per_split;
 
-  Tasks(const Shape& s, int64_t splits) : blocks(ceil_div(s.in, kTaskFeatures)), splits(max64(1, splits)) {
+  Tasks(const Shape& s, int64_t splits) : blocks(ceil_div(s.in, kTileColumns)), splits(max64(1, splits)) {
     rows_per_split = ceil_div(ceil_div(s.batch, this->splits), kTileRows) * kTileRows;
   }
   static Tasks of_rows(const Shape& s) { return {s, ceil_div(s.batch, kTaskRows)}; }
   static Tasks of_sums(const Shape& s, int64_t sums) {
-    const int64_t wanted = ceil_div(kWantedTasks, max64(1, ceil_div(s.in, kTaskFeatures)));
+    const int64_t wanted = ceil_div(kWantedTasks, max64(1, ceil_div(s.in, kTileColumns)));
     return {s, row_splits<double>(s, wanted, kTaskRows, sums)};
   }
   int64_t count() const { return blocks * splits; }
@@ -79,19 +114,15 @@ struct Task {
 
   Task(const Tasks& tasks, const Shape& s, int64_t n)
       : split(n % tasks.splits),
-        i0(n / tasks.splits * kTaskFeatures),
-        i1(min64(s.in, i0 + kTaskFeatures)),
+        i0(n / tasks.splits * kTileColumns),
+        i1(min64(s.in, i0 + kTileColumns)),
         first(min64(s.batch, split * tasks.rows_per_split)),
         last(min64(s.batch, first + tasks.rows_per_split)) {}
 
-  // body(row0, rows, i, n) for every tile.
+  // body(row0, rows) for every tile.
   template <class Body>
   void for_tiles(Body body) const {
-    for (int64_t row0 = first; row0 < last; row0 += kTileRows) {
-      for (int64_t i = i0; i < i1; i += kTileColumns) {
-        body(row0, min64(kTileRows, last - row0), i, min64(kTileColumns, i1 - i));
-      }
-    }
+    for (int64_t row0 = first; row0 < last; row0 += kTileRows) body(row0, min64(kTileRows, last - row0));
   }
 };
 

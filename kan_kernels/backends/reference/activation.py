@@ -32,7 +32,10 @@ def kan_activation(
 def kan_activation_grad_input(
     x, spline_weight, base_weight, g, grid, functions, order, base, derivative, basis
 ) -> Tensor:
-    """Return t[b,i] = sum_h g[b,i,h] phi[i,h]^(m)(x[b,i]). g: (B, in, heads). Returns (B, in) in x's dtype."""
+    """Return t[b,i] = sum_h g[b,i,h] phi[i,h]^(m)(x[b,i]).
+
+    g: (B, in, heads). Returns (B, in) in x's dtype.
+    """
     dtype = x.dtype
     x, spline_weight, base_weight, g, grid = _compute(x, spline_weight, base_weight, g, grid)
     values = basis_values(x, grid, functions, order, derivative, basis)
