@@ -84,6 +84,7 @@ check: build
 	$(BIN)/python -m benchmarks science --check
 	$(BIN)/python -m benchmarks paths --check
 	$(BIN)/python -m benchmarks.integrations --check
+	$(BIN)/python -m benchmarks.heads --check
 
 sanitize: $(VENV)/.ready
 	$(BIN)/python tests/sanitize/run.py 100

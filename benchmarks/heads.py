@@ -1,7 +1,8 @@
 """Activations and multi-head layers and MLPs: `python -m benchmarks.heads [--check]`.
 
-Forward and backward, and inference, of one row's modules interleaved in one process at all threads, after
-outputs and gradients of ours agreed with float64. Writes benchmarks/results/heads.json and the table in
+Forward and backward, and inference, of one row's modules interleaved in one process on one thread, after
+outputs and gradients of ours agreed with float64. The clock is the process' own CPU time, which a machine
+that is shared with others leaves comparable. Writes benchmarks/results/heads.json and the table in
 docs/heads.md.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from .document import FORMAT, RESULTS, milliseconds, size
 from .document import load as load_document
 from .document import save as save_document
 from .gate import TOLERANCE, relative_error
-from .machine import all_threads, describe
+from .machine import describe
 from .measure import FULL, QUICK, Budget, Cell, measure
 from .memory import peak_extra_bytes
 from .readme import refresh
@@ -44,6 +46,14 @@ class Row:
     build: Callable[[], dict[str, nn.Module]]
     targets: dict[str, float]
     compiled: bool = False
+
+
+def cpu_clock(call: Callable[[], object], inner: int) -> float:
+    """CPU seconds of this process for `inner` calls."""
+    start = time.process_time()
+    for _ in range(inner):
+        call()
+    return time.process_time() - start
 
 
 def _activations() -> dict[str, nn.Module]:
@@ -155,7 +165,7 @@ def run(row: Row, budget: Budget, compiled: bool) -> list[dict[str, Any]]:
     results: dict[str, dict[str, Any]] = {}
     for mode, table in (("train", calls), ("infer", inference)):
         cells = [Cell(name, call) for name, call in table.items()]
-        measure(cells, budget)
+        measure(cells, budget, cpu_clock)
         for cell in cells:
             if cell.error:
                 raise RuntimeError(f"{row.label}, {cell.key}: {cell.error}")
@@ -172,8 +182,8 @@ def run(row: Row, budget: Budget, compiled: bool) -> list[dict[str, Any]]:
     return list(results.values())
 
 
-HEAD = ["workload", "module", "parameters", "forward + backward, ms", "ratio", "to reach"]
-HEAD += ["inference, ms", "ratio", "peak extra memory"]
+HEAD = ["workload", "module", "parameters", "forward + backward, CPU ms", "ratio", "to reach"]
+HEAD += ["inference, CPU ms", "ratio", "peak extra memory"]
 
 
 def table(document: dict[str, Any]) -> str:
@@ -191,17 +201,21 @@ def table(document: dict[str, Any]) -> str:
         body.append([*cells, size(r["peak_bytes"])])
     m = document["meta"]
     said = (
-        f"float32, {m['threads']} thread(s); medians of interleaved calls, x with a gradient; ratios to the "
-        f"first line of a workload. Ours agreed with the reference in float64 to {TOLERANCE:g} before they "
-        f"were timed. {m['cpu']}; torch {m['torch']}, {m['isa_kan_kernels']}, Python {m['python']}; {m['date']}."
+        "float32; medians of the CPU time of interleaved calls on one thread, x with a gradient; ratios to "
+        "the first line of a workload. Ours agreed with the reference in float64 to "
+        f"{TOLERANCE:g} before they were timed. {m['cpu']}; torch {m['torch']}, {m['isa_kan_kernels']}, "
+        f"Python {m['python']}; {m['date']}."
     )
     return f"{markdown_table(HEAD, body, (0, 1))}\n\n{said}\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="short, nothing compiled, nothing written")
+    parser.add_argument("--quick", action="store_true", help="short, nothing written")
     parser.add_argument("--check", action="store_true", help="exit 1 when the page's table is out of date")
+    parser.add_argument(
+        "--compiled", action="store_true", help="also under torch.compile; nothing is written"
+    )
     parser.add_argument("--only", help="comma-separated rows; nothing is written")
     options = parser.parse_args(arguments)
     if options.check:
@@ -211,15 +225,14 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = sorted(set(keys) - known.keys())
     if unknown:
         parser.error(f"--only: got {', '.join(unknown)}, expected some of {', '.join(known)}")
-    threads = all_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     results = []
     for key in keys:
         print(known[key].label, file=sys.stderr)
-        results += run(known[key], QUICK if options.quick else FULL, not options.quick)
-    document = {"format": FORMAT, "meta": {**describe(), "threads": threads}, "results": results}
+        results += run(known[key], QUICK if options.quick else FULL, options.compiled)
+    document = {"format": FORMAT, "meta": {**describe(), "threads": 1}, "results": results}
     print(table(document))
-    if not options.quick and options.only is None:
+    if not (options.quick or options.compiled or options.only):
         save_document(document, PATH)
         refresh(PAGE, table(document), False, COMMAND)
     return 0
