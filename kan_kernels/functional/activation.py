@@ -123,6 +123,7 @@ def multi_head_kan_linear(
         >>> multi_head_kan_linear(x, mix=mix, **layer, spline_order=1, base=None)[0]
         tensor([2., 2., 2., 2., 2., 2.])
     """
+    checks.tensor("x", x)
     checks.tensor("spline_weight", spline_weight, 3)
     checks.tensor("mix", mix, 2)
     features, _, heads = spline_weight.shape
