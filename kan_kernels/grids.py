@@ -89,14 +89,14 @@ def update_grid(
 
 
 def _moved(layer: _Layer, rows: Tensor, grid_eps: float, margin: float) -> _Change:
-    """The knots of `update_grid` and the coefficients on them."""
+    """Return the knots of `update_grid` and the coefficients on them."""
     knots = _placed_knots(layer, rows, grid_eps, margin)
     coefficients, old_knots = layer.spline_weight.double(), layer.grid.double()
     return knots, refit(coefficients, old_knots, knots, layer.spline_order, rows)
 
 
 def _followed(layer: _Layer, rows: Tensor, grid_eps: float, margin: float, name: str) -> _Change:
-    """The same for what reached a layer of this name; nothing, if nothing did."""
+    """Return the same for what reached a layer of this name; nothing, if nothing did."""
     _check_plain(layer)
     if len(rows) == 0:
         return None

@@ -216,6 +216,7 @@ class Contraction(Function):
     """What the four have in common: under vmap of weights, networks lie side by side in one call."""
 
     RANKS: tuple[int, ...] = ()  # dimensions of the tensors before the spec, the grid last
+    OP = ACTIVATION_OP = ""  # the ops with and without the sum over the features
 
     @classmethod
     def vmap(cls, info, in_dims, *args):
@@ -400,7 +401,9 @@ def _register(namespace: str, backend: Any, summed: bool) -> None:
             tensors = list(inputs[:count])
             for place in bias:
                 tensors.insert(place, None)
-            spec = Spec(*inputs[count : count + 5], backend, summed=summed)  # `like` behind changes no value
+            functions, order, base, derivative, basis = inputs[count : count + 5]
+            numbers = functions, order, base, derivative, basis  # `like` behind them changes no value
+            spec = Spec(*numbers, backend, summed=summed)
             function.setup_context(ctx, (*tensors, spec), output)
 
         def backward(ctx, *gradients, function=function, count=count, bias=bias):

@@ -31,7 +31,7 @@ class HeadFunctions(SplineModule):
 
     @torch.no_grad()
     def reset_functions(self) -> None:
-        """Start from the base, and a little of a spline; from a spline alone where there is no base."""
+        """Initialise with the base and a little of a spline; from a spline alone where there is no base."""
         self.reset_grid()
         nn.init.normal_(self.spline_weight, std=1.0 if self.base is None else 0.1)
         if self.base_weight is not None:
@@ -103,13 +103,15 @@ class KANActivation(HeadFunctions):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start from the base activation itself, and a spline of coefficients from N(0, 0.1^2)."""
+        """Initialise with the base activation itself, and spline coefficients from N(0, 0.1^2)."""
         self.reset_functions()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x, with its channels at `dim`, to the same shape; with heads, one more dimension follows."""
         last = self._channels_last(x)
-        spline_weight, base_weight, grid = self.spline_weight, self.base_weight, self.grid
+        spline_weight: Tensor = self.spline_weight
+        base_weight: Tensor | None = self.base_weight
+        grid = self.grid
         if self.share > 1:
             spline_weight = spline_weight.repeat_interleave(self.share, 0)
             base_weight = None if base_weight is None else base_weight.repeat_interleave(self.share, 0)
