@@ -89,6 +89,7 @@ check: build
 	$(BIN)/python -m benchmarks science --check
 	$(BIN)/python -m benchmarks paths --check
 	$(BIN)/python -m benchmarks.integrations --check
+	$(BIN)/python -m benchmarks.heads --check
 
 sanitize: $(VENV)/.tools
 	$(BIN)/python tests/sanitize/run.py 100

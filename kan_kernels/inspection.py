@@ -13,6 +13,7 @@ from ._core.bases import BASE_CODES
 from .backends import reference
 from .functional.edges import compute_dtype
 from .nn import KAN, KANLinear
+from .nn.heads import HeadFunctions
 
 
 def layers_of(model: nn.Module, *, sharded: bool = False) -> list[KANLinear]:
@@ -32,6 +33,55 @@ def layers_of(model: nn.Module, *, sharded: bool = False) -> list[KANLinear]:
     if isinstance(model, KAN):
         return list(model.layers)  # type: ignore[arg-type]
     raise TypeError(f"model: got {type(model).__name__}, expected a KAN or a KANLinear")
+
+
+def spline_layers(model: nn.Module) -> dict[str, KANLinear | HeadFunctions]:
+    """Return every KANLinear, KANActivation and MultiHeadKANLinear in a module, by its name there.
+
+    Raises:
+        TypeError: `model` is no module, or has none of them.
+        ValueError: its parameters are sharded over ranks.
+    """
+    expected = "a module with KANLinear, KANActivation or MultiHeadKANLinear layers"
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: got {type(model).__name__}, expected {expected}")
+    if replicas.is_sharded(model):
+        raise ValueError("model: its parameters are sharded over ranks (fully_shard), expected whole ones")
+    kinds = (KANLinear, HeadFunctions)
+    found = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    if not found:
+        raise TypeError(f"model: got {type(model).__name__} without any, expected {expected}")
+    return found
+
+
+@torch.no_grad()
+def inputs_of(model: nn.Module, layers: list[Any], x: Any) -> list[Tensor]:
+    """Return what reaches each layer as rows (B, in) while the model, in evaluation mode, runs on x.
+
+    x: the model's argument, or a tuple of several. Of a layer that is called several times: all its rows.
+    """
+    seen: list[list[Tensor]] = [[] for _ in layers]
+
+    def keep(n: int, layer: Any) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+            rows = args[0].detach()
+            of = layer.function_rows(rows) if isinstance(layer, HeadFunctions) else rows
+            seen[n].append(of.reshape(-1, layer.in_features).to(layer.spline_weight.dtype))
+
+        return hook
+
+    modes = [(module, module.training) for module in model.modules()]
+    hooks = [layer.register_forward_pre_hook(keep(n, layer)) for n, layer in enumerate(layers)]
+    try:
+        model.eval()
+        model(*x) if isinstance(x, tuple) else model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes:
+            module.training = training
+    empty = [layer.spline_weight.new_empty(0, layer.in_features) for layer in layers]
+    return [torch.cat(rows) if rows else none for rows, none in zip(seen, empty, strict=True)]
 
 
 def check_data(x: object, layer: Any, any_dtype: bool = False) -> Tensor:

@@ -116,6 +116,24 @@ def base(value: object) -> None:
         raise ValueError(f"base: unknown activation {value!r}, expected 'silu', 'identity' or None")
 
 
+def heads(value: object, out_features: int) -> int:
+    """`value` is a number of equal groups of the outputs."""
+    number = integer("heads", value, 1)
+    if number > out_features or out_features % number:
+        raise ValueError(
+            f"heads: got {number}, expected a divisor of out_features={out_features}: "
+            f"{divisors(out_features)}"
+        )
+    return number
+
+
+def divisors(number: int) -> str:
+    """The divisors of a number as text, the middle of many left out."""
+    found = [n for n in range(1, number + 1) if number % n == 0]
+    parts = [str(n) for n in found]
+    return ", ".join(parts if len(parts) <= 12 else [*parts[:6], "...", *parts[-5:]])
+
+
 def grid_range(value: object) -> None:
     """`value` is a pair of finite increasing numbers."""
     expected = "a pair (low, high) of finite numbers with low < high"

@@ -159,6 +159,30 @@ def map_rows(
     return tuple(map(torch.stack, zip(*outputs, strict=True))), (0,) * len(outputs[0])
 
 
+def map_features(
+    call: Callable[..., Any],
+    places: tuple[tuple[int, ...], tuple[int, ...]],
+    size: int,
+    in_dims: tuple[Any, ...],
+    args: tuple[Any, ...],
+) -> tuple[Any, Any]:
+    """Return (outputs, out_dims) of `call` under vmap, where features never meet: more of them, side by side.
+
+    places: where the first arguments and the outputs have their features. Behind those stand constants.
+    """
+    folded = list(args)
+    for n, place in enumerate(places[0]):
+        if args[n] is not None:
+            t = _lead(args[n], in_dims[n], size).movedim(0, place)
+            folded[n] = t.flatten(place, place + 1)
+    outputs = call(*folded)
+    unfolded = tuple(
+        t.unflatten(place, (size, t.shape[place] // size)).movedim(place, 0)
+        for t, place in zip(_all(outputs), places[1], strict=True)
+    )
+    return (unfolded[0], 0) if isinstance(outputs, Tensor) else (unfolded, (0,) * len(unfolded))
+
+
 def map_stack(
     call: Callable[..., Any],
     ranks: tuple[int, ...],

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from .._core import checks, library
-from .._core.problem import COMPOSED, OPS, Problem, bases_of
+from .._core.problem import COMPOSED, FAMILIES, OPS, Problem, bases_of
 from ..backends import BACKENDS
 from . import cost_model
 
@@ -195,7 +195,7 @@ def _settled_while_compiling(*facts_backend_and_forced) -> tuple[str, bool]:
 def _settle(problem: Problem, backend: str | None) -> tuple[ModuleType, bool]:
     choice = choose(problem, backend)
     composed = problem.op in COMPOSED and choice.backend.can_run(problem) is not None
-    slow = choice.passed_over and choice.backend.DIFFERENTIABLE and problem.op in ("kan_linear", *COMPOSED)
+    slow = choice.passed_over and choice.backend.DIFFERENTIABLE and problem.op in (*FAMILIES, *COMPOSED)
     if slow and problem.device != "meta":
         said = str(choice)
         if said not in _warned:
@@ -254,7 +254,8 @@ def explain(
         x_dtype: of the input; None means `dtype`.
         basis: "bspline", or one of `functional.basis_linear`.
         functions: R, of a basis of full support. `grid_size` and `spline_order` are for B-splines.
-        op: "kan_linear", "kan_network", "kan_conv", "edge_gram", "edge_l1" or "layer_norm_rbf".
+        op: "kan_linear", "kan_activation", "kan_network", "kan_conv", "edge_gram", "edge_l1" or
+            "layer_norm_rbf".
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -275,7 +276,7 @@ def explain(
     check_name("backend", backend)
     if op not in OPS:
         raise ValueError(f"op: got {op!r}, expected one of {', '.join(map(repr, OPS))}")
-    record = checks.basis(basis, bases_of(op), "" if op == "kan_linear" else f" for the op {op!r}")
+    record = checks.basis(basis, bases_of(op), "" if op in FAMILIES else f" for the op {op!r}")
     if record.local:
         spline_order = checks.spline_order(spline_order)
         functions = checks.integer("grid_size", grid_size, 1) + spline_order

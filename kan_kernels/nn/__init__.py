@@ -1,7 +1,10 @@
 """The public modules."""
 
 from .conv import KANConv1d, KANConv2d, KANConv3d
+from .feed_forward import KANFeedForward
+from .heads import KANActivation, MultiHeadKANLinear
 from .linear import KANLinear
 from .network import KAN
 
-__all__ = ["KAN", "KANConv1d", "KANConv2d", "KANConv3d", "KANLinear"]
+__all__ = ["KAN", "KANActivation", "KANConv1d", "KANConv2d", "KANConv3d", "KANFeedForward", "KANLinear"]
+__all__ += ["MultiHeadKANLinear"]

@@ -56,7 +56,6 @@ class KANLinear(SplineModule):
     """
 
     _version = 1
-    spline_weight: nn.Parameter
     base_weight: nn.Parameter | None
     bias: nn.Parameter | None
     edge_mask: Tensor | None
@@ -236,14 +235,6 @@ class KANLinear(SplineModule):
         if not any(key.startswith(prefix) for key in state_dict):
             return None
         return SymbolicEdges.like_state(state_dict, prefix, self)
-
-    def _resize(self, grid_size: int) -> None:
-        """Another grid size: new knots and spline weights, their values still to be set."""
-        weight, order = self.spline_weight, self.spline_order
-        values = weight.new_empty(self.in_features, grid_size + order, self.out_features)
-        self.spline_weight = nn.Parameter(values, requires_grad=weight.requires_grad)
-        self.grid = self.grid.new_empty(self.in_features, grid_size + 2 * order + 1)
-        self.grid_size = grid_size
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {self.options_repr(self.bias is not None)}"
