@@ -45,6 +45,8 @@ def separability(function: Function, x: Tensor, *, kind: str = "additive", outpu
     if kind not in KINDS:
         raise ValueError(f"kind: got {kind!r}, expected one of {KINDS}")
     f, slopes, bends, third = _derivatives(function, x, output)
+    if not all(values.isfinite().all() for values in (f, slopes, bends)):
+        raise ValueError("function: has values or derivatives that are not finite on x")
     unit = x.detach().double().std(0, correction=0)
     pair = unit[:, None] * unit
     spread = f.std(correction=0)
@@ -57,7 +59,7 @@ def separability(function: Function, x: Tensor, *, kind: str = "additive", outpu
         score = _general(slopes, bends, third, unit, spread)
     score = score.fill_diagonal_(0)
     if not score.isfinite().all():
-        raise ValueError("function: has derivatives that are not finite on x")
+        raise ValueError("function: has third derivatives that are not finite on x, or scores that overflow")
     return torch.maximum(score, score.t())
 
 
