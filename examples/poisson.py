@@ -3,9 +3,9 @@
     python -m examples.poisson [--fast]
 
 u_xx + u_yy = -2 pi^2 sin(pi x) sin(pi y) on the square [-1, 1]^2, with u = 0 on its sides. The network sees
-nothing but the equation: residuals inside, values on the boundary. Points inside are drawn anew, half of them
-where the residual is large. Then `auto` gives the edges formulas, and the same objective trains their
-constants, so the formula is a solution of the equation and not a fit to the network. The exact solution,
+nothing but the equation. Points inside are drawn anew, half of them where the residual is large. Then `auto`
+gives the edges formulas, and the same objective trains their constants, so the formula is a solution of the
+equation and not a fit to the network. The exact solution,
 sin(pi x) sin(pi y) = (cos(pi (x - y)) - cos(pi (x + y))) / 2, is a KAN [2, 2, 1].
 """
 
@@ -45,9 +45,8 @@ class Poisson:
         self.generator = torch.Generator().manual_seed(seed)
         self.count = inside
         t = torch.linspace(-1, 1, sides)
-        ends = torch.ones(2 * sides)
+        ends, along = torch.ones(2 * sides), torch.cat([t, t])
         ends[:sides] = -1
-        along = torch.cat([t, t])
         self.sides = torch.cat([torch.stack([along, ends], 1), torch.stack([ends, along], 1)])
 
     def points(self, model: torch.nn.Module) -> Tensor:
@@ -67,7 +66,7 @@ def solve(steps: int, inside: int, seed: int) -> tuple[KAN, dict[str, Any]]:
     torch.manual_seed(seed)
     model = KAN([2, 2, 1], grid_size=5, base="identity")
     equation = Poisson(inside, 50, seed)
-    tenth = max(1, steps // 10)
+    tenth = steps // 10
     history = fit(
         model,
         objective=equation,
@@ -112,10 +111,8 @@ def run(fast: bool) -> dict:
         ("the objective with the formula, squared residual and boundary", f"{best['formula_objective']:.2g}"),
         ("RMSE of the formula against sin(pi x) sin(pi y)", f"{best.get('formula_rmse', float('nan')):.2g}"),
     ]
-    return {
-        "summary": [{"what": what, "ours": str(ours), "theirs": "-"} for what, ours in rows],
-        "starts": tried,
-    }
+    summary = [{"what": what, "ours": str(ours), "theirs": "-"} for what, ours in rows]
+    return {"summary": summary, "starts": tried}
 
 
 if __name__ == "__main__":

@@ -129,13 +129,13 @@ def _joined(layer: KANLinear, other: KANLinear, side: int) -> KANLinear:
             setattr(new, name, nn.Parameter(value, requires_grad=part.requires_grad))
     mask, symbolic = layer.edge_mask, layer.symbolic
     if mask is not None:
-        shape = (new.in_features, new.out_features)
-        whole = mask.new_ones(shape)
+        whole = mask.new_ones(new.in_features, new.out_features)
         whole[: layer.in_features, : layer.out_features] = mask
         new.set_edge_mask(whole)
     if symbolic is not None:
-        like = {"device": symbolic.affine.device, "dtype": symbolic.affine.dtype}
-        new.set_symbolic(type(symbolic)(new.in_features, new.out_features, symbolic.edges(), **like))
+        shape = new.in_features, new.out_features
+        device, dtype = symbolic.affine.device, symbolic.affine.dtype
+        new.set_symbolic(type(symbolic)(*shape, symbolic.edges(), device=device, dtype=dtype))
     return new
 
 

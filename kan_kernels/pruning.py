@@ -127,7 +127,7 @@ def prune(
     checks.nonnegative("edge_threshold", edge_threshold)
     keep, drop = _asked_for(model, keep_nodes, drop_nodes)
     if (ranks := replicas.resolve(model, group)) is not None:
-        options = {"node_threshold": node_threshold, "edge_threshold": edge_threshold}
+        options: dict[str, Any] = {"node_threshold": node_threshold, "edge_threshold": edge_threshold}
         options |= {"kind": kind, "keep_means": keep_means, "keep_nodes": keep, "drop_nodes": drop}
         return _together(prune, ranks, model, x, options)
     scores = Scores(model, x, kind)

@@ -201,8 +201,9 @@ def _general(
         -iij.transpose(1, 2) * j * i.square(),
         bend_j * second * i.square(),
     )
-    size = _rms(sum(term.abs() for term in terms))
-    return _rms(sum(terms)) / (size + 1e-6)  # where all terms are rounding errors nothing is mixed
+    a, b, c, d = terms
+    size = _rms(a.abs() + b.abs() + c.abs() + d.abs())
+    return _rms(a + b + c + d) / (size + 1e-6)  # where all terms are rounding errors nothing is mixed
 
 
 def _rms(values: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +88,7 @@ def each(name: str, value: object, dims: int, low: int) -> tuple[int, ...]:
     return tuple(integer(name, number, low) for number in values)
 
 
-def of_layers(name: str, value: object, count: int) -> list:
+def of_layers(name: str, value: object, count: int) -> list[Any]:
     """`value` is the same for all layers, or a sequence with one for each: a list of `count`."""
     values = list(value) if _is_sequence(value) else [value] * count  # type: ignore[call-overload]
     if len(values) != count:

@@ -53,8 +53,8 @@ class KAN(nn.Module):
         given["noise_scale"] = layer_options.pop("noise_scale", None)
         own = {name: checks.of_layers(name, value, len(sizes)) for name, value in given.items()}
         self.layers = nn.ModuleList(
-            KANLinear(*size, **{name: values[n] for name, values in own.items()}, **layer_options)
-            for n, size in enumerate(sizes)
+            KANLinear(fan_in, fan_out, **{name: values[n] for name, values in own.items()}, **layer_options)
+            for n, (fan_in, fan_out) in enumerate(sizes)
         )
 
     if TYPE_CHECKING:

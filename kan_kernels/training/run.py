@@ -227,7 +227,10 @@ class Run:
             self.save()
 
     def snapshot(self, step: int) -> dict[str, Any]:
-        parts = {"model": self.objective.model.state_dict(), "minimizer": self.minimizer.state_dict()}
+        parts: dict[str, Any] = {
+            "model": self.objective.model.state_dict(),
+            "minimizer": self.minimizer.state_dict(),
+        }
         if isinstance(self.train, Points) and self.train.function is not None:
             parts["points"] = self.train.x
         return {"step": step, **_clone(parts), "changed": self.changed}
