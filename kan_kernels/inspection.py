@@ -1,7 +1,7 @@
 """What every layer and every edge of a KAN computes, for scores and pictures."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from .backends import reference
 from .functional.edges import compute_dtype
 from .nn import KAN, KANLinear
 from .nn.heads import HeadFunctions
+
+__all__ = ["Activations", "activations"]
 
 
 def layers_of(model: nn.Module, *, sharded: bool = False) -> list[KANLinear]:
@@ -82,6 +84,48 @@ def inputs_of(model: nn.Module, layers: list[Any], x: Any) -> list[Tensor]:
             module.training = training
     empty = [layer.spline_weight.new_empty(0, layer.in_features) for layer in layers]
     return [torch.cat(rows) if rows else none for rows, none in zip(seen, empty, strict=True)]
+
+
+class Activations(NamedTuple):
+    """All that a layer computes on data.
+
+    Attributes:
+        inputs: (rows, in), what the layer gets.
+        edges: (rows, in, out), the function of every edge at its input.
+        outputs: (rows, out), their sums over the inputs, and the bias.
+
+    Example:
+        >>> Activations(*(torch.zeros(n) for n in (1, 2, 3))).outputs.shape
+        torch.Size([3])
+    """
+
+    inputs: Tensor
+    edges: Tensor
+    outputs: Tensor
+
+
+@torch.no_grad()
+def activations(model: nn.Module, x: Tensor) -> list[Activations]:
+    """Return what every node and every edge computes on data, layer by layer.
+
+    Edges are dense, rows times in times out: for pictures and tables, not for a large batch.
+
+    Args:
+        model: a KAN or KANLinear.
+        x: (..., in) finite, in the model's dtype.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> first, second = activations(KAN([2, 5, 1]), torch.rand(8, 2))
+        >>> first.edges.shape, torch.allclose(first.edges.sum(1), second.inputs, atol=1e-5)
+        (torch.Size([8, 2, 5]), True)
+    """
+    layers = layers_of(model)
+    values = node_values(model, check_data(x, layers[0]))
+    edges = [edge_values(layer, inside) for layer, inside in zip(layers, values, strict=False)]
+    return [Activations(*each) for each in zip(values, edges, values[1:], strict=False)]
 
 
 def check_data(x: object, layer: Any, any_dtype: bool = False) -> Tensor:

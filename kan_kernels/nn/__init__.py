@@ -5,6 +5,7 @@ from .feed_forward import KANFeedForward
 from .heads import KANActivation, MultiHeadKANLinear
 from .linear import KANLinear
 from .network import KAN
+from .selected import SelectedInputs
 
 __all__ = ["KAN", "KANActivation", "KANConv1d", "KANConv2d", "KANConv3d", "KANFeedForward", "KANLinear"]
-__all__ += ["MultiHeadKANLinear"]
+__all__ += ["MultiHeadKANLinear", "SelectedInputs"]

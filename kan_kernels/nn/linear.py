@@ -26,6 +26,8 @@ class KANLinear(SplineModule):
         grid_range: (low, high), covered by uniform knots; k more cells on each side.
         base: "silu", "identity" or None.
         bias: whether to add a learnable bias.
+        noise_scale: the standard deviation of a node's first spline coefficients, all inputs together; None:
+            0.1, or 1 without a base.
         backend: "native", "triton", "reference" or None, the automatic choice.
         device, dtype: of the parameters.
 
@@ -56,6 +58,7 @@ class KANLinear(SplineModule):
     """
 
     _version = 1
+    noise_scale: float | None = None  # of layers that were pickled before it was there
     base_weight: nn.Parameter | None
     bias: nn.Parameter | None
     edge_mask: Tensor | None
@@ -70,6 +73,7 @@ class KANLinear(SplineModule):
         grid_range: tuple[float, float] = (-1.0, 1.0),
         base: str | None = "silu",
         bias: bool = False,
+        noise_scale: float | None = None,
         backend: str | None = None,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
@@ -78,6 +82,9 @@ class KANLinear(SplineModule):
         self.in_features = in_features = checks.integer("in_features", in_features, 1)
         self.out_features = out_features = checks.integer("out_features", out_features, 1)
         bias = checks.boolean("bias", bias)
+        if noise_scale is not None:
+            noise_scale = checks.nonnegative("noise_scale", noise_scale)
+        self.noise_scale = noise_scale
         options = (grid_size, spline_order, grid_range, base, backend)
         parameter, dtype = self.set_options(*options, device, dtype)
         self.spline_weight = parameter(in_features, self.grid_size + self.spline_order, out_features)
@@ -95,11 +102,14 @@ class KANLinear(SplineModule):
         places the knots elsewhere; knots that were written into `grid` by other code are not followed.
         Xavier for base_weight. Spline coefficients from N(0, 0.1^2), so that spline(x) is about 0 and base
         carries the signal; divided by sqrt(in), so that it also holds for the sum over many inputs.
-        Without a base the spline carries the signal alone, and the factor 0.1 is left out.
+        Without a base the spline carries the signal alone, and the factor 0.1 is left out. `noise_scale`
+        takes the place of either factor.
         The edge mask and symbolic edges stay as they are.
         """
         self.reset_grid()
-        scale = 1.0 if self.base is None else 0.1
+        scale = self.noise_scale
+        if scale is None:
+            scale = 1.0 if self.base is None else 0.1
         nn.init.normal_(self.spline_weight, std=scale / self.in_features**0.5)
         if self.base_weight is not None:
             nn.init.xavier_uniform_(self.base_weight)

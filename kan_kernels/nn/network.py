@@ -33,7 +33,8 @@ class KAN(nn.Module):
 
     Args:
         widths: at least two positive sizes, from the input's to the output's.
-        grid_size, spline_order, layer_options: as for KANLinear, the same for every layer.
+        grid_size, spline_order: as for KANLinear, the same for every layer or a sequence, one for each.
+        layer_options: likewise; `noise_scale` may be a sequence too.
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -47,9 +48,13 @@ class KAN(nn.Module):
         self, widths: Sequence[int], grid_size: int = 5, spline_order: int = 3, **layer_options
     ) -> None:
         super().__init__()
+        sizes = list(itertools.pairwise(checks.widths(widths)))
+        given = {"grid_size": grid_size, "spline_order": spline_order}
+        given["noise_scale"] = layer_options.pop("noise_scale", None)
+        own = {name: checks.of_layers(name, value, len(sizes)) for name, value in given.items()}
         self.layers = nn.ModuleList(
-            KANLinear(fan_in, fan_out, grid_size, spline_order, **layer_options)
-            for fan_in, fan_out in itertools.pairwise(checks.widths(widths))
+            KANLinear(fan_in, fan_out, **{name: values[n] for name, values in own.items()}, **layer_options)
+            for n, (fan_in, fan_out) in enumerate(sizes)
         )
 
     if TYPE_CHECKING:

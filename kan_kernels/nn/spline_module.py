@@ -72,7 +72,7 @@ class SplineModule(nn.Module):
 
     @grid_range.setter
     def grid_range(self, value: Sequence[float]) -> None:
-        checks.grid_range(value)
+        checks.interval("grid_range", value)
         self._ranges = [(float(value[0]), float(value[1]))]
 
     @torch.no_grad()

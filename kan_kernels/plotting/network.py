@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..data import Dataset
 from ..inspection import (
     active_edges,
     check_data,
@@ -20,6 +21,7 @@ from ..inspection import (
     node_values,
 )
 from ..nn import KANLinear
+from .scores import edge_metric
 from .style import ACCENT, FAINT, FORMULA, INK, PAPER, formula_label, matplotlib, new_figure, style
 
 FAN = 24  # edges that still fit side by side
@@ -31,12 +33,13 @@ FAINTEST = 0.06  # opacity of an edge that is there but does nothing
 
 def plot(
     model: nn.Module,
-    x: Tensor | None = None,
+    x: Tensor | Dataset | None = None,
     *,
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
     title: str | None = None,
     beta: float = 3.0,
+    metric: str = "l1",
     ax: Any = None,
 ) -> Any:
     """Draw a KAN from its inputs (bottom) to its outputs (top).
@@ -51,10 +54,13 @@ def plot(
 
     Args:
         model: a KAN or KANLinear.
-        x: (..., in) finite inputs of the model, in its dtype; None takes the range of every layer's knots.
+        x: (..., in) finite inputs of the model, in its dtype; None takes the range of every layer's knots. A
+            `kan_kernels.data.Dataset` gives its training data and names.
         inputs, outputs: names, one for each; x1, x2, ... and y1, y2, ... by default. Mathematics between $.
         title: above the picture.
         beta: how soon edges become opaque.
+        metric: what opacity shows: "l1", the mean magnitude; "std", the standard deviation on the data;
+            "attribution", the score of `pruning.edge_scores`, which asks what reaches the outputs.
         ax: matplotlib axes to draw in, of a figure that you made; None makes a figure of the right size.
 
     Returns:
@@ -69,12 +75,20 @@ def plot(
         1
     """
     layers = layers_of(model)
+    if isinstance(x, Dataset):
+        inputs = x.names if inputs is None else inputs
+        outputs = x.output_names if outputs is None else outputs
+        x = x.train[0]
     names = _names("inputs", inputs, layers[0].in_features, "x")
     results = _names("outputs", outputs, layers[-1].out_features, "y")
     if not beta > 0:
         raise ValueError(f"beta: got {beta}, expected a positive number")
     values = None if x is None else node_values(model, check_data(x, layers[0]))
-    seen = [_look(layer, None if values is None else values[i]) for i, layer in enumerate(layers)]
+    scores = edge_metric(model, values, metric)
+    seen = [
+        _look(layer, None if values is None else values[i], score)
+        for i, (layer, score) in enumerate(zip(layers, scores, strict=True))
+    ]
     nodes = _visible(seen)
     picture = _Picture(beta)
     bands = [_band(s, nodes[i], nodes[i + 1], i == len(seen) - 1) for i, s in enumerate(seen)]
@@ -113,14 +127,14 @@ class _Seen:
 
 
 @torch.no_grad()
-def _look(layer: KANLinear, x: Tensor | None) -> _Seen:
+def _look(layer: KANLinear, x: Tensor | None, score: Tensor | None) -> _Seen:
     k, grid = layer.spline_order, layer.grid
     if x is None:
         low, high = grid[:, k], grid[:, grid.shape[1] - k - 1]
         steps = torch.linspace(0, 1, 2 * POINTS, dtype=grid.dtype, device=grid.device).unsqueeze(1)
         x = (low + (high - low) * steps).to(layer.spline_weight.dtype)
     low, high = x.amin(0).to(grid.dtype), x.amax(0).to(grid.dtype)
-    l1 = edge_magnitudes(layer, x)
+    l1 = edge_magnitudes(layer, x) if score is None else score
     formulas: dict[tuple[int, int], str] = {}
     if layer.symbolic is not None:
         agreement = formula_agreement(layer, x)

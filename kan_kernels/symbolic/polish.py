@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import replicas
-from .._core import checks
+from .._core import checks, threads
 from ..inspection import layers_of
 from .curves import rows
 
@@ -78,6 +78,7 @@ def polish(model: torch.nn.Module, x: Tensor, y: Tensor, *, steps: int = 50, gro
         named = {name: flat.view_as(value).to(value.dtype) for (name, value), flat in values}
         return torch.func.functional_call(model, named, (part,)).double()
 
+    @threads.few(len(x) * sum(sizes))
     @torch.no_grad()
     def error(theta: Tensor) -> float:
         return sum(
@@ -85,6 +86,7 @@ def polish(model: torch.nn.Module, x: Tensor, y: Tensor, *, steps: int = 50, gro
             for p, q in zip(x.split(_ROWS), y.split(_ROWS), strict=True)
         )
 
+    @threads.few(len(x) * sum(sizes))
     def system(theta: Tensor) -> tuple[Tensor, Tensor]:
         matrix, gradient = theta.new_zeros(len(theta), len(theta)), theta.new_zeros(len(theta))
         for p, q in zip(x.split(_ROWS), y.split(_ROWS), strict=True):

@@ -26,9 +26,13 @@ from kan_kernels.nn import function_library
 
 PUBLIC = (
     "kan_kernels",
+    "kan_kernels.attribution",
+    "kan_kernels.data",
     "kan_kernels.deploy",
     "kan_kernels.functional",
     "kan_kernels.grids",
+    "kan_kernels.growth",
+    "kan_kernels.inspection",
     "kan_kernels.integrations",
     "kan_kernels.integrations.cheby_kan",
     "kan_kernels.integrations.convert",
@@ -39,6 +43,7 @@ PUBLIC = (
     "kan_kernels.plotting",
     "kan_kernels.pruning",
     "kan_kernels.regularization",
+    "kan_kernels.structure",
     "kan_kernels.symbolic",
     "kan_kernels.training",
 )
@@ -46,6 +51,7 @@ EXTRAS = {
     "kan_kernels.integrations.pykan.convert": "kan",
     "kan_kernels.plotting.network": "matplotlib",
     "kan_kernels.plotting.pages": "matplotlib",
+    "kan_kernels.plotting.scores": "matplotlib",
     "kan_kernels.plotting.style": "matplotlib",
     "kan_kernels.symbolic.expressions": "sympy",
 }
