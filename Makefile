@@ -32,7 +32,7 @@ help:
 	@echo "make test-edits  500 random edits of each other codebase's layers"
 	@echo "make bench     the benchmark harness (BENCH='--quick' for a short run)"
 	@echo "make gpu       on a GPU: build, test, measure, one report (the system's Python, offline, 8 minutes)"
-	@echo "make check     ruff, clang-format, mypy, README figures up to date"
+	@echo "make check     ruff, clang-format, mypy, tables of the pages up to date"
 	@echo "make docs      the documentation site in build/site, warnings are errors"
 	@echo "make wheel     one wheel in dist/"
 	@echo "make interpret the Triton kernels in Triton's interpreter, without a GPU: all of their tests"
@@ -96,7 +96,7 @@ $(SITE)/.ready: pyproject.toml
 	@touch $@
 
 docs: $(SITE)/.ready
-	$(SITE)/bin/python -m mkdocs build --quiet --strict --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/python -m mkdocs build --quiet --strict --site-dir build/site
 
 sanitize: $(VENV)/.ready
 	$(BIN)/python tests/sanitize/run.py 100
