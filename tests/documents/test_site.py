@@ -36,6 +36,13 @@ def test_reference_has_every_public_name() -> None:
 
 
 @built
+def test_examples_are_code() -> None:
+    """An example of a docstring is a program on the page, not a quotation."""
+    text = (SITE / "api" / "training" / "index.html").read_text(encoding="utf-8")
+    assert "<blockquote>" not in text and text.count('class="gp"') >= 5  # prompts
+
+
+@built
 def test_site_has_every_page() -> None:
     """Each page of docs is a page of the site, in its navigation, and loads nothing from elsewhere."""
     for page in (ROOT / "docs").rglob("*.md"):
@@ -47,7 +54,7 @@ def test_site_has_every_page() -> None:
 
 def test_navigation_is_complete() -> None:
     """mkdocs.yml names every page once."""
-    named = re.findall(r"^ +- (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    named = re.findall(r"^ +- (?:Home: )?(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
     pages = [str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")]
     assert sorted(named) == sorted(pages)
 
