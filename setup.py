@@ -3,7 +3,7 @@
 Environment: KAN_KERNELS_CUDA=auto|0|1 (build the CUDA C++ kernels: where nvcc is, never, or not without),
 TORCH_CUDA_ARCH_LIST (for which GPUs; default: all that the kernels run on), MAX_JOBS (parallel compilations),
 KAN_KERNELS_WERROR=1 (warnings are errors: for our own checks, no compiler of a user's is to fail on one),
-KAN_KERNELS_LOCAL_VERSION=cu130 (makes the version 0.1.0+cu130: wheels with CUDA kernels are told apart by it),
+KAN_KERNELS_LOCAL_VERSION=cu130 (makes the version 0.1.0+cu130, which tells wheels with CUDA kernels apart),
 CMAKE_ARGS (anything else for CMake).
 """
 

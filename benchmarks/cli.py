@@ -23,7 +23,7 @@ COMMANDS = {
     "targets": "what the project set out to reach, pass or fail, from a result file; exits 1 on a failure",
     "table": "print the tables of a result file",
     "plot": "draw the plots of a result file",
-    "readme": "write the table of docs/benchmarks.md from a result file; with --check exit 1 when it is out of date",
+    "readme": "write the table of docs/benchmarks.md; with --check exit 1 when it is out of date",
     "science": "training, grids and formulas against pykan, and its table in docs; --quick, --check as above",
     "paths": "the CPU's fast paths on and off, and their table in docs; --quick, --check as above",
 }

@@ -1,4 +1,4 @@
-"""A griffe extension for the site: our docstrings say `Example:`, which griffe takes for a note, not for code."""
+"""A griffe extension for the site: `Example:` of our docstrings is code, which griffe takes for a note."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The site that `make docs` built: every public name has its place, every page is in it, drawings are drawn."""
+"""The site that `make docs` built: every public name and page is in it, drawings are drawn."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import zlib
 from pathlib import Path
 
 import pytest
+from test_docstrings import public
 
 from documents import ROOT
-from test_docstrings import public
 from tools import drawings
 
 SITE = ROOT / "build" / "site"
@@ -49,12 +49,16 @@ def test_site_has_every_page() -> None:
         at = page.relative_to(ROOT / "docs").with_suffix("")
         path = SITE / (at.parent if at.name == "index" else at) / "index.html"
         text = path.read_text(encoding="utf-8")
-        assert not re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="https?://[^"]*\.(?:js|css|png|svg)', text)
+        assert not re.findall(
+            r'<(?:script|link|img)[^>]*(?:src|href)="https?://[^"]*\.(?:js|css|png|svg)', text
+        )
 
 
 def test_navigation_is_complete() -> None:
     """mkdocs.yml names every page once."""
-    named = re.findall(r"^ +- (?:Home: )?(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    named = re.findall(
+        r"^ +- (?:Home: )?(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE
+    )
     pages = [str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")]
     assert sorted(named) == sorted(pages)
 
