@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,12 @@ from documents import ROOT
 from tools import drawings
 
 SITE = ROOT / "build" / "site"
-built = pytest.mark.skipif(not (SITE / "objects.inv").exists(), reason="`make docs` builds the site")
+_needs_site = pytest.mark.skipif(not (SITE / "objects.inv").exists(), reason="`make docs` builds the site")
+
+
+def built(test: Callable[[], None]) -> Callable[[], None]:
+    """Mark a test that reads the site: `make test-all` builds it before, `make test` does not."""
+    return pytest.mark.long(_needs_site(test))
 
 
 def inventory() -> set[str]:
