@@ -14,6 +14,7 @@ from pathlib import Path
 MEGABYTE = 10**6
 LIMITS = {"CPU": 8, "CUDA": 40}  # MB
 NEEDED = (r"kan_kernels/lib/libkan_kernels\.so", r"kan_kernels/_C\.[^/]*\.so", r"kan_kernels/py\.typed")
+DEVICE_CODE = b".nv_fatbin"  # the section of a library that holds machine code for GPUs
 # Of torch and of the driver: they are in the process, or on the machine, that loads the library.
 FOREIGN = re.compile(r"lib(torch\w*|c10\w*|shm|gomp|cuda|nvidia\w*|cublas\w*|cudnn\w*)[-.]")
 
@@ -38,9 +39,14 @@ def faults(wheel: Path, released: bool) -> list[str]:
     if megabytes > LIMITS[kind(wheel)]:
         limit = LIMITS[kind(wheel)]
         wrong.append(f"{megabytes:.1f} MB are more than the {limit} MB of a {kind(wheel)} wheel")
-    names = zipfile.ZipFile(wheel).namelist()
+    archive = zipfile.ZipFile(wheel)
+    names = archive.namelist()
     wrong += [f"no file {need}" for need in NEEDED if not any(re.fullmatch(need, name) for name in names)]
     wrong += [f"{name} belongs to torch or the driver" for name in names if FOREIGN.match(Path(name).name)]
+    library = "kan_kernels/lib/libkan_kernels.so"
+    if library in names and (DEVICE_CODE in archive.read(library)) != (kind(wheel) == "CUDA"):
+        which = "has none" if kind(wheel) == "CUDA" else "has some: build with KAN_KERNELS_CUDA=0"
+        wrong.append(f"the version says {kind(wheel)}; of CUDA kernels the library {which}")
     platform = wheel.stem.split("-")[-1]
     if released and not platform.startswith(("manylinux", "macosx")):
         wrong.append(f"the platform {platform} is none that an index takes: repair it with auditwheel")

@@ -29,7 +29,7 @@ def wheel(folder: Path, name: str, *more: str, megabytes: int = 0) -> Path:
     needed = ["kan_kernels/lib/libkan_kernels.so", "kan_kernels/_C.cpython-311.so", "kan_kernels/py.typed"]
     with zipfile.ZipFile(path, "w") as archive:
         for file in [*needed, *more]:
-            archive.writestr(file, "")
+            archive.writestr(file, "..nv_fatbin." if "+cu" in name and file == needed[0] else "")
         archive.writestr("kan_kernels/weight", bytes(megabytes * 10**6))
     return path
 
@@ -57,6 +57,14 @@ def test_bad_wheels(name: str, more: tuple[str, ...], megabytes: int, says: str,
     """Each fault is a sentence."""
     (fault,) = wheel_check.faults(wheel(tmp_path, name, *more, megabytes=megabytes), True)
     assert says in fault
+
+
+def test_kernels_are_those_of_the_version(tmp_path: Path) -> None:
+    """A wheel whose name says CUDA and holds no kernels is a fault, and so is the reverse."""
+    for name, other, says in ((CPU, CUDA, "has none"), (CUDA, CPU, "KAN_KERNELS_CUDA=0")):
+        path = wheel(tmp_path, name).rename(tmp_path / other)
+        (fault,) = wheel_check.faults(path, True)
+        assert says in fault
 
 
 def test_incomplete_wheel(tmp_path: Path) -> None:
