@@ -22,7 +22,7 @@ INTERPRET := TRITON_INTERPRET=1 KAN_TEST_BACKENDS=reference,triton $(PYTEST) -W 
   tests/backends/test_golden.py tests/backends/test_kernels.py::test_op
 
 .PHONY: demo test test-all test-edits faults check bench gpu interpret build wheel wheel-here sanitize sanitize-one
-.PHONY: cuda-host format clean help
+.PHONY: cuda-host docs format clean help
 
 help:
 	@echo "make demo      train KANs beside MLPs of the same size, print the table, draw the picture"
@@ -32,7 +32,8 @@ help:
 	@echo "make test-edits  500 random edits of each other codebase's layers"
 	@echo "make bench     the benchmark harness (BENCH='--quick' for a short run)"
 	@echo "make gpu       on a GPU: build, test, measure, one report (the system's Python, offline, 8 minutes)"
-	@echo "make check     ruff, clang-format, mypy, README figures up to date"
+	@echo "make check     ruff, clang-format, mypy, tables of the pages up to date"
+	@echo "make docs      the documentation site in build/site, warnings are errors"
 	@echo "make wheel     one wheel in dist/"
 	@echo "make interpret the Triton kernels in Triton's interpreter, without a GPU: all of their tests"
 	@echo "make sanitize  the CPU kernels under ASan and UBSan, on every instruction set of this machine"
@@ -90,6 +91,18 @@ check: build
 	$(BIN)/python -m benchmarks paths --check
 	$(BIN)/python -m benchmarks.integrations --check
 	$(BIN)/python -m benchmarks.heads --check
+	$(BIN)/python -m tools.support_table --check
+
+# The site has an environment of its own: it reads the sources and runs none of them, so it needs no torch.
+SITE := $(VENV)/site
+$(SITE)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(SITE)
+	$(SITE)/bin/python -c 'import tomllib' 2>/dev/null || $(SITE)/bin/python -m pip install --quiet tomli
+	$(SITE)/bin/python -m pip install --quiet --disable-pip-version-check $$($(SITE)/bin/python tools/requirements.py docs)
+	@touch $@
+
+docs: $(SITE)/.ready
+	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/python -m mkdocs build --quiet --strict --site-dir build/site
 
 sanitize: $(VENV)/.tools
 	$(BIN)/python tests/sanitize/run.py 100
@@ -120,7 +133,7 @@ test:
 	$(PYTEST) -m "not long and not faults"
 	$(INTERPRET) -m "not long and not faults" --deselect tests/backends/test_golden.py
 
-test-all: $(VENV)/.built-all sanitize
+test-all: $(VENV)/.built-all sanitize docs
 	$(PYTEST) -m long
 	$(INTERPRET)
 	$(MAKE) test-edits

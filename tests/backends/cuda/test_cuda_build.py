@@ -94,6 +94,7 @@ def test_the_default_is_what_this_nvcc_knows(tmp_path: Path, version: str, wante
     made = {"-".join(pair) for line in flags for pair in re.findall(r"code=\[(compute|sm)_(\d+)\]", line)}
     expected = {re.sub(r"(\d+)-(\w+)", r"\2-\1", word) for word in wanted.split()}
     assert {name.replace("sm", "real").replace("compute", "virtual") for name in made} == expected
+    assert "-compress" in ninja  # machine code too, not PTX alone
     assert "-Werror" not in ninja  # no warning of a newer compiler breaks an installation
     if version == "12.1":
         target = "CMakeFiles/kan_cuda.dir/csrc/cuda/cost.cu.o"
