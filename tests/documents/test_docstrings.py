@@ -27,6 +27,7 @@ from kan_kernels.nn import function_library
 PUBLIC = (
     "kan_kernels",
     "kan_kernels.deploy",
+    "kan_kernels.estimators",
     "kan_kernels.functional",
     "kan_kernels.grids",
     "kan_kernels.integrations",
@@ -43,6 +44,7 @@ PUBLIC = (
     "kan_kernels.training",
 )
 EXTRAS = {
+    "kan_kernels.estimators": "sklearn",
     "kan_kernels.integrations.pykan.convert": "kan",
     "kan_kernels.plotting.network": "matplotlib",
     "kan_kernels.plotting.pages": "matplotlib",
