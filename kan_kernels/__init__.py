@@ -27,6 +27,7 @@ if importlib.util.find_spec("torch") is not None:
         )
     from . import functional
     from ._core.graphs import warm_up
+    from ._engine import flops as _flops
     from ._engine.dispatch import available_backends, explain, use_backend
     from .nn import KAN, KANLinear
     from .nn.conv import KANConv1d, KANConv2d, KANConv3d

@@ -17,11 +17,11 @@ def kan_conv(
     x: Tensor, spline_weight: Tensor, base_weight: Some, bias: Some, grid: Tensor, form: Form
 ) -> Tensor:
     """Return the convolution of images (N, C, *size): (N, O, *out). grid: in the type to compute in."""
-    y: Tensor = Convolution.run(x, spline_weight, base_weight, bias, grid, *_numbers(form, x))
+    y: Tensor = Convolution.run(x, spline_weight, base_weight, bias, grid, *numbers(form, x))
     return y
 
 
-def _numbers(form: Form, x: Tensor) -> tuple[Any, ...]:
+def numbers(form: Form, x: Tensor) -> tuple[Any, ...]:
     """What the op takes behind its tensors."""
     return (
         form.order,

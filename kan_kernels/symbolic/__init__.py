@@ -3,7 +3,7 @@
 from ..nn.function_library import Function, get, names, register
 from ..nn.symbolic_edges import Edge, SymbolicEdges
 from .actions import Candidate, EdgeReport, Report, auto, fix, suggest, unfix
-from .expressions import formula, latex, to_function, to_python
+from .expressions import formula, latex, to_c, to_function, to_python
 from .polish import polish
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "polish",
     "register",
     "suggest",
+    "to_c",
     "to_function",
     "to_python",
     "unfix",
