@@ -1,4 +1,4 @@
-"""What our ops cost, for torch.utils.flop_counter: two for each multiply-add with a coefficient, as for a GEMM.
+"""What our ops cost, for torch.utils.flop_counter: two a multiply-add with a coefficient, as for a GEMM.
 
 Of B-splines the k+1 functions of a cell count, which is what the kernels do, and not the G+k that a dense
 evaluation multiplies by. Evaluating the functions is left out, as torch leaves out activations.
@@ -25,8 +25,8 @@ def _layer(x: Shape, outputs: int, functions: int, order: int, base: int, basis:
 
 
 def kan_linear(
-    x: Shape, row_scale: Any, weight: Shape, base_weight: Any, bias: Any, grid: Any, functions: int, order: int,
-    base: int, derivative: int, basis: int, **_: Any,
+    x: Shape, row_scale: Any, weight: Shape, base_weight: Any, bias: Any, grid: Any, functions: int,
+    order: int, base: int, derivative: int, basis: int, **_: Any,
 ) -> int:  # fmt: skip
     return _layer(x, weight[-1], functions, order, base, basis)
 
@@ -130,4 +130,6 @@ def _register(counter: ModuleType) -> None:
                     counter.register_flop_formula(getattr(ops, name))(function)
 
 
-after_import("torch.utils.flop_counter", _register)  # which imports Triton
+def register() -> None:
+    """Tell torch's counter, as soon as somebody imports it: it imports Triton."""
+    after_import("torch.utils.flop_counter", _register)

@@ -44,7 +44,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, int]] = {
 @NATIVE
 @pytest.mark.parametrize("name", CASES)
 def test_count(name: str) -> None:
-    """Two for each multiply-add: once forward, twice with the gradients of weights and x, once without x's."""
+    """Two for each multiply-add: once forward, twice for gradients of weights and x, once without x's."""
     make, shape, edges, active = CASES[name]
     model = make()
     x = torch.randn(shape, dtype=next(model.parameters()).dtype)
