@@ -22,7 +22,7 @@ from torch.autograd import forward_ad
 from .._core import fakes
 from .._core.function import Function, map_rows, map_stack, recording, transforming
 from .._core.problem import Spec
-from ..backends import BACKENDS
+from ..backends import BACKENDS, reference
 
 Some = Tensor | None
 
@@ -33,7 +33,10 @@ def kan_linear(x: Tensor, weight: Tensor, base_weight: Some, bias: Some, grid: T
     """Return F_m(x, 1, C) + bias, differentiable in x, C and bias; the tensors as for the op, x (B, in)."""
     y: Tensor
     if torch.compiler.is_compiling():
-        y = spec.backend.LINEAR_OP(x, None, weight, base_weight, bias, grid, *spec.numbers)
+        # an op in a graph has gradients, but no rule of torch.func's and no tangent: that would be a silent zero
+        plain = transforming() or forward_ad._current_level >= 0
+        run = reference.kan_linear if plain else spec.backend.LINEAR_OP
+        y = run(x, None, weight, base_weight, bias, grid, *spec.numbers)
     elif (
         transforming()
         or forward_ad._current_level >= 0

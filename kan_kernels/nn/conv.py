@@ -107,7 +107,7 @@ class KANConv(SplineModule):
         )
 
     def _around(self) -> list[int]:
-        """Return how many positions are padded, in the order of torch.nn.functional.pad: the last axis first."""
+        """Return how many positions are padded, as torch pads: the last axis first."""
         if self.padding == "valid":
             return [0] * 2 * self.DIMS
         if self.padding == "same":

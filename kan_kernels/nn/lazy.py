@@ -20,20 +20,20 @@ class _Lazy(LazyModuleMixin):
     """
 
     FIRST: str  # the argument
-    TENSORS = ("spline_weight", "base_weight", "grid")
+    TENSORS = ("spline_weight", "base_weight")  # an uninitialised buffer could not be copied: the grid stays
 
     def _forget(self: Any) -> None:
         """Keep the shapes of the tensors without their first dimension, and nothing else of them."""
         found = {name: getattr(self, name) for name in self.TENSORS if getattr(self, name) is not None}
         self._tails = {name: tuple(old.shape[1:]) for name, old in found.items()}
         for name, old in found.items():
-            kind = nn.UninitializedBuffer if name == "grid" else nn.UninitializedParameter
-            setattr(self, name, kind(device=old.device, dtype=old.dtype))
+            setattr(self, name, nn.UninitializedParameter(device=old.device, dtype=old.dtype))
         setattr(self, self.FIRST, 0)
 
     def _learn(self: Any, count: int) -> None:
         for name, tail in self.__dict__.pop("_tails").items():
             getattr(self, name).materialize((count, *tail))
+        self.grid = self.grid.new_empty(count, self.grid.shape[1])
         setattr(self, self.FIRST, count)
         self.reset_parameters()
 
@@ -48,9 +48,6 @@ class _Lazy(LazyModuleMixin):
             checks.tensor("x", x)
             with torch.no_grad():
                 self._learn(self._count(x))
-
-    def _present_ranges(self: Any) -> Any:
-        return [] if "_tails" in self.__dict__ else super()._present_ranges()  # type: ignore[misc]
 
     def _load_from_state_dict(self: Any, state_dict: Any, prefix: str, *args: Any) -> None:
         weight = state_dict.get(prefix + "spline_weight")
