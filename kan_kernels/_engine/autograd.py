@@ -33,7 +33,7 @@ def kan_linear(x: Tensor, weight: Tensor, base_weight: Some, bias: Some, grid: T
     """Return F_m(x, 1, C) + bias, differentiable in x, C and bias; the tensors as for the op, x (B, in)."""
     y: Tensor
     if torch.compiler.is_compiling():
-        # an op in a graph has gradients, but no rule of torch.func's and no tangent: that would be a silent zero
+        # an op in a graph has no rule of torch.func's, and no tangent: it would be a silent zero
         plain = transforming() or forward_ad._current_level >= 0
         run = reference.kan_linear if plain else spec.backend.LINEAR_OP
         y = run(x, None, weight, base_weight, bias, grid, *spec.numbers)

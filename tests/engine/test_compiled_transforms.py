@@ -1,4 +1,4 @@
-"""torch.func inside of a function under torch.compile: the numbers of eager, forward mode never a silent zero."""
+"""torch.func inside of a function under torch.compile: eager's numbers, and no silent zeros."""
 
 from __future__ import annotations
 
