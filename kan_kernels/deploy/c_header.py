@@ -104,17 +104,18 @@ def _layers(model: Any) -> list[_Layer]:
                 "kan_kernels.symbolic.to_c writes them"
             )
         spline, base = layer.masked_weights()
-        values = [
+        values: list[Any] = [
             None if t is None else t.detach().cpu().double().numpy()
             for t in (layer.grid, spline, base, layer.bias)
         ]
-        found.append(_Layer(*values, layer.spline_order, layer.base))  # type: ignore[arg-type]
+        grid, spline, base, bias = values
+        found.append(_Layer(grid, spline, base, bias, layer.spline_order, layer.base))
     return found
 
 
 def _rounded(layer: _Layer, n: int, dtype: str) -> _Layer:
     """Return the layer with the numbers that its type can hold, in float64."""
-    values = []
+    values: list[Any] = []
     for what, array in zip(_Layer._fields[:4], layer[:4], strict=True):
         rounded = None if array is None else array.astype(dtype).astype(np.float64)  # type: ignore[union-attr]
         if rounded is not None and not np.isfinite(rounded).all():
@@ -122,7 +123,8 @@ def _rounded(layer: _Layer, n: int, dtype: str) -> _Layer:
                 f"model: the {what} of layer {n} is not finite in {dtype}, expected finite numbers"
             )
         values.append(rounded)
-    return _Layer(*values, layer.order, layer.base)  # type: ignore[arg-type]
+    knots, spline, base, bias = values
+    return _Layer(knots, spline, base, bias, layer.order, layer.base)
 
 
 def _windows(layer: _Layer) -> NDArray:

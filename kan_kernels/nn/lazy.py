@@ -26,8 +26,9 @@ class _Lazy(LazyModuleMixin):
         """Keep the shapes of the tensors without their first dimension, and nothing else of them."""
         found = {name: getattr(self, name) for name in self.TENSORS if getattr(self, name) is not None}
         self._tails = {name: tuple(old.shape[1:]) for name, old in found.items()}
+        parameter: Any = nn.UninitializedParameter
         for name, old in found.items():
-            setattr(self, name, nn.UninitializedParameter(device=old.device, dtype=old.dtype))
+            setattr(self, name, parameter(device=old.device, dtype=old.dtype))
         setattr(self, self.FIRST, 0)
 
     def _learn(self: Any, count: int) -> None:
@@ -97,7 +98,7 @@ class _LazyConv(_Lazy):
         given = inspect.signature(KANConv.__init__).bind(self, 1, out_channels, kernel_size, *args, **options)
         groups = given.arguments.get("groups", 1)
         stand_in = groups if type(groups) is int and groups > 0 else 1
-        super().__init__(stand_in, out_channels, kernel_size, *args, **options)
+        super().__init__(stand_in, out_channels, kernel_size, *args, **options)  # type: ignore[misc]
         self._forget()
 
     def _count(self, x: Tensor) -> int:
