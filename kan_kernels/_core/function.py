@@ -14,6 +14,8 @@ transforming: Callable[[], bool] = torch._C._are_functorch_transforms_active
 
 def recording() -> bool:
     """Return whether a backward pass is itself differentiated: create_graph, torch.func, forward mode."""
+    if torch.compiler.is_compiling():  # a graph holds ops, which have gradients of their own
+        return False
     return torch.is_grad_enabled() or transforming() or forward_ad._current_level >= 0
 
 
@@ -66,10 +68,12 @@ class ComposedFunction(Function):
     @classmethod
     def run(cls, *args: Any) -> Any:
         """Return the result by the kernel, or composed where torch.func or forward mode is at work."""
-        if torch.compiler.is_compiling() or tracing():
+        if tracing():
             return cls.plain(*args)
-        if transforming() or forward_ad._current_level >= 0:
+        if transforming() or forward_ad._current_level >= 0:  # within torch.compile too: ops have no tangents
             return cls.compose(*args)
+        if torch.compiler.is_compiling():
+            return cls.plain(*args)
         return cls.apply(*args)
 
     @classmethod

@@ -27,7 +27,7 @@ from .._core import fakes
 from .._core.function import Function, map_rows, map_stack, recording, transforming
 from .._core.library import map_op
 from .._core.problem import Spec
-from ..backends import BACKENDS, native
+from ..backends import BACKENDS, native, reference
 
 Some = Tensor | None
 
@@ -38,10 +38,14 @@ def kan_linear(x: Tensor, weight: Tensor, base_weight: Some, bias: Some, grid: T
     """Return F_m(x, 1, C) + bias, differentiable in x, C and bias; the tensors as for the op, x (B, in)."""
     y: Tensor
     if torch.compiler.is_compiling():
+        # an op in a graph has no rule of torch.func's, and no tangent: it would be a silent zero
+        plain = transforming() or forward_ad._current_level >= 0
         if spec.summed:
-            y = spec.backend.LINEAR_OP(x, None, weight, base_weight, bias, grid, *spec.numbers)
+            run = reference.kan_linear if plain else spec.backend.LINEAR_OP
+            y = run(x, None, weight, base_weight, bias, grid, *spec.numbers)
         else:
-            y = spec.backend.ACTIVATION_OP(x, None, weight, base_weight, grid, *spec.numbers)
+            run = reference.kan_activation if plain else spec.backend.ACTIVATION_OP
+            y = run(x, None, weight, base_weight, grid, *spec.numbers)
     elif (
         transforming()
         or forward_ad._current_level >= 0

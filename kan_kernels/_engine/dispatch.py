@@ -8,6 +8,7 @@ A backend that was asked for and cannot run raises its reason: nothing falls bac
 import contextlib
 import contextvars
 import itertools
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -55,7 +56,10 @@ def forced_backend() -> str | None:
 
 @_constant_while_compiling
 def _forced_while_compiling(guard: str | None) -> str | None:
-    return _forced.get()
+    name = _forced.get()
+    if name is None and "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export():
+        return "reference"  # of plain operators, which are all that there is
+    return name
 
 
 @contextlib.contextmanager
@@ -103,7 +107,8 @@ def choose(problem: Problem, backend: str | None = None) -> Choice:
     """
     asked_by = "backend="
     if backend is None:
-        backend, asked_by = forced_backend(), "use_backend"
+        backend = forced_backend()
+        asked_by = "torch.onnx" if _forced.get() is None else "use_backend"
     if backend is not None:
         module = BACKENDS[backend]
         reason = module.can_run(problem)

@@ -3,6 +3,7 @@
 from ..nn.function_library import Function, get, names, register
 from ..nn.symbolic_edges import Edge, SymbolicEdges
 from .actions import Candidate, EdgeReport, Report, auto, fix, suggest, unfix
+from .c_source import to_c
 from .expressions import formula, latex, to_function, to_python
 from .polish import polish
 
@@ -22,6 +23,7 @@ __all__ = [
     "polish",
     "register",
     "suggest",
+    "to_c",
     "to_function",
     "to_python",
     "unfix",

@@ -1,9 +1,9 @@
-"""A model whose edges all have a formula, as sympy expressions, LaTeX, Python source and a NumPy function."""
+"""A model whose edges all have a formula, as sympy expressions, LaTeX, source of Python."""
 
 import ast
 import keyword
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -160,8 +160,7 @@ def to_python(
             raise ValueError(f"names, function: {name!r} cannot be a name in Python, expected {expected}")
     units = {"normalizer": normalizer, "output_normalizer": output_normalizer, "data": data}
     values = formula(model, names, digits, **units)
-    free = (symbol for symbol in sympy.numbered_symbols("t") if symbol.name not in (*names, function))
-    steps, results = sympy.cse(values, symbols=free, order="none")
+    steps, results = _steps(values, (*names, function), sympy)
     printer = printers[module]({"fully_qualified_modules": True, "strict": True})
     try:
         body = [f"    {symbol} = {printer.doprint(step)}" for symbol, step in steps]
@@ -202,6 +201,14 @@ def to_function(
     values = formula(model, names, digits, **units)
     symbols = [sympy.Symbol(name) for name in names]
     return sympy.lambdify(symbols, values, cse=True)
+
+
+def _steps(values: list[Any], taken: Iterable[str], sympy: Any) -> tuple[list[Any], list[Any]]:
+    """Return (symbol, expression) of what is computed once, and the expressions of the results."""
+    taken = set(taken)
+    free = (symbol for symbol in sympy.numbered_symbols("t") if symbol.name not in taken)
+    steps, results = sympy.cse(values, symbols=free, order="none")
+    return steps, results
 
 
 def _sympy() -> Any:

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import replicas
+from .._core.files import replacing
 from ..inspection import layers_of
 from .data import Batches, Points
 from .history import History
@@ -258,9 +258,8 @@ class Run:
             "stale": self.stale,
         }
         if replicas.leads(self.ranks):
-            partial = self.path.with_name(self.path.name + ".partial")
-            torch.save(content, partial)
-            os.replace(partial, self.path)
+            with replacing(self.path) as partial:
+                torch.save(content, partial)
         self.saved = self.good["step"]
 
     def resume(self, source: Path, steps: int, argument: str) -> None:

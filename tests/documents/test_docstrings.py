@@ -29,6 +29,7 @@ PUBLIC = (
     "kan_kernels.attribution",
     "kan_kernels.data",
     "kan_kernels.deploy",
+    "kan_kernels.estimators",
     "kan_kernels.functional",
     "kan_kernels.grids",
     "kan_kernels.growth",
@@ -48,6 +49,7 @@ PUBLIC = (
     "kan_kernels.training",
 )
 EXTRAS = {
+    "kan_kernels.estimators": "sklearn",
     "kan_kernels.integrations.pykan.convert": "kan",
     "kan_kernels.plotting.network": "matplotlib",
     "kan_kernels.plotting.pages": "matplotlib",
