@@ -2,9 +2,10 @@
 
     python -m benchmarks.laws [--draws 10] [--law NAME ...]
 
-Writes results/laws.json and results/laws.md after every run. A formula counts as found if its error on 1000 new
-points is below 1e-8 and sympy shows it equal to the law after both were rounded to 4 digits, within 60 seconds
-of processor time: the clock of a shared machine says little. What is missing in the file is run, the rest kept.
+Writes results/laws.json and results/laws.md after every run. A formula counts as found if its error on 1000
+new points is below 1e-8 and sympy shows it equal to the law after both were rounded to 4 digits, within 60
+seconds of processor time: the clock of a shared machine says little. What is missing in the file is run, the
+rest kept; without the file all is.
 """
 
 import argparse
@@ -71,7 +72,7 @@ def run(law: str, draw: int) -> dict:
 def table(runs: list[dict]) -> str:
     """Return the results as a table."""
     lines = [
-        "Made by `python -m benchmarks.laws`: `symbolic.discover` with its defaults on 1000 points in [-1, 1]^2.",
+        "Made by `python -m benchmarks.laws`: `symbolic.discover` with its defaults on 1000 points.",
         "",
         "| law | found | largest error of those | CPU seconds, median and most | otherwise |",
         "| :-- | :-- | :-- | :-- | :-- |",
@@ -82,9 +83,8 @@ def table(runs: list[dict]) -> str:
         times = sorted(r["cpu_seconds"] for r in own)
         worst = max((r["rmse"] for r in good), default=float("nan"))
         other = "; ".join(f"`{r['formula']}`" for r in own if not r["found"]) or "-"
-        lines.append(
-            f"| {law} | {len(good)} of {len(own)} | {worst:.1e} | {times[len(times) // 2]}, {times[-1]} | {other} |"
-        )
+        seconds = f"{times[len(times) // 2]}, {times[-1]}"
+        lines.append(f"| {law} | {len(good)} of {len(own)} | {worst:.1e} | {seconds} | {other} |")
     return "\n".join([*lines, ""])
 
 

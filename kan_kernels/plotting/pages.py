@@ -1,4 +1,4 @@
-"""Single edges with axes and the density of the data; the course of a training."""
+"""Single edges with axes and the density of the data; the course of a training, the front of a search."""
 
 import math
 from collections.abc import Sequence

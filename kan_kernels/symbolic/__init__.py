@@ -2,7 +2,8 @@
 
 from ..nn.function_library import Function, get, names, register
 from ..nn.symbolic_edges import Edge, SymbolicEdges
-from .actions import Candidate, EdgeReport, Report, auto, fix, suggest, unfix
+from .actions import Candidate, fix, suggest, unfix
+from .auto import EdgeReport, Report, auto
 from .discovery import Discovery, Law, discover
 from .expressions import formula, latex, to_function, to_python
 from .polish import polish

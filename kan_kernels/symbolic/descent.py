@@ -9,6 +9,7 @@ from torch import Tensor
 SMALL, LARGE = 1e-12, 1e8  # of the damping
 
 System = tuple[Tensor, Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def descend(
@@ -58,3 +59,26 @@ def descend(
 def finite(value: float) -> float:
     """Return the value, or inf in place of NaN."""
     return value if math.isfinite(value) else math.inf
+
+
+def curvature_of(loss: Loss, prediction: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradient (n, out) and the curvature (n, out, out) of a loss by the prediction.
+
+    Each row's curvature is made positive semidefinite, and where a loss has none, as the absolute error, it
+    gets a little: steps are then the gradient's.
+    """
+    p = prediction.detach().requires_grad_()
+    with torch.enable_grad():
+        value = loss(p, y)
+        (gradient,) = torch.autograd.grad(value, p, create_graph=True)
+        columns = []
+        for k in range(p.shape[1]):
+            second = None
+            if gradient.requires_grad:
+                (second,) = torch.autograd.grad(gradient[:, k].sum(), p, retain_graph=True, allow_unused=True)
+            columns.append(torch.zeros_like(p) if second is None else second)
+    gradient, matrix = gradient.detach(), torch.stack(columns, 1)
+    values, vectors = torch.linalg.eigh((matrix + matrix.transpose(1, 2)) / 2)
+    spread = float((p.detach() - p.detach().mean(0)).abs().mean()) + 1e-12
+    least = 1e-3 * float(gradient.abs().mean()) / spread
+    return gradient, (vectors * values.clamp(min=least)[:, None]) @ vectors.transpose(1, 2)

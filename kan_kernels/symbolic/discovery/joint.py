@@ -1,18 +1,15 @@
 """All constants of a form fitted together, under any loss: Gauss and Newton's matrix, damped."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ...nn import function_library as library
-from ..descent import descend, finite
+from ..descent import Loss, curvature_of, descend, finite
 from ..search import bounds
 from .form import Form, evaluate
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -86,29 +83,6 @@ class Rows:
         return full(found), value
 
 
-def curvature_of(loss: Loss, prediction: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradient (n, out) and the curvature (n, out, out) of a loss by the prediction.
-
-    Each row's curvature is made positive semidefinite, and where a loss has none, as the absolute error, it
-    gets a little: steps are then the gradient's.
-    """
-    p = prediction.detach().requires_grad_()
-    with torch.enable_grad():
-        value = loss(p, y)
-        (gradient,) = torch.autograd.grad(value, p, create_graph=True)
-        columns = []
-        for k in range(p.shape[1]):
-            second = None
-            if gradient.requires_grad:
-                (second,) = torch.autograd.grad(gradient[:, k].sum(), p, retain_graph=True, allow_unused=True)
-            columns.append(torch.zeros_like(p) if second is None else second)
-    gradient, matrix = gradient.detach(), torch.stack(columns, 1)
-    values, vectors = torch.linalg.eigh((matrix + matrix.transpose(1, 2)) / 2)
-    spread = float((p.detach() - p.detach().mean(0)).abs().mean()) + 1e-12
-    least = 1e-3 * float(gradient.abs().mean()) / spread
-    return gradient, (vectors * values.clamp(min=least)[:, None]) @ vectors.transpose(1, 2)
-
-
 def settled(form: Form, theta: Tensor) -> Tensor:
     """Return the same formula where a and b of a term that alone reads a sum are part of that sum.
 
@@ -117,19 +91,26 @@ def settled(form: Form, theta: Tensor) -> Tensor:
     theta = theta.clone()
     places = {slot[:4]: slot.at for slot in form.slots()}
     for slot in form.slots():
-        if slot.term < 0 or slot.layer == 0:
+        if slot.term < 0:
             continue
-        source = form.term(slot).source
-        if len(form.users(slot.layer - 1, source)) > 1 or len(form.layers[slot.layer - 1][source]) > 1:
+        term = form.term(slot)
+        a, b, c = theta[slot.at : slot.at + 3].tolist()
+        if term.name == "x":
+            theta[slot.at : slot.at + 3] = theta.new_tensor([1.0, 0.0, a * c])
+            theta[places[(*slot[:3], -1)]] += c * b
+            a, b = 1.0, 0.0
+        if slot.layer == 0 or len(form.users(slot.layer - 1, term.source)) > 1:
             continue
-        a, b = theta[slot.at : slot.at + 2].tolist()
+        source = term.source
+        product = len(form.layers[slot.layer - 1][source]) > 1
         for below in form.slots():
-            if (below.layer, below.node) == (slot.layer - 1, source):
-                if below.term < 0:
-                    theta[below.at] = a * theta[below.at] + b
-                else:
-                    theta[below.at + 2] *= a
-        theta[slot.at], theta[slot.at + 1] = 1.0, 0.0
+            if (below.layer, below.node, below.factor) == (slot.layer - 1, source, 0):
+                theta[below.at + 2 * (below.term >= 0)] *= a
+        theta[slot.at] = 1.0
+        if product:
+            continue
+        theta[places[slot.layer - 1, source, 0, -1]] += b
+        theta[slot.at + 1] = 0.0
         name, at = form.term(slot).name, places[slot.layer - 1, source, 0, -1]
         shift = float(theta[at])
         if name == "x":

@@ -1,19 +1,18 @@
 """The spline networks of `discover`: data in their units, a training from coarse to fine, a pruned copy."""
 
 import copy
+import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ... import grids, pruning
-from ...nn import KAN
+from ... import grids
 from ...training import fit
 from .joint import Rows
 from .products import Network, Shape, network, parts
 
 COARSE, FINE = (5, 8), ((10, 12), (20, 16))  # cells and LBFGS steps
-WORSE = 1.05  # a network with fewer nodes or edges may have so many times the validation error (RMSE)
 
 
 @dataclass(frozen=True)
@@ -60,14 +59,14 @@ class Trained:
     valid: float
 
 
-def coarse(data: Data, shape: Shape, seed: int, lamb: float = 0.0) -> Trained:
+def coarse(data: Data, shape: Shape, seed: int) -> Trained:
     """Return a network on a coarse grid, after a few steps."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = network(shape, COARSE[0])
     if data.train.loss is not None:
         model.layers[-1].bias = nn.Parameter(torch.zeros(data.outputs, dtype=torch.float64))
-    train(data, model, COARSE[1], lamb)
+    train(data, model, COARSE[1])
     return judged(data, model, seed)
 
 
@@ -88,43 +87,21 @@ def fine(data: Data, start: Trained) -> Trained:
     return best
 
 
-def train(data: Data, model: Network, steps: int, lamb: float = 0.0) -> None:
+def train(data: Data, model: Network, steps: int) -> None:
     """Take steps of LBFGS, with the knots where the data are."""
     x = data.units(data.train.x)
     for layer, inputs in parts(model, x):
         grids.update_grid(layer, inputs)
-    fit(
-        model, (x, data.target(data.train)), steps=steps, loss=data.train.loss, lamb=lamb, progress=False,
-        evaluate_every=steps,
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one that diverges is put back, and judged as it is
+        history = fit(
+            model, (x, data.target(data.train)), steps=steps, loss=data.train.loss, progress=False,
+            evaluate_every=steps,
+        )  # fmt: skip
+    if history.stopped == "interrupted":  # which ends that training alone
+        raise KeyboardInterrupt
 
 
 def judged(data: Data, model: Network, seed: int) -> Trained:
     """Return the network with its losses."""
     return Trained(model, seed, data.loss(model, data.train), data.loss(model, data.valid))
-
-
-def smaller(data: Data, start: Trained) -> list[Trained]:
-    """Return networks with ever fewer hidden nodes, trained again, while the loss holds; `start` first."""
-    networks, best = [start], start.valid
-    if not isinstance(start.model, KAN):
-        return networks
-    while (hidden := networks[-1].model.layers[0].out_features) > 1 and len(start.model.layers) > 1:
-        model = networks[-1].model
-        x = data.units(data.train.x)
-        least = float(pruning.node_scores(model, x, kind="attribution")[1].min())
-        try:
-            model, _ = pruning.prune(
-                model, x, kind="attribution", node_threshold=least, edge_threshold=0, keep_means=True
-            )
-        except ValueError:
-            break
-        if model.layers[0].out_features >= hidden:
-            break
-        train(data, model, COARSE[1])
-        new = judged(data, model, start.seed)
-        if not new.valid <= WORSE**2 * best + data.valid.floor:
-            break
-        networks.append(new)
-        best = min(best, new.valid)
-    return networks

@@ -23,8 +23,8 @@ WEIGHT = 0.6  # of a point of complexity, against a halving of what is unexplain
 
 
 class EdgeChoice(NamedTuple):
-    """A function for an edge of a network: (a, b, c, d) in the formula's units, its complexity, and log2 of the
-    share of the outputs' variance that it leaves unexplained.
+    """A function for an edge of a network: (a, b, c, d) in the formula's units, its complexity, and log2 of
+    the share of the outputs' variance that it leaves unexplained.
     """
 
     name: str

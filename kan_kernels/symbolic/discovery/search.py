@@ -42,10 +42,10 @@ def discover(
     """Search for a formula of the data: train KANs, read their edges, fit all constants together.
 
     Of each shape, from the simplest on, a network is trained coarsely for every seed; the three best are
-    trained to the end and read, the best of later shapes before the third of earlier ones. The functions are
-    those with which the whole formula has the least error, after all constants were fitted together; terms go,
-    and constants become plain numbers, where that does not hurt on rows that were not fitted. The search ends
-    early at a formula that leaves nothing but rounding.
+    trained to the end and read, the best of later shapes before the third of earlier ones. The functions
+    are those with which the whole formula has the least error, after all constants were fitted together;
+    terms go, and constants become plain numbers, where that does not hurt on rows that were not fitted. The
+    search ends early at a formula that leaves nothing but rounding.
 
     What is found depends on the data, the seeds and the options. Time only decides after how much work the
     search ends: the same `work` gives the same result on any clock.
@@ -194,11 +194,13 @@ class Search:
         values = self.data.mean if self.data.train.loss is None else torch.zeros(self.data.outputs)
         form, theta = reading.constant(self.data.outputs, self.data.train.x.shape[1], values)
         theta, _ = self.data.train.fit(form, theta, form.free(), 30, 1e-12)
-        self.reader.plain(form, theta, None, "constant")
+        self.reader.keep(form, theta, None, "constant")  # something is there before time can run out
 
     def _without_networks(self) -> None:
         self._constant()
         self.tick()
+        law = self.pool.best()
+        self.reader.plain(law.form, law.theta, None, "constant")
         form, theta = reading.linear(self.data)
         if "x" in self.reader.allowed:
             self.reader.add(form, theta, None, "linear")
