@@ -12,6 +12,10 @@ System = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
+class NotFinite(ValueError):
+    """A sign that derivatives are not finite where the search stands."""
+
+
 def descend(
     theta: Tensor,
     best: float,
@@ -28,7 +32,7 @@ def descend(
         theta: (P,) float64, where to start. best: the value there.
         value: what is minimised; where it is NaN or inf, no step leads.
         system: parameters -> Gauss and Newton's matrix (P, P) and the negative gradient (P,), of the same
-            multiple of the value. What is not finite there raises ValueError.
+            multiple of the value. What is not finite there raises NotFinite.
         steps: at most.
         floor: a value that is as good as none. tolerance: the share that a step must gain, three times.
     """
@@ -38,7 +42,7 @@ def descend(
             break
         matrix, gradient = system(theta)
         if not (matrix.isfinite().all() and gradient.isfinite().all()):
-            raise ValueError("derivatives are not finite")
+            raise NotFinite
         scale = matrix.diagonal() + 1e-12 * matrix.diagonal().max()
         while damping < LARGE:
             # formulas have parameters that can be traded against each other; the damping chooses among them

@@ -12,7 +12,7 @@ from .. import replicas
 from .._core import checks
 from ..inspection import layers_of
 from .curves import rows
-from .descent import Loss, curvature_of, descend
+from .descent import Loss, NotFinite, curvature_of, descend
 
 _ROWS = 4096  # at a time
 Residual = Callable[[torch.nn.Module, Tensor], Tensor]
@@ -88,26 +88,25 @@ def polish(
         raise ValueError(
             "model: no edge has a formula, expected at least one; use symbolic.auto or symbolic.fix"
         )
-    free = {
+    free: dict[str, Tensor] = {
         name: value for name, value in model.named_parameters() if name.endswith(("symbolic.affine", "bias"))
     }
     x = x.to(next(iter(free.values())).dtype)
     problem: _Outputs | _Residual
     problem = _Outputs(model, free, x, y, loss) if residual is None else _Residual(model, free, x, residual)
     start = torch.cat([value.detach().flatten().double() for value in free.values()])
-    best = problem.value(start)
-    if not math.isfinite(best):
-        what = "outputs are" if loss is None and residual is None else "loss or residual is"
-        raise ValueError(f"model: its {what} not finite on x")
+    end = start  # what the model is left with, whatever happens
     try:
-        theta, best = descend(start, best, problem.value, problem.system, steps)
-    except ValueError as error:
-        problem.close(start)
-        raise ValueError("model: the derivatives of its outputs are not finite on x") from error
-    except BaseException:
-        problem.close(start)
-        raise
-    problem.close(theta)
+        best = problem.value(start)
+        if not math.isfinite(best):
+            what = "outputs are" if loss is None and residual is None else "loss or residual is"
+            raise ValueError(f"model: its {what} not finite on x")
+        try:
+            end, best = descend(start, best, problem.value, problem.system, steps)
+        except NotFinite as error:
+            raise ValueError("model: the derivatives of its outputs are not finite on x") from error
+    finally:
+        problem.close(end)
     if loss is not None:
         return best
     return (best / problem.count) ** 0.5
@@ -133,8 +132,10 @@ def error_of(model: torch.nn.Module, x: Tensor, y: Tensor, loss: Loss | None) ->
 
 def _target(y: object, x: Tensor, outputs: int, loss: Loss | None) -> Tensor:
     """Return y as rows like those of x, checked."""
-    checks.tensor("y", y)
-    assert isinstance(y, Tensor)
+    if loss is None:
+        checks.tensor("y", y)
+    if not isinstance(y, Tensor):
+        raise TypeError(f"y: got {type(y).__name__}, expected a torch.Tensor")
     y = y.detach()
     if loss is None:
         y = y.reshape(-1, y.shape[-1]) if y.dim() else y

@@ -184,8 +184,8 @@ def test_polish() -> None:
 
 
 def test_auto_with_y_lets_the_whole_decide() -> None:
-    """An edge that its own r2 would have become a line makes the whole worse, and stays a spline; the numbers of
-    the whole are in the report, and are those of the model. Where it does not hurt, all edges are fixed.
+    """An edge that by its own r2 would have become a line makes the whole worse, and stays a spline; the
+    numbers of the whole are in the report, and are those of the model.
     """
     layer = KANLinear(2, 1, 20, base=None, dtype=torch.float64)
     x = torch.rand(400, 2, dtype=torch.float64) * 2 - 1

@@ -62,7 +62,7 @@ def plain(value: float, error: float) -> Plain | None:
 
 def named(value: float) -> Plain | None:
     """Return the plain number that a float is, to its last digits."""
-    return plain(value, 4e-15 * max(1.0, abs(value)) if value else 0.0)
+    return plain(value, 4e-15 * abs(value))
 
 
 def errors(form: Form, theta: Tensor, free: Tensor, rows: Rows) -> Tensor:

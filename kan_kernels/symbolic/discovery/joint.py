@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ...nn import function_library as library
-from ..descent import Loss, curvature_of, descend, finite
+from ..descent import Loss, NotFinite, curvature_of, descend, finite
 from ..search import bounds
 from .form import Form, evaluate
 
@@ -78,7 +78,7 @@ class Rows:
                 floor=self.floor,
                 tolerance=tolerance,
             )
-        except ValueError:  # a slope is infinite right at the end of a domain
+        except NotFinite:  # a slope is infinite right at the end of a domain
             return theta, start
         return full(found), value
 

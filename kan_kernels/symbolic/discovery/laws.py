@@ -29,9 +29,10 @@ class Law:
         shape: of the network, such as "[2, 1, 1]".
         seeds: those whose network led to these functions, in the order in which they did.
         exact: whether what is left is rounding error.
+        squared: whether the losses are root mean square errors.
 
     Example:
-        >>> law = discover(torch.rand(40, 1), torch.ones(40), names=["t"]).best
+        >>> law = symbolic.discover(torch.rand(40, 1), torch.ones(40), names=["t"]).best
         >>> law.complexity, law.exact
         (1, True)
     """
@@ -45,7 +46,7 @@ class Law:
     shape: str
     seeds: tuple[int, ...] = field(default=())
     exact: bool = False
-    squared: bool = True  # the loss is the root of a mean square
+    squared: bool = True
 
     @cached_property
     def expressions(self) -> list[Any]:

@@ -44,22 +44,25 @@ class ProductNetwork(nn.Module):
         super().__init__()
         inputs, sums, outputs = shape.widths
         self.shape = shape
-        options = {"base": "identity", "dtype": torch.float64}
-        self.layers = nn.ModuleList(
-            (
-                KANLinear(inputs, sums + 2 * shape.products, grid_size, **options),
-                KANLinear(sums + shape.products, outputs, grid_size, **options),
-            )
+        factors = sums + 2 * shape.products
+        self.inner = KANLinear(inputs, factors, grid_size, base="identity", dtype=torch.float64)
+        self.outer = KANLinear(
+            sums + shape.products, outputs, grid_size, base="identity", dtype=torch.float64
         )
+
+    @property
+    def layers(self) -> list[KANLinear]:
+        """Return both layers."""
+        return [self.inner, self.outer]
 
     def hidden(self, x: Tensor) -> Tensor:
         """Map x (..., in) to the nodes (..., s + p)."""
-        values, sums = self.layers[0](x), self.shape.widths[1]
+        values, sums = self.inner(x), self.shape.widths[1]
         return torch.cat((values[..., :sums], values[..., sums::2] * values[..., sums + 1 :: 2]), -1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., in) to (..., out)."""
-        return self.layers[1](self.hidden(x))
+        return self.outer(self.hidden(x))
 
 
 Network = KAN | ProductNetwork
@@ -75,7 +78,7 @@ def network(shape: Shape, grid_size: int) -> Network:
 @torch.no_grad()
 def parts(model: Network, x: Tensor) -> list[tuple[KANLinear, Tensor]]:
     """Return each layer with what reaches it."""
-    found = []
+    found: list[tuple[KANLinear, Tensor]] = []
     for n, layer in enumerate(model.layers):
         found.append((layer, x))
         x = model.hidden(x) if n == 0 and isinstance(model, ProductNetwork) else layer(x)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...inspection import edge_deviations
+from ...nn import KANLinear
 from ...nn import function_library as library
 from ..actions import Candidate, _fit_edges
 from ..curves import active_pairs
@@ -122,9 +123,10 @@ def build(data: Data, trained: Trained, keys: list, chosen: tuple[EdgeChoice, ..
     for (n, i, o), choice in zip(keys, chosen, strict=True):
         terms.setdefault((n, o), []).append((i, choice))
     layers, constants = [], []
-    for n, layer in enumerate(model.layers):
+    network: list[KANLinear] = list(model.layers)
+    for n, layer in enumerate(network):
         factors = []
-        last = n == len(model.layers) - 1
+        last = n == len(network) - 1
         for o in range(layer.out_features):
             row = terms.get((n, o), [])
             bias = 0.0 if layer.bias is None else float(layer.bias[o].detach())
@@ -141,7 +143,7 @@ def build(data: Data, trained: Trained, keys: list, chosen: tuple[EdgeChoice, ..
         else:
             layers.append(tuple((factor,) for factor in factors))
     theta = torch.tensor(constants, dtype=torch.float64)
-    return cleaned(Form(model.layers[0].in_features, tuple(layers)), theta)
+    return cleaned(Form(network[0].in_features, tuple(layers)), theta)
 
 
 def first(edges: Edges, count: int, plainness: float = 1.0) -> list[tuple[EdgeChoice, ...]]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...nn import function_library as library
 from .constants import scaled, snapped, turned
-from .form import Form
+from .form import Form, Term
 from .joint import Rows, head, inside, settled
 from .laws import Law, Pool, rms
 from .networks import Data, Trained
@@ -35,7 +35,8 @@ class Reader:
         """Add the laws of a network to the pool."""
         edges = choices(self.data, trained, self.functions)
         self.tick()
-        keys, tried = list(edges), []
+        keys = list(edges)
+        tried: list[tuple[float, float, int, Form, Tensor]] = []
         seen: set[Form] = set()
         combinations = first(edges, LIKELY) + first(edges, PLAINER, plainness=4.0)
         for chosen in combinations:
@@ -55,7 +56,7 @@ class Reader:
         tried.sort(key=lambda t: t[:3])
         if not tried:
             return
-        limit = 2 * tried[0][0] + self.data.train.floor
+        limit = self.data.train.limit(tried[0][0], 2.0)
         close = sorted((t for t in tried if t[0] <= limit), key=lambda t: (t[1], *t[:3]))
         refined = {t[2]: t for t in [tried[0], *close]}
         for _, _, _, form, theta in list(refined.values())[:REFINED]:
@@ -113,21 +114,19 @@ class Reader:
     def plainer(self, law: Law) -> None:
         """Add simpler formulas that are worse, for the front: what goes when the loss may grow."""
         for factor in (4.0, 30.0, 300.0):
-            rows = [
-                Rows(
-                    r.x, r.y, r.loss, r.floor + (factor - 1) * max(r.value(law.form, law.theta), 1e-3 * noise)
-                )
-                for r, noise in ((self.data.train, self._spread()), (self.data.valid, self._spread()))
-            ]
-            form, theta = simplified(law.form, law.theta, *rows, self.tick, self.allowed)
+            train, valid = (self._lenient(rows, law, factor) for rows in (self.data.train, self.data.valid))
+            form, theta = simplified(law.form, law.theta, train, valid, self.tick, self.allowed)
             if form != law.form:
                 theta, _ = self.data.train.fit(form, theta, form.free(), STEPS)
                 found = self.plain(form, theta, None, law.shape)
                 if found is not None and found.network is None:
                     found.network, found.seeds = law.network, found.seeds or law.seeds
 
-    def _spread(self) -> float:
-        return float(self.data.scale.square().mean()) if self.data.train.loss is None else 0.0
+    def _lenient(self, rows: Rows, law: Law, factor: float) -> Rows:
+        """Return rows on which a loss that is `factor` times larger hurts nobody."""
+        spread = float(self.data.scale.square().mean()) if rows.loss is None else 0.0
+        more = (factor - 1) * max(abs(rows.value(law.form, law.theta)), 1e-3 * spread)
+        return Rows(rows.x, rows.y, rows.loss, rows.floor + more)
 
 
 def _same(rows: Rows, form: Form, theta: Tensor, other: Tensor) -> bool:
@@ -142,8 +141,6 @@ def constant(outputs: int, inputs: int, values: Tensor) -> tuple[Form, Tensor]:
 
 def linear(data: Data) -> tuple[Form, Tensor]:
     """Return the form that is linear in all inputs, with constants 0."""
-    from .form import Term
-
     inputs = data.train.x.shape[1]
     factor = tuple(Term(i, "x") for i in range(inputs))
     row = [0.0] + [1.0, 0.0, 0.0] * inputs

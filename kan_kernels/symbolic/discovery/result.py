@@ -30,7 +30,7 @@ class Discovery:
 
     Example:
         >>> x = torch.linspace(-1, 1, 60)
-        >>> discover(x, 3 * x + 1, names=["t"]).formula
+        >>> symbolic.discover(x, 3 * x + 1, names=["t"]).formula
         3*t + 1
     """
 
@@ -76,7 +76,7 @@ class Discovery:
 
         Example:
             >>> x = torch.linspace(-1, 1, 60)
-            >>> discover(x, 3 * x + 1).plot().axes[0].get_xlabel()
+            >>> symbolic.discover(x, 3 * x + 1).plot().axes[0].get_xlabel()
             'complexity'
         """
         from ...plotting.pages import plot_front

@@ -1,6 +1,7 @@
 """`discover`: the search as a whole, its budget, its checkpoint."""
 
 import hashlib
+import math
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -39,7 +40,7 @@ def discover(
     resume: bool = False,
     progress: bool | None = None,
 ) -> Discovery:
-    """Search for a formula of the data: train KANs, read their edges, fit all constants together.
+    """Find a formula of the data: train KANs, read their edges, fit all constants together.
 
     Of each shape, from the simplest on, a network is trained coarsely for every seed; the three best are
     trained to the end and read, the best of later shapes before the third of earlier ones. The functions
@@ -59,7 +60,7 @@ def discover(
         seeds: of the networks; the first also decides which rows are fitted (three of four, at most 2000) and
             which judge (at most 4096).
         shapes: "auto", or widths such as [2, 1, 1], or [2, (1, 2), 1] with one sum and two products of sums.
-        loss: of (prediction, y), a scalar, a mean over rows, not negative; None for the mean squared error. A
+        loss: of (prediction, y), a scalar, a mean over rows; None for the mean squared error. A
             prediction is (n, out) in float64, where classes are given (n, classes).
         functions: names from the library that edges may become; None: all.
         checkpoint: a file that is written after every network; resume continues from it, if it is there.
@@ -76,7 +77,7 @@ def discover(
 
     Example:
         >>> x = torch.rand(200, 2, dtype=torch.float64)
-        >>> found = discover(x, (x[:, 0] ** 2 + x[:, 1]).exp(), names=["a", "b"])
+        >>> found = symbolic.discover(x, (x[:, 0] ** 2 + x[:, 1]).exp(), names=["a", "b"])
         >>> found.formula, found.best.exact
         (exp(a**2 + b), True)
     """
@@ -119,7 +120,7 @@ def _identity(rows: Tensor, target: Tensor, names, seeds, shapes, functions, los
 
 
 class _Spent(Exception):
-    """Raised where the budget or the work that was asked for is done."""
+    """A sign that the budget or the work that was asked for is done."""
 
 
 class Search:
@@ -132,7 +133,7 @@ class Search:
         squared = data.train.loss is None
         spread = float(data.scale.square().mean().sqrt())
         size = max(spread, 1e-2 * float(data.mean.abs().max()))
-        self.pool = Pool(inputs.ROUNDING * size if squared else 0.0)
+        self.pool = Pool(inputs.ROUNDING * size if squared else -math.inf)
         self.data, self.seeds, self.shapes, self.bar = data, seeds, shapes, bar
         self.limit = work
         self.start = time.monotonic()
@@ -164,7 +165,7 @@ class Search:
             raise _Spent
 
     def all(self, path: Path | None, identity: str) -> Discovery:
-        """Search all shapes that are left, and return what was found."""
+        """Read the networks that are left, and return what was found."""
         stopped = "searched"
         try:
             if self.stage == 0:

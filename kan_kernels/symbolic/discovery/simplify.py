@@ -126,7 +126,7 @@ def simplified(
                 # far off after a few steps on few rows: not worth the others
                 trial, value = quick.fit(other, trial, other.free(), 8)
                 tick()
-                if not value <= 30 * limits[0]:
+                if not value <= train.limit(limits[0], 30.0):
                     continue
                 trial, value = train.fit(other, trial, other.free(), steps)
                 if value <= limits[0] and valid.value(other, trial) <= limits[1]:
