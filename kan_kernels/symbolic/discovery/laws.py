@@ -24,7 +24,8 @@ class Law:
         form, theta: the functions and the constants.
         names: of the inputs.
         loss: of the formula on the validation rows, a root mean square error unless a loss was given.
-        network: the same of the spline network that it was read from; None for one that needed no network.
+        network: the same of the spline network that it was read from; for one that needed no network of the
+            best that was read, or None.
         train: the same of the formula on the rows that it was fitted to.
         shape: of the network, such as "[2, 1, 1]".
         seeds: those whose network led to these functions, in the order in which they did.
@@ -70,7 +71,7 @@ class Law:
 
     @property
     def worse_than_network(self) -> bool:
-        """Return whether the formula's loss is notably larger than that of the network it was read from."""
+        """Return whether the formula's loss is notably larger than that of its network."""
         factor = WORSE**0.5 if self.squared else WORSE
         return self.network is not None and not self.exact and not self.loss <= factor * self.network
 
@@ -127,6 +128,8 @@ class Pool:
         before = (known.complexity, known.loss) if self.close(law.loss, known.loss) else (0, known.loss)
         keep = law if better < before else known
         keep.seeds = seeds
+        networks = [n for n in (keep.network, known.network, law.network) if n is not None]
+        keep.network = networks[0] if networks else None
         self.laws[key] = keep
         return keep
 

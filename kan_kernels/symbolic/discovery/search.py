@@ -14,7 +14,7 @@ from torch import Tensor
 from ..._core import checks
 from ...nn import function_library as library
 from ...training.loop import _bar
-from . import inputs, networks, reading
+from . import inputs, laws, networks, reading
 from .joint import Loss
 from .laws import Law, Pool, short
 from .networks import Data, Trained
@@ -141,6 +141,7 @@ class Search:
         self.before = 0.0  # seconds of the searches that this one continues
         self.work = self.stage = self.networks = 0
         self.shown = ""
+        self.least = math.inf  # loss of the networks read
         self.started: dict[int, list[Trained]] = {}
         # the best network of the first three shapes comes before the second best of the first, and so on
         places = [(n, r) for n, shape in enumerate(shapes) for r in range(min(READ, len(self._seeds(shape))))]
@@ -189,6 +190,9 @@ class Search:
                 self._constant()
         seconds = time.monotonic() - self.start + self.before
         front = self.pool.front()
+        for law in front:
+            if law.network is None and self.networks:
+                law.network = laws.rms(self.least) if law.squared else self.least
         return Discovery(tuple(front), self.pool.best(), stopped, self.work, seconds, self.networks)
 
     def _constant(self) -> None:
@@ -217,6 +221,7 @@ class Search:
             started.sort(key=lambda network: (network.valid != network.valid, network.valid))
             self.started[number] = started
         trained = networks.fine(self.data, self.started[number][rank])
+        self.least = min(self.least, trained.valid)
         self.tick()
         self.networks += 1
         self.reader.read(trained, str(shape))
@@ -228,7 +233,8 @@ class Search:
         """Write a checkpoint: plain data and tensors, replaced in one go."""
         state = {
             "format": FORMAT, "identity": identity, "stage": self.stage, "work": self.work,
-            "networks": self.networks, "seconds": time.monotonic() - self.start + self.before,
+            "networks": self.networks, "least": self.least,
+            "seconds": time.monotonic() - self.start + self.before,
             "laws": [law.state() for law in self.pool.laws.values()],
         }  # fmt: skip
         part = path.with_name(path.name + ".part")
@@ -250,6 +256,6 @@ class Search:
         if state["identity"] != identity:
             raise ValueError(f"checkpoint: {str(path)!r} is of other data, names, seeds, shapes or options")
         self.stage, self.work = state["stage"], state["work"]
-        self.networks, self.before = state["networks"], state["seconds"]
+        self.networks, self.before, self.least = state["networks"], state["seconds"], state["least"]
         for law in map(Law.from_state, state["laws"]):
             self.pool.laws[law.skeleton()] = law
