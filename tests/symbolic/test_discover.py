@@ -173,6 +173,16 @@ def test_says_what_it_could_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.stopped == "interrupted" and found.best.shape == "linear"
 
 
+def test_single_precision() -> None:
+    """What float32 leaves of y is rounding too: plain constants, and the formula is exact."""
+    x = torch.linspace(-1, 1, 60)
+    found = symbolic.discover(x, 3 * x + 1, names=["t"], budget=1e6)
+    assert str(found.formula) == "3*t + 1" and found.best.exact
+    noisy = 3 * x + 1 + 1e-4 * torch.randn(60)
+    found = symbolic.discover(x, noisy, shapes=[[1, 1]], functions=["x"], work=60)
+    assert not found.best.exact
+
+
 def test_classes() -> None:
     """Under cross entropy: the border between two classes."""
     x = points(400)

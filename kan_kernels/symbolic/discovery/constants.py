@@ -25,7 +25,6 @@ _KINDS = (
     (1.0, 12, (5, 6, 8, 10), 1e-3),
     (1.0, 1000, (7, 9, 12, 16, 20, 25, 50, 100), 1e-7),
 )
-_EXACT = 1e-9  # relative: how well constants are known where the formula leaves nothing but rounding
 SIGMAS = 3.0
 HURTS = 1.01  # a loss so many times larger is one that hurts
 
@@ -76,7 +75,7 @@ def errors(form: Form, theta: Tensor, free: Tensor, rows: Rows) -> Tensor:
         variance = 1.0 / count  # of a loss that is a mean of negative log likelihoods
     covariance = torch.linalg.pinv(matrix, rtol=1e-14, hermitian=True)
     error = SIGMAS * (variance * covariance.diagonal()).clamp(min=0).sqrt()
-    return error + _EXACT * theta[free].abs().clamp(min=1e-3)
+    return error + rows.rounding * theta[free].abs().clamp(min=1e-3)
 
 
 class Gauge(NamedTuple):

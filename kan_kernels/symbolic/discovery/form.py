@@ -26,7 +26,7 @@ Node = tuple[Factor, ...]
 
 
 class Slot(NamedTuple):
-    """Where the constants of a factor, or of one of its terms, lie in the vector: (bias,) or (a, b, c)."""
+    """A place in the vector of constants: of a factor its own, or of one of its terms (a, b, c)."""
 
     layer: int
     node: int

@@ -1,7 +1,6 @@
 """What `discover` is given, checked: rows, names, shapes; the split into rows to fit and rows to judge."""
 
 import keyword
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,7 +14,8 @@ from .networks import Data
 from .products import Shape
 
 LEAST_ROWS, FITTED, JUDGED = 12, 2000, 4096
-ROUNDING = 1e-11  # of the spread of y: errors below are rounding, and the formula exact
+# What rounding leaves of y, as a share of its size; below the second share a formula is exact.
+_DOUBLE, _SINGLE = (1e-15, 1e-11), (1.0, 16.0)  # in float64; of the eps of other dtypes
 
 
 def names_of(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
@@ -27,14 +27,15 @@ def names_of(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
     return tuple(names)
 
 
-def rows_of(x: Any, y: Any, loss: Loss | None) -> tuple[Tensor, Tensor, int]:
-    """Return x (n, in) in float64, y as the loss takes it, and the number of outputs of a prediction."""
+def rows_of(x: Any, y: Any, loss: Loss | None) -> tuple[Tensor, Tensor, int, float]:
+    """Return x (n, in) in float64, y as the loss takes it, the number of outputs, the eps of y's dtype."""
     x, y = _tensor("x", x), _tensor("y", y)
     if x.dim() == 1:
         x = x[:, None]
     if x.dim() != 2 or x.shape[1] == 0:
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected (samples, inputs)")
     x = x.double()
+    eps = torch.finfo(y.dtype).eps if y.is_floating_point() else 0.0
     if len(x) < LEAST_ROWS:
         raise ValueError(f"x: got {len(x)} samples, expected at least {LEAST_ROWS}")
     if y.dim() == 0 or len(y) != len(x):
@@ -50,14 +51,14 @@ def rows_of(x: Any, y: Any, loss: Loss | None) -> tuple[Tensor, Tensor, int]:
     if classes and y.dim() == 1:
         if int(y.min()) < 0:
             raise ValueError(f"y: got the class {int(y.min())}, expected classes >= 0")
-        return x, y.long(), int(y.max()) + 1
+        return x, y.long(), int(y.max()) + 1, eps
     y = y.double()
     y = y[:, None] if y.dim() == 1 else y
     if y.dim() != 2 or y.shape[1] == 0:
         raise ValueError(f"y: got shape {tuple(y.shape)}, expected (samples,) or (samples, outputs)")
     if y.shape[1] > len(x) // 4:
         raise ValueError(f"y: got {y.shape[1]} outputs of {len(x)} samples, expected 4 samples an output")
-    return x, y, y.shape[1]
+    return x, y, y.shape[1], eps
 
 
 def _tensor(name: str, value: Any) -> Tensor:
@@ -71,16 +72,23 @@ def _tensor(name: str, value: Any) -> Tensor:
     return value.detach().cpu()
 
 
-def split(x: Tensor, y: Tensor, outputs: int, loss: Loss | None, seed: int) -> Data:
+def split(x: Tensor, y: Tensor, outputs: int, eps: float, loss: Loss | None, seed: int) -> Data:
     """Return the data of a search: three of four rows are fitted, others judge, in the seed's order."""
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     judged = min(len(x) // 4, JUDGED)
     valid, fitted = order[:judged], order[judged : judged + FITTED]
     squared = loss is None
-    spread = float((y - y.mean(0)).square().mean()) if squared else 1.0
-    size = float(y.square().mean()) if squared else 1.0
-    floor = (1e-15 * max(math.sqrt(spread), 1e-2 * math.sqrt(size))) ** 2 if squared else 0.0
-    train, check = (Rows(x[part], y[part], loss, floor) for part in (fitted, valid))
+    floor, exact, rounding = 0.0, 0.0, 1e-9
+    if squared:
+        spread, size = float((y - y.mean(0)).square().mean().sqrt()), float(y.square().mean().sqrt())
+        if eps < 1e-12:
+            least, most = _DOUBLE
+            size = max(spread, 1e-2 * size)
+        else:
+            least, most = (share * eps for share in _SINGLE)
+            rounding = 8 * eps
+        floor, exact = (least * size) ** 2, most * size
+    train, check = (Rows(x[part], y[part], loss, floor, rounding) for part in (fitted, valid))
     low, high = train.x.amin(0), train.x.amax(0)
     half = torch.where(high > low, (high - low) / 2, torch.ones_like(low))
     mean, scale = torch.zeros(outputs).double(), torch.ones(outputs).double()
@@ -89,7 +97,7 @@ def split(x: Tensor, y: Tensor, outputs: int, loss: Loss | None, seed: int) -> D
         scale = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
     elif loss is not None:
         check_loss(loss, train.y, outputs)
-    return Data(train, check, (low + high) / 2, half, mean, scale, outputs)
+    return Data(train, check, (low + high) / 2, half, mean, scale, outputs, exact)
 
 
 def check_loss(loss: Loss, y: Tensor, outputs: int) -> None:

@@ -1,7 +1,7 @@
 """All constants of a form fitted together, under any loss: Gauss and Newton's matrix, damped."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,21 +14,23 @@ from .form import Form, evaluate
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of data and the loss on them: None for the mean squared error.
+    """A set of rows and the loss on them: None for the mean squared error.
 
     Attributes:
         x: (n, inputs) float64. y: (n, out) float64, or what the loss takes.
         floor: a loss that is rounding error.
+        rounding: how well constants are known, relative to their size, where nothing but rounding is left.
     """
 
     x: Tensor
     y: Tensor
     loss: Loss | None
     floor: float
+    rounding: float = 1e-9
 
     def part(self, count: int) -> "Rows":
         """Return at most so many of them, the first ones: they are in random order."""
-        return Rows(self.x[:count], self.y[:count], self.loss, self.floor)
+        return replace(self, x=self.x[:count], y=self.y[:count])
 
     def limit(self, value: float, factor: float) -> float:
         """Return the loss that is `factor` times larger than a value, or so much above a negative one."""

@@ -24,6 +24,7 @@ class Data:
         center, half: (inputs,), that map the training rows to [-1, 1].
         mean, scale: (out,), of y; 0 and 1 beside a loss of the user's.
         outputs: how many numbers a prediction has.
+        exact: a root mean square error below that is rounding, and the formula exact.
     """
 
     train: Rows
@@ -33,6 +34,7 @@ class Data:
     mean: Tensor
     scale: Tensor
     outputs: int
+    exact: float
 
     def units(self, x: Tensor) -> Tensor:
         """Map rows to what the networks see."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -126,7 +127,7 @@ class Reader:
         """Return rows on which a loss that is `factor` times larger hurts nobody."""
         spread = float(self.data.scale.square().mean()) if rows.loss is None else 0.0
         more = (factor - 1) * max(abs(rows.value(law.form, law.theta)), 1e-3 * spread)
-        return Rows(rows.x, rows.y, rows.loss, rows.floor + more)
+        return replace(rows, floor=rows.floor + more)
 
 
 def _same(rows: Rows, form: Form, theta: Tensor, other: Tensor) -> bool:

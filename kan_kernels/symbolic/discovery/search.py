@@ -77,7 +77,8 @@ def discover(
 
     Example:
         >>> x = torch.rand(200, 2, dtype=torch.float64)
-        >>> found = symbolic.discover(x, (x[:, 0] ** 2 + x[:, 1]).exp(), names=["a", "b"])
+        >>> options = {"functions": ["x", "x^2", "exp"], "seeds": range(3), "budget": 600}
+        >>> found = symbolic.discover(x, (x[:, 0] ** 2 + x[:, 1]).exp(), names=["a", "b"], **options)
         >>> found.formula, found.best.exact
         (exp(a**2 + b), True)
     """
@@ -90,7 +91,7 @@ def discover(
         raise ValueError(f"seeds: got {seeds!r}, expected different integers, at least one")
     if loss is not None and not callable(loss):
         raise TypeError(f"loss: got {loss!r}, expected a function of (prediction, y)")
-    rows, target, outputs = inputs.rows_of(x, y, loss)
+    rows, target, outputs, eps = inputs.rows_of(x, y, loss)
     known = inputs.names_of(names, rows.shape[1])
     wanted = inputs.shapes_of(shapes, rows.shape[1], outputs)
     candidates = library.resolve(functions)
@@ -101,7 +102,7 @@ def discover(
     if resume and path is None:
         raise ValueError("resume: got True without checkpoint, expected the file to resume from")
     open_bar = _bar(None if progress is None else checks.boolean("progress", progress))
-    data = inputs.split(rows, target, outputs, loss, seeds[0])
+    data = inputs.split(rows, target, outputs, eps, loss, seeds[0])
     identity = _identity(rows, target, known, seeds, wanted, candidates, loss)
     with open_bar(total=None) as bar:
         run = Search(data, known, seeds, wanted, candidates, budget, work, bar)
@@ -131,9 +132,7 @@ class Search:
         functions: list[library.Function], budget: float, work: int | None, bar: Any,
     ) -> None:  # fmt: skip
         squared = data.train.loss is None
-        spread = float(data.scale.square().mean().sqrt())
-        size = max(spread, 1e-2 * float(data.mean.abs().max()))
-        self.pool = Pool(inputs.ROUNDING * size if squared else -math.inf)
+        self.pool = Pool(data.exact if squared else -math.inf)
         self.data, self.seeds, self.shapes, self.bar = data, seeds, shapes, bar
         self.limit = work
         self.start = time.monotonic()
