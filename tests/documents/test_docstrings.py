@@ -55,6 +55,9 @@ EXTRAS = {
     "kan_kernels.plotting.pages": "matplotlib",
     "kan_kernels.plotting.scores": "matplotlib",
     "kan_kernels.plotting.style": "matplotlib",
+    "kan_kernels.symbolic.discovery.laws": "sympy",
+    "kan_kernels.symbolic.discovery.result": "sympy",
+    "kan_kernels.symbolic.discovery.search": "sympy",
     "kan_kernels.symbolic.expressions": "sympy",
 }
 _VERBS = """
