@@ -20,7 +20,7 @@ _DOUBLE, _SINGLE = (1e-15, 1e-11), (1.0, 16.0)  # in float64; of the eps of othe
 
 def names_of(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
     """Return the names of the inputs, identifiers."""
-    names = _names(names, count)
+    names = _names(names, None, count)
     for name in names:
         if not name.isidentifier() or keyword.iskeyword(name):
             raise ValueError(f"names: got {name!r}, expected identifiers, which formulas can be written with")
