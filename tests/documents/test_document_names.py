@@ -18,6 +18,7 @@ FOREIGN = {
     "formula.h",
     "kan.h",
     "kan.py",
+    "laws.md",
     "math.h",
     "Python.h",
 }
