@@ -1,9 +1,7 @@
 """Scores of edges, nodes and inputs, and smaller KANs without those that hardly matter."""
 
 import copy
-import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -11,76 +9,20 @@ from torch import Tensor, nn
 
 from . import replicas
 from ._core import checks
-from .inspection import active_edges, check_data, edge_deviations, edge_magnitudes, layers_of, node_values
-from .nn import KAN, KANLinear
+from .inspection import (
+    active_edges,
+    check_data,
+    edge_deviations,
+    edge_magnitudes,
+    layers_of,
+    node_and_subnode_values,
+    products_of,
+)
+from .nn import KAN, KANLinear, Products
+from .prune_report import Dropped, PruneReport
 
 KINDS = ("l1", "attribution")
 Model = TypeVar("Model", bound=nn.Module)
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """A node or an edge that went, and why.
-
-    Attributes:
-        layer: of an edge, the index of its layer; of a node, of the layer that it is an input of.
-        index: of a node (node,), of an edge (input, output), both in the model before pruning.
-        score, reason: what it was judged by; "node score", "edge score", "unconnected" (no way in or out),
-            "its node went" or "input score".
-
-    Example:
-        >>> Dropped(layer=0, index=(1, 2), score=0.01, reason="edge score").index
-        (1, 2)
-    """
-
-    layer: int
-    index: tuple[int, ...]
-    score: float
-    reason: str
-
-
-@dataclass
-class PruneReport:
-    """A record of what pruning did; prints as a table.
-
-    Attributes:
-        widths: the model's widths before and after.
-        kept: the nodes that stayed, a list for the inputs and one for each layer's outputs.
-        nodes, edges: what went, the most important first.
-        edges_left: the number of edges that still carry a function.
-        rms_change, max_change: of the model's outputs on the data it was pruned with.
-
-    Example:
-        >>> PruneReport(widths=([2, 5, 1], [2, 3, 1]), kept=[[0, 1], [0, 2, 4], [0]]).to_dict()["widths"]
-        ([2, 5, 1], [2, 3, 1])
-    """
-
-    widths: tuple[list[int], list[int]]
-    kept: list[list[int]]
-    nodes: list[Dropped] = field(default_factory=list)
-    edges: list[Dropped] = field(default_factory=list)
-    edges_left: int = 0
-    rms_change: float = 0.0
-    max_change: float = 0.0
-
-    def to_dict(self) -> dict:
-        """Return plain data, for JSON."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        before, after = self.widths
-        lines = [
-            f"{before} -> {after}: {len(self.nodes)} nodes and {len(self.edges)} edges went, "
-            f"{self.edges_left} edges are left; outputs changed by {self.rms_change:.2g} (rms), "
-            f"{self.max_change:.2g} (largest)"
-        ]
-        for what, dropped in (("node", self.nodes), ("edge", self.edges)):
-            for d in dropped[:10]:
-                index = " -> ".join(str(i) for i in d.index)
-                lines.append(f"  layer {d.layer}, {what} {index}: score {d.score:.3g}, {d.reason}")
-            if len(dropped) > 10:
-                lines.append(f"  and {len(dropped) - 10} more {what}s, none more important")
-        return "\n".join(lines)
 
 
 def edge_scores(model: nn.Module, x: Tensor, *, kind: str = "l1") -> list[Tensor]:
@@ -91,8 +33,8 @@ def edge_scores(model: nn.Module, x: Tensor, *, kind: str = "l1") -> list[Tensor
         x: (..., in) finite, at least one sample ("attribution": two), in the model's dtype.
         kind: "l1", the mean magnitude of the edge's function (arXiv 2404.19756, eq. 2.17), or "attribution",
             pykan's: the outputs share a score of 1 equally, and a node hands its score down to its incoming
-            edges by the ratio of the edge's standard deviation to its own (0/0 = 0). It asks what reaches the
-            outputs, and is blind to constants.
+            edges by the ratio of the edge's standard deviation to its own (0/0 = 0), a product the same
+            score to each of its factors. It asks what reaches the outputs, and is blind to constants.
 
     Raises:
         TypeError, ValueError: naming the argument; also if a score is not finite.
@@ -108,7 +50,8 @@ def node_scores(model: nn.Module, x: Tensor, *, kind: str = "l1") -> list[Tensor
     """Return the importance of every node, (nodes,) float64: of the inputs, then of each layer's outputs.
 
     "l1" is eq. 2.21 of arXiv 2404.19756: the smaller one of the largest score of an edge that leads to the
-    node and of one that leads away, where there is any. "attribution": what it was handed, see `edge_scores`.
+    node and of one that leads away, where there is any; for a product the factor counts whose largest score,
+    or bias, is the smallest. "attribution": what it was handed, see `edge_scores`.
 
     Args:
         model, x, kind: as for `edge_scores`.
@@ -147,7 +90,8 @@ def prune(
 
     Hidden nodes whose score is not above `node_threshold` are removed, edges whose score is not above
     `edge_threshold` are switched off in `edge_mask`, and then the nodes go that nothing leads to or away from
-    any longer. Inputs and outputs stay, and `model` as it is. What stays computes the same function.
+    any longer. Inputs and outputs stay, and `model` as it is. What stays computes the same function. A factor
+    of a product that stays, but without any edge, is its mean over x from then on, or the product would be 0.
 
     Args:
         model: a KAN or KANLinear.
@@ -178,7 +122,7 @@ def prune(
     for i in range(1, len(nodes) - 1):
         nodes[i] = scores.nodes[i] > node_threshold
     important = [n.clone() for n in nodes]
-    _settle(nodes, active)
+    _settle(nodes, active, scores.products)
     for i, edges in enumerate(active):
         if not edges.any():
             raise ValueError(
@@ -271,46 +215,51 @@ class _Scores:
         rows = check_data(x, layers[0])
         if kind == "attribution" and len(rows) < 2:
             raise ValueError("x: got one sample, expected at least two for scores of kind 'attribution'")
-        self.values = node_values(model, rows)
+        self.values, self.subnodes = node_and_subnode_values(model, rows)
+        self.products = products_of(model)
         self.active = [active_edges(layer) for layer in layers]
         score = edge_magnitudes if kind == "l1" else edge_deviations
         edges = [score(layer, v) for layer, v in zip(layers, self.values[:-1], strict=True)]
         if kind == "l1":
-            self.edges, self.nodes = edges, _paper_nodes(edges)
+            self.edges, self.nodes = edges, _paper_nodes(edges, layers, self.products)
         else:
-            self.edges, self.nodes = _attribution(edges, self.values)
+            self.edges, self.nodes = _attribution(edges, self.subnodes, self.products)
         for i, scores in enumerate(self.edges):
             if not scores.isfinite().all():
                 raise ValueError(f"model: a score of layer {i} is not finite; are its weights?")
 
 
-def _paper_nodes(edges: list[Tensor]) -> list[Tensor]:
+def _paper_nodes(edges: list[Tensor], layers: list[KANLinear], products: list[Products]) -> list[Tensor]:
     """Return min(I, O), the incoming and the outgoing score of every node (eq. 2.21)."""
-    incoming = [e.amax(0) for e in edges]
+    behind = zip(edges, layers, products, strict=True)
+    incoming = [nodes.weakest(e.amax(0), layer.bias) for e, layer, nodes in behind]
     outgoing = [e.amax(1) for e in edges]
     hidden = [torch.minimum(i, o) for i, o in zip(incoming[:-1], outgoing[1:], strict=True)]
     return [outgoing[0], *hidden, incoming[-1]]
 
 
-def _attribution(deviations: list[Tensor], values: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+def _attribution(
+    deviations: list[Tensor], subnodes: list[Tensor], products: list[Products]
+) -> tuple[list[Tensor], list[Tensor]]:
     """Return pykan's scores of edges and nodes, handed down from the outputs."""
-    last = values[-1].shape[1]
+    last = products[-1].nodes
     edges: list[Tensor] = []
-    nodes = [torch.full((last,), 1.0 / last, dtype=torch.float64, device=values[-1].device)]
-    for deviation, value in zip(reversed(deviations), reversed(values[1:]), strict=True):
-        own = value.double().std(0, correction=0)
-        share = torch.where(own > 0, nodes[0] / torch.where(own > 0, own, 1.0), 0.0)
+    nodes = [torch.full((last,), 1.0 / last, dtype=torch.float64, device=subnodes[-1].device)]
+    for deviation, value, multiply in zip(*map(reversed, (deviations, subnodes, products)), strict=True):
+        own, given = value.double().std(0, correction=0), multiply.hand_down(nodes[0])
+        share = torch.where(own > 0, given / torch.where(own > 0, own, 1.0), 0.0)
         edges.insert(0, deviation * share)
         nodes.insert(0, edges[0].sum(1))
     return edges, nodes
 
 
-def _settle(nodes: list[Tensor], active: list[Tensor]) -> None:
+def _settle(nodes: list[Tensor], active: list[Tensor], products: list[Products]) -> None:
     """Drop edges of dropped nodes and hidden nodes without edges on either side, until nothing changes."""
     while True:
         for i, edges in enumerate(active):
-            edges &= nodes[i].unsqueeze(1) & nodes[i + 1]
-        connected = [a.any(0) & b.any(1) for a, b in itertools.pairwise(active)]
+            edges &= nodes[i].unsqueeze(1) & products[i].hand_down(nodes[i + 1])
+        fed = [behind.fed(edges.any(0)) for edges, behind in zip(active, products, strict=True)]
+        connected = [into & edges.any(1) for into, edges in zip(fed, active[1:], strict=False)]
         if all((n <= c).all() for n, c in zip(nodes[1:-1], connected, strict=True)):
             return
         for node, wanted in zip(nodes[1:-1], connected, strict=True):
@@ -328,24 +277,34 @@ def _build(
 ) -> tuple[Model, PruneReport]:
     """Return the model of the nodes and edges that stay, and the report."""
     old = layers_of(model)
-    new = [_slice(layer, nodes[i], nodes[i + 1], active[i]) for i, layer in enumerate(old)]
+    kept_subnodes = [p.hand_down(kept) for p, kept in zip(scores.products, nodes[1:], strict=True)]
+    new = [_slice(layer, nodes[i], kept_subnodes[i], active[i]) for i, layer in enumerate(old)]
+    products = [p.select(kept.tolist()) for p, kept in zip(scores.products, nodes[1:], strict=True)]
     x = scores.values[0][:, nodes[0]]
-    for layer, target, kept in zip(new, scores.values[1:], nodes[1:], strict=True):
-        if keep_means:
-            gap = (target[:, kept].double() - layer(x).double()).mean(0)
+    for i, (layer, target, kept) in enumerate(zip(new, scores.subnodes, kept_subnodes, strict=True)):
+        wanted = torch.full_like(kept[kept], keep_means)
+        wanted[products[i].sums :] |= (scores.active[i].any(0) & ~active[i].any(0))[kept][products[i].sums :]
+        if wanted.any():
+            gap = (target[:, kept].double() - layer(x).double()).mean(0) * wanted
             bias = gap if layer.bias is None else gap + layer.bias.double()
             layer.bias = nn.Parameter(bias.to(layer.spline_weight.dtype))
-        x = layer(x)
+        x = products[i](layer(x))
     change = (x - scores.values[-1]).double()
     edges = [
         Dropped(
-            i, (a, b), float(s[a, b]), "edge score" if nodes[i][a] and nodes[i + 1][b] else "its node went"
+            i,
+            (a, b),
+            float(s[a, b]),
+            "edge score" if nodes[i][a] and kept_subnodes[i][b] else "its node went",
         )
         for i, s in enumerate(scores.edges)
         for a, b in (scores.active[i] & ~active[i]).nonzero().tolist()
     ]
     report = PruneReport(
-        widths=([len(n) for n in nodes], [int(n.sum()) for n in nodes]),
+        widths=(
+            [len(nodes[0]), *(p.width for p in scores.products)],
+            [int(nodes[0].sum()), *(p.width for p in products)],
+        ),
         kept=[n.nonzero().flatten().tolist() for n in nodes],
         nodes=sorted(dropped_nodes, key=lambda d: -d.score),
         edges=sorted(edges, key=lambda d: -d.score),
@@ -357,8 +316,10 @@ def _build(
         return new[0], report  # type: ignore[return-value]
     layers = nn.ModuleList(new)
     layers.training = model.layers.training  # of the list alone: each layer has its own
-    memo = {id(model.layers): layers}  # copy all of the model but its layers
-    return copy.deepcopy(model, memo), report
+    memo = {id(model.layers): layers, id(model._modules.get("products")): None}  # copy all but these
+    small = copy.deepcopy(model, memo)
+    small.set_products(products)
+    return small, report
 
 
 def _symbolic(symbolic, inputs: list[int], outputs: list[int], active: Tensor):

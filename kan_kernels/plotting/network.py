@@ -1,6 +1,5 @@
 """The network as in figure 2.4 of arXiv 2404.19756: its functions drawn in place, on the edges."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,15 +17,29 @@ from ..inspection import (
     formula_agreement,
     layers_of,
     node_values,
+    products_of,
 )
-from ..nn import KANLinear
-from .style import ACCENT, FAINT, FORMULA, INK, PAPER, formula_label, matplotlib, new_figure, style
+from ..nn import KANLinear, Products
+from .style import (
+    ACCENT,
+    FAINT,
+    FORMULA,
+    INK,
+    PAPER,
+    formula_label,
+    letters,
+    matplotlib,
+    names_of,
+    new_figure,
+    style,
+)
 
 FAN = 24  # edges that still fit side by side
 CROSSBAR = 16  # nodes on a side whose functions can still be seen in a table
 POINTS = 101  # of a curve
 TICKS = 24  # names along a side of a heat map
 FAINTEST = 0.06  # opacity of an edge that is there but does nothing
+JOIN = 0.65  # height of the lines that lead the factors of products together
 
 
 def plot(
@@ -48,6 +61,8 @@ def plot(
     their number. Opacity is tanh(beta |phi|), where |phi| is the mean magnitude on the data (eq. 2.17), as in
     pykan. Edges with a formula are vermilion and carry its name, with its r2 against the spline underneath,
     which it took the place of. Masked edges, and hidden nodes without a way in and a way out, are left out.
+    Above a layer with multiplication nodes lie its outputs as small dots; lines lead the factors of a product
+    to a circle with a cross.
 
     Args:
         model: a KAN or KANLinear.
@@ -68,27 +83,32 @@ def plot(
         >>> len(plot(KAN([2, 1]), title="A KAN").axes)
         1
     """
-    layers = layers_of(model)
-    names = _names("inputs", inputs, layers[0].in_features, "x")
-    results = _names("outputs", outputs, layers[-1].out_features, "y")
+    layers, products = layers_of(model), products_of(model)
+    names = names_of("inputs", inputs, layers[0].in_features, "x")
+    results = names_of("outputs", outputs, products[-1].nodes, "y")
     if not beta > 0:
         raise ValueError(f"beta: got {beta}, expected a positive number")
     values = None if x is None else node_values(model, check_data(x, layers[0]))
     seen = [_look(layer, None if values is None else values[i]) for i, layer in enumerate(layers)]
-    nodes = _visible(seen)
+    nodes = _visible(seen, products)
+    fed = [[s for j in row for s in p.groups()[j]] for row, p in zip(nodes[1:], products, strict=True)]
     picture = _Picture(beta)
-    bands = [_band(s, nodes[i], nodes[i + 1], i == len(seen) - 1) for i, s in enumerate(seen)]
+    named = [i == len(seen) - 1 and not p.arities for i, p in enumerate(products)]  # right above the layer
+    bands = [_band(s, nodes[i], fed[i], named[i]) for i, s in enumerate(seen)]
     width = max(band.width for band in bands)
-    y = 0.0
-    picture.nodes(_spread(nodes[0], width), width, y, [names[j] for j in nodes[0]], below=True)
+    y, start = 0.0, _spread(nodes[0], width)
+    picture.nodes(start, width, y, [names[j] for j in nodes[0]], below=True)
     for i, band in enumerate(bands):
-        ends = _spread(nodes[i], width), _spread(nodes[i + 1], width)
+        ends = _spread(fed[i], width)
         called = names if i == 0 else [str(j) for j in range(layers[i].in_features)]
-        feeding = results if i == len(bands) - 1 else [str(j) for j in range(layers[i].out_features)]
-        band.draw(picture, width, y, *ends, called, feeding)
+        feeding = results if named[i] else [str(j) for j in range(layers[i].out_features)]
+        band.draw(picture, width, y, start, ends, called, feeding)
         y += band.height
-        last = i == len(bands) - 1
-        picture.nodes(ends[1], width, y, [results[j] for j in nodes[-1]] if last else None, below=False)
+        last, start = i == len(bands) - 1, ends
+        if products[i].arities:
+            start = picture.join(ends, nodes[i + 1], products[i], y, seen[i].scores.max(0))
+            y += JOIN
+        picture.nodes(start, width, y, [results[j] for j in nodes[-1]] if last else None, below=False)
     with style():
         return picture.render(ax, width, y, title)
 
@@ -129,26 +149,13 @@ def _look(layer: KANLinear, x: Tensor | None) -> _Seen:
     return _Seen(l1.cpu().numpy(), active_edges(layer).cpu().numpy(), formulas, layer, low, high)
 
 
-def _visible(seen: list[_Seen]) -> list[list[int]]:
+def _visible(seen: list[_Seen], products: list[Products]) -> list[list[int]]:
     """Return the nodes of every row that are drawn: all inputs and outputs, and connected hidden nodes."""
     rows = [list(range(seen[0].active.shape[0]))]
-    for before, after in itertools.pairwise(seen):
-        rows.append(np.flatnonzero(before.active.any(0) | after.active.any(1)).tolist())
-    return [*rows, list(range(seen[-1].active.shape[1]))]
-
-
-def _names(argument: str, names: Sequence[str] | None, count: int, letter: str) -> list[str]:
-    if names is None:
-        return [f"${letter}_{{{j + 1}}}$" for j in range(count)] if count > 1 else [f"${letter}$"]
-    if isinstance(names, str) or len(names) != count:
-        got = repr(names) if isinstance(names, str) else f"{len(names)} names"
-        raise ValueError(f"{argument}: got {got}, expected {count} names")
-    return [str(name) for name in names]
-
-
-def _letters(text: str) -> int:
-    """Return about how many letters wide a name is; of mathematics, a symbol and its index."""
-    return 3 if "$" in text else max(1, len(text))
+    for before, after, between in zip(seen, seen[1:], products, strict=False):
+        fed = between.fed(torch.from_numpy(before.active.any(0))).numpy()
+        rows.append(np.flatnonzero(fed | after.active.any(1)).tolist())
+    return [*rows, list(range(products[-1].nodes))]
 
 
 def _spread(nodes: list[int], width: float) -> dict[int, float]:
@@ -286,6 +293,7 @@ class _Picture:
     dots: list[tuple[float, float]] = field(default_factory=list)
     joints: list[tuple[float, float]] = field(default_factory=list)
     marks: list[tuple[float, float]] = field(default_factory=list)
+    crosses: list[tuple[float, float]] = field(default_factory=list)
     images: list[tuple[tuple[float, float, float, float], NDArray]] = field(default_factory=list)
     margin: float = 0.35  # beside the picture
 
@@ -316,12 +324,27 @@ class _Picture:
         """Write the name of a row, which ends at x, or of a column, which hangs from y."""
         at = {"fontsize": 7.0, "color": INK, "ha": "right", "va": "center"}
         if below:
-            long = _letters(text) > 4
+            long = letters(text) > 4
             at |= {"ha": "center", "va": "top", "rotation": 90 if long else 0}
-            at["fontsize"] = min(7.0, 60.0 / _letters(text))
+            at["fontsize"] = min(7.0, 60.0 / letters(text))
         else:
-            self.margin = max(self.margin, 0.1 + 0.06 * _letters(text) - x)
+            self.margin = max(self.margin, 0.1 + 0.06 * letters(text) - x)
         self.texts.append((x, y, text, at))
+
+    def join(
+        self, ends: dict[int, float], nodes: list[int], products: Products, y: float, strongest: NDArray
+    ) -> dict[int, float]:
+        """Draw lines from the outputs of a layer at y to their nodes above; return where these are."""
+        places, groups = {}, products.groups()
+        for node in nodes:
+            group = groups[node]
+            places[node] = sum(ends[s] for s in group) / len(group)
+            for s in group:
+                self.joints.append((ends[s], y))
+                self.line([(ends[s], y), (places[node], y + JOIN)], strongest[s], None)
+            if len(group) > 1:
+                self.crosses.append((places[node], y + JOIN))
+        return places
 
     def nodes(
         self, places: dict[int, float], width: float, y: float, names: list[str] | None, below: bool
@@ -330,7 +353,7 @@ class _Picture:
         if names is None or len(places) > 2 * CROSSBAR:
             return
         apart = 72 * width / len(places)  # points; a letter is about 0.6 of its size wide
-        size = max(5.0, min(11.0, apart / (0.62 * max(map(_letters, names)))))
+        size = max(5.0, min(11.0, apart / (0.62 * max(map(letters, names)))))
         for x, name in zip(places.values(), names, strict=True):
             at = {"ha": "center", "va": "top" if below else "bottom", "fontsize": size, "color": INK}
             self.texts.append((x, y + (-0.14 if below else 0.14), name, at))
@@ -369,6 +392,10 @@ class _Picture:
         for places, colour, size in ((self.joints, INK, 9), (self.marks, FORMULA, 9)):
             if places:
                 ax.scatter(*np.array(places).T, s=size, color=colour, linewidths=0, zorder=4)
+        if self.crosses:
+            circles = {"s": 130, "color": PAPER, "edgecolors": INK, "linewidths": 1.2, "zorder": 5}
+            ax.scatter(*np.array(self.crosses).T, **circles)
+            ax.scatter(*np.array(self.crosses).T, marker="x", s=30, color=INK, linewidths=1.4, zorder=6)
         for x, y, text, options in self.texts:
             ax.text(x, y, text, zorder=5, **options)
         if title:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import replicas
 from .._core import checks
-from ..inspection import layers_of
+from ..inspection import layers_of, products_of
 from ..nn import KANLinear
 from ..nn import function_library as functions
 from ..nn.symbolic_edges import Edge, SymbolicEdges
@@ -277,7 +277,8 @@ def auto(
         return report
     reports: list[EdgeReport] = []
     reached = rows(layers[0], x)
-    for n, (layer, inputs) in enumerate(zip(layers, layer_inputs(layers, x), strict=True)):
+    products = products_of(model)
+    for n, (layer, inputs) in enumerate(zip(layers, layer_inputs(layers, x, products), strict=True)):
         edges = [edge for edge in active_pairs(layer) if edge not in fixed_edges(layer)]
         for (i, o), ranked in zip(
             edges, _fit_edges(layer, edges, inputs, candidates, complexity_weight), strict=True
@@ -288,7 +289,7 @@ def auto(
             closest = best or max(ranked, key=lambda candidate: candidate.r2)
             reports.append(EdgeReport(n, i, o, closest, best is not None))
         if layer is not layers[-1]:
-            reached = _output_when_fixed(layer, reached, _formulas(reports, n))
+            reached = products[n](_output_when_fixed(layer, reached, _formulas(reports, n)))
     for n, layer in enumerate(layers):
         _set(layer, _formulas(reports, n))
     return Report(tuple(reports))

@@ -2,19 +2,21 @@
 
 import ast
 import keyword
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 
 from .._core import checks
-from ..inspection import layers_of
+from ..inspection import layers_of, products_of
 from ..nn import KANLinear
 from ..nn import function_library as library
 from .curves import active_pairs, fixed_edges
 
 PRECISION = 17  # decimal digits that tell all float64 apart
 _NOISE = 13  # decimal digits that a polished constant has
+_TERMS = 1000  # that products are multiplied out to, at most
 
 
 def formula(
@@ -27,7 +29,7 @@ def formula(
     """Return a sympy expression for each output.
 
     Constants are collected: shifts and scales of one layer are multiplied into those of the next. Powers are
-    not expanded.
+    not expanded. Products of nodes are multiplied out where the formula is shorter for it.
 
     Args:
         model: a KAN or a KANLinear; each edge is off (`edge_mask`) or has a formula.
@@ -54,15 +56,16 @@ def formula(
     simplify = checks.boolean("simplify", simplify)
     _check_fixed(layers)
     values = [sympy.Symbol(name) for name in names]
-    for layer in layers:
+    products = products_of(model)
+    for layer, multiply in zip(layers, products, strict=True):
         values = _layer(layer, values, sympy)
+        values = [sympy.Mul(*(values[s] for s in group)) for group in multiply.groups()]
     if simplify:
         if digits is not None:  # 1 + 1e-15 is 1 to the rules that shorten, and no more is lost than that
             values = [_round(value, lambda n: float(f"{n:.{_NOISE}g}"), sympy) for value in values]
         values = [sympy.simplify(value) for value in values]
-    if digits is not None:
-        values = [_round(value, lambda n: round(n, digits), sympy) for value in values]
-    return values
+    multiplied = any(multiply.arities for multiply in products)
+    return [_shortest(value, digits, multiplied, sympy) for value in values]
 
 
 def latex(model: torch.nn.Module, names: Sequence[str] | None = None, digits: int | None = 4) -> list[str]:
@@ -212,6 +215,20 @@ def _apply(function: library.Function, z: Any, sympy: Any) -> tuple[Any, Any]:
         if abs(shift) < 20:  # beyond that the factor is no readable number
             return sympy.exp(shift), sympy.exp(rest)
     return sympy.Integer(1), function.sympy(z)
+
+
+def _shortest(value: Any, digits: int | None, multiplied: bool, sympy: Any) -> Any:
+    """Return the value rounded to so many decimals, if any; of a model with products in its shorter form."""
+    forms = [value, sympy.expand_mul(value)] if multiplied and _terms(value) <= _TERMS else [value]
+    if digits is not None:
+        forms = [_round(form, lambda n: round(n, digits), sympy) for form in forms]
+    return min(forms, key=lambda form: form.count_ops())
+
+
+def _terms(value: Any) -> int:
+    """Return how many terms it has once it is multiplied out, arguments of functions among them."""
+    inner = [_terms(part) for part in value.args]
+    return math.prod(inner) if value.is_Mul else sum(inner) if value.is_Add else max(inner, default=1)
 
 
 def _round(expression: Any, rounded: Callable[[float], float], sympy: Any) -> Any:
