@@ -56,16 +56,20 @@ def formula(
     simplify = checks.boolean("simplify", simplify)
     _check_fixed(layers)
     values = [sympy.Symbol(name) for name in names]
-    products = products_of(model)
-    for layer, multiply in zip(layers, products, strict=True):
+    inner: dict[Any, Any] = {}  # products of nodes are symbols until constants are collected around them
+    for layer, multiply in zip(layers, products_of(model), strict=True):
         values = _layer(layer, values, sympy)
-        values = [sympy.Mul(*(values[s] for s in group)) for group in multiply.groups()]
+        for group in multiply.groups()[multiply.sums :]:
+            inner[product := sympy.Dummy()] = sympy.Mul(*(values[s] for s in group))
+            values.append(product)
+        del values[multiply.sums : multiply.subnodes]
+    for product, factors in reversed(inner.items()):
+        values = [value.xreplace({product: factors}) for value in values]
     if simplify:
         if digits is not None:  # 1 + 1e-15 is 1 to the rules that shorten, and no more is lost than that
             values = [_round(value, lambda n: float(f"{n:.{_NOISE}g}"), sympy) for value in values]
         values = [sympy.simplify(value) for value in values]
-    multiplied = any(multiply.arities for multiply in products)
-    return [_shortest(value, digits, multiplied, sympy) for value in values]
+    return [_shortest(value, digits, bool(inner), sympy) for value in values]
 
 
 def latex(model: torch.nn.Module, names: Sequence[str] | None = None, digits: int | None = 4) -> list[str]:
