@@ -97,7 +97,8 @@ class KAN(nn.Module):
                 f"products: got {[(p.subnodes, p.nodes) for p in products]} subnodes and nodes, expected "
                 f"{sizes} outputs of the layers and {inner} inputs of those behind them"
             )
-        self.products = nn.ModuleList(products) if any(p.arities for p in products) else None
+        multiplied = any(p.arities for p in products)
+        self.products = nn.ModuleList(products).train(self.training) if multiplied else None
 
     def reset_parameters(self) -> None:
         """Initialise every layer anew, as `KANLinear.reset_parameters` does."""

@@ -220,30 +220,30 @@ def test_fit_learns_a_product(lamb: float, optimizer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "kind", "message"),
+    ("widths", "arity", "kind", "message"),
     [
-        ({"widths": [2, (3, -1), 1]}, ValueError, "widths[1]: products: got -1, expected an int >= 0"),
-        ({"widths": [2, (-3, 1), 1]}, ValueError, "widths[1]: sums: got -3, expected an int >= 0"),
-        ({"widths": [2, (3, 1.5), 1]}, TypeError, "widths[1]: products: got 1.5, expected an int >= 0"),
-        ({"widths": [2, (0, 0), 1]}, ValueError, "widths[1]: got no nodes, expected at least one"),
-        ({"widths": [2, (3, 2, 1), 1]}, ValueError, "widths[1]: got 3 numbers, expected a positive int, or two"),
-        ({"widths": [2, (3,), 1]}, ValueError, "widths[1]: got 1 numbers"),
-        ({"widths": [(2, 1), 1]}, ValueError, "widths[0]: got 1 products, expected none"),
-        ({"widths": [(2, 0)]}, ValueError, "widths: got 1 of them, expected at least two"),
-        ({"widths": [2, "31", 1]}, TypeError, "widths[1]: got '31', expected an int >= 1"),
-        ({"widths": [2, (3, 2), 0]}, ValueError, "widths[2]: got 0, expected an int >= 1"),
-        ({"widths": [2, 1], "mult_arity": 1}, ValueError, "mult_arity: got 1, expected an int >= 2"),
-        ({"widths": [2, (3, 2), 1], "mult_arity": 2.0}, TypeError, "mult_arity: got 2.0, expected an int >= 2"),
-        ({"widths": [2, (3, 2), 1], "mult_arity": "2"}, TypeError, "mult_arity: got '2'"),
-        ({"widths": [2, (3, 2), 1], "mult_arity": [2, 2]}, ValueError, "mult_arity: got 2 entries, expected an int"),
-        ({"widths": [2, (3, 2), 1], "mult_arity": [[], [2], []]}, ValueError, "mult_arity[1]: got [2], expected"),
-        ({"widths": [2, (3, 2), 1], "mult_arity": [[], [2, 1], []]}, ValueError, "mult_arity[1]: got 1, expected"),
-        ({"widths": [2, (3, 2), 1], "mult_arity": [[], [2, 2], [2]]}, ValueError, "mult_arity[2]: got [2]"),
+        ([2, (3, -1), 1], 2, ValueError, "widths[1]: products: got -1, expected an int >= 0"),
+        ([2, (-3, 1), 1], 2, ValueError, "widths[1]: sums: got -3, expected an int >= 0"),
+        ([2, (3, 1.5), 1], 2, TypeError, "widths[1]: products: got 1.5, expected an int >= 0"),
+        ([2, (0, 0), 1], 2, ValueError, "widths[1]: got no nodes, expected at least one"),
+        ([2, (3, 2, 1), 1], 2, ValueError, "widths[1]: got 3 numbers, expected a positive int, or two"),
+        ([2, (3,), 1], 2, ValueError, "widths[1]: got 1 numbers"),
+        ([(2, 1), 1], 2, ValueError, "widths[0]: got 1 products, expected none"),
+        ([(2, 0)], 2, ValueError, "widths: got 1 of them, expected at least two"),
+        ([2, "31", 1], 2, TypeError, "widths[1]: got '31', expected an int >= 1"),
+        ([2, (3, 2), 0], 2, ValueError, "widths[2]: got 0, expected an int >= 1"),
+        ([2, 1], 1, ValueError, "mult_arity: got 1, expected an int >= 2"),
+        ([2, (3, 2), 1], 2.0, TypeError, "mult_arity: got 2.0, expected an int >= 2"),
+        ([2, (3, 2), 1], "2", TypeError, "mult_arity: got '2'"),
+        ([2, (3, 2), 1], [2, 2], ValueError, "mult_arity: got 2 entries, expected an int"),
+        ([2, (3, 2), 1], [[], [2], []], ValueError, "mult_arity[1]: got [2], expected"),
+        ([2, (3, 2), 1], [[], [2, 1], []], ValueError, "mult_arity[1]: got 1, expected"),
+        ([2, (3, 2), 1], [[], [2, 2], [2]], ValueError, "mult_arity[2]: got [2]"),
     ],
 )  # fmt: skip
-def test_bad_widths(options: dict[str, Any], kind: type[Exception], message: str) -> None:
+def test_bad_widths(widths: Any, arity: Any, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=re.escape(message)):
-        KAN(**options)
+        KAN(widths, mult_arity=arity)
 
 
 def test_bad_products() -> None:

@@ -114,17 +114,18 @@ def test_a_picture_has_a_cross_for_each_product() -> None:
         plotting.plot(KAN([2, (2, 1)]), outputs=["a", "b", "c", "d"])
 
 
-def found(seed: int) -> str:
-    """Return the law of x_1^2 + sin(pi x_2) + x_3 x_4 with two idle inputs, read off a network with a product."""
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [0, 2, 4])
+def test_a_product_is_found_in_data(seed: int) -> None:
+    """The law of six inputs, two of them idle, read off a network: fit, prune, auto, polish, formula."""
     torch.manual_seed(seed)
     x = torch.rand(1000, 6, dtype=F64) * 2 - 1
     y = x[:, :1] ** 2 + torch.sin(math.pi * x[:, 1:2]) + x[:, 2:3] * x[:, 3:4]
-    net = KAN([6, (1, 1), 1], grid_size=3, dtype=F64)
+    net = KAN([6, (3, 1), 1], grid_size=3, dtype=F64)
     fit(net, (x, y), steps=30, lamb=1e-2)
-    net, _ = prune(net, x)
-    fit(net, (x, y), steps=30)
-    net, _ = prune(net, x)
-    fit(net, (x, y), steps=30)
-    auto(net, x, complexity_weight=0.8)
-    polish(net, x, y)
-    return str(formula(net, digits=3)[0])
+    for _ in range(2):
+        net, _ = prune(net, x)
+        fit(net, (x, y), steps=30)
+    assert not auto(net, x, complexity_weight=0.8).left
+    assert polish(net, x, y) < 1e-12
+    assert str(formula(net, digits=3)[0]) == "x_1**2 + x_3*x_4 + sin(3.142*x_2)"
