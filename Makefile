@@ -22,7 +22,7 @@ INTERPRET := TRITON_INTERPRET=1 KAN_TEST_BACKENDS=reference,triton $(PYTEST) -W 
   tests/backends/test_golden.py tests/backends/test_kernels.py::test_op
 
 .PHONY: demo test test-all test-edits faults check bench gpu interpret build wheel wheel-here sanitize sanitize-one
-.PHONY: cuda-host format clean help
+.PHONY: cuda-host docs format clean help
 
 help:
 	@echo "make demo      train KANs beside MLPs of the same size, print the table, draw the picture"
@@ -32,22 +32,28 @@ help:
 	@echo "make test-edits  500 random edits of each other codebase's layers"
 	@echo "make bench     the benchmark harness (BENCH='--quick' for a short run)"
 	@echo "make gpu       on a GPU: build, test, measure, one report (the system's Python, offline, 8 minutes)"
-	@echo "make check     ruff, clang-format, mypy, README figures up to date"
+	@echo "make check     ruff, clang-format, mypy, tables of the pages up to date"
+	@echo "make docs      the documentation site in build/site, warnings are errors"
 	@echo "make wheel     one wheel in dist/"
 	@echo "make interpret the Triton kernels in Triton's interpreter, without a GPU: all of their tests"
 	@echo "make sanitize  the CPU kernels under ASan and UBSan, on every instruction set of this machine"
 
-$(VENV)/.ready: pyproject.toml
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+$(VENV)/.tools: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python >= 3.10 is needed, this is " + sys.version) if sys.version_info < (3, 10) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check setuptools wheel
-	$(BIN)/python -c 'import tomllib' 2>/dev/null || $(BIN)/python -m pip install --quiet tomli
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$($(BIN)/python tools/requirements.py)
+	$(BIN)/python -c 'import tomllib' 2>/dev/null || $(PIP) tomli
+	$(PIP) wheel $$($(BIN)/python tools/requirements.py build)
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.tools
+	$(PIP) $$($(BIN)/python tools/requirements.py)
 	@touch $@
 
 # The extension in place: the tree itself is what runs, on this machine. All instruction sets take three times as long.
 HAS = $(shell grep -sm1 -ow $(1) /proc/cpuinfo)
-HERE := -DKAN_CPU_ISAS=$(or $(if $(call HAS,avx512vl),avx512),$(if $(call HAS,avx2),avx2),baseline)
+ISA := $(or $(if $(call HAS,avx512vl),avx512),$(if $(call HAS,avx2),avx2),baseline)
+HERE := -DKAN_CPU_ISAS=$(ISA)
 $(VENV)/.built: $(VENV)/.ready $(SOURCES)
 	CMAKE_ARGS="$(HERE) $(CMAKE_ARGS)" $(BIN)/python setup.py --quiet build_ext --inplace
 	@echo $(KAN_KERNELS_WERROR) > $@
@@ -84,13 +90,26 @@ check: build
 	$(BIN)/python -m benchmarks science --check
 	$(BIN)/python -m benchmarks paths --check
 	$(BIN)/python -m benchmarks.integrations --check
+	$(BIN)/python -m benchmarks.heads --check
+	$(BIN)/python -m tools.support_table --check
 
-sanitize: $(VENV)/.ready
+# The site has an environment of its own: it reads the sources and runs none of them, so it needs no torch.
+SITE := $(VENV)/site
+$(SITE)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(SITE)
+	$(SITE)/bin/python -c 'import tomllib' 2>/dev/null || $(SITE)/bin/python -m pip install --quiet tomli
+	$(SITE)/bin/python -m pip install --quiet --disable-pip-version-check $$($(SITE)/bin/python tools/requirements.py docs)
+	@touch $@
+
+docs: $(SITE)/.ready
+	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/python -m mkdocs build --quiet --strict --site-dir build/site
+
+sanitize: $(VENV)/.tools
 	$(BIN)/python tests/sanitize/run.py 100
 
 # The fastest instruction set alone, on fewer cases.
-sanitize-one: build
-	$(BIN)/python tests/sanitize/run.py --isa $$($(BIN)/python -c 'import kan_kernels._C as c; print(c.build_info()["cpu_isa"])') 60
+sanitize-one: $(VENV)/.tools
+	$(BIN)/python tests/sanitize/run.py --isa $(ISA) 60
 
 # The CUDA kernels compiled for the host, where the tests look for them.
 cuda-host: $(VENV)/.ready
@@ -106,13 +125,15 @@ wheel: $(VENV)/$(BUILT)
 wheel-here: build
 	$(MAKE) wheel BUILT=.built
 
-# What keeps one core busy runs two at a time.
-test: build
-	$(MAKE) -j 2 check sanitize-one wheel-here cuda-host
+# What keeps one core busy runs two at a time, pip among it.
+test:
+	$(MAKE) -j 2 $(VENV)/.ready sanitize-one
+	$(MAKE) build
+	$(MAKE) -j 2 check wheel-here cuda-host
 	$(PYTEST) -m "not long and not faults"
 	$(INTERPRET) -m "not long and not faults" --deselect tests/backends/test_golden.py
 
-test-all: $(VENV)/.built-all sanitize
+test-all: $(VENV)/.built-all sanitize docs
 	$(PYTEST) -m long
 	$(INTERPRET)
 	$(MAKE) test-edits

@@ -3,10 +3,12 @@
 Environment: KAN_KERNELS_CUDA=auto|0|1 (build the CUDA C++ kernels: where nvcc is, never, or not without),
 TORCH_CUDA_ARCH_LIST (for which GPUs; default: all that the kernels run on), MAX_JOBS (parallel compilations),
 KAN_KERNELS_WERROR=1 (warnings are errors: for our own checks, no compiler of a user's is to fail on one),
+KAN_KERNELS_LOCAL_VERSION=cu130 (makes the version 0.1.0+cu130, which tells wheels with CUDA kernels apart),
 CMAKE_ARGS (anything else for CMake).
 """
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -53,4 +55,14 @@ class CMakeBuild(build_ext):
         return [str(path) for path in package.rglob("*.so")]
 
 
-setup(ext_modules=[Extension("kan_kernels._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
+local = os.environ.get("KAN_KERNELS_LOCAL_VERSION", "")
+if not re.fullmatch(r"[a-z0-9]*", local):
+    sys.exit(
+        f"KAN_KERNELS_LOCAL_VERSION: got {local!r}, expected lower-case letters and digits, such as cu130"
+    )
+
+setup(
+    ext_modules=[Extension("kan_kernels._C", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+    options={"egg_info": {"tag_build": f"+{local}"}} if local else {},
+)

@@ -13,7 +13,7 @@ from .document import COMMITTED, RESULTS, Table, load, save
 from .machine import all_threads
 from .orchestrate import Plan, run
 from .providers import PROVIDERS, find_provider
-from .readme import README, refresh
+from .readme import PAGE, refresh
 from .report import markdown, show, summary
 from .targets import check
 from .workloads import MODES, SMOKE_WORKLOADS, WORKLOADS, find_workload
@@ -23,7 +23,7 @@ COMMANDS = {
     "targets": "what the project set out to reach, pass or fail, from a result file; exits 1 on a failure",
     "table": "print the tables of a result file",
     "plot": "draw the plots of a result file",
-    "readme": "write the README's table from a result file; with --check exit 1 when it is out of date",
+    "readme": "write the table of docs/benchmarks.md; with --check exit 1 when it is out of date",
     "science": "training, grids and formulas against pykan, and its table in docs; --quick, --check as above",
     "paths": "the CPU's fast paths on and off, and their table in docs; --quick, --check as above",
 }
@@ -169,7 +169,7 @@ def _command(options: argparse.Namespace) -> int:
     elif options.command == "plot":
         print(*_draw(Table(load(path)), path), sep="\n")
     elif options.command == "readme":
-        return refresh(README, summary(Table(load(path))), options.check, "python -m benchmarks readme")
+        return refresh(PAGE, summary(Table(load(path))), options.check, "python -m benchmarks readme")
     else:
         return _run(options)
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-README = Path(__file__).absolute().parent.parent / "README.md"
+PAGE = Path(__file__).absolute().parent.parent / "docs" / "benchmarks.md"
 
 
 def render(text: str, block: str, marker: str = "benchmarks") -> str:

@@ -130,7 +130,7 @@ def _workload(table: Table, name: str, threads: int, modes: list[str]) -> str:
 
 
 def summary(table: Table) -> str:
-    """The README's tables: forward + backward of every provider and workload, then our own efficiency."""
+    """The tables of docs/benchmarks.md: forward + backward of everybody, then our own efficiency."""
     threads = table.threads[0]
     names = [n for n in table.workloads if TRAIN in table.modes(n, threads)]
     shapes = [table.workloads[n]["shape"].replace(" ", "<br>", 1) for n in names]

@@ -28,8 +28,11 @@ if importlib.util.find_spec("torch") is not None:
     from . import functional
     from ._core.graphs import warm_up
     from ._engine.dispatch import available_backends, explain, use_backend
-    from .nn import KAN, KANLinear
+    from ._engine.flops import register as _register_flops
+    from .nn import KAN, KANActivation, KANFeedForward, KANLinear, MultiHeadKANLinear
     from .nn.conv import KANConv1d, KANConv2d, KANConv3d
 
-    __all__ += ["KAN", "KANConv1d", "KANConv2d", "KANConv3d", "KANLinear"]
+    _register_flops()
+    __all__ += ["KAN", "KANActivation", "KANConv1d", "KANConv2d", "KANConv3d", "KANFeedForward", "KANLinear"]
+    __all__ += ["MultiHeadKANLinear"]
     __all__ += ["available_backends", "explain", "functional", "use_backend", "warm_up"]

@@ -3,7 +3,7 @@
 Both check everything, then compute all layers in float64, then change the model, never half of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,16 +12,18 @@ from torch import Tensor, nn
 
 from . import replicas
 from ._core import checks
-from .inspection import check_data, layers_of, products_of
-from .nn import KANLinear, Products
+from .inspection import check_data, inputs_of, layers_of, products_of, spline_layers
+from .nn import KAN, KANLinear, Products
+from .nn.heads import HeadFunctions
 from .refit import insert_knots, refit
 
+_Layer = KANLinear | HeadFunctions
 _Change = tuple[Tensor, Tensor] | None  # of a layer: its new knots, its new coefficients, both float64
 
 
 @torch.no_grad()
 def update_grid(
-    model: nn.Module, x: Tensor, *, grid_eps: float = 0.02, margin: float = 0.01, group: Any = None
+    model: nn.Module, x: Any, *, grid_eps: float = 0.02, margin: float = 0.01, group: Any = None
 ) -> None:
     """Move the knots of every layer to where its inputs are, and keep its function on them.
 
@@ -36,8 +38,11 @@ def update_grid(
     what the layers before them computed before the change.
 
     Args:
-        model: a KAN or KANLinear, also in a DistributedDataParallel or sharded by fully_shard.
-        x: (..., in) finite inputs of the model, at least one sample, in its dtype.
+        model: a KAN or KANLinear, also in a DistributedDataParallel or sharded by fully_shard; or any module
+            with KANLinear, KANActivation or MultiHeadKANLinear layers, also in a DistributedDataParallel,
+            which is run once on x in evaluation mode. Layers that x does not reach stay as they are.
+        x: (..., in) finite inputs of the model, at least one sample, in its dtype; of any other module, its
+            argument, or a tuple of several.
         grid_eps: 0 for quantiles, 1 for uniform knots.
         margin: how far uniform knots reach beyond the data, in units of x, >= 0.
         group: where several ranks run, the process group whose ranks hold replicas and all make this call:
@@ -56,6 +61,20 @@ def update_grid(
     """
     checks.nonnegative("grid_eps", grid_eps, 1.0)
     checks.nonnegative("margin", margin)
+    settings = {"grid_eps": grid_eps, "margin": margin}
+    inner = replicas.unwrapped(model)
+    if not isinstance(inner, (KAN, KANLinear)):
+        named = spline_layers(inner)
+        every = list(named.values())
+
+        def found(*rows: Tensor) -> list[_Change]:
+            seen = zip(named, every, rows, strict=True)
+            return [_followed(layer, part, grid_eps, margin, name) for name, layer, part in seen]
+
+        ranks = replicas.resolve(model, group)
+        parts = inputs_of(inner, every, x)
+        _apply(every, replicas.shared(ranks, nn.ModuleList(every), settings, found, *parts))
+        return
     layers = layers_of(replicas.unwrapped(model), sharded=True)
     products = products_of(replicas.unwrapped(model))
     ranks = replicas.resolve(model, group)
@@ -64,13 +83,63 @@ def update_grid(
     def moved(x: Tensor) -> list[_Change]:
         changes: list[_Change] = []
         for layer, rows in _inputs(whole, products, x):
-            knots = _placed_knots(layer, rows, grid_eps, margin)
-            coefficients, old_knots = layer.spline_weight.double(), layer.grid.double()
-            changes.append((knots, refit(coefficients, old_knots, knots, layer.spline_order, rows)))
+            changes.append(_moved(layer, rows, grid_eps, margin))
         return changes
 
-    settings = {"grid_eps": grid_eps, "margin": margin}
     _apply(layers, replicas.shared(ranks, nn.ModuleList(whole), settings, moved, x))
+
+
+def _moved(layer: _Layer, rows: Tensor, grid_eps: float, margin: float) -> _Change:
+    """Return the knots of `update_grid` and the coefficients on them."""
+    knots = _placed_knots(layer, rows, grid_eps, margin)
+    coefficients, old_knots = layer.spline_weight.double(), layer.grid.double()
+    return knots, refit(coefficients, old_knots, knots, layer.spline_order, rows)
+
+
+def _followed(layer: _Layer, rows: Tensor, grid_eps: float, margin: float, name: str) -> _Change:
+    """Return the same for what reached a layer of this name; nothing, if nothing did."""
+    _check_plain(layer)
+    if len(rows) == 0:
+        return None
+    if not rows.isfinite().all():
+        raise ValueError(
+            f"model: the inputs of {name or 'it'} are not finite, expected an x that keeps them so"
+        )
+    return _moved(layer, rows, grid_eps, margin)
+
+
+@torch.no_grad()
+def outside(model: nn.Module, x: Any) -> dict[str, float]:
+    """Return which share of its inputs lies outside the inner knots of each layer, by the layer's name.
+
+    There a spline fades to zero over the k extension cells, and the base carries value and gradient alone.
+    NaN lies outside. `update_grid` moves the knots to the data.
+
+    Args:
+        model: a module with KANLinear, KANActivation or MultiHeadKANLinear layers, run once in evaluation
+            mode.
+        x: its argument, or a tuple of several.
+
+    Returns:
+        name in `model.named_modules()` -> share from 0 to 1; layers that x does not reach are left out.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> outside(KANLinear(1, 1), torch.tensor([[-2.0], [0.0], [0.5], [3.0]]))
+        {'': 0.5}
+    """
+    named = spline_layers(replicas.unwrapped(model))
+    layers = list(named.values())
+    shares: dict[str, float] = {}
+    seen = inputs_of(replicas.unwrapped(model), layers, x)
+    for name, layer, rows in zip(named, layers, seen, strict=True):
+        k = layer.spline_order
+        inside = (rows >= layer.grid[:, k]) & (rows <= layer.grid[:, -k - 1])
+        if rows.numel():
+            shares[name] = 1.0 - float(inside.double().mean())
+    return shares
 
 
 @torch.no_grad()
@@ -85,7 +154,7 @@ def refine(model: nn.Module, new_grid_size: int, x: Tensor | None = None, *, gro
     another Parameter: an optimizer, and DistributedDataParallel, must be built anew; fully_shard comes after.
 
     Args:
-        model: a KAN or KANLinear.
+        model: a KAN or KANLinear; without x, any module with KANLinear, KANActivation or MultiHeadKANLinear.
         new_grid_size: at least the grid size of every layer; layers that have it stay as they are.
         x: (..., in) finite inputs of the model, at least one sample, in its dtype; or None.
         group: as for `update_grid`, where the data counts.
@@ -100,7 +169,8 @@ def refine(model: nn.Module, new_grid_size: int, x: Tensor | None = None, *, gro
         >>> torch.allclose(model(x), y, atol=1e-5)
         True
     """
-    layers = layers_of(model)
+    plain = isinstance(model, (KAN, KANLinear))
+    layers: list[Any] = layers_of(model) if plain or x is not None else list(spline_layers(model).values())
     new_grid_size = checks.integer("new_grid_size", new_grid_size, 1)
     for n, layer in enumerate(layers):
         if new_grid_size < layer.grid_size:
@@ -153,7 +223,7 @@ def _inputs(
             rows = products[n](layer(rows))
 
 
-def _check_plain(layer: KANLinear) -> None:
+def _check_plain(layer: _Layer) -> None:
     if not isinstance(layer._parameters.get("spline_weight"), nn.Parameter):
         raise ValueError(
             "model: spline_weight is parametrized, expected a plain parameter; "
@@ -161,7 +231,7 @@ def _check_plain(layer: KANLinear) -> None:
         )
 
 
-def _placed_knots(layer: KANLinear, x: Tensor, grid_eps: float, margin: float) -> Tensor:
+def _placed_knots(layer: _Layer, x: Tensor, grid_eps: float, margin: float) -> Tensor:
     """Return the knots of `update_grid` for inputs x (B, in), float64, as the layer's grid can hold them."""
     k, size = layer.spline_order, layer.grid_size
     points = _sorted(x.t().contiguous()).t()
@@ -206,7 +276,7 @@ def _divided_knots(knots: Tensor, order: int, size: int) -> Tensor:
     return torch.cat([knots[:, :order], inner, knots[:, order + old_size + 1 :]], 1)
 
 
-def _apply(layers: list[KANLinear], changes: list[_Change]) -> None:
+def _apply(layers: Sequence[_Layer], changes: list[_Change]) -> None:
     for layer, change in zip(layers, changes, strict=True):
         if change is None:
             continue

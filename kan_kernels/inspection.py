@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from ._core.bases import BASE_CODES
 from .backends import reference
 from .functional.edges import compute_dtype
 from .nn import KAN, KANLinear, Products
+from .nn.heads import HeadFunctions
+
+__all__ = ["Activations", "activations"]
 
 
 def layers_of(model: nn.Module, *, sharded: bool = False) -> list[KANLinear]:
@@ -46,6 +49,98 @@ def products_of(model: nn.Module) -> list[Products]:
 @functools.lru_cache(maxsize=64)
 def _sums(count: int) -> Products:
     return Products(count, ())
+
+
+def spline_layers(model: nn.Module) -> dict[str, KANLinear | HeadFunctions]:
+    """Return every KANLinear, KANActivation and MultiHeadKANLinear in a module, by its name there.
+
+    Raises:
+        TypeError: `model` is no module, or has none of them.
+        ValueError: its parameters are sharded over ranks.
+    """
+    expected = "a module with KANLinear, KANActivation or MultiHeadKANLinear layers"
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: got {type(model).__name__}, expected {expected}")
+    if replicas.is_sharded(model):
+        raise ValueError("model: its parameters are sharded over ranks (fully_shard), expected whole ones")
+    kinds = (KANLinear, HeadFunctions)
+    found = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    if not found:
+        raise TypeError(f"model: got {type(model).__name__} without any, expected {expected}")
+    return found
+
+
+@torch.no_grad()
+def inputs_of(model: nn.Module, layers: list[Any], x: Any) -> list[Tensor]:
+    """Return what reaches each layer as rows (B, in) while the model, in evaluation mode, runs on x.
+
+    x: the model's argument, or a tuple of several. Of a layer that is called several times: all its rows.
+    """
+    seen: list[list[Tensor]] = [[] for _ in layers]
+
+    def keep(n: int, layer: Any) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+            rows = args[0].detach()
+            of = layer.function_rows(rows) if isinstance(layer, HeadFunctions) else rows
+            seen[n].append(of.reshape(-1, layer.in_features).to(layer.spline_weight.dtype))
+
+        return hook
+
+    modes = [(module, module.training) for module in model.modules()]
+    hooks = [layer.register_forward_pre_hook(keep(n, layer)) for n, layer in enumerate(layers)]
+    try:
+        model.eval()
+        model(*x) if isinstance(x, tuple) else model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes:
+            module.training = training
+    empty = [layer.spline_weight.new_empty(0, layer.in_features) for layer in layers]
+    return [torch.cat(rows) if rows else none for rows, none in zip(seen, empty, strict=True)]
+
+
+class Activations(NamedTuple):
+    """All that a layer computes on data.
+
+    Attributes:
+        inputs: (rows, in), what the layer gets.
+        edges: (rows, in, out), the function of every edge at its input.
+        outputs: (rows, out), their sums over the inputs, and the bias. Products of them are among the inputs
+            of the next layer.
+
+    Example:
+        >>> Activations(*(torch.zeros(n) for n in (1, 2, 3))).outputs.shape
+        torch.Size([3])
+    """
+
+    inputs: Tensor
+    edges: Tensor
+    outputs: Tensor
+
+
+@torch.no_grad()
+def activations(model: nn.Module, x: Tensor) -> list[Activations]:
+    """Return what every node and every edge computes on data, layer by layer.
+
+    Edges are dense, rows times in times out: for pictures and tables, not for a large batch.
+
+    Args:
+        model: a KAN or KANLinear.
+        x: (..., in) finite, in the model's dtype.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> first, second = activations(KAN([2, 5, 1]), torch.rand(8, 2))
+        >>> first.edges.shape, torch.allclose(first.edges.sum(1), second.inputs, atol=1e-5)
+        (torch.Size([8, 2, 5]), True)
+    """
+    layers = layers_of(model)
+    values, outputs = node_and_subnode_values(model, check_data(x, layers[0]))
+    edges = [edge_values(layer, inside) for layer, inside in zip(layers, values, strict=False)]
+    return [Activations(*each) for each in zip(values, edges, outputs, strict=False)]
 
 
 def check_data(x: object, layer: Any, any_dtype: bool = False) -> Tensor:

@@ -12,7 +12,7 @@ class Dropped:
         layer: of an edge, the index of its layer; of a node, of the layer that it is an input of.
         index: of a node (node,), of an edge (input, output), both in the model before pruning.
         score, reason: what it was judged by; "node score", "edge score", "unconnected" (no way in or out),
-            "its node went" or "input score".
+            "its node went", "drop_nodes" or "input score".
 
     Example:
         >>> Dropped(layer=0, index=(1, 2), score=0.01, reason="edge score").index

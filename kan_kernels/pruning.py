@@ -1,7 +1,7 @@
-"""Scores of edges, nodes and inputs, and smaller KANs without those that hardly matter."""
+"""Smaller KANs without the edges, nodes and inputs that hardly matter."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -9,71 +9,13 @@ from torch import Tensor, nn
 
 from . import replicas
 from ._core import checks
-from .inspection import (
-    active_edges,
-    check_data,
-    edge_deviations,
-    edge_magnitudes,
-    layers_of,
-    node_and_subnode_values,
-    products_of,
-)
+from .attribution import Scores, checked_node, edge_scores, input_scores, node_scores
+from .inspection import layers_of, products_of
 from .nn import KAN, KANLinear, Products
 from .prune_report import Dropped, PruneReport
 
-KINDS = ("l1", "attribution")
+__all__ = ["Dropped", "PruneReport", "edge_scores", "input_scores", "node_scores", "prune", "prune_inputs"]
 Model = TypeVar("Model", bound=nn.Module)
-
-
-def edge_scores(model: nn.Module, x: Tensor, *, kind: str = "l1") -> list[Tensor]:
-    """Return the importance of every edge on the data x, (in, out) float64 for each layer.
-
-    Args:
-        model: a KAN or KANLinear.
-        x: (..., in) finite, at least one sample ("attribution": two), in the model's dtype.
-        kind: "l1", the mean magnitude of the edge's function (arXiv 2404.19756, eq. 2.17), or "attribution",
-            pykan's: the outputs share a score of 1 equally, and a node hands its score down to its incoming
-            edges by the ratio of the edge's standard deviation to its own (0/0 = 0), a product the same
-            score to each of its factors. It asks what reaches the outputs, and is blind to constants.
-
-    Raises:
-        TypeError, ValueError: naming the argument; also if a score is not finite.
-
-    Example:
-        >>> [score.shape for score in edge_scores(KAN([2, 5, 1]), torch.rand(8, 2))]
-        [torch.Size([2, 5]), torch.Size([5, 1])]
-    """
-    return _Scores(model, x, kind).edges
-
-
-def node_scores(model: nn.Module, x: Tensor, *, kind: str = "l1") -> list[Tensor]:
-    """Return the importance of every node, (nodes,) float64: of the inputs, then of each layer's outputs.
-
-    "l1" is eq. 2.21 of arXiv 2404.19756: the smaller one of the largest score of an edge that leads to the
-    node and of one that leads away, where there is any; for a product the factor counts whose largest score,
-    or bias, is the smallest. "attribution": what it was handed, see `edge_scores`.
-
-    Args:
-        model, x, kind: as for `edge_scores`.
-
-    Example:
-        >>> [len(score) for score in node_scores(KAN([2, 5, 1]), torch.rand(8, 2))]
-        [2, 5, 1]
-    """
-    return _Scores(model, x, kind).nodes
-
-
-def input_scores(model: nn.Module, x: Tensor, *, kind: str = "attribution") -> Tensor:
-    """Return the importance of every input, (in,) float64: the first row of `node_scores`.
-
-    Args:
-        model, x, kind: as for `edge_scores`.
-
-    Example:
-        >>> input_scores(KAN([2, 5, 1]), torch.rand(8, 2)).shape
-        torch.Size([2])
-    """
-    return _Scores(model, x, kind).nodes[0]
 
 
 def prune(
@@ -84,6 +26,8 @@ def prune(
     edge_threshold: float = 3e-2,
     kind: str = "l1",
     keep_means: bool = False,
+    keep_nodes: Iterable[tuple[int, int]] = (),
+    drop_nodes: Iterable[tuple[int, int]] = (),
     group: Any = None,
 ) -> tuple[Model, PruneReport]:
     """Return a smaller KAN, without the hidden nodes and edges that hardly matter on x, and a report.
@@ -99,6 +43,9 @@ def prune(
         node_threshold, edge_threshold: at least 0; the paper's and pykan's values are the default.
         kind: of score, see `edge_scores`.
         keep_means: add the mean over x of what went to the bias of its layer, which gets one if it has none.
+        keep_nodes: hidden nodes (row, i), rows as in `node_scores`, that stay with all their edges from and
+            to nodes that stay, whatever the scores.
+        drop_nodes: those that go, whatever their scores.
         group: as for `grids.update_grid`: the rows of all ranks count, and all get the same.
 
     Raises:
@@ -113,16 +60,31 @@ def prune(
     checks.boolean("keep_means", keep_means)
     checks.nonnegative("node_threshold", node_threshold)
     checks.nonnegative("edge_threshold", edge_threshold)
+    keep, drop = _asked_for(model, keep_nodes, drop_nodes)
     if (ranks := replicas.resolve(model, group)) is not None:
-        options = {"node_threshold": node_threshold, "edge_threshold": edge_threshold}
-        return _together(prune, ranks, model, x, {**options, "kind": kind, "keep_means": keep_means})
-    scores = _Scores(model, x, kind)
+        options: dict[str, Any] = {"node_threshold": node_threshold, "edge_threshold": edge_threshold}
+        options |= {"kind": kind, "keep_means": keep_means, "keep_nodes": keep, "drop_nodes": drop}
+        return _together(prune, ranks, model, x, options)
+    scores = Scores(model, x, kind)
     active = [s.gt(edge_threshold) & a for s, a in zip(scores.edges, scores.active, strict=True)]
     nodes = [torch.ones_like(s, dtype=torch.bool) for s in scores.nodes]
     for i in range(1, len(nodes) - 1):
         nodes[i] = scores.nodes[i] > node_threshold
+    for row, i in keep:
+        nodes[row][i] = True
+        group = scores.products[row - 1].groups()[i]
+        into = slice(group.start, group.stop)
+        active[row - 1][:, into], active[row][i] = scores.active[row - 1][:, into], scores.active[row][i]
+    for row, i in drop:
+        nodes[row][i] = False
     important = [n.clone() for n in nodes]
     _settle(nodes, active, scores.products)
+    for row, i in keep:
+        if not nodes[row][i]:
+            raise ValueError(
+                f"keep_nodes: got {(row, i)}, but no edge would lead to it, or none away from it, expected "
+                "nodes beside it to stay too: lower the thresholds, or keep or switch on others"
+            )
     for i, edges in enumerate(active):
         if not edges.any():
             raise ValueError(
@@ -132,11 +94,29 @@ def prune(
                 f"(node_threshold={node_threshold:g})"
             )
     dropped_nodes = [
-        Dropped(i, (j,), float(row[j]), "unconnected" if important[i][j] else "node score")
+        Dropped(i, (j,), float(row[j]), _reason((i, j), drop, bool(important[i][j])))
         for i, row in enumerate(scores.nodes)
         for j in (~nodes[i]).nonzero().flatten().tolist()
     ]
     return _build(model, scores, nodes, active, dropped_nodes, keep_means)
+
+
+def _asked_for(model: nn.Module, keep: object, drop: object) -> tuple[list, list]:
+    """Return the hidden nodes that a user wants to keep and to drop, checked."""
+    found, rows = [], products_of(model)
+    for name, nodes in (("keep_nodes", keep), ("drop_nodes", drop)):
+        if not isinstance(nodes, Iterable):
+            raise TypeError(f"{name}: got {nodes!r}, expected pairs (row, i)")
+        found.append([checked_node(name, node, rows, inside=True) for node in nodes])
+    for node in set(found[0]) & set(found[1]):
+        raise ValueError(f"keep_nodes, drop_nodes: got {node} in both, expected it in one of them")
+    return found[0], found[1]
+
+
+def _reason(node: tuple[int, int], drop: list, important: bool) -> str:
+    if node in drop:
+        return "drop_nodes"
+    return "unconnected" if important else "node score"
 
 
 def prune_inputs(
@@ -168,7 +148,7 @@ def prune_inputs(
     if (ranks := replicas.resolve(model, group)) is not None:
         options = {"threshold": threshold, "keep": keep, "kind": kind, "keep_means": keep_means}
         return _together(prune_inputs, ranks, model, x, options)
-    scores = _Scores(model, x, kind)
+    scores = Scores(model, x, kind)
     nodes = [torch.ones_like(s, dtype=torch.bool) for s in scores.nodes]
     if keep is None:
         nodes[0] = scores.nodes[0] > threshold
@@ -205,54 +185,6 @@ def _together(
     return small.to(place), report
 
 
-class _Scores:
-    """The scores of a model on data, and what they were computed from."""
-
-    def __init__(self, model: nn.Module, x: object, kind: str) -> None:
-        layers = layers_of(model)
-        if kind not in KINDS:
-            raise ValueError(f"kind: got {kind!r}, expected one of {KINDS}")
-        rows = check_data(x, layers[0])
-        if kind == "attribution" and len(rows) < 2:
-            raise ValueError("x: got one sample, expected at least two for scores of kind 'attribution'")
-        self.values, self.subnodes = node_and_subnode_values(model, rows)
-        self.products = products_of(model)
-        self.active = [active_edges(layer) for layer in layers]
-        score = edge_magnitudes if kind == "l1" else edge_deviations
-        edges = [score(layer, v) for layer, v in zip(layers, self.values[:-1], strict=True)]
-        if kind == "l1":
-            self.edges, self.nodes = edges, _paper_nodes(edges, layers, self.products)
-        else:
-            self.edges, self.nodes = _attribution(edges, self.subnodes, self.products)
-        for i, scores in enumerate(self.edges):
-            if not scores.isfinite().all():
-                raise ValueError(f"model: a score of layer {i} is not finite; are its weights?")
-
-
-def _paper_nodes(edges: list[Tensor], layers: list[KANLinear], products: list[Products]) -> list[Tensor]:
-    """Return min(I, O), the incoming and the outgoing score of every node (eq. 2.21)."""
-    behind = zip(edges, layers, products, strict=True)
-    incoming = [nodes.weakest(e.amax(0), layer.bias) for e, layer, nodes in behind]
-    outgoing = [e.amax(1) for e in edges]
-    hidden = [torch.minimum(i, o) for i, o in zip(incoming[:-1], outgoing[1:], strict=True)]
-    return [outgoing[0], *hidden, incoming[-1]]
-
-
-def _attribution(
-    deviations: list[Tensor], subnodes: list[Tensor], products: list[Products]
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Return pykan's scores of edges and nodes, handed down from the outputs."""
-    last = products[-1].nodes
-    edges: list[Tensor] = []
-    nodes = [torch.full((last,), 1.0 / last, dtype=torch.float64, device=subnodes[-1].device)]
-    for deviation, value, multiply in zip(*map(reversed, (deviations, subnodes, products)), strict=True):
-        own, given = value.double().std(0, correction=0), multiply.hand_down(nodes[0])
-        share = torch.where(own > 0, given / torch.where(own > 0, own, 1.0), 0.0)
-        edges.insert(0, deviation * share)
-        nodes.insert(0, edges[0].sum(1))
-    return edges, nodes
-
-
 def _settle(nodes: list[Tensor], active: list[Tensor], products: list[Products]) -> None:
     """Drop edges of dropped nodes and hidden nodes without edges on either side, until nothing changes."""
     while True:
@@ -269,7 +201,7 @@ def _settle(nodes: list[Tensor], active: list[Tensor], products: list[Products])
 @torch.no_grad()
 def _build(
     model: Model,
-    scores: _Scores,
+    scores: Scores,
     nodes: list[Tensor],
     active: list[Tensor],
     dropped_nodes: list[Dropped],

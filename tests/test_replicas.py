@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from harness import ROOT
-from kan_kernels import KAN
+from kan_kernels import KAN, KANFeedForward
 from kan_kernels.grids import refine, update_grid
 
 F64 = torch.float64
@@ -80,6 +80,25 @@ def grids(rank: int, size: int) -> None:
             change(whole, rows(), group="local")
             change(net, part(rows(), rank, split, size), group=dist.group.WORLD)
             equal(net, whole)
+
+
+@case
+def any_module(rank: int, size: int) -> None:
+    """Layers anywhere in a module: replicas with the same bits, and what one process with all rows finds."""
+
+    def make() -> nn.Module:
+        torch.manual_seed(1)
+        return nn.Sequential(nn.Linear(3, 6, dtype=F64), KANFeedForward(6, 8, 2, dtype=F64))
+
+    for split in SPLITS:
+        whole, net = make(), make()
+        update_grid(whole, rows(), group="local")
+        update_grid(net, part(rows(), rank, split, size), group=dist.group.WORLD)
+        for state in states(net):
+            for name, value in whole.state_dict().items():
+                assert torch.equal(state[name], net.state_dict()[name])
+                # products of fewer rows may be rounded otherwise
+                torch.testing.assert_close(state[name], value, rtol=1e-9, atol=1e-9)
 
 
 @case

@@ -2,6 +2,7 @@
 #include <chrono>
 #include <cstring>
 
+#include "cpu/activation/activation.h"
 #include "cpu/conv/conv.h"
 #include "cpu/edges/edges.h"
 #include "cpu/linear/backward.h"
@@ -111,6 +112,7 @@ const KernelTable KAN_CONCAT(kTable_, KAN_ISA) = {KAN_STRING(KAN_ISA),     KAN_V
                                                   KAN_ISA::edge_gram,      KAN_ISA::edge_gram_grad_input,
                                                   KAN_ISA::edge_l1,        KAN_ISA::edge_l1_backward,
                                                   KAN_ISA::layer_norm_rbf, KAN_ISA::layer_norm_rbf_backward,
+                                                  KAN_ISA::kan_activation, KAN_ISA::kan_activation_backward,
                                                   KAN_ISA::kan_conv,       KAN_ISA::kan_conv_backward,
                                                   KAN_ISA::takes_gemm,     KAN_ISA::fma_peak};
 }  // namespace cpu

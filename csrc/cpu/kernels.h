@@ -95,6 +95,29 @@ struct ConvolutionBackwardArgs {
   void* d_base = nullptr;
 };
 
+// A learnable function for every feature and head; the layer's out_features are its heads.
+//   v[b,i,h] = row_scale[b,i] phi_{i,h}^{(m)}(x[b,i])
+struct ActivationArgs {
+  Layer layer;  // the functions of an edge never lie together
+  MatrixView x, row_scale;
+  int derivative = 0;
+  void* v = nullptr;  // (batch, heads, in), weight_dtype, contiguous
+};
+
+// Either or both of
+//   input[b,i]       = sum_h g[b,i,h] phi_{i,h}^{(input_derivative)}(x[b,i])                      if input != null
+//   d_spline, d_base = sum_b row_scale[b,i] g[b,i,h] {B_r, base}^{(weight_derivative)}(x[b,i])    if d_spline != null
+// in one pass over x and g.
+struct ActivationBackwardArgs {
+  Layer layer;
+  MatrixView x, row_scale, g;  // g: of the first head; the others follow at head_stride elements
+  int64_t head_stride = 0;
+  int input_derivative = 1, weight_derivative = 0;
+  void* input = nullptr;  // (batch, in), x.dtype, contiguous
+  void* d_spline = nullptr;
+  void* d_base = nullptr;
+};
+
 // A matrix that is written to: rows or columns lie one element apart.
 struct MatrixTarget {
   void* data = nullptr;
@@ -125,6 +148,8 @@ struct KernelTable {
   void (*edge_l1_backward)(const EdgeL1BackwardArgs&, const Executor&);
   void (*layer_norm_rbf)(const LayerNormRbfForwardArgs&, const Executor&);
   void (*layer_norm_rbf_backward)(const LayerNormRbfBackwardArgs&, const Executor&);
+  void (*kan_activation)(const ActivationArgs&, const Executor&);
+  void (*kan_activation_backward)(const ActivationBackwardArgs&, const Executor&);
   void (*kan_conv)(const ConvolutionArgs&, const Executor&);
   void (*kan_conv_backward)(const ConvolutionBackwardArgs&, const Executor&);
   bool (*takes_gemm)(const Layer&, const Executor&);  // whether kan_linear runs it as GEMMs of values

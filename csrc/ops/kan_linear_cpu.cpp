@@ -40,7 +40,8 @@ struct CpuDevice {
   }
 
  private:
-  static constexpr int64_t kSerialWork = 20000;  // multiply-adds below which a second thread costs more than it saves
+  // multiply-adds, as for one small layer: below it a second thread would gain little, and wait where others run
+  static constexpr int64_t kSerialWork = 240000;
   static void run(const ForwardArgs& args, const cpu::Executor& executor) { cpu::kernels().kan_linear(args, executor); }
   static void run(const BackwardArgs& args, const cpu::Executor& executor) {
     cpu::kernels().kan_linear_backward(args, executor);

@@ -2,8 +2,9 @@
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,6 +88,14 @@ def each(name: str, value: object, dims: int, low: int) -> tuple[int, ...]:
     return tuple(integer(name, number, low) for number in values)
 
 
+def of_layers(name: str, value: object, count: int) -> list[Any]:
+    """`value` is the same for all layers, or a sequence with one for each: a list of `count`."""
+    values = list(value) if is_sequence(value) else [value] * count  # type: ignore[call-overload]
+    if len(values) != count:
+        raise ValueError(f"{name}: got {value!r}, expected one for all layers, or one for each of {count}")
+    return values
+
+
 def padding(value: object, dims: int, stride: Sequence[int]) -> str | tuple[int, ...]:
     """`value` is "valid", "same" beside strides of 1, an int >= 0 or one for each dimension: all of them."""
     if not isinstance(value, str):
@@ -116,15 +125,47 @@ def base(value: object) -> None:
         raise ValueError(f"base: unknown activation {value!r}, expected 'silu', 'identity' or None")
 
 
-def grid_range(value: object) -> None:
-    """`value` is a pair of finite increasing numbers."""
+def heads(value: object, out_features: int) -> int:
+    """`value` is a number of equal groups of the outputs."""
+    number = integer("heads", value, 1)
+    if number > out_features or out_features % number:
+        raise ValueError(
+            f"heads: got {number}, expected a divisor of out_features={out_features}: "
+            f"{divisors(out_features)}"
+        )
+    return number
+
+
+def divisors(number: int) -> str:
+    """The divisors of a number as text, the middle of many left out."""
+    found = [n for n in range(1, number + 1) if number % n == 0]
+    parts = [str(n) for n in found]
+    return ", ".join(parts if len(parts) <= 12 else [*parts[:6], "...", *parts[-5:]])
+
+
+def interval(name: str, value: object) -> tuple[float, float]:
+    """`value` is a pair of finite increasing numbers: these."""
     expected = "a pair (low, high) of finite numbers with low < high"
     try:
         low, high = (float(bound) for bound in value)  # type: ignore[attr-defined]
     except (TypeError, ValueError):
-        raise TypeError(f"grid_range: got {value!r}, expected {expected}") from None
+        raise TypeError(f"{name}: got {value!r}, expected {expected}") from None
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(f"grid_range: got {value!r}, expected {expected}")
+        raise ValueError(f"{name}: got {value!r}, expected {expected}")
+    return low, high
+
+
+def names(name: str, value: object, count: int, of: str = "column") -> list[str]:
+    """`value` is `count` different non-empty strings, in a sequence: these."""
+    expected = f"{count} different non-empty strings, a name for each {of}"
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"{name}: got {value!r}, expected {expected}")
+    values = list(value)
+    if not all(isinstance(entry, str) and entry for entry in values):
+        raise TypeError(f"{name}: got {values!r}, expected {expected}")
+    if len(values) != count or len(set(values)) != count:
+        raise ValueError(f"{name}: got {values!r}, expected {expected}")
+    return values
 
 
 def tensor(name: str, value: object, rank: int | None = None) -> None:

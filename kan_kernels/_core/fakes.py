@@ -50,6 +50,30 @@ def kan_linear_backward(
     return dx, *kan_linear_grad_weight(x, None, g, grid, *numbers, spline_weight)
 
 
+def kan_activation(x: Tensor, row_scale: Tensor | None, spline_weight: Tensor, *_: Any) -> Tensor:
+    batch, features = x.shape
+    return spline_weight.new_empty(batch, spline_weight.shape[2], features).transpose(1, 2)
+
+
+def kan_activation_grad_input(x: Tensor, *_: Any) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def kan_activation_grad_weight(
+    x: Tensor, row_scale: Tensor | None, g: Tensor, grid: Tensor, functions: int, order: int, base: int,
+    *_: Any,
+) -> Tensors:  # fmt: skip
+    features, heads = g.shape[1:]
+    return g.new_empty(features, functions, heads), g.new_empty((features, heads) if base else (0,))
+
+
+def kan_activation_backward(
+    x: Tensor, spline_weight: Tensor, base_weight: Tensor | None, g: Tensor, grid: Tensor, functions: int,
+    order: int, base: int, *_: Any,
+) -> Tensors:  # fmt: skip
+    return x.new_empty(x.shape), *kan_activation_grad_weight(x, None, g, grid, functions, order, base)
+
+
 def edge_gram(x: Tensor, w: Tensor | None, grid: Tensor, order: int, base: int) -> Tensors:
     n, rows = grid.shape[1] - order - 1, 1 + bool(base)
     return grid.new_empty(x.shape[1], n, order + 1), grid.new_empty(x.shape[1], rows, n + rows)
@@ -145,7 +169,15 @@ LINEAR: _Fakes = {
 }
 """Of the ops that every fused backend has."""
 
-TENSORS = dict(zip(LINEAR, (6, 5, 4, 5), strict=True))
+ACTIVATION: _Fakes = {f.__name__: f for f in (
+    kan_activation, kan_activation_grad_input, kan_activation_grad_weight, kan_activation_backward,
+)}  # fmt: skip
+"""Of the same four of a layer without a sum over its features."""
+
+TENSORS = {
+    **dict(zip(LINEAR, (6, 5, 4, 5), strict=True)),
+    **dict(zip(ACTIVATION, (5, 5, 4, 5), strict=True)),
+}
 """How many tensors stand before the numbers of their schemas."""
 
 OTHERS: _Fakes = {f.__name__: f for f in (

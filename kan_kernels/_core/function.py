@@ -14,6 +14,8 @@ transforming: Callable[[], bool] = torch._C._are_functorch_transforms_active
 
 def recording() -> bool:
     """Return whether a backward pass is itself differentiated: create_graph, torch.func, forward mode."""
+    if torch.compiler.is_compiling():  # a graph holds ops, which have gradients of their own
+        return False
     return torch.is_grad_enabled() or transforming() or forward_ad._current_level >= 0
 
 
@@ -66,10 +68,12 @@ class ComposedFunction(Function):
     @classmethod
     def run(cls, *args: Any) -> Any:
         """Return the result by the kernel, or composed where torch.func or forward mode is at work."""
-        if torch.compiler.is_compiling() or tracing():
+        if tracing():
             return cls.plain(*args)
-        if transforming() or forward_ad._current_level >= 0:
+        if transforming() or forward_ad._current_level >= 0:  # within torch.compile too: ops have no tangents
             return cls.compose(*args)
+        if torch.compiler.is_compiling():
+            return cls.plain(*args)
         return cls.apply(*args)
 
     @classmethod
@@ -157,6 +161,30 @@ def map_rows(
     if isinstance(outputs[0], Tensor):
         return torch.stack(outputs), 0
     return tuple(map(torch.stack, zip(*outputs, strict=True))), (0,) * len(outputs[0])
+
+
+def map_features(
+    call: Callable[..., Any],
+    places: tuple[tuple[int, ...], tuple[int, ...]],
+    size: int,
+    in_dims: tuple[Any, ...],
+    args: tuple[Any, ...],
+) -> tuple[Any, Any]:
+    """Return (outputs, out_dims) of `call` under vmap, where features never meet: more of them, side by side.
+
+    places: where the first arguments and the outputs have their features. Behind those stand constants.
+    """
+    folded = list(args)
+    for n, place in enumerate(places[0]):
+        if args[n] is not None:
+            t = _lead(args[n], in_dims[n], size).movedim(0, place)
+            folded[n] = t.flatten(place, place + 1)
+    outputs = call(*folded)
+    unfolded = tuple(
+        t.unflatten(place, (size, t.shape[place] // size)).movedim(place, 0)
+        for t, place in zip(_all(outputs), places[1], strict=True)
+    )
+    return (unfolded[0], 0) if isinstance(outputs, Tensor) else (unfolded, (0,) * len(unfolded))
 
 
 def map_stack(

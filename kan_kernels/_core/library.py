@@ -13,7 +13,7 @@ import torch
 
 from . import fakes
 from .bases import REMEDY
-from .function import map_rows
+from .function import map_features, map_rows
 
 LIBRARY = Path(__file__).parent.parent / "lib" / "libkan_kernels.so"
 
@@ -30,7 +30,21 @@ SCHEMAS = {
 }
 """Of the ops of every fused backend; the library in C++ defines its own, csrc/ops, word for word."""
 
-_ROWS = {"kan_linear": (0, 1), "kan_linear_grad_input": (0, 3)}  # arguments with rows, of outputs with rows
+# arguments with rows, of outputs with rows
+_ROWS = {
+    "kan_linear": (0, 1),
+    "kan_linear_grad_input": (0, 3),
+    "kan_activation": (0, 1),
+    "kan_activation_grad_input": (0, 3),
+}
+
+FEATURES = {
+    "kan_activation": ((1, 1, 0, 0, 0), (1,)),
+    "kan_activation_grad_input": ((1, 0, 0, 1, 0), (1,)),
+    "kan_activation_grad_weight": ((1, 1, 1, 0), (0, 0)),
+    "kan_activation_backward": ((1, 0, 0, 1, 0), (1, 0, 0)),
+}
+"""Where tensors and results of the ops without a sum over the features have these: for vmap."""
 
 
 def _load() -> str | None:
@@ -39,7 +53,7 @@ def _load() -> str | None:
         return f"{LIBRARY} does not exist; {REMEDY}"
     try:
         torch.ops.load_library(LIBRARY)
-        _register("kan_kernels")
+        _register("kan_kernels", fakes.LINEAR | fakes.ACTIVATION)
         for op, fake in fakes.OTHERS.items():
             torch.library.register_fake(f"kan_kernels::{op}", fake)
     except (OSError, RuntimeError, AttributeError) as error:
@@ -75,22 +89,30 @@ def define(
         library.define(op + SCHEMAS[op], tags=(torch.Tag.pt2_compliant_tag,))
         for key in keys:
             library.impl(op, kernel, key)
-    _register(namespace)
+    _register(namespace, fakes.LINEAR)
     return library
 
 
-def _register(namespace: str) -> None:
+def _register(namespace: str, ops: dict[str, Callable[..., Any]]) -> None:
     """Shapes and the rule of vmap, which C++ does not know."""
-    for op, fake in fakes.LINEAR.items():
+    for op, fake in ops.items():
         torch.library.register_fake(f"{namespace}::{op}", fake)
         call = getattr(getattr(torch.ops, namespace), op).default
-        torch.library.register_vmap(f"{namespace}::{op}", partial(_vmap, call, _ROWS.get(op, ())))
+        torch.library.register_vmap(f"{namespace}::{op}", partial(_vmap, call, op))
 
 
-def _vmap(
-    call: Callable[..., Any], rows: tuple[int, ...], info: Any, in_dims: Any, *args: Any
+def _vmap(call: Callable[..., Any], op: str, info: Any, in_dims: Any, *args: Any) -> tuple[Any, Any]:
+    return map_op(call, op, info.batch_size, in_dims, args)
+
+
+def map_op(
+    call: Callable[..., Any], op: str, size: int, in_dims: tuple[Any, ...], args: tuple[Any, ...]
 ) -> tuple[Any, Any]:
-    return map_rows(call, rows, info.batch_size, in_dims, args)
+    """Return (outputs, out_dims) of an op under vmap: more rows, or features, or one call after another."""
+    rows = _ROWS.get(op, ())
+    if op in FEATURES and not (rows and all(d is None or n in rows for n, d in enumerate(in_dims))):
+        return map_features(call, FEATURES[op], size, in_dims, args)
+    return map_rows(call, rows, size, in_dims, args)
 
 
 LOAD_ERROR: str | None = _load()

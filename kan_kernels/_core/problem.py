@@ -10,6 +10,7 @@ from .checks import DTYPES
 
 OPS = {
     "kan_linear": "a layer, and the gradients of it",
+    "kan_activation": "a function for every feature and head, without a sum, and the gradients of it",
     "kan_conv": "a convolution",
     "edge_gram": "sums over the rows of products of bases, and what comes of them: moments, refits",
     "edge_l1": "the mean over the rows of |phi|",
@@ -17,6 +18,9 @@ OPS = {
     "kan_network": "all layers of a KAN in one call, and the gradients of them",
 }
 """Every op that backends have kernels of."""
+
+FAMILIES = ("kan_linear", "kan_activation")
+"""Ops that are one of three contractions of a trilinear form: see _engine/autograd.py."""
 
 COMPOSED = {
     "kan_conv": "composed of kan_linear",
@@ -28,7 +32,7 @@ COMPOSED = {
 
 def bases_of(op: str) -> tuple[str, ...]:
     """Return the names of the bases that an op is for, whoever runs it."""
-    if op == "kan_linear":
+    if op in FAMILIES:
         return tuple(BASES)
     return ("rbf",) if op == "layer_norm_rbf" else ("bspline",)
 
@@ -58,11 +62,13 @@ class Spec:
     tuple itself: torch.func would look into it for tensors.
     """
 
-    __slots__ = ("backend", "base", "basis", "composed", "derivative", "functions", "numbers", "order")
+    __slots__ = (
+        "backend", "base", "basis", "composed", "derivative", "functions", "numbers", "order", "summed",
+    )  # fmt: skip
 
     def __init__(
         self, functions: int, order: int, base: int, derivative: int, basis: int, backend: Any,
-        composed: bool = False,
+        composed: bool = False, summed: bool = True,
     ) -> None:  # fmt: skip
         self.functions = functions
         self.order = order
@@ -71,15 +77,20 @@ class Spec:
         self.basis = basis
         self.backend = backend  # the module that runs it
         self.composed = composed  # of kan_linear: the backend has no kernel of the op itself
+        self.summed = summed  # over the features: kan_linear; else kan_activation
         self.numbers: tuple[int, int, int, int, int] = (functions, order, base, derivative, basis)
 
     def raised(self) -> "Spec":
         """Return those of one derivative more."""
-        return Spec(self.functions, self.order, self.base, self.derivative + 1, self.basis, self.backend)
+        return self._with(self.base, self.derivative + 1)
 
     def without_base(self) -> "Spec":
         """Return those of the splines alone."""
-        return Spec(self.functions, self.order, 0, self.derivative, self.basis, self.backend)
+        return self._with(0, self.derivative)
+
+    def _with(self, base: int, derivative: int) -> "Spec":
+        numbers = self.functions, self.order, base, derivative, self.basis
+        return Spec(*numbers, self.backend, summed=self.summed)
 
 
 def beyond_limits(problem: Problem) -> str | None:

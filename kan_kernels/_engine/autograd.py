@@ -9,6 +9,10 @@ again one of the three, and with respect to x it raises m by one: derivatives of
 kernels, in reverse and in forward mode. Backward is X_{m+1} and W_m of the same (x, g) in one pass over both.
 The base activation is one more row of C: below, C stands for the pair (weight, base_weight).
 
+kan_activation is the same without the sum over i in F: g has a feature axis too, and X_m and W_m sum over o
+and over b alone. The rules are those below, word for word, since they never look at what is summed:
+`spec.summed` picks the ops, and g and F_m are (B, in, heads) in place of (B, out).
+
 Nothing else in the package knows how to differentiate a layer. `spec.backend` is the module that runs the
 contractions, `spec.numbers` are the constants of its calls; no rule depends on which basis it is.
 """
@@ -21,8 +25,9 @@ from torch.autograd import forward_ad
 
 from .._core import fakes
 from .._core.function import Function, map_rows, map_stack, recording, transforming
+from .._core.library import map_op
 from .._core.problem import Spec
-from ..backends import BACKENDS
+from ..backends import BACKENDS, native, reference
 
 Some = Tensor | None
 
@@ -33,7 +38,14 @@ def kan_linear(x: Tensor, weight: Tensor, base_weight: Some, bias: Some, grid: T
     """Return F_m(x, 1, C) + bias, differentiable in x, C and bias; the tensors as for the op, x (B, in)."""
     y: Tensor
     if torch.compiler.is_compiling():
-        y = spec.backend.LINEAR_OP(x, None, weight, base_weight, bias, grid, *spec.numbers)
+        # an op in a graph has no rule of torch.func's, and no tangent: it would be a silent zero
+        plain = transforming() or forward_ad._current_level >= 0
+        if spec.summed:
+            run = reference.kan_linear if plain else spec.backend.LINEAR_OP
+            y = run(x, None, weight, base_weight, bias, grid, *spec.numbers)
+        else:
+            run = reference.kan_activation if plain else spec.backend.ACTIVATION_OP
+            y = run(x, None, weight, base_weight, grid, *spec.numbers)
     elif (
         transforming()
         or forward_ad._current_level >= 0
@@ -49,34 +61,33 @@ def kan_linear(x: Tensor, weight: Tensor, base_weight: Some, bias: Some, grid: T
     ):
         y = Forward.apply(x, None, weight, base_weight, bias, grid, spec)
     else:
-        y = spec.backend.kan_linear(x, None, weight, base_weight, bias, grid, *spec.numbers)
+        y = Forward.forward(x, None, weight, base_weight, bias, grid, spec)
     return y
 
 
 def _forward(x, weight, base_weight, s, grid, spec: Spec) -> Tensor:
-    if recording():
-        return Forward.apply(x, s, weight, base_weight, None, grid, spec)
-    return spec.backend.kan_linear(x, s, weight, base_weight, None, grid, *spec.numbers)
+    call = Forward.apply if recording() else Forward.forward
+    return call(x, s, weight, base_weight, None, grid, spec)
 
 
 def _input(x, weight, base_weight, g, grid, spec: Spec) -> Tensor:
-    if recording():
-        return Input.apply(x, weight, base_weight, g, grid, spec)
-    return spec.backend.kan_linear_grad_input(x, weight, base_weight, g, grid, *spec.numbers)
+    call = Input.apply if recording() else Input.forward
+    return call(x, weight, base_weight, g, grid, spec)
 
 
 def _weight(x, s, g, grid, spec: Spec, like: Some = None) -> tuple[Tensor, Tensor]:
     """like: the weights, whose layout in memory their gradient takes where it can, and need not be copied."""
     if recording():
         return Weight.apply(x, s, g, grid, spec)
+    if not spec.summed:
+        return spec.backend.kan_activation_grad_weight(x, s, g, grid, *spec.numbers)
     like = like if spec.basis else None
     return spec.backend.kan_linear_grad_weight(x, s, g, grid, *spec.numbers, like)
 
 
 def _backward(x, weight, base_weight, g, grid, spec: Spec) -> tuple[Tensor, Tensor, Tensor]:
-    if recording():
-        return Backward.apply(x, weight, base_weight, g, grid, spec)
-    return spec.backend.kan_linear_backward(x, weight, base_weight, g, grid, *spec.numbers)
+    call = Backward.apply if recording() else Backward.forward
+    return call(x, weight, base_weight, g, grid, spec)
 
 
 def asked(ctx: Any, s: Some, base: int) -> tuple[bool, bool]:
@@ -209,9 +220,12 @@ class Contraction(Function):
     """What the four have in common: under vmap of weights, networks lie side by side in one call."""
 
     RANKS: tuple[int, ...] = ()  # dimensions of the tensors before the spec, the grid last
+    OP = ACTIVATION_OP = ""  # the ops with and without the sum over the features
 
     @classmethod
     def vmap(cls, info, in_dims, *args):
+        if not args[-1].summed:
+            return cls._vmap_features(info.batch_size, in_dims, args)
         tensors = list(zip(args[:-1], in_dims, cls.RANKS, strict=False))
         side_by_side = any(
             t is not None and (t.dim() - (dim is not None) > rank or (dim is not None and n not in cls.ROWS))
@@ -222,6 +236,18 @@ class Contraction(Function):
             return map_stack(cls.apply, ranks, len(ranks) - 1, info.batch_size, in_dims, args)
         return map_rows(cls.apply, cls.ROWS, info.batch_size, in_dims, args)
 
+    @classmethod
+    def _vmap_features(cls, size, in_dims, args):
+        """As the op is mapped, which knows no bias: there is none."""
+        call, bias = cls.apply, 4 if cls is Forward else None
+        if bias is not None:
+            in_dims, args = in_dims[:bias] + in_dims[bias + 1 :], args[:bias] + args[bias + 1 :]
+
+            def call(*args):
+                return cls.apply(*args[:bias], None, *args[bias:])
+
+        return map_op(call, cls.ACTIVATION_OP, size, in_dims, args)
+
 
 class Forward(Contraction):
     """F_m(x, s, C) + bias: (B, out)."""
@@ -229,9 +255,12 @@ class Forward(Contraction):
     ROWS = (0, 1)  # x, s
     RANKS = (2, 2, 3, 2, 1, 2)
     OP = "kan_linear"
+    ACTIVATION_OP = "kan_activation"
 
     @staticmethod
     def forward(x, s, weight, base_weight, bias, grid, spec):
+        if not spec.summed:
+            return spec.backend.kan_activation(x, s, weight, base_weight, grid, *spec.numbers)
         return spec.backend.kan_linear(x, s, weight, base_weight, bias, grid, *spec.numbers)
 
     @staticmethod
@@ -278,9 +307,12 @@ class Input(Contraction):
     ROWS = (0, 3)  # x, g
     RANKS = (2, 3, 2, 2, 2)
     OP = "kan_linear_grad_input"
+    ACTIVATION_OP = "kan_activation_grad_input"
 
     @staticmethod
     def forward(x, weight, base_weight, g, grid, spec):
+        if not spec.summed:
+            return spec.backend.kan_activation_grad_input(x, weight, base_weight, g, grid, *spec.numbers)
         return spec.backend.kan_linear_grad_input(x, weight, base_weight, g, grid, *spec.numbers)
 
     @staticmethod
@@ -303,9 +335,12 @@ class Weight(Contraction):
 
     RANKS = (2, 2, 2, 2)
     OP = "kan_linear_grad_weight"
+    ACTIVATION_OP = "kan_activation_grad_weight"
 
     @staticmethod
     def forward(x, s, g, grid, spec):
+        if not spec.summed:
+            return spec.backend.kan_activation_grad_weight(x, s, g, grid, *spec.numbers)
         return spec.backend.kan_linear_grad_weight(x, s, g, grid, *spec.numbers)
 
     @staticmethod
@@ -327,9 +362,12 @@ class Backward(Contraction):
 
     RANKS = (2, 3, 2, 2, 2)
     OP = "kan_linear_backward"
+    ACTIVATION_OP = "kan_activation_backward"
 
     @staticmethod
     def forward(x, weight, base_weight, g, grid, spec):
+        if not spec.summed:
+            return spec.backend.kan_activation_backward(x, weight, base_weight, g, grid, *spec.numbers)
         return spec.backend.kan_linear_backward(x, weight, base_weight, g, grid, *spec.numbers)
 
     @staticmethod
@@ -353,28 +391,37 @@ class Backward(Contraction):
         return t_t, *_weight_tangent((x, None, g, grid), ctx.spec, x_t, None, g_t)
 
 
-def _register(namespace: str, backend: Any) -> None:
+def _register(namespace: str, backend: Any, summed: bool) -> None:
     """Give the four ops of a backend the same gradients as the Functions.
 
     torch.compile and torch.export then see one op, differentiable as it stands, and no Function to trace.
     """
     for function in (Forward, Input, Weight, Backward):
-        count = fakes.TENSORS[function.OP]
+        op = function.OP if summed else function.ACTIVATION_OP
+        count = fakes.TENSORS[op]
+        bias = [] if summed or function is not Forward else [4]  # where the op lacks a tensor of the Function
 
-        def setup_context(ctx, inputs, output, function=function, count=count):
+        def setup_context(ctx, inputs, output, function=function, count=count, bias=bias):
+            tensors = list(inputs[:count])
+            for place in bias:
+                tensors.insert(place, None)
             functions, order, base, derivative, basis = inputs[count : count + 5]
-            spec = Spec(
-                functions, order, base, derivative, basis, backend
-            )  # `like` behind them changes no value
-            function.setup_context(ctx, (*inputs[:count], spec), output)
+            numbers = functions, order, base, derivative, basis  # `like` behind them changes no value
+            spec = Spec(*numbers, backend, summed=summed)
+            function.setup_context(ctx, (*tensors, spec), output)
 
-        def backward(ctx, *gradients, function=function, count=count):
-            more = 6 if function is Weight else 5
-            return *function.backward(ctx, *gradients)[:count], *(None,) * more
+        def backward(ctx, *gradients, function=function, count=count, bias=bias):
+            more = 6 if function is Weight and summed else 5
+            found = list(function.backward(ctx, *gradients))
+            for place in bias:
+                del found[place]
+            return *found[:count], *(None,) * more
 
-        torch.library.register_autograd(f"{namespace}::{function.OP}", backward, setup_context=setup_context)
+        torch.library.register_autograd(f"{namespace}::{op}", backward, setup_context=setup_context)
 
 
 for _backend in BACKENDS.values():
     if _backend.NAMESPACE is not None:
-        _register(_backend.NAMESPACE, _backend)
+        _register(_backend.NAMESPACE, _backend, summed=True)
+if native.NAMESPACE is not None:
+    _register(native.NAMESPACE, native, summed=False)

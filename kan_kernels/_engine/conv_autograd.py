@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .._core.bases import BASE_CODES, BASE_NAMES
 from .._core.function import ComposedFunction
 from ..backends import native
+from . import decompositions
 from .autograd import asked
 from .conv_composed import Axis, Form, channels_last, composed
 
@@ -17,11 +19,11 @@ def kan_conv(
     x: Tensor, spline_weight: Tensor, base_weight: Some, bias: Some, grid: Tensor, form: Form
 ) -> Tensor:
     """Return the convolution of images (N, C, *size): (N, O, *out). grid: in the type to compute in."""
-    y: Tensor = Convolution.run(x, spline_weight, base_weight, bias, grid, *_numbers(form, x))
+    y: Tensor = Convolution.run(x, spline_weight, base_weight, bias, grid, *numbers(form, x))
     return y
 
 
-def _numbers(form: Form, x: Tensor) -> tuple[Any, ...]:
+def numbers(form: Form, x: Tensor) -> tuple[Any, ...]:
     """What the op takes behind its tensors."""
     return (
         form.order,
@@ -51,6 +53,9 @@ class Convolution(ComposedFunction):
     def compose(
         cls, x, spline_weight, base_weight, bias, grid, order, base, stride, padding, dilation, groups, _
     ):
+        if torch.compiler.is_compiling():
+            numbers = (order, base, stride, padding, dilation, groups, False)
+            return decompositions.kan_conv(x, spline_weight, base_weight, bias, grid, *numbers)
         sizes, taps = x.shape[2:], spline_weight.shape[2:-1]
         pairs = zip(padding[::2], padding[1::2], strict=True)
         axes = tuple(map(Axis, sizes, taps, stride, pairs, dilation))

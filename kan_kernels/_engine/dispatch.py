@@ -8,6 +8,7 @@ A backend that was asked for and cannot run raises its reason: nothing falls bac
 import contextlib
 import contextvars
 import itertools
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 
 from .._core import checks, library
-from .._core.problem import COMPOSED, OPS, Problem, bases_of
+from .._core.problem import COMPOSED, FAMILIES, OPS, Problem, bases_of
 from ..backends import BACKENDS
 from . import cost_model
 
@@ -55,7 +56,10 @@ def forced_backend() -> str | None:
 
 @_constant_while_compiling
 def _forced_while_compiling(guard: str | None) -> str | None:
-    return _forced.get()
+    name = _forced.get()
+    if name is None and "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export():
+        return "reference"  # of plain operators, which are all that there is
+    return name
 
 
 @contextlib.contextmanager
@@ -103,7 +107,8 @@ def choose(problem: Problem, backend: str | None = None) -> Choice:
     """
     asked_by = "backend="
     if backend is None:
-        backend, asked_by = forced_backend(), "use_backend"
+        backend = forced_backend()
+        asked_by = "torch.onnx" if _forced.get() is None else "use_backend"
     if backend is not None:
         module = BACKENDS[backend]
         reason = module.can_run(problem)
@@ -195,7 +200,7 @@ def _settled_while_compiling(*facts_backend_and_forced) -> tuple[str, bool]:
 def _settle(problem: Problem, backend: str | None) -> tuple[ModuleType, bool]:
     choice = choose(problem, backend)
     composed = problem.op in COMPOSED and choice.backend.can_run(problem) is not None
-    slow = choice.passed_over and choice.backend.DIFFERENTIABLE and problem.op in ("kan_linear", *COMPOSED)
+    slow = choice.passed_over and choice.backend.DIFFERENTIABLE and problem.op in (*FAMILIES, *COMPOSED)
     if slow and problem.device != "meta":
         said = str(choice)
         if said not in _warned:
@@ -254,7 +259,8 @@ def explain(
         x_dtype: of the input; None means `dtype`.
         basis: "bspline", or one of `functional.basis_linear`.
         functions: R, of a basis of full support. `grid_size` and `spline_order` are for B-splines.
-        op: "kan_linear", "kan_network", "kan_conv", "edge_gram", "edge_l1" or "layer_norm_rbf".
+        op: "kan_linear", "kan_activation", "kan_network", "kan_conv", "edge_gram", "edge_l1" or
+            "layer_norm_rbf".
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -275,7 +281,7 @@ def explain(
     check_name("backend", backend)
     if op not in OPS:
         raise ValueError(f"op: got {op!r}, expected one of {', '.join(map(repr, OPS))}")
-    record = checks.basis(basis, bases_of(op), "" if op == "kan_linear" else f" for the op {op!r}")
+    record = checks.basis(basis, bases_of(op), "" if op in FAMILIES else f" for the op {op!r}")
     if record.local:
         spline_order = checks.spline_order(spline_order)
         functions = checks.integer("grid_size", grid_size, 1) + spline_order

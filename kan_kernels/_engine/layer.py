@@ -29,11 +29,12 @@ def call(
     derivative: int,
     backend: str | None,
     basis: Basis = BSPLINE,
+    op: str = "kan_linear",
 ) -> Tensor:
     """Return a layer's output, once its arguments are known to be good; of every part of a nested x."""
     if torch._C._is_any_autocast_enabled() and isinstance(x, Tensor) and isinstance(weight, Tensor):
         x, weight, base_weight, bias = autocast(x, weight, base_weight, bias)
-    arguments = (weight, grid, base_weight, bias, order, base, derivative, backend, basis)
+    arguments = (weight, grid, base_weight, bias, order, base, derivative, backend, basis, op)
     try:
         spec = spec_of(x, *arguments)
     except checks.NestedError:
@@ -127,13 +128,14 @@ def _checked(
         op=op,
     )
     module, composed = dispatch.run_on(problem, backend)
-    return Spec(functions, order, BASE_CODES[base], derivative, basis.code, module, composed)
+    numbers = functions, order, BASE_CODES[base], derivative, basis.code
+    return Spec(*numbers, module, composed, summed=op != "kan_activation")
 
 
 def run(
     x: Tensor, weight: Tensor, base_weight: Tensor | None, bias: Tensor | None, grid: Tensor, spec: Spec
 ) -> Tensor:
-    """Return the layer's output (..., out) for arguments that were checked."""
+    """Return the layer's output, (..., out) or (..., in, heads), for arguments that were checked."""
     knots_dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     if grid.dtype != knots_dtype:
         grid = _widened(grid, knots_dtype)
@@ -143,10 +145,10 @@ def run(
     rows = x if rank == 2 else x.unsqueeze(0) if rank == 1 else x.flatten(0, -2)
     backend = spec.backend
     if backend.DIFFERENTIABLE or tracing():  # a trace holds the op, which has gradients of its own
-        y: Tensor = backend.kan_linear(rows, None, weight, base_weight, bias, grid, *spec.numbers)
+        y: Tensor = autograd.Forward.forward(rows, None, weight, base_weight, bias, grid, spec)
     else:
         y = autograd.kan_linear(rows, weight, base_weight, bias, grid, spec)
-    return y if rank == 2 else y.reshape(*x.shape[:-1], y.shape[1])
+    return y if rank == 2 else y.reshape(*x.shape[:-1], *y.shape[1:])
 
 
 def _widened(grid: Tensor, dtype: torch.dtype) -> Tensor:

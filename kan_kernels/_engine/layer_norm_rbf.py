@@ -43,7 +43,7 @@ def why_not_call(x: Tensor, weight: Tensor) -> str | None:
     """Return why this x, or what runs around the call, is no case for the op, or None."""
     if x.dtype != weight.dtype or torch._C._is_any_autocast_enabled():
         return "x has another dtype, or there is autocast"
-    if not torch.compiler.is_compiling() and (transforming() or forward_ad._current_level >= 0):
+    if transforming() or forward_ad._current_level >= 0:
         return "torch.func or forward mode"
     return None
 

@@ -58,7 +58,7 @@ def why_not(x: Any, layers: Layers) -> str | None:
     if type(x) is not Tensor or x.is_nested or x.layout is not torch.strided or x.dim() == 0:
         return "x is no plain tensor"
     compiling = torch.compiler.is_compiling()
-    if transforming() or (not compiling and forward_ad._current_level >= 0):
+    if transforming() or forward_ad._current_level >= 0:
         return "torch.func or forward mode"
     if torch._C._is_any_autocast_enabled():
         return "there is autocast"

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .._core.bases import BASE_CODES, REMEDY
+from .._core.files import replacing
 
 
 class _Layer(NamedTuple):
@@ -78,7 +79,10 @@ class NumpyKAN:
         self.__init__(state["layers"], state.get("arities"))  # type: ignore[misc]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write an .npz file for `load`; it holds no pickle. NumPy appends .npz to a path without it."""
+        """Write an .npz file for `load`, whole or not at all; it holds no pickle.
+
+        As with numpy.savez, .npz is appended to a path without it.
+        """
         products = any(self._arities)  # a reader that knows none must not take the file
         arrays: dict[str, Any] = {"format": 2 if products else 1, "layers": len(self._layers)}
         if products:
@@ -87,7 +91,12 @@ class NumpyKAN:
             for name, value in layer._asdict().items():
                 if value is not None:
                     arrays[f"{i}.{name}"] = value
-        np.savez(path, **arrays)
+        name = os.fspath(path)
+        with (
+            replacing(name if name.endswith(".npz") else f"{name}.npz") as partial,
+            partial.open("wb") as file,
+        ):
+            np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "NumpyKAN":

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.tracing import untraced
-from .._engine import conv_autograd
+from .._engine import conv_autograd, decompositions, dispatch
 from .._engine.conv_composed import Axis, Form, composed
 from .._engine.layer import autocast, spec_of
+from ..backends import reference
 
 
 def kan_conv(
@@ -68,7 +69,11 @@ def kan_conv(
     if not batched:
         x = x.unsqueeze(0)
 
-    if untraced(_is_one_kernel, x, spline_weight, base_weight, grid, form):
+    if torch.compiler.is_exporting() and _on_reference(form):  # its blocks have one batch size
+        dtype = torch.float64 if spline_weight.dtype == torch.float64 else torch.float32
+        tensors = x, spline_weight, base_weight, bias, grid.to(dtype)
+        y = decompositions.kan_conv(*tensors, *conv_autograd.numbers(form, x))
+    elif untraced(_is_one_kernel, x, spline_weight, base_weight, grid, form):
         dtype = torch.float64 if spline_weight.dtype == torch.float64 else torch.float32
         y = conv_autograd.kan_conv(x, spline_weight, base_weight, bias, grid.to(dtype), form)
     else:
@@ -104,6 +109,10 @@ def _is_one_kernel(x, spline_weight, base_weight, grid, form: Form) -> bool:
     rows, weight = x.movedim(1, -1), spline_weight.flatten(2)
     given = (rows, weight, grid, flat_base, None, form.order, form.base, 0, form.backend)
     return not spec_of(*given, op="kan_conv").composed
+
+
+def _on_reference(form: Form) -> bool:
+    return (form.backend or dispatch.forced_backend()) == reference.NAME
 
 
 def _check(x, spline_weight, grid, spline_order, base_weight, bias, groups) -> int:

@@ -11,6 +11,8 @@ from .._core import checks
 from ..functional.conv import kan_conv
 from .spline_module import SplineModule
 
+MODES = ("zeros", "reflect", "replicate", "circular")
+
 torch.fx.wrap("kan_conv")  # symbolic_trace takes its calls as they stand
 
 
@@ -21,6 +23,7 @@ class KANConv(SplineModule):
     spline_weight: nn.Parameter
     base_weight: nn.Parameter | None
     bias: nn.Parameter | None
+    padding_mode = "zeros"  # of modules that were pickled before it could be another
 
     def __init__(
         self,
@@ -32,6 +35,7 @@ class KANConv(SplineModule):
         dilation: int | Sequence[int] = 1,
         groups: int = 1,
         bias: bool = False,
+        padding_mode: str = "zeros",
         *,
         grid_size: int = 5,
         spline_order: int = 3,
@@ -55,6 +59,11 @@ class KANConv(SplineModule):
         self.stride = checks.each("stride", stride, self.DIMS, 1)
         self.dilation = checks.each("dilation", dilation, self.DIMS, 1)
         self.padding = checks.padding(padding, self.DIMS, self.stride)
+        if padding_mode not in MODES:
+            raise ValueError(
+                f"padding_mode: got {padding_mode!r}, expected one of {', '.join(map(repr, MODES))}"
+            )
+        self.padding_mode = padding_mode
         edges = (*self.kernel_size, out_channels // groups)
         self.spline_weight = parameter(in_channels, self.grid_size + self.spline_order, *edges)
         self.register_parameter("base_weight", parameter(in_channels, *edges) if base else None)
@@ -77,6 +86,11 @@ class KANConv(SplineModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (N, C, *size) to y (N, O, *out), or both without N."""
+        padding: Any = self.padding
+        if self.padding_mode != "zeros":  # these positions have values, which the functions meet
+            if any(around := self._around()):
+                x = nn.functional.pad(x, around, self.padding_mode)
+            padding = 0
         return kan_conv(
             x,
             self.spline_weight,
@@ -86,11 +100,20 @@ class KANConv(SplineModule):
             base=self.base,
             bias=self.bias,
             stride=self.stride,
-            padding=self.padding,
+            padding=padding,
             dilation=self.dilation,
             groups=self.groups,
             backend=self.backend,
         )
+
+    def _around(self) -> list[int]:
+        """Return how many positions are padded, as torch pads: the last axis first."""
+        if self.padding == "valid":
+            return [0] * 2 * self.DIMS
+        if self.padding == "same":
+            totals = [(k - 1) * d for k, d in zip(self.kernel_size, self.dilation, strict=True)]
+            return [n for total in reversed(totals) for n in (total // 2, total - total // 2)]
+        return [n for size in reversed(self.padding) for n in (size, size)]  # type: ignore[misc]
 
     @torch.no_grad()
     def load_conv_kan(self, state: Mapping[str, Tensor]) -> None:
@@ -129,6 +152,8 @@ class KANConv(SplineModule):
         """Cast or move everything. No memory format is for weights: those in torch are of images alone."""
 
         def flat(t: Tensor) -> Tensor:
+            if nn.parameter.is_lazy(t):
+                return fn(t)
             return fn(t) if t.dim() < 4 else fn(t.data.flatten(2)).unflatten(2, t.shape[2:])
 
         return super()._apply(flat, recurse)
@@ -148,6 +173,8 @@ class KANConv(SplineModule):
             f"padding={self.padding!r}, dilation={self.dilation}, groups={self.groups}",
             self.options_repr(self.bias is not None),
         ]
+        if self.padding_mode != "zeros":
+            parts.insert(2, f"padding_mode={self.padding_mode!r}")
         return ", ".join(parts)
 
 
@@ -158,7 +185,9 @@ DOC = """Replaces nn.Conv{dims}d: a learnable univariate function for each chann
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as for
-            nn.Conv{dims}d. Padded positions contribute zero, whatever the functions are at zero.
+            nn.Conv{dims}d.
+        padding_mode: "zeros", where padded positions contribute zero, whatever the functions are at zero;
+            "reflect", "replicate" or "circular", where they have these values of x.
         grid_size, spline_order, grid_range, base, backend, device, dtype: as for KANLinear.
 
     Attributes:

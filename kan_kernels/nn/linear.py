@@ -26,6 +26,8 @@ class KANLinear(SplineModule):
         grid_range: (low, high), covered by uniform knots; k more cells on each side.
         base: "silu", "identity" or None.
         bias: whether to add a learnable bias.
+        noise_scale: the standard deviation of a node's first spline coefficients, all inputs together; None:
+            0.1, or 1 without a base.
         backend: "native", "triton", "reference" or None, the automatic choice.
         device, dtype: of the parameters.
 
@@ -56,7 +58,7 @@ class KANLinear(SplineModule):
     """
 
     _version = 1
-    spline_weight: nn.Parameter
+    noise_scale: float | None = None  # of layers that were pickled before it was there
     base_weight: nn.Parameter | None
     bias: nn.Parameter | None
     edge_mask: Tensor | None
@@ -71,6 +73,7 @@ class KANLinear(SplineModule):
         grid_range: tuple[float, float] = (-1.0, 1.0),
         base: str | None = "silu",
         bias: bool = False,
+        noise_scale: float | None = None,
         backend: str | None = None,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
@@ -79,6 +82,9 @@ class KANLinear(SplineModule):
         self.in_features = in_features = checks.integer("in_features", in_features, 1)
         self.out_features = out_features = checks.integer("out_features", out_features, 1)
         bias = checks.boolean("bias", bias)
+        if noise_scale is not None:
+            noise_scale = checks.nonnegative("noise_scale", noise_scale)
+        self.noise_scale = noise_scale
         options = (grid_size, spline_order, grid_range, base, backend)
         parameter, dtype = self.set_options(*options, device, dtype)
         self.spline_weight = parameter(in_features, self.grid_size + self.spline_order, out_features)
@@ -96,11 +102,14 @@ class KANLinear(SplineModule):
         places the knots elsewhere; knots that were written into `grid` by other code are not followed.
         Xavier for base_weight. Spline coefficients from N(0, 0.1^2), so that spline(x) is about 0 and base
         carries the signal; divided by sqrt(in), so that it also holds for the sum over many inputs.
-        Without a base the spline carries the signal alone, and the factor 0.1 is left out.
+        Without a base the spline carries the signal alone, and the factor 0.1 is left out. `noise_scale`
+        takes the place of either factor.
         The edge mask and symbolic edges stay as they are.
         """
         self.reset_grid()
-        scale = 1.0 if self.base is None else 0.1
+        scale = self.noise_scale
+        if scale is None:
+            scale = 1.0 if self.base is None else 0.1
         nn.init.normal_(self.spline_weight, std=scale / self.in_features**0.5)
         if self.base_weight is not None:
             nn.init.xavier_uniform_(self.base_weight)
@@ -236,14 +245,6 @@ class KANLinear(SplineModule):
         if not any(key.startswith(prefix) for key in state_dict):
             return None
         return SymbolicEdges.like_state(state_dict, prefix, self)
-
-    def _resize(self, grid_size: int) -> None:
-        """Another grid size: new knots and spline weights, their values still to be set."""
-        weight, order = self.spline_weight, self.spline_order
-        values = weight.new_empty(self.in_features, grid_size + order, self.out_features)
-        self.spline_weight = nn.Parameter(values, requires_grad=weight.requires_grad)
-        self.grid = self.grid.new_empty(self.in_features, grid_size + 2 * order + 1)
-        self.grid_size = grid_size
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {self.options_repr(self.bias is not None)}"

@@ -38,9 +38,10 @@ class KAN(nn.Module):
 
     Args:
         widths: at least two, from the input's to the output's: positive sizes, or pairs (sums, products).
-        grid_size, spline_order, layer_options: as for KANLinear, the same for every layer.
+        grid_size, spline_order: as for KANLinear, the same for every layer or a sequence, one for each.
         mult_arity: how many outputs a product multiplies, >= 2; or, as in pykan, for each of `widths` an int
             or a list with one for each of its products: [[], [2, 3], []].
+        layer_options: as for KANLinear, the same for every layer; `noise_scale` may be a sequence too.
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -68,9 +69,18 @@ class KAN(nn.Module):
     ) -> None:
         super().__init__()
         rows = rows_of(widths, mult_arity)
+        pairs = list(itertools.pairwise(rows))
+        given = {"grid_size": grid_size, "spline_order": spline_order}
+        given["noise_scale"] = layer_options.pop("noise_scale", None)
+        own = {name: checks.of_layers(name, value, len(pairs)) for name, value in given.items()}
         self.layers = nn.ModuleList(
-            KANLinear(before.nodes, after.subnodes, grid_size, spline_order, **layer_options)
-            for before, after in itertools.pairwise(rows)
+            KANLinear(
+                before.nodes,
+                after.subnodes,
+                **{name: values[n] for name, values in own.items()},
+                **layer_options,
+            )
+            for n, (before, after) in enumerate(pairs)
         )
         self.set_products(rows[1:])
 
@@ -120,14 +130,14 @@ class KAN(nn.Module):
                 return network.call(x, layers)
             except RuntimeError:
                 pass  # of knots and shapes the layers say more
-        products = self._modules.get("products")
+        products: Any = self._modules.get("products")
         for n, layer in enumerate(self.layers):
             try:
                 x = layer(x)
             except checks.GridError as error:
                 raise checks.GridError(f"layers[{n}], {error}") from None
             if products is not None:
-                x = products[n](x)  # type: ignore[operator]
+                x = products[n](x)
         return x
 
     def _dispatch_options(self) -> str:

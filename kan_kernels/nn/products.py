@@ -72,6 +72,10 @@ class Products(nn.Module):
         """Give every factor the score of its product: (nodes,) to (subnodes,), any dtype."""
         return scores[torch.tensor(self._owners(), device=scores.device)]
 
+    def collect(self, scores: Tensor) -> Tensor:
+        """Add up what each node's subnodes have: (..., subnodes) to (..., nodes), `hand_down` transposed."""
+        return torch.stack([scores[..., group.start : group.stop].sum(-1) for group in self.groups()], -1)
+
     def weakest(self, scores: Tensor, bias: Tensor | None) -> Tensor:
         """Return the score (nodes,) of every node by those of the edges to its subnodes (subnodes,), float64.
 

@@ -22,6 +22,7 @@ class SplineModule(nn.Module):
     """
 
     grid: Tensor
+    spline_weight: nn.Parameter
     grid_size: int
     spline_order: int
     base: str | None
@@ -71,7 +72,7 @@ class SplineModule(nn.Module):
 
     @grid_range.setter
     def grid_range(self, value: Sequence[float]) -> None:
-        checks.grid_range(value)
+        checks.interval("grid_range", value)
         self._ranges = [(float(value[0]), float(value[1]))]
 
     @torch.no_grad()
@@ -113,6 +114,14 @@ class SplineModule(nn.Module):
         low, high = torch.tensor(self._ranges, dtype=torch.float64).unsqueeze(-1).unbind(1)
         self.grid.copy_((low + (high - low) / self.grid_size * steps).expand_as(self.grid))
 
+    def _resize(self, grid_size: int) -> None:
+        """Another grid size: new knots and spline weights, their values still to be set."""
+        weight, order = self.spline_weight, self.spline_order
+        values = weight.new_empty(weight.shape[0], grid_size + order, *weight.shape[2:])
+        self.spline_weight = nn.Parameter(values, requires_grad=weight.requires_grad)
+        self.grid = self.grid.new_empty(weight.shape[0], grid_size + 2 * order + 1)
+        self.grid_size = grid_size
+
     def _apply(self, fn, recurse=True):
         """Cast or move everything, but never round the knots to 16 bits."""
         knots = self.grid
@@ -137,8 +146,11 @@ class SplineModule(nn.Module):
             "backend": self.backend,
         }
 
-    def options_repr(self, bias: bool) -> str:
-        """Return the options as text, for `extra_repr`; grid_range is where the knots are now."""
+    def options_repr(self, bias: bool | None) -> str:
+        """Return the options as text, for `extra_repr`; grid_range is where the knots are now.
+
+        bias: whether there is one; None where there could be none.
+        """
         found = untraced(self._present_ranges) or list(self._ranges)
         good = [one for one in found if one is not None]
         low, high = _hull(good) if good else (math.nan, math.nan)
@@ -146,8 +158,10 @@ class SplineModule(nn.Module):
         parts = [
             f"grid_size={self.grid_size}, spline_order={self.spline_order}",
             f"grid_range={low, high}{' over all features' if len(set(found)) > 1 else ''}",
-            f"base={self.base!r}, bias={bias}",
+            f"base={self.base!r}",
         ]
+        if bias is not None:
+            parts.append(f"bias={bias}")
         if self.backend is not None:
             parts.append(f"backend={self.backend!r}")
         return ", ".join(parts)

@@ -9,24 +9,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..data import Dataset
 from ..inspection import (
-    active_edges,
     check_data,
-    edge_magnitudes,
-    edge_values,
-    formula_agreement,
     layers_of,
     node_values,
     products_of,
 )
-from ..nn import KANLinear, Products
+from ..nn import Products
+from .scores import edge_metric
+from .seen import Seen, look
 from .style import (
     ACCENT,
     FAINT,
     FORMULA,
     INK,
     PAPER,
-    formula_label,
     letters,
     matplotlib,
     names_of,
@@ -36,7 +34,6 @@ from .style import (
 
 FAN = 24  # edges that still fit side by side
 CROSSBAR = 16  # nodes on a side whose functions can still be seen in a table
-POINTS = 101  # of a curve
 TICKS = 24  # names along a side of a heat map
 FAINTEST = 0.06  # opacity of an edge that is there but does nothing
 JOIN = 0.65  # height of the lines that lead the factors of products together
@@ -44,12 +41,13 @@ JOIN = 0.65  # height of the lines that lead the factors of products together
 
 def plot(
     model: nn.Module,
-    x: Tensor | None = None,
+    x: Tensor | Dataset | None = None,
     *,
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
     title: str | None = None,
     beta: float = 3.0,
+    metric: str = "l1",
     ax: Any = None,
 ) -> Any:
     """Draw a KAN from its inputs (bottom) to its outputs (top).
@@ -66,10 +64,13 @@ def plot(
 
     Args:
         model: a KAN or KANLinear.
-        x: (..., in) finite inputs of the model, in its dtype; None takes the range of every layer's knots.
+        x: (..., in) finite inputs of the model, in its dtype; None takes the range of every layer's knots. A
+            `kan_kernels.data.Dataset` gives its training data and names.
         inputs, outputs: names, one for each; x1, x2, ... and y1, y2, ... by default. Mathematics between $.
         title: above the picture.
         beta: how soon edges become opaque.
+        metric: what opacity shows: "l1", the mean magnitude; "std", the standard deviation on the data;
+            "attribution", the score of `pruning.edge_scores`, which asks what reaches the outputs.
         ax: matplotlib axes to draw in, of a figure that you made; None makes a figure of the right size.
 
     Returns:
@@ -84,12 +85,20 @@ def plot(
         1
     """
     layers, products = layers_of(model), products_of(model)
+    if isinstance(x, Dataset):
+        inputs = x.names if inputs is None else inputs
+        outputs = x.output_names if outputs is None else outputs
+        x = x.train[0]
     names = names_of("inputs", inputs, layers[0].in_features, "x")
     results = names_of("outputs", outputs, products[-1].nodes, "y")
     if not beta > 0:
         raise ValueError(f"beta: got {beta}, expected a positive number")
     values = None if x is None else node_values(model, check_data(x, layers[0]))
-    seen = [_look(layer, None if values is None else values[i]) for i, layer in enumerate(layers)]
+    scores = edge_metric(model, values, metric)
+    seen = [
+        look(layer, None if values is None else values[i], score)
+        for i, (layer, score) in enumerate(zip(layers, scores, strict=True))
+    ]
     nodes = _visible(seen, products)
     fed = [[s for j in row for s in p.groups()[j]] for row, p in zip(nodes[1:], products, strict=True)]
     picture = _Picture(beta)
@@ -113,43 +122,7 @@ def plot(
         return picture.render(ax, width, y, title)
 
 
-@dataclass
-class _Seen:
-    """A layer as it is drawn: magnitudes (in, out), which edges are there, formulas, curves of edges."""
-
-    scores: NDArray
-    active: NDArray
-    formulas: dict[tuple[int, int], str]
-    layer: KANLinear
-    low: Tensor
-    high: Tensor
-
-    def curves(self) -> tuple[NDArray, NDArray]:
-        """Return x (POINTS, in) and phi (POINTS, in, out), over the range of the data."""
-        steps = torch.linspace(0, 1, POINTS, dtype=self.low.dtype, device=self.low.device).unsqueeze(1)
-        x = self.low + (self.high - self.low) * steps
-        phi = edge_values(self.layer, x)
-        return x.double().cpu().numpy(), phi.double().cpu().numpy()
-
-
-@torch.no_grad()
-def _look(layer: KANLinear, x: Tensor | None) -> _Seen:
-    k, grid = layer.spline_order, layer.grid
-    if x is None:
-        low, high = grid[:, k], grid[:, grid.shape[1] - k - 1]
-        steps = torch.linspace(0, 1, 2 * POINTS, dtype=grid.dtype, device=grid.device).unsqueeze(1)
-        x = (low + (high - low) * steps).to(layer.spline_weight.dtype)
-    low, high = x.amin(0).to(grid.dtype), x.amax(0).to(grid.dtype)
-    l1 = edge_magnitudes(layer, x)
-    formulas: dict[tuple[int, int], str] = {}
-    if layer.symbolic is not None:
-        agreement = formula_agreement(layer, x)
-        edges = [(edge.input, edge.output, edge.name) for edge in layer.symbolic.edges()]
-        formulas = {(i, o): formula_label(name, agreement[i, o]) for i, o, name in edges}
-    return _Seen(l1.cpu().numpy(), active_edges(layer).cpu().numpy(), formulas, layer, low, high)
-
-
-def _visible(seen: list[_Seen], products: list[Products]) -> list[list[int]]:
+def _visible(seen: list[Seen], products: list[Products]) -> list[list[int]]:
     """Return the nodes of every row that are drawn: all inputs and outputs, and connected hidden nodes."""
     rows = [list(range(seen[0].active.shape[0]))]
     for before, after, between in zip(seen, seen[1:], products, strict=False):
@@ -166,7 +139,7 @@ def _spread(nodes: list[int], width: float) -> dict[int, float]:
 class _Fan:
     """A row of boxes, each with a line from its input and one to its output."""
 
-    def __init__(self, seen: _Seen) -> None:
+    def __init__(self, seen: Seen) -> None:
         self.seen = seen
         self.edges = [(int(i), int(o)) for i, o in np.argwhere(seen.active)]
         self.box = min(0.95, max(0.55, 14.0 / (1.25 * len(self.edges) + 1)))
@@ -190,7 +163,7 @@ class _Fan:
 class _Crossbar:
     """A table of boxes: inputs rise between its columns to feed a row each, columns feed the outputs."""
 
-    def __init__(self, seen: _Seen, inputs: list[int], outputs: list[int]) -> None:
+    def __init__(self, seen: Seen, inputs: list[int], outputs: list[int]) -> None:
         self.seen, self.inputs, self.outputs = seen, inputs, outputs
         self.box = 0.8 if max(len(inputs), len(outputs)) <= 8 else 0.6
         self.shared = -(-len(inputs) // len(outputs))  # inputs that rise in one gap
@@ -242,7 +215,7 @@ class _Crossbar:
 class _Heat:
     """An image of the magnitudes: a row for every input, a column for every output."""
 
-    def __init__(self, seen: _Seen, inputs: list[int], outputs: list[int], last: bool) -> None:
+    def __init__(self, seen: Seen, inputs: list[int], outputs: list[int], last: bool) -> None:
         self.seen, self.inputs, self.outputs, self.last = seen, inputs, outputs, last
         self.width = 8.0
         self.tall = min(6.0, max(1.5, 7.0 * len(inputs) / max(len(inputs), len(outputs))))
@@ -273,7 +246,7 @@ class _Heat:
         picture.texts.append((0.0, high + 0.06, note, at))
 
 
-def _band(seen: _Seen, inputs: list[int], outputs: list[int], last: bool) -> "_Fan | _Crossbar | _Heat":
+def _band(seen: Seen, inputs: list[int], outputs: list[int], last: bool) -> "_Fan | _Crossbar | _Heat":
     if seen.active.sum() <= FAN:
         return _Fan(seen)
     if max(len(inputs), len(outputs)) <= CROSSBAR:

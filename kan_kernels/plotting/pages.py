@@ -1,4 +1,4 @@
-"""Single edges with axes and the density of the data; the course of a training."""
+"""Single edges with axes and the density of the data; the course of a training, the front of a search."""
 
 import math
 from collections.abc import Sequence
@@ -177,4 +177,50 @@ def plot_history(history: History, *, title: str | None = None, ax: Any = None) 
         ax.legend(loc="upper right")
         if title:
             ax.set_title(title, fontsize=11, weight="bold")
+    return ax.figure
+
+
+def plot_front(laws: Sequence[Any], best: Any, *, ax: Any = None) -> Any:
+    """Draw formulas by complexity and validation error, and the networks that they were read from.
+
+    Args:
+        laws: of a `kan_kernels.symbolic.Discovery`, its `front`. best: the one to mark.
+        ax: matplotlib axes to draw in; None makes a figure.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        ModuleNotFoundError: without matplotlib.
+
+    Example:
+        >>> found = symbolic.discover(torch.rand(40), torch.ones(40))
+        >>> plot_front(found.front, found.best).axes[0].get_ylabel()
+        'validation error'
+    """
+    matplotlib()
+    with style():
+        if ax is None:
+            figure = new_figure(7.0, 4.0, layout="constrained")
+            ax = figure.subplots()
+        places = [law.complexity for law in laws]
+        errors = [max(law.loss, 1e-17) for law in laws]
+        read = [(law.complexity, law.network) for law in laws if law.network is not None]
+        ax.step(places, errors, where="post", color=FAINT, linewidth=1.2, zorder=1)
+        if read:
+            ax.scatter(*zip(*read, strict=True), marker="_", color=INK, label="its network", zorder=2)
+        for worse, colour, label in ((False, FORMULA, "formula"), (True, ALARM, "worse than its network")):
+            chosen = [n for n, law in enumerate(laws) if law.worse_than_network is worse]
+            if chosen:
+                x, y = [places[n] for n in chosen], [errors[n] for n in chosen]
+                ax.scatter(x, y, s=22, color=colour, label=label, zorder=3)
+        ax.scatter([best.complexity], [max(best.loss, 1e-17)], s=90, facecolors="none", edgecolors=ACCENT,
+                   linewidths=1.6, label="best", zorder=4)  # fmt: skip
+        ax.set_yscale("log")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.set_xlabel("complexity")
+        ax.set_ylabel("validation error")
+        ax.grid(axis="y", color="#eeeeee", linewidth=0.8)
+        ax.set_axisbelow(True)
+        ax.legend(loc="upper right")
     return ax.figure

@@ -2,18 +2,24 @@
 
 from ..nn.function_library import Function, get, names, register
 from ..nn.symbolic_edges import Edge, SymbolicEdges
-from .actions import Candidate, EdgeReport, Report, auto, fix, suggest, unfix
+from .actions import Candidate, fix, suggest, unfix
+from .auto import EdgeReport, Report, auto
+from .c_source import to_c
+from .discovery import Discovery, Law, discover
 from .expressions import formula, latex, to_function, to_python
 from .polish import polish
 
 __all__ = [
     "Candidate",
+    "Discovery",
     "Edge",
     "EdgeReport",
     "Function",
+    "Law",
     "Report",
     "SymbolicEdges",
     "auto",
+    "discover",
     "fix",
     "formula",
     "get",
@@ -22,6 +28,7 @@ __all__ = [
     "polish",
     "register",
     "suggest",
+    "to_c",
     "to_function",
     "to_python",
     "unfix",

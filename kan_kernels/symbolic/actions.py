@@ -1,8 +1,7 @@
-"""Suggest, fix, unfix, auto: what a user does with the edges of a layer or a model."""
+"""Suggest, fix, unfix: what a user does with the edges of a layer."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -11,11 +10,10 @@ from torch import Tensor
 
 from .. import replicas
 from .._core import checks
-from ..inspection import layers_of, products_of
 from ..nn import KANLinear
 from ..nn import function_library as functions
 from ..nn.symbolic_edges import Edge, SymbolicEdges
-from .curves import Curves, active_pairs, fixed_edges, layer_inputs, rows, x_dtype
+from .curves import Curves, rows, x_dtype
 from .fit import FINE, fit, samples
 
 _EDGES = 1024  # fitted at a time
@@ -42,65 +40,6 @@ class Candidate(NamedTuple):
     complexity: float
     score: float
     affine: tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
-class EdgeReport:
-    """An edge, with the candidate that `auto` fixed it to, or the closest where none was close enough.
-
-    Attributes:
-        layer, input, output: the edge.
-        best: the candidate.
-        fixed: whether the edge became it.
-
-    Example:
-        >>> edges = auto(KAN([1, 1]), torch.rand(64, 1), library=["x"]).edges
-        >>> [(edge.layer, edge.input, edge.output) for edge in edges]
-        [(0, 0, 0)]
-    """
-
-    layer: int
-    input: int
-    output: int
-    best: Candidate
-    fixed: bool
-
-
-@dataclass(frozen=True)
-class Report:
-    """A record of what `auto` did; prints as a table.
-
-    Attributes:
-        edges: a report for each edge that had no formula.
-        fixed, left: those that got one, and those for which no candidate was good enough.
-
-    Example:
-        >>> report = auto(KAN([2, 5, 1]), torch.rand(64, 2), library=["x"])
-        >>> len(report.fixed) + len(report.left)
-        15
-    """
-
-    edges: tuple[EdgeReport, ...]
-
-    @property
-    def fixed(self) -> tuple[EdgeReport, ...]:
-        """Return the edges that got a formula."""
-        return tuple(edge for edge in self.edges if edge.fixed)
-
-    @property
-    def left(self) -> tuple[EdgeReport, ...]:
-        """Return the edges for which no candidate reached the threshold, and was finite on all data."""
-        return tuple(edge for edge in self.edges if not edge.fixed)
-
-    def __str__(self) -> str:
-        lines = [f"{len(self.fixed)} of {len(self.edges)} edges fixed"]
-        for edge in self.edges:
-            state = "fixed to" if edge.fixed else "a spline; closest is"
-            lines.append(
-                f"  layer {edge.layer}, {edge.input} -> {edge.output}: {state} {edge.best.name}"
-                f"  r2 {edge.best.r2:.8f}  complexity {edge.best.complexity:g}"
-            )
-        return "\n".join(lines)
 
 
 def suggest(
@@ -224,90 +163,6 @@ def unfix(layer: KANLinear, i: int, o: int) -> None:
     if not any((edge.input, edge.output) == (i, o) for edge in edges):
         raise ValueError(f"i, o: edge {i} -> {o} has no formula, expected one that was fixed")
     _set(layer, {(i, o): None})
-
-
-def auto(
-    model: torch.nn.Module,
-    x: Tensor,
-    *,
-    library: Iterable[str] | None = None,
-    r2_threshold: float = 0.9,
-    complexity_weight: float = 0.7,
-    group: Any = None,
-) -> Report:
-    """Fix every edge of a model that is switched on and has no formula yet, and return what became of it.
-
-    An edge gets the best score among the candidates that explain enough and are finite on every row, in the
-    layer's dtype; where none is it stays a spline. All edges are fitted to the model as it was, on the data
-    that reaches their layer; then all are fixed. The rows are those, and what the formulas of the layers
-    before make of them.
-
-    Args:
-        model: a KAN or a KANLinear.
-        x: (..., in), input of the model.
-        library: names of the candidates; None: all functions.
-        r2_threshold: 0 to 1; candidates that explain less are out of the question. At 0 are those that
-            explain nothing, r2 <= 1e-5, such as the constant.
-        complexity_weight: as for `suggest`.
-        group: as for `grids.update_grid`: the rows of all ranks count, and all get the same.
-
-    Raises:
-        TypeError, ValueError: naming the argument; x that is empty, or has NaN or inf, too.
-
-    Example:
-        >>> layer = KANLinear(1, 1, base="identity")
-        >>> _ = layer.spline_weight.data.zero_()  # phi(x) = w x
-        >>> auto(layer, torch.rand(64, 1), library=["x", "exp"]).fixed[0].best.name
-        'x'
-    """
-    layers = layers_of(model)
-    candidates = functions.resolve(library)
-    _check_share("complexity_weight", complexity_weight)
-    _check_share("r2_threshold", r2_threshold)
-    if (ranks := replicas.resolve(model, group)) is not None:
-        options = {"library": [f.name for f in candidates], "r2_threshold": r2_threshold,
-                   "complexity_weight": complexity_weight}  # fmt: skip
-
-        def found(x: Tensor) -> Report:
-            return auto(copy.deepcopy(model), x, **options, group=replicas.LOCAL)  # type: ignore[arg-type]
-
-        report = replicas.shared(ranks, model, ("auto", options), found, x)
-        for n, layer in enumerate(layers):
-            _set(layer, _formulas(report.edges, n))
-        return report
-    reports: list[EdgeReport] = []
-    reached = rows(layers[0], x)
-    products = products_of(model)
-    for n, (layer, inputs) in enumerate(zip(layers, layer_inputs(layers, x, products), strict=True)):
-        edges = [edge for edge in active_pairs(layer) if edge not in fixed_edges(layer)]
-        for (i, o), ranked in zip(
-            edges, _fit_edges(layer, edges, inputs, candidates, complexity_weight), strict=True
-        ):
-            columns = [part[:, i].to(x_dtype(layer)) for part in (inputs, reached)[: 1 + (n > 0)]]
-            enough = [candidate for candidate in ranked if candidate.r2 >= max(r2_threshold, R2_FLOOR)]
-            best = next((c for c in enough if all(_finite(c, column) for column in columns)), None)
-            closest = best or max(ranked, key=lambda candidate: candidate.r2)
-            reports.append(EdgeReport(n, i, o, closest, best is not None))
-        if layer is not layers[-1]:
-            reached = products[n](_output_when_fixed(layer, reached, _formulas(reports, n)))
-    for n, layer in enumerate(layers):
-        _set(layer, _formulas(reports, n))
-    return Report(tuple(reports))
-
-
-_Formulas = dict[tuple[int, int], tuple[str, tuple[float, float, float, float]]]
-
-
-def _formulas(reports: Sequence[EdgeReport], layer: int) -> _Formulas:
-    fixed = (report for report in reports if report.layer == layer and report.fixed)
-    return {(report.input, report.output): (report.best.name, report.best.affine) for report in fixed}
-
-
-@torch.no_grad()
-def _output_when_fixed(layer: KANLinear, x: Tensor, formulas: _Formulas) -> Tensor:
-    changed = copy.deepcopy(layer)
-    _set(changed, formulas)
-    return changed(x.to(x_dtype(layer)))
 
 
 @torch.no_grad()

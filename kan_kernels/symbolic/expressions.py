@@ -1,4 +1,4 @@
-"""A model whose edges all have a formula, as sympy expressions, LaTeX, Python source and a NumPy function."""
+"""A model whose edges all have a formula, as sympy expressions, LaTeX, source of Python."""
 
 import ast
 import keyword
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from .._core import checks
+from ..data import Dataset
 from ..inspection import layers_of, products_of
 from ..nn import KANLinear
 from ..nn import function_library as library
@@ -25,6 +26,9 @@ def formula(
     digits: int | None = None,
     *,
     simplify: bool = False,
+    normalizer: Any = None,
+    output_normalizer: Any = None,
+    data: Dataset | None = None,
 ) -> list[Any]:
     """Return a sympy expression for each output.
 
@@ -37,6 +41,11 @@ def formula(
         digits: decimals that numbers are rounded to, last, after constants were collected and the result
             simplified; whole numbers become integers, and what becomes 0 disappears. None: no rounding.
         simplify: let sympy.simplify look for a shorter form; this may take minutes.
+        normalizer: (mean, std) of the data that the model was trained on as (x - mean) / std, a number or one
+            for each input: the formula is then of x itself. Folded into its constants, before rounding,
+            which is an error where it takes an input away.
+        output_normalizer: the same of y: the formula is then y itself, std * output + mean.
+        data: the data set that it was trained on, whose names and normalizers are taken where none are given.
 
     Raises:
         ImportError: sympy is missing.
@@ -47,36 +56,60 @@ def formula(
         >>> symbolic.fix(layer, 0, 0, "x^2", params=(1, 0, 3, 0.5))
         >>> formula(layer, ["x"], digits=2)
         [3*x**2 + 0.5]
+        >>> formula(layer, ["x"], digits=2, normalizer=(1.0, 2.0))
+        [3*(0.5*x - 0.5)**2 + 0.5]
     """
     sympy = _sympy()
-    layers = layers_of(model)
-    names = _names(names, layers[0].in_features)
+    layers, products = layers_of(model), products_of(model)
+    names = _names(names, data, layers[0].in_features)
+    if data is not None:
+        normalizer = data.normalizer if normalizer is None else normalizer
+        output_normalizer = data.output_normalizer if output_normalizer is None else output_normalizer
+    units = _normalizer("normalizer", normalizer, layers[0].in_features)
+    output_units = _normalizer("output_normalizer", output_normalizer, products[-1].nodes)
     if digits is not None:
         digits = checks.integer("digits", digits, 0, PRECISION)
     simplify = checks.boolean("simplify", simplify)
     _check_fixed(layers)
     values = [sympy.Symbol(name) for name in names]
+    if units is not None:
+        values = [
+            _scaled(x, 1 / std, -mean / std, sympy) for x, mean, std in zip(values, *units, strict=True)
+        ]
     inner: dict[Any, Any] = {}  # products of nodes are symbols until constants are collected around them
-    for layer, multiply in zip(layers, products_of(model), strict=True):
+    for layer, multiply in zip(layers, products, strict=True):
         values = _layer(layer, values, sympy)
         for group in multiply.groups()[multiply.sums :]:
             inner[product := sympy.Dummy()] = sympy.Mul(*(values[s] for s in group))
             values.append(product)
         del values[multiply.sums : multiply.subnodes]
+    if output_units is not None:
+        values = [_scaled(y, std, mean, sympy) for y, mean, std in zip(values, *output_units, strict=True)]
     for product, factors in reversed(inner.items()):
         values = [value.xreplace({product: factors}) for value in values]
     if simplify:
         if digits is not None:  # 1 + 1e-15 is 1 to the rules that shorten, and no more is lost than that
             values = [_round(value, lambda n: float(f"{n:.{_NOISE}g}"), sympy) for value in values]
         values = [sympy.simplify(value) for value in values]
-    return [_shortest(value, digits, bool(inner), sympy) for value in values]
+    exact, values = values, [_shortest(value, digits, bool(inner), sympy) for value in values]
+    if digits is not None and (units is not None or output_units is not None):
+        _check_units(exact, values, digits)
+    return values
 
 
-def latex(model: torch.nn.Module, names: Sequence[str] | None = None, digits: int | None = 4) -> list[str]:
+def latex(
+    model: torch.nn.Module,
+    names: Sequence[str] | None = None,
+    digits: int | None = 4,
+    *,
+    normalizer: Any = None,
+    output_normalizer: Any = None,
+    data: Dataset | None = None,
+) -> list[str]:
     """Return a line of LaTeX for each output.
 
     Args:
-        model, names, digits: as for `formula`, whose errors it raises.
+        model, names, digits, normalizer, output_normalizer, data: as for `formula`, whose errors it raises.
 
     Example:
         >>> layer = KANLinear(1, 1)
@@ -85,7 +118,8 @@ def latex(model: torch.nn.Module, names: Sequence[str] | None = None, digits: in
         ['3 x^{2} + 0.5']
     """
     sympy = _sympy()
-    return [sympy.latex(value) for value in formula(model, names, digits)]
+    units = {"normalizer": normalizer, "output_normalizer": output_normalizer, "data": data}
+    return [sympy.latex(value) for value in formula(model, names, digits, **units)]
 
 
 def to_python(
@@ -95,12 +129,15 @@ def to_python(
     *,
     function: str = "kan",
     module: str = "math",
+    normalizer: Any = None,
+    output_normalizer: Any = None,
+    data: Dataset | None = None,
 ) -> str:
     """Return the source of a Python function of the inputs, a number or a tuple of them, without torch.
 
     Args:
-        model, digits: as for `formula`.
-        names: of the arguments, identifiers; x_1, x_2, ... by default.
+        model, digits, normalizer, output_normalizer, data: as for `formula`.
+        names: of the arguments, identifiers; those of `data`, or x_1, x_2, ..., by default.
         function: its name.
         module: "math" for numbers or "numpy" for arrays, the only import of the source.
 
@@ -122,14 +159,14 @@ def to_python(
     printers = {"math": PythonCodePrinter, "numpy": NumPyPrinter}
     if module not in printers:
         raise ValueError(f"module: got {module!r}, expected 'math' or 'numpy'")
-    names = _names(names, layers_of(model)[0].in_features)
+    names = _names(names, data, layers_of(model)[0].in_features)
     expected = "an identifier that the source does not use itself"
     for name in (*names, function):
         if not name.isidentifier() or keyword.iskeyword(name) or name == module:
             raise ValueError(f"names, function: {name!r} cannot be a name in Python, expected {expected}")
-    values = formula(model, names, digits)
-    free = (symbol for symbol in sympy.numbered_symbols("t") if symbol.name not in (*names, function))
-    steps, results = sympy.cse(values, symbols=free, order="none")
+    units = {"normalizer": normalizer, "output_normalizer": output_normalizer, "data": data}
+    values = formula(model, names, digits, **units)
+    steps, results = _steps(values, (*names, function), sympy)
     printer = printers[module]({"fully_qualified_modules": True, "strict": True})
     try:
         body = [f"    {symbol} = {printer.doprint(step)}" for symbol, step in steps]
@@ -143,13 +180,20 @@ def to_python(
     return source
 
 
-def to_function(model: torch.nn.Module, digits: int | None = None) -> Callable[..., Any]:
+def to_function(
+    model: torch.nn.Module,
+    digits: int | None = None,
+    *,
+    normalizer: Any = None,
+    output_normalizer: Any = None,
+    data: Dataset | None = None,
+) -> Callable[..., Any]:
     """Return a function of NumPy arrays, one for each input, that returns a list with each output.
 
     Made by sympy.lambdify from expressions in symbols of our own: no text of the user's is run.
 
     Args:
-        model, digits: as for `formula`, whose errors it raises.
+        model, digits, normalizer, output_normalizer, data: as for `formula`, whose errors it raises.
 
     Example:
         >>> layer = KANLinear(1, 1)
@@ -158,9 +202,19 @@ def to_function(model: torch.nn.Module, digits: int | None = None) -> Callable[.
         [12.5]
     """
     sympy = _sympy()
-    values = formula(model, None, digits)
-    symbols = [sympy.Symbol(f"x_{i + 1}") for i in range(layers_of(model)[0].in_features)]
+    names = [f"x_{i + 1}" for i in range(layers_of(model)[0].in_features)]
+    units = {"normalizer": normalizer, "output_normalizer": output_normalizer, "data": data}
+    values = formula(model, names, digits, **units)
+    symbols = [sympy.Symbol(name) for name in names]
     return sympy.lambdify(symbols, values, cse=True)
+
+
+def _steps(values: list[Any], taken: Iterable[str], sympy: Any) -> tuple[list[Any], list[Any]]:
+    """Return (symbol, expression) of what is computed once, and the expressions of the results."""
+    taken = set(taken)
+    free = (symbol for symbol in sympy.numbered_symbols("t") if symbol.name not in taken)
+    steps, results = sympy.cse(values, symbols=free, order="none")
+    return steps, results
 
 
 def _sympy() -> Any:
@@ -171,18 +225,27 @@ def _sympy() -> Any:
     return sympy
 
 
-def _names(names: Sequence[str] | None, count: int) -> list[str]:
+def _names(names: Sequence[str] | None, data: Dataset | None, count: int) -> list[str]:
+    if data is not None and not isinstance(data, Dataset):
+        raise TypeError(f"data: got {type(data).__name__}, expected a kan_kernels.data.Dataset")
     if names is None:
-        return [f"x_{i + 1}" for i in range(count)]
-    expected = f"{count} different non-empty strings, a name for each input"
-    if isinstance(names, str) or not isinstance(names, Iterable):
-        raise TypeError(f"names: got {names!r}, expected {expected}")
-    names = list(names)
-    if not all(isinstance(name, str) and name for name in names):
-        raise TypeError(f"names: got {names!r}, expected {expected}")
-    if len(names) != count or len(set(names)) != count:
-        raise ValueError(f"names: got {names!r}, expected {expected}")
-    return names
+        names = [f"x_{i + 1}" for i in range(count)] if data is None else data.names
+    return checks.names("names", names, count, "input")
+
+
+def _normalizer(name: str, pair: object, count: int) -> tuple[list[float], list[float]] | None:
+    """Return (mean, std) as numbers of `count` columns; None where there is none to fold in."""
+    if pair is None:
+        return None
+    expected = f"a pair (mean, std) of a number or {count} numbers each, finite, std > 0"
+    try:
+        parts = [torch.as_tensor(part, dtype=torch.float64).reshape(-1) for part in pair]  # type: ignore
+        mean, std = (part.expand(count).tolist() for part in parts)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name}: got {pair!r}, expected {expected}") from None
+    if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+        raise ValueError(f"{name}: got {pair!r}, expected {expected}")
+    return mean, std
 
 
 def _check_fixed(layers: list[KANLinear]) -> None:
@@ -210,6 +273,20 @@ def _layer(layer: KANLinear, inputs: list[Any], sympy: Any) -> list[Any]:
         factor, value = _apply(function, sympy.expand_mul(a * inputs[edge.input] + b, False), sympy)
         terms[edge.output] += [sympy.expand_mul(c * factor * value, False), d]
     return [sympy.Add(*row) for row in terms]
+
+
+def _check_units(exact: list[Any], rounded: list[Any], digits: int) -> None:
+    """Raise ValueError where rounding took an input away: in other units its factor may be tiny."""
+    for o, (before, after) in enumerate(zip(exact, rounded, strict=True)):
+        for symbol in sorted(before.free_symbols - after.free_symbols, key=str):
+            raise ValueError(
+                f"digits: got {digits}, but so few decimals leave nothing of {symbol.name!r} in output {o}, "
+                "whose factor is small in the units of the data; expected more, or None"
+            )
+
+
+def _scaled(value: Any, scale: float, shift: float, sympy: Any) -> Any:
+    return sympy.expand_mul(_number(scale, sympy) * value + _number(shift, sympy), False)
 
 
 def _apply(function: library.Function, z: Any, sympy: Any) -> tuple[Any, Any]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._core import threads
 from ..nn.function_library import Function
 from . import search
 
@@ -61,6 +62,11 @@ def fit(
     cancels. So a fit whose |c f| is more than `search.CANCEL` times the largest value of the curve is made
     once more within that limit, and kept only where it leaves less of the curve, by the square of its excess.
     """
+    with threads.few(x.numel()):
+        return _fit(x, curves, functions, eps)
+
+
+def _fit(x: Tensor, curves: Callable[[slice, Tensor], Tensor], functions: list[Function], eps: float) -> Fits:
     low, high = x.amin(0), x.amax(0)
     width = torch.where(high > low, high - low, 1.0)
     nodes = torch.linspace(0, 1, search.NODES, dtype=torch.float64, device=x.device)[:, None]

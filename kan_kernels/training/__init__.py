@@ -1,6 +1,7 @@
-"""Training: `fit`, and the `History` it returns. Nothing in the package needs them: plain loops work."""
+"""Training: `fit`, its `History`, its LBFGS. Nothing in the package needs them: plain loops work."""
 
 from .history import History
 from .loop import fit
+from .rescaling import LBFGS
 
-__all__ = ["History", "fit"]
+__all__ = ["LBFGS", "History", "fit"]

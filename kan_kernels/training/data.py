@@ -8,8 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._core import checks
+from ..data import Dataset
+from ..inspection import check_data
+
 GRID_SAMPLES = 4096  # rows of a loader that grid updates look at
-FORMS = "(x, y), {'train': (x, y), 'test': (x, y)}, pykan's dataset, or a DataLoader of (x, y) for a pair"
+FORMS = (
+    "(x, y), {'train': (x, y), 'test': (x, y)}, pykan's or our dataset, or a DataLoader of (x, y) for a pair"
+)
 
 
 class TensorBatches:
@@ -102,7 +108,57 @@ class LoaderBatches:
         return torch.cat(parts)
 
 
-Batches = TensorBatches | LoaderBatches
+class Points:
+    """The points of an objective that is a function of the model: all of them at every step.
+
+    They are the input rows of its KAN, which penalties and changes of grids look at, or None; or a function
+    of the model returns them, at the start and where `draw` is called.
+    """
+
+    def __init__(self, model: nn.Module, layer: Any, given: object) -> None:
+        self.model, self.layer = model, layer
+        self.function: Callable[[nn.Module], Any] | None = given if callable(given) else None
+        self.x = None if self.function else self._checked(given)
+
+    def _checked(self, x: Any) -> Tensor | None:
+        if x is None:
+            return None
+        name = "points" if self.function is None else "points: returned x"
+        try:
+            if self.layer is not None:
+                return check_data(x, self.layer)
+            checks.tensor("x", x)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}{str(error).removeprefix('x')}") from None
+        return x.detach()
+
+    def draw(self) -> None:
+        """Ask the function for other points."""
+        if self.function is not None:
+            with torch.enable_grad(), evaluating(self.model):
+                x = self.function(self.model)
+            if x is None:
+                raise TypeError("points: returned None, expected a tensor of points")
+            self.x = self._checked(x)
+
+    def at(self, step: int) -> Any:
+        """Return the points, and the None that is y."""
+        return self.x, None
+
+    def first(self) -> Any:
+        if self.x is None:
+            self.draw()
+        return self.at(0)
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self.at(0)
+
+    def sample(self) -> Any:
+        """Return the x that grid updates look at."""
+        return self.x
+
+
+Batches = TensorBatches | LoaderBatches | Points
 
 
 def split(
@@ -113,6 +169,8 @@ def split(
     Raises:
         TypeError, ValueError: `data` has none of the FORMS, or holds empty, mismatched or non-finite tensors.
     """
+    if isinstance(data, Dataset):
+        data = data.parts
     train, test = data, None
     if isinstance(data, Mapping):
         if "train_input" in data:

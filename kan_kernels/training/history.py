@@ -15,9 +15,10 @@ class History:
         evaluated: the numbers of steps after which the lists below were filled.
         test_loss: on the test data; empty without them.
         metrics: a list for each metric, on the test data, or on the training data without them.
-        events: {"step", "kind", ...} with kind "refine" (and "grid_size"), "grid_update", "resumed" (and the
-            "file"), "not_resumed" (and the "file" that was not there), "early_stop", "diverged" or
-            "interrupted"; the last three say to which step the model was "restored".
+        events: {"step", "kind", ...} with kind "refine" (and "grid_size"), "grid_update", "resample" (other
+            points), "resumed" (and the "file"), "not_resumed" (and the "file" that was not there),
+            "early_stop", "diverged" or "interrupted"; the last three say to which step the model was
+            "restored".
         stopped: "steps", "early_stop", "diverged" or "interrupted".
         seconds: of the whole training, evaluation included.
 

@@ -18,7 +18,8 @@ from .. import grids, replicas
 from .._core import checks
 from ..inspection import layers_of
 from ..regularization import regularization as penalty
-from .data import split
+from . import equation
+from .data import Batches, split
 from .history import History
 from .objective import HISTORY_SIZE, Minimizer, Objective, builder
 from .run import Run
@@ -26,8 +27,11 @@ from .run import Run
 
 def fit(
     model: nn.Module,
-    data: object,
+    data: object = None,
     *,
+    objective: Callable[..., Tensor] | None = None,
+    points: Tensor | Callable[[nn.Module], Tensor] | None = None,
+    resample_at: Iterable[int] = (),
     steps: int = 100,
     optimizer: str | Callable[[list[nn.Parameter]], Optimizer] = "lbfgs",
     lr: float | Callable[[int], float] | None = None,
@@ -58,7 +62,14 @@ def fit(
     Args:
         model: any module; grids and regularisation need a KAN or KANLinear.
         data: (x, y), {"train": (x, y), "test": (x, y)}, pykan's dataset, or a DataLoader of (x, y) in place
-            of a pair. Tensors must be finite and where the model is.
+            of a pair, or a `kan_kernels.data.Dataset`. Tensors must be finite and where the model is.
+        objective: in place of data, a function of the model that returns a scalar tensor. It may use
+            derivatives of the model of any order, by `torch.autograd.grad` with create_graph or `torch.func`,
+            and several sets of points. The model may be a module that has a KAN inside of it.
+        points: (..., in) the input rows of that KAN: what penalties and grid updates look at. Or a function
+            of the model that returns them, at the start and before the steps `resample_at`; the objective and
+            the metrics are then functions of (model, points).
+        resample_at: steps before which a function `points` is called again; the optimizer is built anew.
         steps: of the optimizer, in total (a resumed training included).
         optimizer: "lbfgs", "adam", "adamw", or what makes an optimizer of a list of parameters. It is built
             anew whenever the grids change, as they change the parameters.
@@ -71,7 +82,8 @@ def fit(
         update_grid_at, update_grid: steps before which `kan_kernels.grids.update_grid` fits the knots to the
             data, and its options; from a loader it sees the first 4096 rows.
         refine_at: {step: grid_size}, where `kan_kernels.grids.refine` makes the grids finer before the step.
-        metrics: {name: function of (prediction, y)}, on the test data, or else on the training data.
+        metrics: {name: function of (prediction, y)}, on the test data, or else on the training data; with an
+            objective, functions of what it is a function of.
         evaluate_every: steps between evaluations; 1 for LBFGS and 10 for others by default. Losses are looked
             at, and the state to fall back to is kept, as often.
         patience: stop after so many evaluations without a better test loss (training loss without test data),
@@ -100,6 +112,11 @@ def fit(
         >>> history = fit(KAN([1, 1]), (x, x**2), steps=3)
         >>> history.train_loss[-1] < history.train_loss[0]
         True
+        >>> def residual(model):  # of u' = u with u(0) = 1
+        ...     u, slope = torch.func.jvp(model, (x,), (torch.ones_like(x),))
+        ...     return (slope - u).square().mean() + (model(x.new_zeros(1, 1)) - 1).square().sum()
+        >>> fit(KAN([1, 1]), objective=residual, points=x, steps=3, update_grid_at=[1]).events
+        [{'step': 1, 'kind': 'grid_update'}]
     """
     steps = checks.integer("steps", steps, 1)
     history_size = checks.integer("history_size", history_size, 1)
@@ -115,25 +132,38 @@ def fit(
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("model: no parameter requires a gradient, so there is nothing to train")
     lamb = checks.nonnegative("lamb", lamb)
+    arguments = "(prediction, y)" if objective is None else "the model"
     if metrics is not None and not isinstance(metrics, Mapping):
-        raise TypeError(
-            f"metrics: got {type(metrics).__name__}, expected {{name: function of (prediction, y)}}"
-        )
+        raise TypeError(f"metrics: got {type(metrics).__name__}, expected {{name: function of {arguments}}}")
     functions = {"loss": loss, **{f"metrics[{name!r}]": metric for name, metric in (metrics or {}).items()}}
     for name, function in functions.items():
         if not callable(function) and (name != "loss" or function is not None):
-            raise TypeError(f"{name}: got {function!r}, expected a function of (prediction, y)")
+            raise TypeError(f"{name}: got {function!r}, expected a function of {arguments}")
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and not path.parent.is_dir():
         raise ValueError(f"checkpoint: there is no folder {str(path.parent)!r}")
     source = _source(resume, path)
+    update_grid_at = list(update_grid_at)
     update_options, penalty_options = dict(update_grid or {}), dict(regularization or {})
     _check_options("update_grid", update_options, grids.update_grid)
     for name, value in update_options.items():
         checks.nonnegative(f"update_grid: {name}", value, 1.0 if name == "grid_eps" else math.inf)
     _check_options("regularization", penalty_options, penalty)
-    train, test = split(data, model, batch_size, seed)
-    changes = _grid_changes(model, update_grid_at, refine_at or {})
+    resample_at = list(resample_at)
+    train: Batches
+    test: Batches | None
+    goal: Objective
+    if objective is None:
+        if points is not None or resample_at:
+            raise ValueError("points, resample_at: got them without objective, expected them beside one")
+        train, test = split(data, model, batch_size, seed)
+        goal = Objective(model, loss, lamb, penalty_options)
+    else:
+        given = {"data": data, "loss": loss, "batch_size": batch_size}
+        on_points = (lamb > 0 and penalty_options.get("kind") != "coefficient") or bool(update_grid_at)
+        train, test = equation.points_of(model, objective, points, resample_at, given, on_points), None
+        goal = equation.Equation(model, objective, train, lamb, penalty_options)
+    changes = _grid_changes(goal.kan_of, model, update_grid_at, refine_at or {}, resample_at)
     ranks = _ranks(model, group, changes, path)
     build = builder(optimizer, history_size)
     minimizer = None if ranks is not None and optimizer == "lbfgs" else Minimizer(model, build, lr)
@@ -144,7 +174,7 @@ def fit(
         )
     run = Run(
         minimizer=minimizer,
-        objective=Objective(model, loss, lamb, penalty_options),
+        objective=goal,
         train=train,
         test=test,
         grid_changes=changes,
@@ -164,6 +194,7 @@ def fit(
             "lamb > 0": lamb > 0,
             "test data": test is not None,
             "metrics": sorted(metrics or ()),
+            "objective": objective is not None,
         },
         open_bar=_bar(progress),
     )
@@ -218,19 +249,26 @@ def _source(resume: object, checkpoint: Path | None) -> Path | None:
 
 
 def _grid_changes(
-    model: nn.Module, update_at: Iterable[int], refine_at: Mapping[int, int]
+    kan_of: Callable[[nn.Module], nn.Module],
+    model: nn.Module,
+    update_at: Iterable[int],
+    refine_at: Mapping[int, int],
+    resample_at: Iterable[int],
 ) -> dict[int, list[dict[str, Any]]]:
-    """Return the events before each step; refinements first."""
-    changes: dict[int, list[dict[str, Any]]] = {}
+    """Return the events before each step: other points, then refinements, then grid updates."""
+    draws = {checks.integer("resample_at: step", step, 0) for step in resample_at}
+    changes: dict[int, list[dict[str, Any]]] = {
+        step: [{"step": step, "kind": "resample"}] for step in draws if step > 0
+    }
     for step, size in refine_at.items():
         step = checks.integer("refine_at: step", step, 0)
         size = checks.integer(f"refine_at[{step}]", size, 1)
-        changes[step] = [{"step": step, "kind": "refine", "grid_size": size}]
+        changes.setdefault(step, []).append({"step": step, "kind": "refine", "grid_size": size})
     for step in update_at:
         step = checks.integer("update_grid_at: step", step, 0)
         changes.setdefault(step, []).append({"step": step, "kind": "grid_update"})
-    if changes:
-        layers_of(replicas.unwrapped(model), sharded=True)
+    if any(event["kind"] != "resample" for events in changes.values() for event in events):
+        layers_of(replicas.unwrapped(kan_of(model)), sharded=True)
     return dict(sorted(changes.items()))
 
 

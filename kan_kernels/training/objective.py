@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Adam, AdamW, Optimizer
 
-from . import direct, lbfgs
+from . import direct, lbfgs, rescaling
+from .data import Batches, evaluating, measure
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Rate = float | Callable[[int], float]
@@ -23,15 +24,31 @@ class Objective:
 
     def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the loss and the regularisation, or None without it."""
-        value = self.loss(self.model(x), y)
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"loss: got {what}, expected a function that returns a tensor of one number")
+        value = one_number("loss", self.loss(self.model(x), y))
         if not self.lamb:
             return value, None
         from ..regularization import regularization
 
         return value, regularization(self.model, x, **self.options)
+
+    def try_out(self, x: Tensor, y: Tensor) -> None:
+        """Find out what cannot be computed, before anything changes."""
+        with torch.no_grad(), evaluating(self.model):
+            self(x, y)
+
+    def final(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the loss and the regularisation of the trained model."""
+        with torch.no_grad():
+            return self(x, y)
+
+    def measure(self, batches: Batches, functions: Mapping[str, Any]) -> dict[str, float]:
+        """Return means of functions of (prediction, y), in eval mode."""
+        return measure(self.model, batches, functions)
+
+    @staticmethod
+    def kan_of(model: nn.Module) -> nn.Module:
+        """Return what changes of grids act on."""
+        return model
 
     def evaluate(self, x: Tensor, y: Tensor) -> "Evaluation":
         """Return the objective with its gradient: without autograd where it is a KAN's default loss."""
@@ -39,7 +56,9 @@ class Objective:
             error = direct.squared_error(self.model, x, y, self._weights)
             if error is not None:
                 return Evaluation(error.value, error.penalty, error.total, error.backward)
-        value, penalty = self(x, y)
+        return self._with_autograd(*self(x, y))
+
+    def _with_autograd(self, value: Tensor, penalty: Tensor | None) -> "Evaluation":
         total = value if penalty is None else value + self.lamb * penalty
         return Evaluation(
             value.detach(),
@@ -56,6 +75,14 @@ class Evaluation(NamedTuple):
     penalty: Tensor | None
     total: Tensor
     backward: Callable[[float], Any]
+
+
+def one_number(name: str, value: object) -> Tensor:
+    """Return `value`, which a function of the user's returned, if it is a tensor of one number."""
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"{name}: got {what}, expected a function that returns a tensor of one number")
+    return value
 
 
 def mean_squared_error(prediction: Tensor, y: Tensor) -> Tensor:
@@ -108,8 +135,7 @@ def builder(optimizer: object, history_size: int = HISTORY_SIZE) -> Callable[[li
 class Minimizer:
     """An optimizer that is built anew when the parameters are replaced.
 
-    torch's LBFGS ignores curvature y.s below 1e-10, so an objective below 1 is scaled up to 1 before it sees
-    it, again after every step.
+    What LBFGS sees is scaled up as it shrinks: see `rescaling`.
     """
 
     def __init__(self, model: nn.Module, build, lr: Rate | None) -> None:
@@ -133,39 +159,21 @@ class Minimizer:
             rate = self.lr(step) if callable(self.lr) else self.lr
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-        latest, calls = torch.tensor(1.0), 0
 
-        def closure() -> Tensor:
-            nonlocal latest, calls
-            calls += 1
+        def evaluated() -> tuple[Tensor, Callable[[float], Any]]:
             self.optimizer.zero_grad()
-            objective = evaluate()
-            if self.scale is None:
-                self.scale = _to_one(objective.total)
-            objective.backward(self.scale)
-            latest = objective.total if self.scale == 1.0 else objective.total * self.scale
-            return latest.nan_to_num(torch.inf, torch.inf)  # a line search backs off from inf only
+            made = evaluate()
+            return made.total, made.backward
 
-        self.optimizer.step(closure)
-        if self.lbfgs:
-            if calls <= 2:  # its direction leads nowhere, so its memory is of no use
-                self.rebuild()
-            else:
-                self._rescale(_to_one(latest))
+        if not self.lbfgs or isinstance(self.optimizer, rescaling.LBFGS):  # which does it itself
+            self.optimizer.step(lambda: _with_gradient(*evaluated()))  # type: ignore[arg-type]
+            return
+        self.scale = rescaling.rescaled_step(self.optimizer.step, evaluated, self.scale, self._memory)
+        if self.scale is None:
+            self.rebuild()
 
-    def _rescale(self, factor: float) -> None:
-        """Go on as if the objective had always been `factor` times larger.
-
-        Of what LBFGS stores, y and the gradient grow with the objective, 1/(y.s) and the diagonal of the
-        inverse Hessian shrink, and steps and directions stay.
-        """
-        assert self.scale is not None
-        self.scale *= factor
-        memory = next(iter(self.optimizer.state.values()))
-        for name in ("old_dirs", "prev_flat_grad", "prev_loss"):
-            memory[name] = _times(memory[name], factor)
-        for name in ("ro", "H_diag"):
-            memory[name] = _times(memory[name], 1.0 / factor)
+    def _memory(self) -> dict[str, Any]:
+        return next(iter(self.optimizer.state.values()))
 
     def state_dict(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer.state_dict(), "scale": self.scale}
@@ -176,11 +184,6 @@ class Minimizer:
         self.scale = state["scale"]
 
 
-def _to_one(objective: Tensor) -> float:
-    """Return the factor that lifts it to 1, if it is smaller."""
-    value = abs(float(objective.detach()))
-    return 1.0 / value if 0 < value < 1 else 1.0
-
-
-def _times(value: Any, factor: float) -> Any:
-    return [v * factor for v in value] if isinstance(value, list) else value * factor
+def _with_gradient(value: Tensor, backward: Callable[[float], Any]) -> Tensor:
+    backward(1.0)
+    return value

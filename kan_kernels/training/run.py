@@ -2,7 +2,6 @@
 
 import copy
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable
@@ -14,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from .. import replicas
+from .._core.files import replacing
 from ..inspection import layers_of
-from .data import Batches, evaluating, measure
+from .data import Batches, Points
 from .history import History
 from .objective import HISTORY_SIZE, Evaluation, Minimizer, Objective
 
 FORMAT = 1
-_BEFORE = {"history_size": HISTORY_SIZE}  # of files from before `fit` knew the name
+_BEFORE = {"history_size": HISTORY_SIZE, "objective": False}  # of files from before `fit` knew the names
 
 
 @dataclass
@@ -65,8 +65,7 @@ class Run:
 
         One that was not `given` by name need not be there.
         """
-        with torch.no_grad(), evaluating(self.objective.model):
-            self.objective(*self.train.first())
+        self.objective.try_out(*self.train.first())
         if source is not None and (given or source.exists()):
             self.resume(source, steps, "resume" if given else "checkpoint")
             return
@@ -78,7 +77,8 @@ class Run:
         """Raise ValueError if a refinement after step `changed` makes a grid coarser."""
         events = [e for step, es in self.grid_changes.items() if step > changed for e in es]
         sizes = [(e["step"], e["grid_size"]) for e in events if e["kind"] == "refine"]
-        least = max(layer.grid_size for layer in layers_of(replicas.unwrapped(model))) if sizes else 0
+        kan = self.objective.kan_of
+        least = max(y.grid_size for y in layers_of(replicas.unwrapped(kan(model)))) if sizes else 0
         for step, size in sizes:
             if size < least:
                 raise ValueError(
@@ -134,8 +134,7 @@ class Run:
                 self.evaluate(step)
             x, y = self.train.at(step)
             if last:
-                with torch.no_grad():
-                    self.losses.append(self.objective(x, y))
+                self.losses.append(self.objective.final(x, y))
                 return self.settle() or "steps"
             self.minimize(step, x, y)
             if self.bar is not None:
@@ -156,17 +155,25 @@ class Run:
 
         self.minimizer.step(step, evaluate)
 
+    @property
+    def kan(self) -> nn.Module:
+        """Return what changes of grids act on."""
+        return self.objective.kan_of(self.objective.model)
+
     def change_grids(self, step: int) -> None:
         if step == self.changed:
             return
         for event in self.grid_changes.get(step, ()):
             from .. import grids
 
-            if event["kind"] == "refine":
-                grids.refine(self.objective.model, event["grid_size"], self.train.sample(), group=self.group)
+            if event["kind"] == "resample":
+                assert isinstance(self.train, Points)
+                self.train.draw()
+            elif event["kind"] == "refine":
+                grids.refine(self.kan, event["grid_size"], self.train.sample(), group=self.group)
             else:
                 options = {**self.update_options, "group": self.group}
-                grids.update_grid(self.objective.model, self.train.sample(), **options)
+                grids.update_grid(self.kan, self.train.sample(), **options)
             self.history.events.append(event)
             self.minimizer.rebuild()
         self.changed = step
@@ -176,7 +183,7 @@ class Run:
         functions = dict(self.metrics)
         if self.test is not None:
             functions[""] = self.objective.loss
-        values = measure(self.objective.model, self.test or self.train, functions) if functions else {}
+        values = self.objective.measure(self.test or self.train, functions) if functions else {}
         values = dict(zip(values, replicas.mean(self.ranks, list(values.values())), strict=True))
         self.history.evaluated.append(step)
         if "" in values:
@@ -220,7 +227,12 @@ class Run:
             self.save()
 
     def snapshot(self, step: int) -> dict[str, Any]:
-        parts = {"model": self.objective.model.state_dict(), "minimizer": self.minimizer.state_dict()}
+        parts: dict[str, Any] = {
+            "model": self.objective.model.state_dict(),
+            "minimizer": self.minimizer.state_dict(),
+        }
+        if isinstance(self.train, Points) and self.train.function is not None:
+            parts["points"] = self.train.x
         return {"step": step, **_clone(parts), "changed": self.changed}
 
     def fall_back(self, stopped: str) -> None:
@@ -246,9 +258,8 @@ class Run:
             "stale": self.stale,
         }
         if replicas.leads(self.ranks):
-            partial = self.path.with_name(self.path.name + ".partial")
-            torch.save(content, partial)
-            os.replace(partial, self.path)
+            with replacing(self.path) as partial:
+                torch.save(content, partial)
         self.saved = self.good["step"]
 
     def resume(self, source: Path, steps: int, argument: str) -> None:
@@ -287,6 +298,8 @@ class Run:
             raise ValueError(f"{argument}: its optimizer does not fit: {error}") from error
         model.load_state_dict(snapshot["model"])
         self.minimizer.load_state_dict(snapshot["minimizer"])
+        if isinstance(self.train, Points) and "points" in snapshot:
+            self.train.x = snapshot["points"]
         self.start, self.changed, self.judged = snapshot["step"], snapshot["changed"], snapshot["step"]
         self.best, self.best_value, self.stale = content["best"], content["best_value"], content["stale"]
         self.history = History(**content["history"])

@@ -22,15 +22,13 @@ WHY_NOT = {
 def each_fault() -> list[Any]:
     """Return all faults: the fast ones for `make test-all`, the rest for `make faults`.
 
-    `make test` has a few of those that compile little; a fault on the CPU compiles all of its kernels.
+    `make test` has the few that are `short`; a fault on the CPU compiles all of its kernels.
     """
     faults = []
     for kind in KINDS:
-        listed = load(kind)
-        fast = [fault for fault in listed if fault.get("fast")][::4] if kind != "cpu" else []
-        for fault in listed:
+        for fault in load(kind):
             slow = pytest.mark.long if fault.get("fast") else pytest.mark.faults
-            marks = () if fault in fast else slow
+            marks = () if fault.get("short") else slow
             faults.append(pytest.param(kind, fault, marks=marks, id=f"{kind}-{fault['name']}"))
     return faults
 
@@ -47,7 +45,8 @@ def test_lists_fit_the_sources(kind: str) -> None:
         assert fault["from"] != fault["to"], fault["name"]
 
 
-@pytest.mark.parametrize("kind", (pytest.param("cpu", marks=pytest.mark.long), *KINDS[1:]))
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
 def test_kernels_pass_as_they_are(kind: str) -> None:
     """The short tests have nothing against the kernels without a fault."""
     if WHY_NOT[kind] is not None:

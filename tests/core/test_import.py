@@ -103,3 +103,19 @@ def test_is_typed() -> None:
     from pathlib import Path
 
     assert (Path(kan_kernels.__file__).parent / "py.typed").exists()
+
+
+IMPORT = """
+import time, numpy, torch
+start = time.process_time()
+import kan_kernels
+print(time.process_time() - start)
+"""
+
+
+def test_import_is_quick() -> None:
+    """At most 0.15 s of a core beyond torch's own import; once in three will do, for others may share it."""
+    seconds: list[float] = []
+    while len(seconds) < 3 and not (seconds and seconds[-1] <= 0.15):
+        seconds.append(float(child(IMPORT)))
+    assert min(seconds) <= 0.15, f"import kan_kernels took {seconds} s beyond torch"

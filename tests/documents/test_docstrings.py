@@ -26,9 +26,14 @@ from kan_kernels.nn import function_library
 
 PUBLIC = (
     "kan_kernels",
+    "kan_kernels.attribution",
+    "kan_kernels.data",
     "kan_kernels.deploy",
+    "kan_kernels.estimators",
     "kan_kernels.functional",
     "kan_kernels.grids",
+    "kan_kernels.growth",
+    "kan_kernels.inspection",
     "kan_kernels.integrations",
     "kan_kernels.integrations.cheby_kan",
     "kan_kernels.integrations.convert",
@@ -39,14 +44,20 @@ PUBLIC = (
     "kan_kernels.plotting",
     "kan_kernels.pruning",
     "kan_kernels.regularization",
+    "kan_kernels.structure",
     "kan_kernels.symbolic",
     "kan_kernels.training",
 )
 EXTRAS = {
+    "kan_kernels.estimators": "sklearn",
     "kan_kernels.integrations.pykan.convert": "kan",
     "kan_kernels.plotting.network": "matplotlib",
     "kan_kernels.plotting.pages": "matplotlib",
+    "kan_kernels.plotting.scores": "matplotlib",
     "kan_kernels.plotting.style": "matplotlib",
+    "kan_kernels.symbolic.discovery.laws": "sympy",
+    "kan_kernels.symbolic.discovery.result": "sympy",
+    "kan_kernels.symbolic.discovery.search": "sympy",
     "kan_kernels.symbolic.expressions": "sympy",
 }
 _VERBS = """

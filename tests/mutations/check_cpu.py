@@ -15,9 +15,9 @@ from pathlib import Path
 
 DRIVER = [
     Path(__file__).resolve().parents[1] / "sanitize" / name
-    for name in ("main.cpp", "bases.cpp", "sums.cpp", "images.cpp")
+    for name in ("main.cpp", "bases.cpp", "sums.cpp", "images.cpp", "activations.cpp")
 ]
-KERNELS = ("kernels", "edges/edges", "conv/conv")
+KERNELS = ("kernels", "activation/activation", "edges/edges", "conv/conv")
 CASES = "100"
 BUILD = Path(__file__).resolve().parents[2] / "build" / "mutations"
 # slowest first: what /proc/cpuinfo says, the bytes of a vector, the flags of CMakeLists.txt

@@ -99,6 +99,20 @@ def test_sdist_needs_no_compiler(tree: Path, tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
 
 
+def test_local_version(tree: Path) -> None:
+    """KAN_KERNELS_LOCAL_VERSION is in the metadata, or refused in a sentence."""
+    for name in re.findall(
+        r'^  "(kan_kernels[.\w]*)",$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE
+    ):
+        (tree / name.replace(".", "/")).mkdir(exist_ok=True)
+    run = python(["setup.py", "--quiet", "egg_info"], tree, KAN_KERNELS_LOCAL_VERSION="cu130")
+    assert run.returncode == 0, run.stderr
+    metadata = (tree / "kan_kernels.egg-info" / "PKG-INFO").read_text()
+    assert re.search(r"^Version: \d+\.\d+\.\d+\+cu130$", metadata, re.MULTILINE)
+    said = one_sentence(python(["setup.py", "egg_info"], tree, KAN_KERNELS_LOCAL_VERSION="CU 13"))
+    assert "KAN_KERNELS_LOCAL_VERSION: got 'CU 13'" in said
+
+
 def test_old_python(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "version_info", (3, 9, 18))
     monkeypatch.setattr(sys, "version", "3.9.18 (main)")

@@ -245,8 +245,9 @@ inline void compare(const char* isa, uint64_t seed, const char* what, const Prob
   }
 }
 
-void check_sums(const kan::cpu::KernelTable& kernels, uint64_t seed);    // sums.cpp
-void check_bases(const kan::cpu::KernelTable& kernels, uint64_t seed);   // bases.cpp
-void check_images(const kan::cpu::KernelTable& kernels, uint64_t seed);  // images.cpp
+void check_sums(const kan::cpu::KernelTable& kernels, uint64_t seed);         // sums.cpp
+void check_bases(const kan::cpu::KernelTable& kernels, uint64_t seed);        // bases.cpp
+void check_images(const kan::cpu::KernelTable& kernels, uint64_t seed);       // images.cpp
+void check_activations(const kan::cpu::KernelTable& kernels, uint64_t seed);  // activations.cpp
 
 }  // namespace sanitize

@@ -183,6 +183,77 @@ def test_polish() -> None:
     assert symbolic.polish(log, x[..., :1], x[..., :1].sqrt()) < 0.3, "steps out of the domain are not taken"
 
 
+def test_auto_with_y_lets_the_whole_decide() -> None:
+    """An edge that by its own r2 would have become a line makes the whole worse, and stays a spline; the
+    numbers of the whole are in the report, and are those of the model.
+    """
+    layer = KANLinear(2, 1, 20, base=None, dtype=torch.float64)
+    x = torch.rand(400, 2, dtype=torch.float64) * 2 - 1
+    line = torch.linspace(-1, 1, 200, dtype=torch.float64)[:, None]
+    curves = [line[:, 0] + 0.2 * torch.sin(9 * line[:, 0]), line[:, 0].square()]
+    basis = functional.bspline_basis(line.repeat(1, 2), layer.grid, layer.spline_order)
+    with torch.no_grad():
+        for i, curve in enumerate(curves):
+            layer.spline_weight[i, :, 0] = torch.linalg.lstsq(basis[:, i], curve[:, None]).solution[:, 0]
+    y = (x[:, 0] + 0.2 * torch.sin(9 * x[:, 0]) + x[:, 1].square())[:, None]
+    blind, seeing, only = (copy.deepcopy(layer) for _ in range(3))
+    report = symbolic.auto(blind, x, library=["x", "x^2"])
+    assert len(report.fixed) == 2 and report.before is None and report.change > 0.1
+    assert "2 of 2 edges fixed; outputs moved by 0." in str(report) and "needs y" in str(report)
+    report = symbolic.auto(seeing, x, y, library=["x", "x^2"])
+    assert [(edge.input, edge.best.name) for edge in report.fixed] == [(1, "x^2")]
+    assert report.before is not None and report.after is not None
+    assert report.after <= 1.1 * report.before
+    error = float((seeing(x) - y).detach().square().mean().sqrt())
+    assert error == pytest.approx(report.after, rel=1e-6) and "1 of 2 edges fixed; error of the whole" in str(
+        report
+    )
+    report = symbolic.auto(only, x, y, library=["x", "x^2"], worsening=1e9)
+    assert len(report.fixed) == 2 and report.after is not None and report.after > 0.05
+    report = symbolic.auto(layer, x, (y > 0.5).double(), loss=torch.nn.functional.l1_loss)
+    assert report.after is not None and report.before is not None and report.after <= 1.1 * report.before
+
+
+def test_polish_under_other_losses() -> None:
+    """Cross entropy to the minimum that LBFGS finds too; a differential equation by its residual alone."""
+    x = torch.rand(300, 1, dtype=torch.float64) * 2 - 1
+    label = (x[:, 0] + 0.5 * torch.randn(300, dtype=torch.float64) > 0).long()
+    layer = KANLinear(1, 2, dtype=torch.float64)
+    for o in range(2):
+        symbolic.fix(layer, 0, o, "x", params=(1.0, 0.0, 0.1 * o, 0.0))
+    entropy = torch.nn.functional.cross_entropy
+    other = copy.deepcopy(layer)
+    left = symbolic.polish(layer, x, label, loss=entropy)
+    assert left == pytest.approx(float(entropy(layer(x), label).detach()), rel=1e-12)
+    fit(other, (x, label), steps=20, loss=entropy)
+    assert left <= float(entropy(other(x), label).detach()) + 1e-7
+
+    wave = KANLinear(1, 1, dtype=torch.float64)
+    symbolic.fix(wave, 0, 0, "sin", params=(1.3, 0.2, 0.7, 0.1))
+
+    def oscillator(model: torch.nn.Module, x: Tensor) -> Tensor:
+        """u'' + 4 u = 0, u(0) = 0, u'(0) = 2, whose solution is sin 2x."""
+        x = torch.cat([x, torch.zeros(1, 1, dtype=x.dtype)]).requires_grad_()
+        u = model(x)
+        (slope,) = torch.autograd.grad(u.sum(), x, create_graph=True)
+        (bend,) = torch.autograd.grad(slope.sum(), x, create_graph=True)
+        return torch.cat([(bend + 4 * u)[:-1, 0], u[-1], slope[-1] - 2])
+
+    assert symbolic.polish(wave, x, residual=oscillator) < 1e-10
+    assert float((wave(x) - torch.sin(2 * x)).detach().abs().max()) < 1e-9
+    before = [p.detach().clone() for p in wave.parameters()]
+
+    def breaks(model: torch.nn.Module, x: Tensor) -> Tensor:
+        if calls.append(1) or len(calls) > 2:
+            raise RuntimeError("broken")
+        return model(x) - x
+
+    calls: list[int] = []
+    with pytest.raises(RuntimeError, match="broken"):
+        symbolic.polish(wave, x, residual=breaks)
+    assert all(torch.equal(p, q) for p, q in zip(wave.parameters(), before, strict=True))
+
+
 def test_fits_that_are_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     """A domain narrower than the rounding of a x + b gives a constant; a function of NaN is refused."""
     layer = KANLinear(1, 1, dtype=torch.float32)
@@ -310,6 +381,11 @@ ERRORS: list[tuple[Any, type, str]] = [
     (lambda m, x: symbolic.auto(torch.nn.Linear(2, 2), x),
      TypeError, "model: got Linear, expected a KAN or a KANLinear"),
     (lambda m, x: symbolic.polish(m, x, x[:, :1]), ValueError, "no edge has a formula"),
+    (lambda m, x: symbolic.polish(m, x), ValueError, "y: got None"),
+    (lambda m, x: symbolic.polish(m, x, x, residual=lambda m, x: x), ValueError, "residual: got it beside y"),
+    (lambda m, x: symbolic.polish(m, x, x, loss=3), TypeError, "loss: got 3"),
+    (lambda m, x: symbolic.auto(m, x, loss=torch.nn.functional.l1_loss), ValueError, "y: got None"),
+    (lambda m, x: symbolic.auto(m, x, x[:, :1], worsening=0.5), ValueError, "worsening: got 0.5"),
     (lambda m, x: symbolic.polish(m, x, x),
      ValueError, r"y: got \(20, 2\) rows and columns, expected \(20, 1\)"),
     (lambda m, x: symbolic.SymbolicEdges(2, 2, []), ValueError, "edges: got none"),

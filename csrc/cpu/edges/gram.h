@@ -45,7 +45,7 @@ class Gram {
         sweep_(s_, size_) {}
 
   void run(const cpu::Executor& executor) {
-    const bool parallel = estimated_cycles<double>(s_, 1) > kSerialCycles;
+    const bool parallel = estimated_cycles<double>(s_, 1) > kSmallSerialCycles;
     const std::unique_ptr<double[]> sums(new double[size_t(sweep_.splits * s_.in * size_)]());
     sums_ = sums.get();
     execute(
@@ -221,7 +221,7 @@ class GramInput {
 
   void run(const cpu::Executor& executor) {
     execute(
-        executor, estimated_cycles<double>(s_, 2) > kSerialCycles, sweep_.tasks(),
+        executor, estimated_cycles<double>(s_, 2) > kSmallSerialCycles, sweep_.tasks(),
         [](int64_t begin, int64_t end, void* self) {
           for (int64_t t = begin; t < end; ++t) static_cast<const GramInput*>(self)->task(t);
         },

@@ -52,7 +52,7 @@ class EdgeL1 {
     const std::unique_ptr<double[]> sums(new double[size_t(sweep_.splits * s_.in * size_)]());
     sums_ = sums.get();
     execute(
-        executor, estimated_cycles<T>(s_, mean_ ? 1 : 3) > kSerialCycles, sweep_.tasks(),
+        executor, estimated_cycles<T>(s_, mean_ ? 1 : 3) > kSmallSerialCycles, sweep_.tasks(),
         [](int64_t begin, int64_t end, void* self) {
           for (int64_t t = begin; t < end; ++t) static_cast<const EdgeL1*>(self)->task(t);
         },

@@ -13,6 +13,8 @@ constexpr int64_t kTileBytes = int64_t(512) << 10;  // a y or g tile: stays in t
 constexpr int64_t kStripBytes = int64_t(32) << 10;  // the part of a y panel that stays in the first-level cache
 constexpr int64_t kStripCellRows = 16;              // rows of a strip for each cell
 constexpr int64_t kSerialCycles = 60000;            // below this a second thread costs more than it saves
+// Of small layers, and of what is computed beside them: a second thread would gain little, and wait where others run.
+constexpr int64_t kSmallSerialCycles = 4 * kSerialCycles;
 
 constexpr int64_t kOneCellRows = 512;  // rows of one block that all lie in one cell
 

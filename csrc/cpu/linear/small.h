@@ -14,8 +14,6 @@ namespace KAN_ISA {
 
 constexpr int kSmallFeatures = 64;  // of one task of the gradients
 constexpr int kSmallRows = 256;     // rows of one block: its columns stay in the first-level cache
-// Below this a second thread would gain little, and wait where others run.
-constexpr int64_t kSmallSerialCycles = 4 * kSerialCycles;
 
 template <class T>
 bool is_small(const Shape& s) {

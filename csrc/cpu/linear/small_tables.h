@@ -184,6 +184,26 @@ class SmallFunctions {
   alignas(64) T table_[N][K + 1][N];
 };
 
+// The table of one spline, whose coefficients lie `stride` apart.
+template <class T, int K, int N>
+void spline_table(T (*table)[N], const T* coefficients, int64_t stride, int functions,
+                  const double (*polynomials)[K + 1][N], int degree) {
+  alignas(64) double padded[K + 1 + N + K + 1] = {};  // the j-th function of entry e lies at e + j
+  for (int r = 0; r < functions; ++r) padded[K + 1 + r] = double(coefficients[r * stride]);
+  for (int e = 0; e < N; e += Simd<double>::lanes) {
+    for (int i = 0; i <= K && i <= degree; ++i) {
+      Vec<double> sum = Vec<double>{};
+      KAN_UNROLL
+      for (int j = 0; j <= K; ++j) {
+        const Vec<double> share = load<double>(polynomials[j][i] + e);
+        const Vec<double> term = share * load<double>(padded + e + j);
+        sum += share == 0.0 ? Vec<double>{} : term;  // an infinite coefficient is no part of it
+      }
+      Rounded<T>::put(table[i] + e, sum);
+    }
+  }
+}
+
 // One feature's functions of all outputs.
 template <class T, int K, bool Short>
 class SmallSplines {
@@ -196,22 +216,7 @@ class SmallSplines {
     const int functions = layer.functions;
     T rows[N * kSmallOutputs];
     read_row(rows, layer.spline_weight, layer.weight_dtype, feature * functions * out, functions * out, 1);
-    alignas(64) double padded[K + 1 + N + K + 1] = {};  // the j-th function of entry e lies at e + j
-    for (int64_t o = 0; o < out; ++o) {
-      for (int r = 0; r < functions; ++r) padded[K + 1 + r] = double(rows[r * out + o]);
-      for (int e = 0; e < N; e += Simd<double>::lanes) {
-        for (int i = 0; i <= K && i <= degree; ++i) {
-          Vec<double> sum = Vec<double>{};
-          KAN_UNROLL
-          for (int j = 0; j <= K; ++j) {
-            const Vec<double> share = KAN_ISA::load<double>(polynomials[j][i] + e);
-            const Vec<double> term = share * KAN_ISA::load<double>(padded + e + j);
-            sum += share == 0.0 ? Vec<double>{} : term;  // an infinite coefficient is no part of it
-          }
-          Rounded<T>::put(table_[o][i] + e, sum);
-        }
-      }
-    }
+    for (int64_t o = 0; o < out; ++o) spline_table<T, K, N>(table_[o], rows + o, out, functions, polynomials, degree);
     for (int64_t o = 0; o < out; ++o) base_[o] = T(0);
     if (layer.base_weight) read_row(base_, layer.base_weight, layer.weight_dtype, feature * out, out, 1);
   }

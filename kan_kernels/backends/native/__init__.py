@@ -45,6 +45,11 @@ if library.LOAD_ERROR is None:
     kan_linear_grad_input = _below_autograd(_ops.kan_linear_grad_input.default)
     kan_linear_grad_weight = _below_autograd(_ops.kan_linear_grad_weight.default)
     kan_linear_backward = _below_autograd(_ops.kan_linear_backward.default)
+    ACTIVATION_OP = _ops.kan_activation.default
+    kan_activation = _below_autograd(ACTIVATION_OP)
+    kan_activation_grad_input = _below_autograd(_ops.kan_activation_grad_input.default)
+    kan_activation_grad_weight = _below_autograd(_ops.kan_activation_grad_weight.default)
+    kan_activation_backward = _below_autograd(_ops.kan_activation_backward.default)
     kan_network = _below_autograd(_ops.kan_network.default)
     kan_network_backward = _below_autograd(_ops.kan_network_backward.default)
     kan_conv = _below_autograd(_ops.kan_conv.default)

@@ -2,6 +2,12 @@
 
 from ..._core.bases import BASES
 from ..._core.problem import COMPOSED, OPS, Problem, without_kernel
+from .activation import (
+    kan_activation,
+    kan_activation_backward,
+    kan_activation_grad_input,
+    kan_activation_grad_weight,
+)
 from .bspline import bspline_basis
 from .edges import edge_cross_gram, edge_gram, edge_gram_grad_input, edge_l1, edge_l1_backward
 from .linear import (
@@ -15,7 +21,8 @@ from .linear import (
 
 __all__ = [
     "base_activation", "basis_values", "bspline_basis", "edge_cross_gram", "edge_gram",
-    "edge_gram_grad_input", "edge_l1", "edge_l1_backward", "kan_linear", "kan_linear_backward",
+    "edge_gram_grad_input", "edge_l1", "edge_l1_backward", "kan_activation", "kan_activation_backward",
+    "kan_activation_grad_input", "kan_activation_grad_weight", "kan_linear", "kan_linear_backward",
     "kan_linear_grad_input", "kan_linear_grad_weight",
 ]  # fmt: skip
 

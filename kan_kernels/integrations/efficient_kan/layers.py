@@ -75,7 +75,7 @@ class KANLinear(nn.Module):
         self.grid_size = grid_size = checks.integer("grid_size", grid_size, 1)
         order = checks.integer("spline_order", spline_order, 1, MAX_SPLINE_ORDER)
         self.spline_order = spline_order = order
-        checks.grid_range(grid_range)
+        checks.interval("grid_range", grid_range)
         self.grid_eps = checks.nonnegative("grid_eps", grid_eps, 1.0)
         self.enable_standalone_scale_spline = checks.boolean(
             "enable_standalone_scale_spline", enable_standalone_scale_spline

@@ -154,7 +154,7 @@ class RadialBasisFunction(nn.Module):
         denominator: float | None = None,
     ) -> None:
         super().__init__()
-        checks.grid_range((grid_min, grid_max))
+        checks.interval("grid_range", (grid_min, grid_max))
         least = 2 if denominator is None else 1
         self.num_grids = checks.integer("num_grids", num_grids, least, MAX_FUNCTIONS)
         self.grid_min, self.grid_max = float(grid_min), float(grid_max)

@@ -162,8 +162,10 @@ def load_checkpoint(path: str | os.PathLike[str], *, device: torch.device | str 
             order=order[n] if isinstance(order, list) else order,
         )
         names = ("node_scale", "node_bias", "subnode_scale", "subnode_bias")
-        affine = [tensor(f"{name}_{n}") for name in names]
-        facts.scale, facts.shift = affine_of(products[n], *affine, f"path: layer {n}")
+        scale, bias, sub_scale, sub_bias = (tensor(f"{name}_{n}") for name in names)
+        facts.scale, facts.shift = affine_of(
+            products[n], scale, bias, sub_scale, sub_bias, f"path: layer {n}"
+        )
         if setting("symbolic_enabled"):
             facts.symbolic_mask = tensor(f"symbolic_fun.{n}.mask")
             facts.affine = tensor(f"symbolic_fun.{n}.affine")

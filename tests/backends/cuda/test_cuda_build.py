@@ -94,6 +94,7 @@ def test_the_default_is_what_this_nvcc_knows(tmp_path: Path, version: str, wante
     made = {"-".join(pair) for line in flags for pair in re.findall(r"code=\[(compute|sm)_(\d+)\]", line)}
     expected = {re.sub(r"(\d+)-(\w+)", r"\2-\1", word) for word in wanted.split()}
     assert {name.replace("sm", "real").replace("compute", "virtual") for name in made} == expected
+    assert "-compress" in ninja  # machine code too, not PTX alone
     assert "-Werror" not in ninja  # no warning of a newer compiler breaks an installation
     if version == "12.1":
         target = "CMakeFiles/kan_cuda.dir/csrc/cuda/cost.cu.o"
@@ -173,7 +174,8 @@ def built_by_make(folder: Path, target: str, answer: str, **env: str) -> str:
     """What setup.py is called with by a target of the Makefile, where nvidia-smi gives this answer."""
     tools = folder / "venv" / "bin"
     tools.mkdir(parents=True, exist_ok=True)
-    (folder / "venv" / ".ready").touch()
+    for stamp in (".tools", ".ready"):
+        (folder / "venv" / stamp).touch()
     scripts = {tools / name: TOOL for name in ("python", "ruff", "clang-format", "mypy")}
     scripts[folder / "nvidia-smi"] = CARDS.format(answer=answer)
     for path, text in scripts.items():

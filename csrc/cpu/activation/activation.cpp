@@ -1,0 +1,45 @@
+// One instruction set's kernels for activations. Compiled once per instruction set, as kernels.cpp is.
+#include "activation.h"
+
+#include <cstring>
+
+#include "sorted.h"
+#include "tables.h"
+
+namespace kan {
+namespace KAN_ISA {
+
+void kan_activation(const cpu::ActivationArgs& args, const cpu::Executor& executor) {
+  const Shape shape(args.layer);
+  if (shape.batch == 0 || shape.in == 0 || shape.out == 0) return;
+  if (args.layer.weight_dtype == DType::f64) return sorted_activation<double>(args, shape, executor);
+  if constexpr (Lookup<float>::entries > 0) {
+    if (takes_tables<float>(shape)) {
+      return with_activation_tables<float>(shape, [&](auto order, auto is_short) {
+        table_activation<float, order(), is_short()>(args, shape, executor);
+      });
+    }
+  }
+  sorted_activation<float>(args, shape, executor);
+}
+
+void kan_activation_backward(const cpu::ActivationBackwardArgs& args, const cpu::Executor& executor) {
+  const Shape shape(args.layer);
+  if (shape.in == 0) return;
+  if (shape.out == 0) {  // the gradient of nothing
+    if (args.input) std::memset(args.input, 0, size_t(shape.batch * shape.in * item_size(args.x.dtype)));
+    return;
+  }
+  if (args.layer.weight_dtype == DType::f64) return sorted_activation_backward<double>(args, shape, executor);
+  if constexpr (Lookup<float>::entries > 0) {
+    if (takes_tables<float>(shape)) {
+      return with_activation_tables<float>(shape, [&](auto order, auto is_short) {
+        table_activation_backward<float, order(), is_short()>(args, shape, executor);
+      });
+    }
+  }
+  sorted_activation_backward<float>(args, shape, executor);
+}
+
+}  // namespace KAN_ISA
+}  // namespace kan

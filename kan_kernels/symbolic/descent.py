@@ -1,0 +1,88 @@
+"""Levenberg-Marquardt on a few parameters: for the formulas of a model, and those that `discover` tries."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+SMALL, LARGE = 1e-12, 1e8  # of the damping
+
+System = tuple[Tensor, Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class NotFinite(ValueError):
+    """A sign that derivatives are not finite where the search stands."""
+
+
+def descend(
+    theta: Tensor,
+    best: float,
+    value: Callable[[Tensor], float],
+    system: Callable[[Tensor], System],
+    steps: int,
+    *,
+    floor: float = 0.0,
+    tolerance: float = 0.0,
+) -> tuple[Tensor, float]:
+    """Return the parameters with the least value found, and that value, which is never above `best`.
+
+    Args:
+        theta: (P,) float64, where to start. best: the value there.
+        value: what is minimised; where it is NaN or inf, no step leads.
+        system: parameters -> Gauss and Newton's matrix (P, P) and the negative gradient (P,), of the same
+            multiple of the value. What is not finite there raises NotFinite.
+        steps: at most.
+        floor: a value that is as good as none. tolerance: the share that a step must gain, three times.
+    """
+    damping, idle = 1e-3, 0
+    for _ in range(steps):
+        if best <= floor or idle == 3:
+            break
+        matrix, gradient = system(theta)
+        if not (matrix.isfinite().all() and gradient.isfinite().all()):
+            raise NotFinite
+        scale = matrix.diagonal() + 1e-12 * matrix.diagonal().max()
+        while damping < LARGE:
+            # formulas have parameters that can be traded against each other; the damping chooses among them
+            damped = (matrix + damping * scale.diag()).cpu()  # gelsd, for any rank, runs on the CPU only
+            move = torch.linalg.lstsq(damped, gradient.cpu()[:, None], driver="gelsd").solution[:, 0]
+            trial = theta + move.to(theta.device)
+            found = value(trial)
+            if found < best:  # false for NaN, where a step leaves a domain
+                break
+            damping *= 8
+        else:
+            break
+        idle = idle + 1 if best - found <= tolerance * abs(best) else 0
+        theta, best, damping = trial, found, max(damping / 10, SMALL)
+    return theta, best
+
+
+def finite(value: float) -> float:
+    """Return the value, or inf in place of NaN."""
+    return value if math.isfinite(value) else math.inf
+
+
+def curvature_of(loss: Loss, prediction: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradient (n, out) and the curvature (n, out, out) of a loss by the prediction.
+
+    Each row's curvature is made positive semidefinite, and where a loss has none, as the absolute error, it
+    gets a little: steps are then the gradient's.
+    """
+    p = prediction.detach().requires_grad_()
+    with torch.enable_grad():
+        value = loss(p, y)
+        (gradient,) = torch.autograd.grad(value, p, create_graph=True)
+        columns = []
+        for k in range(p.shape[1]):
+            second = None
+            if gradient.requires_grad:
+                (second,) = torch.autograd.grad(gradient[:, k].sum(), p, retain_graph=True, allow_unused=True)
+            columns.append(torch.zeros_like(p) if second is None else second)
+    gradient, matrix = gradient.detach(), torch.stack(columns, 1)
+    values, vectors = torch.linalg.eigh((matrix + matrix.transpose(1, 2)) / 2)
+    spread = float((p.detach() - p.detach().mean(0)).abs().mean()) + 1e-12
+    least = 1e-3 * float(gradient.abs().mean()) / spread
+    return gradient, (vectors * values.clamp(min=least)[:, None]) @ vectors.transpose(1, 2)

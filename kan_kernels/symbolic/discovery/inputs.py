@@ -1,0 +1,151 @@
+"""What `discover` is given, checked: rows, names, shapes; the split into rows to fit and rows to judge."""
+
+import keyword
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._core import checks
+from ..expressions import _names
+from .joint import Loss, Rows
+from .networks import Data
+from .products import Shape
+
+LEAST_ROWS, FITTED, JUDGED = 12, 2000, 4096
+# What rounding leaves of y, as a share of its size; below the second share a formula is exact.
+_DOUBLE, _SINGLE = (1e-15, 1e-11), (1.0, 16.0)  # in float64; of the eps of other dtypes
+
+
+def names_of(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
+    """Return the names of the inputs, identifiers."""
+    names = _names(names, None, count)
+    for name in names:
+        if not name.isidentifier() or keyword.iskeyword(name):
+            raise ValueError(f"names: got {name!r}, expected identifiers, which formulas can be written with")
+    return tuple(names)
+
+
+def rows_of(x: Any, y: Any, loss: Loss | None) -> tuple[Tensor, Tensor, int, float]:
+    """Return x (n, in) in float64, y as the loss takes it, the number of outputs, the eps of y's dtype."""
+    x, y = _tensor("x", x), _tensor("y", y)
+    if x.dim() == 1:
+        x = x[:, None]
+    if x.dim() != 2 or x.shape[1] == 0:
+        raise ValueError(f"x: got shape {tuple(x.shape)}, expected (samples, inputs)")
+    x = x.double()
+    eps = torch.finfo(y.dtype).eps if y.is_floating_point() else 0.0
+    if len(x) < LEAST_ROWS:
+        raise ValueError(f"x: got {len(x)} samples, expected at least {LEAST_ROWS}")
+    if y.dim() == 0 or len(y) != len(x):
+        raise ValueError(f"y: got shape {tuple(y.shape)}, expected {len(x)} samples like x")
+    for name, value in (("x", x), ("y", y)):
+        if value.is_floating_point() and not value.isfinite().all():
+            row = int((~value.isfinite()).nonzero()[0, 0])
+            raise ValueError(f"{name}: sample {row} is not finite, expected no NaN or inf")
+    flat = (x.amax(0) == x.amin(0)).nonzero().flatten().tolist()
+    if flat:
+        raise ValueError(f"x: column {flat[0]} is constant, expected columns that vary; leave it out")
+    classes = loss is not None and not y.is_floating_point()
+    if classes and y.dim() == 1:
+        if int(y.min()) < 0:
+            raise ValueError(f"y: got the class {int(y.min())}, expected classes >= 0")
+        return x, y.long(), int(y.max()) + 1, eps
+    y = y.double()
+    y = y[:, None] if y.dim() == 1 else y
+    if y.dim() != 2 or y.shape[1] == 0:
+        raise ValueError(f"y: got shape {tuple(y.shape)}, expected (samples,) or (samples, outputs)")
+    if y.shape[1] > len(x) // 4:
+        raise ValueError(f"y: got {y.shape[1]} outputs of {len(x)} samples, expected 4 samples an output")
+    return x, y, y.shape[1], eps
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    if not isinstance(value, Tensor):
+        try:
+            value = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"{name}: got {type(value).__name__}, expected a tensor or an array") from None
+    if value.is_complex() or value.dtype == torch.bool:
+        raise TypeError(f"{name}: got {value.dtype}, expected real numbers")
+    return value.detach().cpu()
+
+
+def split(x: Tensor, y: Tensor, outputs: int, eps: float, loss: Loss | None, seed: int) -> Data:
+    """Return the data of a search: three of four rows are fitted, others judge, in the seed's order."""
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    judged = min(len(x) // 4, JUDGED)
+    valid, fitted = order[:judged], order[judged : judged + FITTED]
+    squared = loss is None
+    floor, exact, rounding = 0.0, 0.0, 1e-9
+    if squared:
+        spread, size = float((y - y.mean(0)).square().mean().sqrt()), float(y.square().mean().sqrt())
+        if eps < 1e-12:
+            least, most = _DOUBLE
+            size = max(spread, 1e-2 * size)
+        else:
+            least, most = (share * eps for share in _SINGLE)
+            rounding = 8 * eps
+        floor, exact = (least * size) ** 2, most * size
+    train, check = (Rows(x[part], y[part], loss, floor, rounding) for part in (fitted, valid))
+    low, high = train.x.amin(0), train.x.amax(0)
+    half = torch.where(high > low, (high - low) / 2, torch.ones_like(low))
+    mean, scale = torch.zeros(outputs).double(), torch.ones(outputs).double()
+    if squared:
+        mean, deviation = train.y.mean(0), train.y.std(0, correction=0)
+        scale = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+    elif loss is not None:
+        check_loss(loss, train.y, outputs)
+    return Data(train, check, (low + high) / 2, half, mean, scale, outputs, exact)
+
+
+def check_loss(loss: Loss, y: Tensor, outputs: int) -> None:
+    """Raise what is wrong with a loss, before anything is trained."""
+    prediction = torch.zeros(len(y), outputs, dtype=torch.float64, requires_grad=True)
+    value = loss(prediction, y)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"loss: got {what}, expected a function that returns a tensor of one number")
+    if not value.requires_grad:
+        raise ValueError("loss: its value has no gradient by the prediction, expected one")
+    if not bool(value.isfinite()):
+        raise ValueError("loss: is not finite where all predictions are 0")
+
+
+def shapes_of(shapes: object, inputs: int, outputs: int) -> list[Shape]:
+    """Return the shapes of a search, the simplest first."""
+    if isinstance(shapes, str):
+        if shapes != "auto":
+            raise ValueError(f'shapes: got {shapes!r}, expected "auto" or a list of widths')
+        found = [Shape((inputs, outputs))]
+        for sums, products in ((1, 0), (0, 1), (1, 1), (2, 0), (0, 2), (1, 2), (3, 0), (5, 0)):
+            found.append(Shape((inputs, sums, outputs), products))
+        return found
+    if not isinstance(shapes, Iterable):
+        raise TypeError(f'shapes: got {shapes!r}, expected "auto" or a list of widths')
+    found = [_shape(widths, inputs, outputs) for widths in shapes]
+    if not found:
+        raise ValueError("shapes: got none, expected at least one list of widths")
+    return found
+
+
+def _shape(widths: Any, inputs: int, outputs: int) -> Shape:
+    expected = f"widths such as [{inputs}, 2, {outputs}], or with (sums, products) in place of 2"
+    if isinstance(widths, str) or not isinstance(widths, Sequence) or len(widths) < 2:
+        raise TypeError(f"shapes: got {widths!r}, expected {expected}")
+    products, plain = 0, []
+    for n, width in enumerate(widths):
+        if isinstance(width, Sequence) and not isinstance(width, str):
+            if n != 1 or len(widths) != 3 or len(width) != 2:
+                raise ValueError(f"shapes: got {widths!r}, expected products in the one hidden layer only")
+            products = checks.integer("shapes: products", width[1], 0)
+            width = checks.integer("shapes: sums", width[0], 0)
+            if width + products == 0:
+                raise ValueError(f"shapes: got {widths!r}, expected at least one node")
+            plain.append(width)
+        else:
+            plain.append(checks.integer("shapes: width", width, 1))
+    if (plain[0], plain[-1]) != (inputs, outputs):
+        raise ValueError(f"shapes: got {widths!r}, expected {expected}")
+    return Shape(tuple(plain), products)

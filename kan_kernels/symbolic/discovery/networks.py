@@ -1,0 +1,109 @@
+"""The spline networks of `discover`: data in their units, a training from coarse to fine, a pruned copy."""
+
+import copy
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ... import grids
+from ...training import fit
+from .joint import Rows
+from .products import Network, Shape, network, parts
+
+COARSE, FINE = (5, 8), ((10, 12), (20, 16))  # cells and LBFGS steps
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data of a search: rows to fit and rows to judge by, and the units in which networks see them.
+
+    Attributes:
+        train, valid: see `Rows`.
+        center, half: (inputs,), that map the training rows to [-1, 1].
+        mean, scale: (out,), of y; 0 and 1 beside a loss of the user's.
+        outputs: how many numbers a prediction has.
+        exact: a root mean square error below that is rounding, and the formula exact.
+    """
+
+    train: Rows
+    valid: Rows
+    center: Tensor
+    half: Tensor
+    mean: Tensor
+    scale: Tensor
+    outputs: int
+    exact: float
+
+    def units(self, x: Tensor) -> Tensor:
+        """Map rows to what the networks see."""
+        return (x - self.center) / self.half
+
+    def target(self, rows: Rows) -> Tensor:
+        """Return y in the units of the networks."""
+        return rows.y if rows.loss is not None else (rows.y - self.mean) / self.scale
+
+    def loss(self, model: nn.Module, rows: Rows) -> float:
+        """Return the loss of a network on rows, in y's own units."""
+        with torch.no_grad():
+            prediction = model(self.units(rows.x))
+        return rows.of(prediction if rows.loss is not None else prediction * self.scale + self.mean)
+
+
+@dataclass
+class Trained:
+    """A network with the seed it came from and its losses."""
+
+    model: Network
+    seed: int
+    train: float
+    valid: float
+
+
+def coarse(data: Data, shape: Shape, seed: int) -> Trained:
+    """Return a network on a coarse grid, after a few steps."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = network(shape, COARSE[0])
+    if data.train.loss is not None:
+        model.layers[-1].bias = nn.Parameter(torch.zeros(data.outputs, dtype=torch.float64))
+    train(data, model, COARSE[1])
+    return judged(data, model, seed)
+
+
+def fine(data: Data, start: Trained) -> Trained:
+    """Return a copy, trained further on finer and finer grids while that helps on the rows to judge by."""
+    best, model = start, start.model
+    cells = len(data.train.x) // 8
+    for size, steps in FINE:
+        model = copy.deepcopy(model)
+        for layer, x in parts(model, data.units(data.train.x)):
+            if min(size, cells) > layer.grid_size:
+                grids.refine(layer, min(size, cells), x)
+        train(data, model, steps)
+        new = judged(data, model, start.seed)
+        if not new.valid < best.valid:
+            break
+        best = new
+    return best
+
+
+def train(data: Data, model: Network, steps: int) -> None:
+    """Take steps of LBFGS, with the knots where the data are."""
+    x = data.units(data.train.x)
+    for layer, inputs in parts(model, x):
+        grids.update_grid(layer, inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one that diverges is put back, and judged as it is
+        history = fit(
+            model, (x, data.target(data.train)), steps=steps, loss=data.train.loss, progress=False,
+            evaluate_every=steps,
+        )  # fmt: skip
+    if history.stopped == "interrupted":  # which ends that training alone
+        raise KeyboardInterrupt
+
+
+def judged(data: Data, model: Network, seed: int) -> Trained:
+    """Return the network with its losses."""
+    return Trained(model, seed, data.loss(model, data.train), data.loss(model, data.valid))

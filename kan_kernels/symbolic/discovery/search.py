@@ -1,0 +1,260 @@
+"""`discover`: the search as a whole, its budget, its checkpoint."""
+
+import hashlib
+import math
+import os
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._core import checks
+from ...nn import function_library as library
+from ...training.loop import _bar
+from . import inputs, laws, networks, reading
+from .joint import Loss
+from .laws import Law, Pool, short
+from .networks import Data, Trained
+from .products import Shape
+from .result import Discovery
+
+FORMAT = 1
+READ = 3  # networks of a shape that are trained to the end and read, the best of all seeds
+
+
+def discover(
+    x: Any,
+    y: Any,
+    names: Sequence[str] | None = None,
+    *,
+    budget: float = 60,
+    work: int | None = None,
+    seeds: Iterable[int] = range(8),
+    shapes: Any = "auto",
+    loss: Loss | None = None,
+    functions: Iterable[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: bool | None = None,
+) -> Discovery:
+    """Find a formula of the data: train KANs, read their edges, fit all constants together.
+
+    Of each shape, from the simplest on, a network is trained coarsely for every seed; the three best are
+    trained to the end and read, the best of later shapes before the third of earlier ones. The functions
+    are those with which the whole formula has the least error, after all constants were fitted together;
+    terms go, and constants become plain numbers, where that does not hurt on rows that were not fitted. The
+    search ends early at a formula that leaves nothing but rounding.
+
+    What is found depends on the data, the seeds and the options. Time only decides after how much work the
+    search ends: the same `work` gives the same result on any clock.
+
+    Args:
+        x: (n, in) or (n,), a tensor or an array, no column constant.
+        y: (n, out) or (n,); integer classes beside a loss that takes them.
+        names: of the inputs, identifiers; x_1, x_2, ... by default.
+        budget: seconds. The training or fit that is running is finished.
+        work: trainings and fits, in place of the budget.
+        seeds: of the networks; the first also decides which rows are fitted (three of four, at most 2000) and
+            which judge (at most 4096).
+        shapes: "auto", or widths such as [2, 1, 1], or [2, (1, 2), 1] with one sum and two products of sums.
+        loss: of (prediction, y), a scalar, a mean over rows; None for the mean squared error. A
+            prediction is (n, out) in float64, where classes are given (n, classes).
+        functions: names from the library that edges may become; None: all.
+        checkpoint: a file that is written after every network; resume continues from it, if it is there.
+        resume: whether to.
+        progress: a progress bar with the best formula so far (needs tqdm); None shows one on a terminal.
+
+    Returns:
+        The result: a front of formulas, the best, its model. KeyboardInterrupt ends the search with what is
+        found.
+
+    Raises:
+        ImportError: sympy is missing. ModuleNotFoundError: progress=True without tqdm.
+        TypeError, ValueError: naming the argument, before anything is trained.
+
+    Example:
+        >>> x = torch.rand(200, 2, dtype=torch.float64)
+        >>> options = {"functions": ["x", "x^2", "exp"], "seeds": range(3), "budget": 600}
+        >>> found = symbolic.discover(x, (x[:, 0] ** 2 + x[:, 1]).exp(), names=["a", "b"], **options)
+        >>> found.formula, found.best.exact
+        (exp(a**2 + b), True)
+    """
+    checks.nonnegative("budget", budget)
+    work = None if work is None else checks.integer("work", work, 0)
+    if isinstance(seeds, (str, int)) or not isinstance(seeds, Iterable):
+        raise TypeError(f"seeds: got {seeds!r}, expected several integers")
+    seeds = [checks.integer("seeds: seed", seed, 0) for seed in seeds]
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds: got {seeds!r}, expected different integers, at least one")
+    if loss is not None and not callable(loss):
+        raise TypeError(f"loss: got {loss!r}, expected a function of (prediction, y)")
+    rows, target, outputs, eps = inputs.rows_of(x, y, loss)
+    known = inputs.names_of(names, rows.shape[1])
+    wanted = inputs.shapes_of(shapes, rows.shape[1], outputs)
+    candidates = library.resolve(functions)
+    resume = checks.boolean("resume", resume)
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is not None and not path.parent.is_dir():
+        raise ValueError(f"checkpoint: there is no folder {str(path.parent)!r}")
+    if resume and path is None:
+        raise ValueError("resume: got True without checkpoint, expected the file to resume from")
+    open_bar = _bar(None if progress is None else checks.boolean("progress", progress))
+    data = inputs.split(rows, target, outputs, eps, loss, seeds[0])
+    identity = _identity(rows, target, known, seeds, wanted, candidates, loss)
+    with open_bar(total=None) as bar:
+        run = Search(data, known, seeds, wanted, candidates, budget, work, bar)
+        if resume and path is not None and path.exists():
+            run.load(path, identity)
+        return run.all(path, identity)
+
+
+def _identity(rows: Tensor, target: Tensor, names, seeds, shapes, functions, loss: Loss | None) -> str:
+    """Return a digest of what a search depends on, the loss by its name."""
+    parts = (names, seeds, [str(s) for s in shapes], [f.name for f in functions])
+    digest = hashlib.sha256(repr((*parts, getattr(loss, "__qualname__", repr(type(loss))))).encode())
+    digest.update(rows.numpy().tobytes())
+    digest.update(target.numpy().tobytes())
+    return digest.hexdigest()
+
+
+class _Spent(Exception):
+    """A sign that the budget or the work that was asked for is done."""
+
+
+class Search:
+    """A search under way."""
+
+    def __init__(
+        self, data: Data, names: tuple[str, ...], seeds: list[int], shapes: list[Shape],
+        functions: list[library.Function], budget: float, work: int | None, bar: Any,
+    ) -> None:  # fmt: skip
+        squared = data.train.loss is None
+        self.pool = Pool(data.exact if squared else -math.inf)
+        self.data, self.seeds, self.shapes, self.bar = data, seeds, shapes, bar
+        self.limit = work
+        self.start = time.monotonic()
+        self.deadline = self.start + budget
+        self.before = 0.0  # seconds of the searches that this one continues
+        self.work = self.stage = self.networks = 0
+        self.shown = ""
+        self.least = math.inf  # loss of the networks read
+        self.started: dict[int, list[Trained]] = {}
+        # the best network of the first three shapes comes before the second best of the first, and so on
+        places = [(n, r) for n, shape in enumerate(shapes) for r in range(min(READ, len(self._seeds(shape))))]
+        self.order = sorted(places, key=lambda place: (place[0] + 2 * place[1], place[0]))
+        self.reader = reading.Reader(data, self.pool, functions, names, self.tick)
+
+    def tick(self) -> None:
+        """Count a training or a fit; end the search where the budget is spent."""
+        self.work += 1
+        if self.bar is not None:
+            self.bar.update()
+            if self.pool.laws:
+                best = self.pool.best()
+                text = f"{best.loss:.1e}  {', '.join(short(e) for e in best.expressions)}"
+                if text != self.shown:
+                    self.bar.set_description_str(text[:100], refresh=False)
+                    self.shown = text
+        if self.limit is None:
+            if time.monotonic() >= self.deadline:
+                raise _Spent
+        elif self.work >= self.limit:
+            raise _Spent
+
+    def all(self, path: Path | None, identity: str) -> Discovery:
+        """Read the networks that are left, and return what was found."""
+        stopped = "searched"
+        try:
+            if self.stage == 0:
+                self._without_networks()
+            for number, rank in self.order[self.stage :]:
+                if self.pool.best().exact:
+                    break
+                self._read(number, rank)
+                self.stage += 1
+                if path is not None:
+                    self.save(path, identity)
+            if self.pool.best().exact:
+                stopped = "exact"
+            self.reader.plainer(self.pool.best())
+        except _Spent:
+            if stopped != "exact":
+                stopped = "budget" if self.limit is None else "work"
+        except KeyboardInterrupt:
+            stopped = "interrupted"
+            if not self.pool.laws:
+                self._constant()
+        seconds = time.monotonic() - self.start + self.before
+        front = self.pool.front()
+        for law in front:
+            if law.network is None and self.networks:
+                law.network = laws.rms(self.least) if law.squared else self.least
+        return Discovery(tuple(front), self.pool.best(), stopped, self.work, seconds, self.networks)
+
+    def _constant(self) -> None:
+        values = self.data.mean if self.data.train.loss is None else torch.zeros(self.data.outputs)
+        form, theta = reading.constant(self.data.outputs, self.data.train.x.shape[1], values)
+        theta, _ = self.data.train.fit(form, theta, form.free(), 30, 1e-12)
+        self.reader.keep(form, theta, None, "constant")  # something is there before time can run out
+
+    def _without_networks(self) -> None:
+        self._constant()
+        self.tick()
+        law = self.pool.best()
+        self.reader.plain(law.form, law.theta, None, "constant")
+        form, theta = reading.linear(self.data)
+        if "x" in self.reader.allowed:
+            self.reader.add(form, theta, None, "linear")
+
+    def _read(self, number: int, rank: int) -> None:
+        """Train the network of a shape that comes at this rank among all seeds to the end, and read it."""
+        shape = self.shapes[number]
+        if number not in self.started:
+            started = []
+            for seed in self._seeds(shape):
+                started.append(networks.coarse(self.data, shape, seed))
+                self.tick()
+            started.sort(key=lambda network: (network.valid != network.valid, network.valid))
+            self.started[number] = started
+        trained = networks.fine(self.data, self.started[number][rank])
+        self.least = min(self.least, trained.valid)
+        self.tick()
+        self.networks += 1
+        self.reader.read(trained, str(shape))
+
+    def _seeds(self, shape: Shape) -> list[int]:
+        return self.seeds if len(shape.widths) > 2 else self.seeds[:1]  # one layer is nearly convex
+
+    def save(self, path: Path, identity: str) -> None:
+        """Write a checkpoint: plain data and tensors, replaced in one go."""
+        state = {
+            "format": FORMAT, "identity": identity, "stage": self.stage, "work": self.work,
+            "networks": self.networks, "least": self.least,
+            "seconds": time.monotonic() - self.start + self.before,
+            "laws": [law.state() for law in self.pool.laws.values()],
+        }  # fmt: skip
+        part = path.with_name(path.name + ".part")
+        torch.save(state, part)
+        os.replace(part, path)
+
+    def load(self, path: Path, identity: str) -> None:
+        """Continue from a checkpoint.
+
+        Raises:
+            ValueError: it is none, or of another search.
+        """
+        try:
+            state = torch.load(path, weights_only=True)
+        except Exception as error:
+            raise ValueError(f"checkpoint: {str(path)!r} is no file of discover's: {error}") from error
+        if not isinstance(state, dict) or state.get("format") != FORMAT or "laws" not in state:
+            raise ValueError(f"checkpoint: {str(path)!r} is no file of discover's")
+        if state["identity"] != identity:
+            raise ValueError(f"checkpoint: {str(path)!r} is of other data, names, seeds, shapes or options")
+        self.stage, self.work = state["stage"], state["work"]
+        self.networks, self.before, self.least = state["networks"], state["seconds"], state["least"]
+        for law in map(Law.from_state, state["laws"]):
+            self.pool.laws[law.skeleton()] = law

@@ -1,0 +1,141 @@
+"""LBFGS on an objective that is scaled up as it shrinks, so that it goes on to rounding error."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import lbfgs
+
+Step = Callable[[Callable[[], Tensor]], Any]
+Evaluate = Callable[[], tuple[Tensor, Callable[[float], Any]]]
+
+
+class LBFGS(lbfgs.LBFGS):
+    """The LBFGS of `fit`: torch.optim.LBFGS with strong Wolfe, on an objective that is kept at 1.
+
+    torch's ignores curvature y.s below 1e-10, and so stalls where the loss is that small: at a mean squared
+    error of 1e-12 or so. Here the loss is scaled up to 1 before the method sees it, again after every step,
+    which changes nothing else: the method does not depend on the scale. Where its memory leads nowhere it
+    starts anew, and the line search backs off from NaN. The closure returns the plain loss, and `grad` holds
+    the plain gradient; the two tolerances are relative to the loss. Build another one when parameters are
+    replaced (`grids.refine`) or get another meaning (`grids.update_grid`).
+
+    Args:
+        params: real tensors, as for any optimizer of torch; one group.
+        lr, max_iter, max_eval, tolerance_grad, tolerance_change, history_size: as for torch.optim.LBFGS.
+        line_search_fn: "strong_wolfe", the only one.
+
+    Raises:
+        TypeError: a parameter is complex, or `params` are none of torch's.
+        ValueError: an option that torch refuses; line_search_fn is not "strong_wolfe".
+
+    Example:
+        >>> x = torch.linspace(-1, 1, 32, dtype=torch.float64)[:, None]
+        >>> model = KAN([1, 1], dtype=torch.float64)
+        >>> optimizer = LBFGS(model.parameters())
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = (model(x) - x**2).square().mean()
+        ...     loss.backward()
+        ...     return loss
+        >>> losses = [float(optimizer.step(closure)) for _ in range(3)]
+        >>> losses[-1] < losses[0]
+        True
+    """
+
+    _scale = 1.0
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
+        """Take up to `max_iter` iterations and `max_eval` + 1 evaluations. Return the loss before them.
+
+        Args:
+            closure: clears the gradients, computes the loss, a tensor of one number, and its gradients, and
+                returns the loss.
+
+        Raises:
+            TypeError, ValueError: the closure returned something else.
+        """
+        first: list[Tensor] = []
+
+        def evaluate() -> tuple[Tensor, Callable[[float], None]]:
+            loss = closure()  # with gradients: that of the class above has seen to it
+            if not isinstance(loss, Tensor):
+                raise TypeError(f"closure: returned {type(loss).__name__}, expected the loss as a tensor")
+            if loss.numel() != 1:
+                raise ValueError(f"closure: returned shape {tuple(loss.shape)}, expected one number")
+            first.append(loss)
+            return loss.detach(), self._set_scale
+
+        state = self.state[self._params[0]]
+        scale = rescaled_step(super().step, evaluate, state.get("scale"), lambda: self.state[self._params[0]])
+        if scale is None:
+            self.state.clear()
+        else:
+            self.state[self._params[0]]["scale"] = scale
+        return first[0]
+
+    def _set_scale(self, scale: float) -> None:
+        self._scale = scale
+
+    def _gradient(self) -> Tensor:
+        gradient = super()._gradient()
+        return gradient if self._scale == 1.0 else gradient * self._scale
+
+
+def rescaled_step(
+    step: Step, evaluate: Evaluate, scale: float | None, memory: Callable[[], dict[str, Any]]
+) -> float | None:
+    """Take a step of LBFGS on `scale` times an objective, and return the scale to go on with.
+
+    Args:
+        step: of an optimizer of torch's kind, which takes a closure.
+        evaluate: returns the objective, and what adds so many times its gradient.
+        scale: None, before the first step, lifts the objective to 1.
+        memory: returns the state of the optimizer, which is rescaled.
+
+    Returns:
+        None where the direction led nowhere: the memory is of no use then.
+    """
+    latest, calls = torch.tensor(1.0), 0
+
+    def closure() -> Tensor:
+        nonlocal latest, calls, scale
+        calls += 1
+        value, backward = evaluate()
+        if scale is None:
+            scale = _to_one(value)
+        backward(scale)
+        latest = value if scale == 1.0 else value * scale
+        return latest.nan_to_num(torch.inf, torch.inf)  # a line search backs off from inf only
+
+    step(closure)
+    if calls <= 2 or scale is None:
+        return None
+    factor = _to_one(latest)
+    _rescale(memory(), factor)
+    return scale * factor
+
+
+def _rescale(memory: dict[str, Any], factor: float) -> None:
+    """Go on as if the objective had always been `factor` times larger.
+
+    Of what LBFGS stores, y and the gradient grow with the objective, 1/(y.s) and the diagonal of the inverse
+    Hessian shrink, and steps and directions stay.
+    """
+    for name in ("old_dirs", "prev_flat_grad", "prev_loss"):
+        memory[name] = _times(memory[name], factor)
+    for name in ("ro", "H_diag"):
+        memory[name] = _times(memory[name], 1.0 / factor)
+
+
+def _to_one(objective: Tensor) -> float:
+    """Return the factor that lifts it to 1, if it is smaller."""
+    value = abs(float(objective))
+    return 1.0 / value if 0 < value < 1 else 1.0
+
+
+def _times(value: Any, factor: float) -> Any:
+    return [v * factor for v in value] if isinstance(value, list) else value * factor

@@ -1,0 +1,244 @@
+"""discover: laws from data, what it says of those it cannot trust, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kan_kernels import symbolic
+from kan_kernels.symbolic.descent import curvature_of
+from kan_kernels.symbolic.discovery import constants, present
+from kan_kernels.symbolic.discovery.form import Form, Term, evaluate
+from kan_kernels.symbolic.discovery.joint import inside, settled
+from kan_kernels.symbolic.discovery.simplify import cleaned
+
+sympy = pytest.importorskip("sympy")
+
+PRODUCT = Form(
+    2,
+    (
+        (((Term(0, "sin"), Term(1, "x^2")),), ((Term(0, "x"),), (Term(0, "exp"), Term(1, "tanh")))),
+        (((Term(0, "exp"), Term(1, "x")),), ((Term(0, "x"),),)),
+    ),
+)
+
+
+def points(count: int = 200, inputs: int = 2, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, inputs, generator=generator, dtype=torch.float64) * 2 - 1
+
+
+def constants_of(form: Form, seed: int = 0) -> Tensor:
+    return torch.randn(form.size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_derivatives_of_a_form() -> None:
+    """By every constant, with products and nodes that two terms read, against differences."""
+    x, theta = points(20), constants_of(PRODUCT)
+    every = torch.ones(PRODUCT.size, dtype=torch.bool)
+    value, slope = evaluate(PRODUCT, theta, x, every)
+    assert value.shape == (20, 2) and slope.shape == (20, 2, PRODUCT.size)
+    for n in range(PRODUCT.size):
+        step = torch.zeros_like(theta)
+        step[n] = 1e-6
+        high, low = (evaluate(PRODUCT, theta + s * step, x)[0] for s in (1, -1))
+        torch.testing.assert_close(slope[:, :, n], (high - low) / 2e-6, rtol=1e-6, atol=1e-6)
+    some = every.clone()
+    some[::3] = False
+    assert torch.equal(evaluate(PRODUCT, theta, x, some)[1], slope[:, :, some])
+
+
+def test_a_form_three_times() -> None:
+    """As a form, as a KAN and as sympy expressions: the same numbers."""
+    x, theta = points(20), constants_of(PRODUCT)
+    value = evaluate(PRODUCT, theta, x)[0]
+    with torch.no_grad():
+        torch.testing.assert_close(present.model_of(PRODUCT, theta)(x), value, rtol=1e-12, atol=1e-12)
+    expressions = present.expressions(PRODUCT, theta, ["a", "b"])
+    function = sympy.lambdify(sympy.symbols("a b"), expressions, "numpy")
+    torch.testing.assert_close(torch.stack([torch.as_tensor(v) for v in function(*x.T.numpy())], 1), value)
+
+
+def test_rewritings_change_no_value() -> None:
+    """Gauges, phases, settled scales, terms and nodes that are cleaned away."""
+    x = points(20)
+    form = Form(2, ((((Term(0, "sin"), Term(1, "x^2")),), ((Term(1, "x"),), (Term(0, "exp"),))),
+                    (((Term(0, "log"), Term(1, "x")),),)))  # fmt: skip
+    theta = inside(form, constants_of(form, 1), x)
+    value = evaluate(form, theta, x)[0]
+    assert value.isfinite().all()
+    found = list(constants.gauges(form))
+    assert len(found) == 3
+    for gauge in found:
+        torch.testing.assert_close(evaluate(form, gauge.apply(theta, 1.7), x)[0], value)
+    torch.testing.assert_close(evaluate(form, settled(form, theta), x)[0], value)
+    theta[1:3] = torch.tensor([2.0, 5.0])  # a phase of more than one period
+    theta = inside(form, theta, x)
+    value = evaluate(form, theta, x)[0]
+    turned = constants.turned(form, theta)
+    assert abs(float(turned[2])) <= math.pi / 2
+    torch.testing.assert_close(evaluate(form, turned, x)[0], value)
+    slots = [slot for slot in PRODUCT.slots() if slot.term >= 0]
+    for slot in slots:
+        theta = constants_of(PRODUCT)
+        theta[slot.at + 2] = 0.0
+        smaller, left = cleaned(PRODUCT, theta)
+        assert smaller.size < PRODUCT.size
+        torch.testing.assert_close(evaluate(smaller, left, x)[0], evaluate(PRODUCT, theta, x)[0])
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "expected"),
+    [(3.1416, 1e-3, "pi"), (1.5708, 1e-4, "pi/2"), (0.3334, 1e-3, "1/3"), (2.02, 0.05, "2"),
+     (1e-5, 1e-4, "0"), (0.7421, 1e-3, None), (2.2, 1.0, None),
+     (-0.5, 1e-6, "-1/2"), (137.0, 1e-9, "137"), (0.49, 0.2, None)],
+)  # fmt: skip
+def test_plain_numbers(value: float, error: float, expected: str | None) -> None:
+    """A number within the error, unless the error is so large that any number would have one."""
+    found = constants.plain(value, error)
+    assert (None if found is None else str(present.number(found.value, sympy))) == expected
+
+
+def test_curvature_of_losses() -> None:
+    """Of cross entropy the Hessian by the logits, of an absolute error a little, and never a negative one."""
+    p = torch.randn(7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    gradient, matrix = curvature_of(torch.nn.functional.cross_entropy, p, y)
+    s = p.softmax(1)
+    want = (torch.diag_embed(s) - s[:, :, None] * s[:, None]) / 7
+    torch.testing.assert_close(gradient, (s - torch.nn.functional.one_hot(y)) / 7)
+    torch.testing.assert_close(matrix, want, rtol=1e-2, atol=1e-3)
+    assert torch.linalg.eigvalsh(matrix).min() > 0
+    _, matrix = curvature_of(torch.nn.functional.l1_loss, p, torch.zeros_like(p))
+    assert torch.linalg.eigvalsh(matrix).min() > 0
+
+
+def test_finds_a_law(tmp_path: Path) -> None:
+    """Exactly, the same again for the same work, from a checkpoint too; the front, the table, the picture."""
+    x = points(300)
+    y = (torch.sin(2 * x[:, 0]) + x[:, 1] ** 2).exp()
+    options: dict[str, Any] = {
+        "names": ["a", "b"],
+        "functions": ["x", "x^2", "sin", "exp"],
+        "seeds": range(4),
+    }
+    path = tmp_path / "search.pt"
+    found = symbolic.discover(x.numpy(), y.numpy(), **options, budget=1e6, checkpoint=path)
+    a, b = sympy.symbols("a b")
+    assert found.stopped == "exact" and found.best.exact and not found.best.worse_than_network
+    assert sympy.simplify(found.formula - sympy.exp(sympy.sin(2 * a) + b**2)) == 0
+    new = points(100, seed=1)
+    with torch.no_grad():
+        error = found.model(new)[:, 0] - (torch.sin(2 * new[:, 0]) + new[:, 1] ** 2).exp()
+    assert error.abs().max() < 1e-12
+    losses = [law.loss for law in found.front]
+    assert losses == sorted(losses, reverse=True) and len(found.front) > 1
+    assert "exp(b**2 + sin(2*a))" in str(found) and "an exact formula was found" in str(found)
+    again = symbolic.discover(x, y, **options, work=found.work)
+    assert [law.formula for law in again.front] == [law.formula for law in found.front]
+    assert [law.loss for law in again.front] == losses
+    short = symbolic.discover(x, y, **options, work=6)
+    assert short.stopped == "work" and short.work == 6
+    resumed = symbolic.discover(x, y, **options, work=found.work, checkpoint=path, resume=True)
+    assert resumed.formula == found.formula
+    with pytest.raises(ValueError, match=r"checkpoint: .* is of other data"):
+        symbolic.discover(x, y + 1, **options, checkpoint=path, resume=True)
+    pytest.importorskip("matplotlib")
+    assert found.plot().axes[0].get_yscale() == "log"
+
+
+def test_says_what_it_could_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No time: a constant, and that no network was read. Lines alone: worse than the network, and marked.
+    Ctrl-C: what was found until then.
+    """
+    x = points(200)
+    y = (3 * x[:, 0] * x[:, 1]).sin()
+    found = symbolic.discover(x, y, budget=0)
+    assert found.stopped == "budget" and found.networks == 0 and "no spline network was read" in str(found)
+    options: dict[str, Any] = {"functions": ["x"], "shapes": [[2, 2, 1]], "seeds": [0], "budget": 1e6}
+    found = symbolic.discover(x, x[:, 0] ** 2 + x[:, 1], **options)
+    worse = [law for law in found.front if law.worse_than_network]
+    assert worse and not found.best.exact and found.best.loss > 0.1 and "! " in str(found)
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kan_kernels.symbolic.discovery.networks.coarse", interrupt)
+    found = symbolic.discover(x, 2 * x[:, 0] + y, **options)
+    assert found.stopped == "interrupted" and found.best.shape == "linear"
+
+
+def test_single_precision() -> None:
+    """What float32 leaves of y is rounding too: plain constants, and the formula is exact."""
+    x = torch.linspace(-1, 1, 60)
+    found = symbolic.discover(x, 3 * x + 1, names=["t"], budget=1e6)
+    assert str(found.formula) == "3*t + 1" and found.best.exact
+    noisy = 3 * x + 1 + 1e-4 * torch.randn(60)
+    found = symbolic.discover(x, noisy, shapes=[[1, 1]], functions=["x"], work=60)
+    assert not found.best.exact
+
+
+def test_classes() -> None:
+    """Under cross entropy: the border between two classes."""
+    x = points(400)
+    label = (x[:, 0] ** 2 + x[:, 1] > 0.3).long()
+    found = symbolic.discover(
+        x, label, loss=torch.nn.functional.cross_entropy, shapes=[[2, 2]], functions=["x", "x^2"], seeds=[0],
+        budget=1e6,
+    )  # fmt: skip
+    with torch.no_grad():
+        accuracy = (found.model(x).argmax(1) == label).double().mean()
+    assert len(found.formula) == 2 and accuracy > 0.97
+
+
+X, ONES = points(40), torch.ones(40)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda: symbolic.discover(X, X[:, 0] * math.nan), ValueError, "y: sample 0 is not finite"),
+        (lambda: symbolic.discover(X * ONES[0] / 0, X[:, 0]), ValueError, "x: sample 0 is not finite"),
+        (lambda: symbolic.discover(X * 0, X[:, 0]), ValueError, "x: column 0 is constant"),
+        (lambda: symbolic.discover(X[:1], X[:1, 0]), ValueError, "x: got 1 samples"),
+        (lambda: symbolic.discover(X, X.repeat(1, 10)), ValueError, "y: got 20 outputs of 40 samples"),
+        (lambda: symbolic.discover(X, X[:9, 0]), ValueError, "y: got shape"),
+        (lambda: symbolic.discover(X, X[:, 0], ["a", "2 b"]), ValueError, "names: got '2 b'"),
+        (lambda: symbolic.discover(X, X[:, 0], ["a"]), ValueError, "names: got"),
+        (lambda: symbolic.discover(X, X[:, 0], loss=lambda p, y: p), ValueError, "loss: got shape"),
+        (lambda: symbolic.discover(X, X[:, 0], loss=lambda p, y: 0 * y.sum()), ValueError, "loss: its value"),
+        (lambda: symbolic.discover(X, X[:, 0], seeds=[]), ValueError, "seeds: got"),
+        (lambda: symbolic.discover(X, X[:, 0], seeds=3), TypeError, "seeds: got 3"),
+        (lambda: symbolic.discover(X, X[:, 0], shapes=[[3, 1]]), ValueError, "shapes: got"),
+        (lambda: symbolic.discover(X, X[:, 0], shapes=[[2, (0, 0), 1]]), ValueError, "at least one node"),
+        (lambda: symbolic.discover(X, X[:, 0], shapes="all"), ValueError, "shapes: got 'all'"),
+        (lambda: symbolic.discover(X, X[:, 0], functions=["sinus"]), ValueError, "sinus"),
+        (lambda: symbolic.discover(X, X[:, 0], budget=-1), ValueError, "budget: got -1"),
+        (lambda: symbolic.discover(X, X[:, 0], resume=True), ValueError, "resume: got True without"),
+    ],
+)  # fmt: skip
+def test_refusals(call: Any, error: type[Exception], match: str) -> None:
+    """Named errors, before anything is trained."""
+    with pytest.raises(error, match=match):
+        call()
+
+
+@pytest.mark.long
+def test_seven_laws() -> None:
+    """Each from one draw of the data, as benchmarks.laws does for ten; and a product under noise."""
+    from benchmarks import laws
+
+    for law in laws.LAWS:
+        run = laws.run(law, 100)
+        assert run["found"], run
+    x = points(1000, 6)
+    y = x[:, 0] ** 2 + torch.sin(math.pi * x[:, 1]) + x[:, 2] * x[:, 3]
+    y += 0.02 * y.std() * torch.randn(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = symbolic.discover(x, y, list("abcdef"), budget=1e6, shapes=[[6, (1, 1), 1]])
+    a, b, c, d = sympy.symbols("a b c d")
+    assert sympy.simplify(found.formula - (a**2 + sympy.sin(sympy.pi * b) + c * d)) == 0
