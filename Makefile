@@ -102,7 +102,7 @@ $(SITE)/.ready: pyproject.toml
 	@touch $@
 
 docs: $(SITE)/.ready
-	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/python -m mkdocs build --quiet --strict --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/python -m mkdocs build --strict --site-dir build/site
 
 sanitize: $(VENV)/.tools
 	$(BIN)/python tests/sanitize/run.py 100

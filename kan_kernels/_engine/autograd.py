@@ -23,11 +23,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .._core import fakes
 from .._core.function import Function, map_rows, map_stack, recording, transforming
 from .._core.library import map_op
 from .._core.problem import Spec
-from ..backends import BACKENDS, native, reference
+from ..backends import reference
 
 Some = Tensor | None
 
@@ -389,39 +388,3 @@ class Backward(Contraction):
         x, _, _, g, grid = ctx.saved_tensors
         t_t = _input_tangent(ctx.saved_tensors, ctx.spec.raised(), x_t, weight_t, base_t, g_t)
         return t_t, *_weight_tangent((x, None, g, grid), ctx.spec, x_t, None, g_t)
-
-
-def _register(namespace: str, backend: Any, summed: bool) -> None:
-    """Give the four ops of a backend the same gradients as the Functions.
-
-    torch.compile and torch.export then see one op, differentiable as it stands, and no Function to trace.
-    """
-    for function in (Forward, Input, Weight, Backward):
-        op = function.OP if summed else function.ACTIVATION_OP
-        count = fakes.TENSORS[op]
-        bias = [] if summed or function is not Forward else [4]  # where the op lacks a tensor of the Function
-
-        def setup_context(ctx, inputs, output, function=function, count=count, bias=bias):
-            tensors = list(inputs[:count])
-            for place in bias:
-                tensors.insert(place, None)
-            functions, order, base, derivative, basis = inputs[count : count + 5]
-            numbers = functions, order, base, derivative, basis  # `like` behind them changes no value
-            spec = Spec(*numbers, backend, summed=summed)
-            function.setup_context(ctx, (*tensors, spec), output)
-
-        def backward(ctx, *gradients, function=function, count=count, bias=bias):
-            more = 6 if function is Weight and summed else 5
-            found = list(function.backward(ctx, *gradients))
-            for place in bias:
-                del found[place]
-            return *found[:count], *(None,) * more
-
-        torch.library.register_autograd(f"{namespace}::{op}", backward, setup_context=setup_context)
-
-
-for _backend in BACKENDS.values():
-    if _backend.NAMESPACE is not None:
-        _register(_backend.NAMESPACE, _backend, summed=True)
-if native.NAMESPACE is not None:
-    _register(native.NAMESPACE, native, summed=False)

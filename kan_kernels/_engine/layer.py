@@ -11,7 +11,7 @@ from .._core.bases import BASE_CODES, BSPLINE, Basis
 from .._core.problem import Problem, Spec
 from .._core.tensor_cache import TensorCache, readable
 from .._core.tracing import tracing, untraced
-from . import autograd, dispatch
+from . import autograd, dispatch, op_gradients  # noqa: F401  # the last registers
 
 # What was checked before: all that the checks look at -> the constants. Kernels look at the knots they read.
 _specs: dict[tuple[Any, ...], Spec] = {}

@@ -35,8 +35,8 @@ def to_c(
         function: its name.
 
     Raises:
-        As `formula`; ValueError too for a name that is no identifier, or one that the source calls, and for a
-        registered function that C does not have.
+        TypeError, ValueError: as `formula`; ValueError too for a name that is no identifier, or one that the
+            source calls, and for a registered function that C does not have.
 
     Example:
         >>> layer = KANLinear(1, 1)

@@ -142,8 +142,8 @@ def to_python(
         module: "math" for numbers or "numpy" for arrays, the only import of the source.
 
     Raises:
-        As `formula`; ValueError too for a name that is no identifier, or one that the source calls, and for a
-        registered function that the module does not have.
+        TypeError, ValueError: as `formula`, and for a name that is no identifier, or one that the source
+            calls, and for a registered function that the module does not have.
 
     Example:
         >>> layer = KANLinear(1, 1)

@@ -121,6 +121,7 @@ def test_decompositions_are_the_ops(op: str) -> None:
 
 
 PROGRAM = """
+#include <ATen/ops/empty.h>
 #include <dlfcn.h>
 #include <fstream>
 #include <iostream>

@@ -77,3 +77,9 @@ def test_drawings_are_drawn_and_shown(tmp_path: Path) -> None:
     for name in drawn:
         assert f"figures/{name})" in pages, name
         assert (tmp_path / name).stat().st_size > 10_000
+
+
+def test_warnings_stop_the_build() -> None:
+    """`--quiet` would drop warnings before `--strict` counts them."""
+    (command,) = re.findall(r"-m mkdocs build(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert "--strict" in command and "--quiet" not in command

@@ -11,7 +11,7 @@ import torch
 from harness import FUSED
 from kan_kernels import explain, use_backend
 from kan_kernels import functional as F
-from kan_kernels._core.problem import COMPOSED, OPS, Problem
+from kan_kernels._core.problem import COMPOSED, FAMILIES, OPS, Problem
 from kan_kernels._engine import cost_model, dispatch
 from kan_kernels.backends import BACKENDS, native
 
@@ -34,10 +34,10 @@ def test_every_op_is_explained(op: str) -> None:
     said = explain((8, 4), op=op, backend="reference", **basis)
     assert "reference: asked for by backend=" in said
     assert (COMPOSED.get(op, "asked") in said) and ((op in COMPOSED) == ("composed of" in said))
-    with pytest.raises(ValueError, match="op: got 'fold', expected one of 'kan_linear', 'kan_conv'"):
+    with pytest.raises(ValueError, match="op: got 'fold', expected one of 'kan_linear', 'kan_activation'"):
         explain((8, 4), op="fold")
     other = "bspline" if op == "layer_norm_rbf" else "rbf"
-    if op != "kan_linear":
+    if op not in FAMILIES:
         with pytest.raises(ValueError, match=f"basis: got '{other}', expected one of .* for the op '{op}'"):
             explain((8, 4), op=op, basis=other)
 
