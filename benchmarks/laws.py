@@ -2,7 +2,7 @@
 
     python -m benchmarks.laws [--draws 10] [--law NAME ...]
 
-Writes results/laws.json and results/laws.md after every run. A formula counts as found if its error on 1000
+Writes its results, JSON and a table, after every run. A formula counts as found if its error on 1000
 new points is below 1e-8 and sympy shows it equal to the law after both were rounded to 4 digits, within 60
 seconds of processor time: the clock of a shared machine says little. What is missing in the file is run, the
 rest kept; without the file all is.

@@ -158,7 +158,7 @@ class Estimator(BaseEstimator):
         histories: list[training.History] = []
         train(self.lamb, updates)
         if self.prune:
-            from .pruning import prune
+            from ..pruning import prune
 
             thresholds: dict[str, Any] = {
                 "node_threshold": self.node_threshold,
@@ -167,7 +167,7 @@ class Estimator(BaseEstimator):
             model, self.prune_report_ = prune(model, x, **thresholds, group=replicas.LOCAL)
             train(0.0, ())
         if self.formula:
-            from . import symbolic
+            from .. import symbolic
 
             options: dict[str, Any] = {"library": self.library, "r2_threshold": self.r2_threshold}
             self.formula_report_ = symbolic.auto(model, x, **options, group=replicas.LOCAL)
@@ -188,7 +188,7 @@ class Estimator(BaseEstimator):
     @staticmethod
     def _polish(model: KAN, data: dict[str, Any], loss: Loss | None, train: Callable[..., None]) -> None:
         """Train the formulas on: by Levenberg-Marquardt for squared errors."""
-        from . import symbolic
+        from .. import symbolic
 
         if loss is not None:
             train(0.0, ())
@@ -249,7 +249,7 @@ class Estimator(BaseEstimator):
             left = self._splines_left()
             why = f"{left} edges stayed splines" if left > 0 else "it was fitted with formula=False"
             raise AttributeError(f"{type(self).__name__} has no formula_: {why}")
-        from .symbolic import formula
+        from ..symbolic import formula
 
         values = formula(model, self._input_names())
         return values[0] if self._one_output() else values
@@ -265,7 +265,7 @@ class Estimator(BaseEstimator):
             The matplotlib figure.
         """
         check_is_fitted(self, "model_")
-        from .plotting import plot
+        from ..plotting import plot
 
         x = None if X is None else self._scaled(validate_data(self, X, dtype=_DTYPES, reset=False))
         return plot(self.model_, x, **{"inputs": self._input_names(), **options})
