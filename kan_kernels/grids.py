@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from . import replicas
 from ._core import checks
-from .inspection import check_data, inputs_of, layers_of, spline_layers
-from .nn import KAN, KANLinear
+from .inspection import check_data, inputs_of, layers_of, products_of, spline_layers
+from .nn import KAN, KANLinear, Products
 from .nn.heads import HeadFunctions
 from .refit import insert_knots, refit
 
@@ -76,12 +76,13 @@ def update_grid(
         _apply(every, replicas.shared(ranks, nn.ModuleList(every), settings, found, *parts))
         return
     layers = layers_of(replicas.unwrapped(model), sharded=True)
+    products = products_of(replicas.unwrapped(model))
     ranks = replicas.resolve(model, group)
     whole = replicas.whole(model, layers)
 
     def moved(x: Tensor) -> list[_Change]:
         changes: list[_Change] = []
-        for layer, rows in _inputs(whole, x):
+        for layer, rows in _inputs(whole, products, x):
             changes.append(_moved(layer, rows, grid_eps, margin))
         return changes
 
@@ -183,7 +184,8 @@ def refine(model: nn.Module, new_grid_size: int, x: Tensor | None = None, *, gro
 
     def finer(x: Tensor | None) -> list[_Change]:
         changes: list[_Change] = []
-        for layer, rows in ((layer, None) for layer in layers) if x is None else _inputs(layers, x):
+        unseen: list[tuple[KANLinear, Tensor | None]] = [(layer, None) for layer in layers]
+        for layer, rows in unseen if x is None else _inputs(layers, products_of(model), x):
             _check_plain(layer)
             if layer.grid_size == new_grid_size:
                 changes.append(None)
@@ -205,7 +207,9 @@ def refine(model: nn.Module, new_grid_size: int, x: Tensor | None = None, *, gro
     _apply(layers, replicas.shared(ranks, model, {"new_grid_size": new_grid_size}, finer, x))
 
 
-def _inputs(layers: list[KANLinear], x: Tensor) -> Iterator[tuple[KANLinear, Tensor]]:
+def _inputs(
+    layers: list[KANLinear], products: list[Products], x: Tensor
+) -> Iterator[tuple[KANLinear, Tensor]]:
     """Yield each layer with its inputs (B, in), through the layers before it as they are now."""
     rows = check_data(x, layers[0])
     for n, layer in enumerate(layers):
@@ -216,7 +220,7 @@ def _inputs(layers: list[KANLinear], x: Tensor) -> Iterator[tuple[KANLinear, Ten
             )
         yield layer, rows
         if layer is not layers[-1]:
-            rows = layer(rows)
+            rows = products[n](layer(rows))
 
 
 def _check_plain(layer: _Layer) -> None:

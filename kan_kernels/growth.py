@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ._core import checks
-from .inspection import check_data, layers_of, node_values
-from .nn import KAN, KANLinear
+from .inspection import check_data, layers_of, node_values, products_of
+from .nn import KAN, KANLinear, Products
 
 Model = TypeVar("Model", bound=KAN)
 
@@ -17,8 +17,9 @@ Model = TypeVar("Model", bound=KAN)
 def expand_width(model: Model, row: int, count: int = 1) -> Model:
     """Return a KAN with more nodes in a hidden row, and the same function up to rounding; `model` stays.
 
-    Edges to the new nodes start as those of a new layer, edges away from them at zero, from where training
-    takes them. New parameters: build the optimizer anew.
+    The new nodes are sums, behind those that are there and before products. Edges to them start as those of a
+    new layer, edges away from them at zero, from where training takes them. New parameters: build the
+    optimizer anew.
 
     Args:
         model: a KAN of at least two layers.
@@ -39,13 +40,16 @@ def expand_width(model: Model, row: int, count: int = 1) -> Model:
         raise ValueError(f"model: got {len(layers)} layer, expected at least two, with a hidden row")
     row = checks.integer("row", row, 1, len(layers) - 1)
     count = checks.integer("count", count, 1)
+    products = products_of(model)
+    sums, arities = products[row - 1].sums, products[row - 1].arities
     before, after = layers[row - 1], layers[row]
-    layers[row - 1] = _joined(before, _fresh(before, before.in_features, count), 1)
+    layers[row - 1] = _joined(before, _fresh(before, before.in_features, count), 1, sums)
     away = _fresh(after, count, after.out_features)
     for weight in away.parameters():
         weight.zero_()
-    layers[row] = _joined(after, away, 0)
-    return _with_layers(model, layers)
+    layers[row] = _joined(after, away, 0, sums)
+    products[row - 1] = Products(sums + count, arities)
+    return _with_layers(model, layers, products)
 
 
 @torch.no_grad()
@@ -71,8 +75,8 @@ def expand_depth(model: Model, at: int | None = None, x: Tensor | None = None) -
     """
     layers = _layers(model)
     at = len(layers) if at is None else checks.integer("at", at, 0, len(layers))
-    beside = layers[min(at, len(layers) - 1)]
-    width = beside.in_features if at < len(layers) else beside.out_features
+    beside, products = layers[min(at, len(layers) - 1)], products_of(model)
+    width = beside.in_features if at < len(layers) else products[-1].nodes
     span = (-1.0, 1.0)
     if x is not None:
         values = node_values(model, check_data(x, layers[0]))[at]
@@ -85,7 +89,8 @@ def expand_depth(model: Model, at: int | None = None, x: Tensor | None = None) -
     new.spline_weight.zero_()
     assert new.base_weight is not None
     new.base_weight.copy_(torch.eye(width))
-    return _with_layers(model, [*layers[:at], new, *layers[at:]])
+    products.insert(at, Products(width, ()))
+    return _with_layers(model, [*layers[:at], new, *layers[at:]], products)
 
 
 def _layers(model: object) -> list[KANLinear]:
@@ -110,38 +115,53 @@ def _fresh(like: KANLinear, fan_in: int, fan_out: int, **options: Any) -> KANLin
     return new.train(like.training)
 
 
-def _joined(layer: KANLinear, other: KANLinear, side: int) -> KANLinear:
-    """Return both as one: with all inputs (side 0) or all outputs (side 1). Formulas and masks stay."""
+def _joined(layer: KANLinear, other: KANLinear, side: int, at: int) -> KANLinear:
+    """Return both as one: with all inputs (side 0) or all outputs (side 1), the other's from `at` on.
+
+    Formulas and masks stay.
+    """
+
+    def within(whole: Tensor, part: Tensor, dim: int) -> Tensor:
+        low, high = whole.tensor_split([at], dim)
+        return torch.cat([low, part, high], dim)
+
+    count = other.out_features if side else other.in_features
     new = copy.deepcopy(layer)
     new.set_symbolic(None)
     new.set_edge_mask(None)
     new.in_features += other.in_features if side == 0 else 0
     new.out_features += other.out_features if side else 0
     if side == 0:
-        new.place_grid(torch.cat([layer.grid, other.grid.to(layer.grid)]))
+        new.place_grid(within(layer.grid, other.grid.to(layer.grid), 0))
     names = {"spline_weight": 2 * side, "base_weight": side}
     if side:
         names["bias"] = 0
     for name, dim in names.items():
         part = getattr(layer, name)
         if part is not None:
-            value = torch.cat([part.detach(), getattr(other, name).detach()], dim)
+            value = within(part.detach(), getattr(other, name).detach(), dim)
             setattr(new, name, nn.Parameter(value, requires_grad=part.requires_grad))
     mask, symbolic = layer.edge_mask, layer.symbolic
     if mask is not None:
-        whole = mask.new_ones(new.in_features, new.out_features)
-        whole[: layer.in_features, : layer.out_features] = mask
-        new.set_edge_mask(whole)
+        new.set_edge_mask(within(mask, mask.new_ones(other.in_features, other.out_features), side))
     if symbolic is not None:
         shape = new.in_features, new.out_features
         device, dtype = symbolic.affine.device, symbolic.affine.dtype
-        new.set_symbolic(type(symbolic)(*shape, symbolic.edges(), device=device, dtype=dtype))
+        away = [count * (e[:2][side] >= at) for e in symbolic.edges()]
+        edges = [
+            e._replace(input=e.input + n * (1 - side), output=e.output + n * side)
+            for e, n in zip(symbolic.edges(), away, strict=True)
+        ]
+        new.set_symbolic(type(symbolic)(*shape, edges, device=device, dtype=dtype))
     return new
 
 
-def _with_layers(model: Model, layers: list[KANLinear]) -> Model:
-    """Return a copy of the model with these layers, of which none is the model's own."""
+def _with_layers(model: Model, layers: list[KANLinear], products: list[Products]) -> Model:
+    """Return a copy of the model with these layers and products, of which none is the model's own."""
     own = {id(layer) for layer in model.layers}
     new = nn.ModuleList(copy.deepcopy(layer) if id(layer) in own else layer for layer in layers)
     new.training = model.layers.training  # of the list alone: each layer has its own
-    return copy.deepcopy(model, {id(model.layers): new})
+    memo = {id(model.layers): new, id(model._modules.get("products")): None}  # copy all but these
+    grown = copy.deepcopy(model, memo)
+    grown.set_products(copy.deepcopy(products))
+    return grown

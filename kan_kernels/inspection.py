@@ -1,5 +1,6 @@
 """What every layer and every edge of a KAN computes, for scores and pictures."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from ._core import checks
 from ._core.bases import BASE_CODES
 from .backends import reference
 from .functional.edges import compute_dtype
-from .nn import KAN, KANLinear
+from .nn import KAN, KANLinear, Products
 from .nn.heads import HeadFunctions
 
 __all__ = ["Activations", "activations"]
@@ -35,6 +36,19 @@ def layers_of(model: nn.Module, *, sharded: bool = False) -> list[KANLinear]:
     if isinstance(model, KAN):
         return list(model.layers)  # type: ignore[arg-type]
     raise TypeError(f"model: got {type(model).__name__}, expected a KAN or a KANLinear")
+
+
+def products_of(model: nn.Module) -> list[Products]:
+    """Return the nodes behind every layer of a KAN, or behind a KANLinear: of many they are the outputs."""
+    products = model._modules.get("products")
+    if isinstance(products, nn.ModuleList):
+        return list(products)  # type: ignore[arg-type]
+    return [_sums(layer.out_features) for layer in layers_of(model, sharded=True)]
+
+
+@functools.lru_cache(maxsize=64)
+def _sums(count: int) -> Products:
+    return Products(count, ())
 
 
 def spline_layers(model: nn.Module) -> dict[str, KANLinear | HeadFunctions]:
@@ -92,7 +106,8 @@ class Activations(NamedTuple):
     Attributes:
         inputs: (rows, in), what the layer gets.
         edges: (rows, in, out), the function of every edge at its input.
-        outputs: (rows, out), their sums over the inputs, and the bias.
+        outputs: (rows, out), their sums over the inputs, and the bias. Products of them are among the inputs
+            of the next layer.
 
     Example:
         >>> Activations(*(torch.zeros(n) for n in (1, 2, 3))).outputs.shape
@@ -123,9 +138,9 @@ def activations(model: nn.Module, x: Tensor) -> list[Activations]:
         (torch.Size([8, 2, 5]), True)
     """
     layers = layers_of(model)
-    values = node_values(model, check_data(x, layers[0]))
+    values, outputs = node_and_subnode_values(model, check_data(x, layers[0]))
     edges = [edge_values(layer, inside) for layer, inside in zip(layers, values, strict=False)]
-    return [Activations(*each) for each in zip(values, edges, values[1:], strict=False)]
+    return [Activations(*each) for each in zip(values, edges, outputs, strict=False)]
 
 
 def check_data(x: object, layer: Any, any_dtype: bool = False) -> Tensor:
@@ -167,13 +182,19 @@ def active_edges(layer: KANLinear) -> Tensor:
     return active
 
 
-@torch.no_grad()
 def node_values(model: nn.Module, x: Tensor) -> list[Tensor]:
-    """Return the values of all nodes: x (B, in), then every layer's output (B, out)."""
-    values = [x]
-    for layer in layers_of(model):
-        values.append(layer(values[-1]))
-    return values
+    """Return the values of all nodes: x (B, in), then every layer's outputs, or products of them."""
+    return node_and_subnode_values(model, x)[0]
+
+
+@torch.no_grad()
+def node_and_subnode_values(model: nn.Module, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the values of all nodes, and every layer's outputs before any are multiplied."""
+    nodes, subnodes = [x], []
+    for layer, products in zip(layers_of(model), products_of(model), strict=True):
+        subnodes.append(layer(nodes[-1]))
+        nodes.append(products(subnodes[-1]))
+    return nodes, subnodes
 
 
 @torch.no_grad()

@@ -1,9 +1,7 @@
 """Smaller KANs without the edges, nodes and inputs that hardly matter."""
 
 import copy
-import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -12,76 +10,12 @@ from torch import Tensor, nn
 from . import replicas
 from ._core import checks
 from .attribution import Scores, checked_node, edge_scores, input_scores, node_scores
-from .inspection import layers_of
-from .nn import KAN, KANLinear
+from .inspection import layers_of, products_of
+from .nn import KAN, KANLinear, Products
+from .prune_report import Dropped, PruneReport
 
 __all__ = ["Dropped", "PruneReport", "edge_scores", "input_scores", "node_scores", "prune", "prune_inputs"]
 Model = TypeVar("Model", bound=nn.Module)
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """A node or an edge that went, and why.
-
-    Attributes:
-        layer: of an edge, the index of its layer; of a node, of the layer that it is an input of.
-        index: of a node (node,), of an edge (input, output), both in the model before pruning.
-        score, reason: what it was judged by; "node score", "edge score", "unconnected" (no way in or out),
-            "its node went", "drop_nodes" or "input score".
-
-    Example:
-        >>> Dropped(layer=0, index=(1, 2), score=0.01, reason="edge score").index
-        (1, 2)
-    """
-
-    layer: int
-    index: tuple[int, ...]
-    score: float
-    reason: str
-
-
-@dataclass
-class PruneReport:
-    """A record of what pruning did; prints as a table.
-
-    Attributes:
-        widths: the model's widths before and after.
-        kept: the nodes that stayed, a list for the inputs and one for each layer's outputs.
-        nodes, edges: what went, the most important first.
-        edges_left: the number of edges that still carry a function.
-        rms_change, max_change: of the model's outputs on the data it was pruned with.
-
-    Example:
-        >>> PruneReport(widths=([2, 5, 1], [2, 3, 1]), kept=[[0, 1], [0, 2, 4], [0]]).to_dict()["widths"]
-        ([2, 5, 1], [2, 3, 1])
-    """
-
-    widths: tuple[list[int], list[int]]
-    kept: list[list[int]]
-    nodes: list[Dropped] = field(default_factory=list)
-    edges: list[Dropped] = field(default_factory=list)
-    edges_left: int = 0
-    rms_change: float = 0.0
-    max_change: float = 0.0
-
-    def to_dict(self) -> dict:
-        """Return plain data, for JSON."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        before, after = self.widths
-        lines = [
-            f"{before} -> {after}: {len(self.nodes)} nodes and {len(self.edges)} edges went, "
-            f"{self.edges_left} edges are left; outputs changed by {self.rms_change:.2g} (rms), "
-            f"{self.max_change:.2g} (largest)"
-        ]
-        for what, dropped in (("node", self.nodes), ("edge", self.edges)):
-            for d in dropped[:10]:
-                index = " -> ".join(str(i) for i in d.index)
-                lines.append(f"  layer {d.layer}, {what} {index}: score {d.score:.3g}, {d.reason}")
-            if len(dropped) > 10:
-                lines.append(f"  and {len(dropped) - 10} more {what}s, none more important")
-        return "\n".join(lines)
 
 
 def prune(
@@ -100,7 +34,8 @@ def prune(
 
     Hidden nodes whose score is not above `node_threshold` are removed, edges whose score is not above
     `edge_threshold` are switched off in `edge_mask`, and then the nodes go that nothing leads to or away from
-    any longer. Inputs and outputs stay, and `model` as it is. What stays computes the same function.
+    any longer. Inputs and outputs stay, and `model` as it is. What stays computes the same function. A factor
+    of a product that stays, but without any edge, is its mean over x from then on, or the product would be 0.
 
     Args:
         model: a KAN or KANLinear.
@@ -137,11 +72,13 @@ def prune(
         nodes[i] = scores.nodes[i] > node_threshold
     for row, i in keep:
         nodes[row][i] = True
-        active[row - 1][:, i], active[row][i] = scores.active[row - 1][:, i], scores.active[row][i]
+        group = scores.products[row - 1].groups()[i]
+        into = slice(group.start, group.stop)
+        active[row - 1][:, into], active[row][i] = scores.active[row - 1][:, into], scores.active[row][i]
     for row, i in drop:
         nodes[row][i] = False
     important = [n.clone() for n in nodes]
-    _settle(nodes, active)
+    _settle(nodes, active, scores.products)
     for row, i in keep:
         if not nodes[row][i]:
             raise ValueError(
@@ -166,11 +103,11 @@ def prune(
 
 def _asked_for(model: nn.Module, keep: object, drop: object) -> tuple[list, list]:
     """Return the hidden nodes that a user wants to keep and to drop, checked."""
-    layers, found = layers_of(model), []
+    found, rows = [], products_of(model)
     for name, nodes in (("keep_nodes", keep), ("drop_nodes", drop)):
         if not isinstance(nodes, Iterable):
             raise TypeError(f"{name}: got {nodes!r}, expected pairs (row, i)")
-        found.append([checked_node(name, node, layers, inside=True) for node in nodes])
+        found.append([checked_node(name, node, rows, inside=True) for node in nodes])
     for node in set(found[0]) & set(found[1]):
         raise ValueError(f"keep_nodes, drop_nodes: got {node} in both, expected it in one of them")
     return found[0], found[1]
@@ -248,12 +185,13 @@ def _together(
     return small.to(place), report
 
 
-def _settle(nodes: list[Tensor], active: list[Tensor]) -> None:
+def _settle(nodes: list[Tensor], active: list[Tensor], products: list[Products]) -> None:
     """Drop edges of dropped nodes and hidden nodes without edges on either side, until nothing changes."""
     while True:
         for i, edges in enumerate(active):
-            edges &= nodes[i].unsqueeze(1) & nodes[i + 1]
-        connected = [a.any(0) & b.any(1) for a, b in itertools.pairwise(active)]
+            edges &= nodes[i].unsqueeze(1) & products[i].hand_down(nodes[i + 1])
+        fed = [behind.fed(edges.any(0)) for edges, behind in zip(active, products, strict=True)]
+        connected = [into & edges.any(1) for into, edges in zip(fed, active[1:], strict=False)]
         if all((n <= c).all() for n, c in zip(nodes[1:-1], connected, strict=True)):
             return
         for node, wanted in zip(nodes[1:-1], connected, strict=True):
@@ -271,24 +209,34 @@ def _build(
 ) -> tuple[Model, PruneReport]:
     """Return the model of the nodes and edges that stay, and the report."""
     old = layers_of(model)
-    new = [_slice(layer, nodes[i], nodes[i + 1], active[i]) for i, layer in enumerate(old)]
+    kept_subnodes = [p.hand_down(kept) for p, kept in zip(scores.products, nodes[1:], strict=True)]
+    new = [_slice(layer, nodes[i], kept_subnodes[i], active[i]) for i, layer in enumerate(old)]
+    products = [p.select(kept.tolist()) for p, kept in zip(scores.products, nodes[1:], strict=True)]
     x = scores.values[0][:, nodes[0]]
-    for layer, target, kept in zip(new, scores.values[1:], nodes[1:], strict=True):
-        if keep_means:
-            gap = (target[:, kept].double() - layer(x).double()).mean(0)
+    for i, (layer, target, kept) in enumerate(zip(new, scores.subnodes, kept_subnodes, strict=True)):
+        wanted = torch.full_like(kept[kept], keep_means)
+        wanted[products[i].sums :] |= (scores.active[i].any(0) & ~active[i].any(0))[kept][products[i].sums :]
+        if wanted.any():
+            gap = (target[:, kept].double() - layer(x).double()).mean(0) * wanted
             bias = gap if layer.bias is None else gap + layer.bias.double()
             layer.bias = nn.Parameter(bias.to(layer.spline_weight.dtype))
-        x = layer(x)
+        x = products[i](layer(x))
     change = (x - scores.values[-1]).double()
     edges = [
         Dropped(
-            i, (a, b), float(s[a, b]), "edge score" if nodes[i][a] and nodes[i + 1][b] else "its node went"
+            i,
+            (a, b),
+            float(s[a, b]),
+            "edge score" if nodes[i][a] and kept_subnodes[i][b] else "its node went",
         )
         for i, s in enumerate(scores.edges)
         for a, b in (scores.active[i] & ~active[i]).nonzero().tolist()
     ]
     report = PruneReport(
-        widths=([len(n) for n in nodes], [int(n.sum()) for n in nodes]),
+        widths=(
+            [len(nodes[0]), *(p.width for p in scores.products)],
+            [int(nodes[0].sum()), *(p.width for p in products)],
+        ),
         kept=[n.nonzero().flatten().tolist() for n in nodes],
         nodes=sorted(dropped_nodes, key=lambda d: -d.score),
         edges=sorted(edges, key=lambda d: -d.score),
@@ -300,8 +248,10 @@ def _build(
         return new[0], report  # type: ignore[return-value]
     layers = nn.ModuleList(new)
     layers.training = model.layers.training  # of the list alone: each layer has its own
-    memo = {id(model.layers): layers}  # copy all of the model but its layers
-    return copy.deepcopy(model, memo), report
+    memo = {id(model.layers): layers, id(model._modules.get("products")): None}  # copy all but these
+    small = copy.deepcopy(model, memo)
+    small.set_products(products)
+    return small, report
 
 
 def _symbolic(symbolic, inputs: list[int], outputs: list[int], active: Tensor):

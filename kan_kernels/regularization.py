@@ -10,7 +10,7 @@ from . import functional as F
 from ._core import checks
 from ._engine.penalties import EdgePenalty, Penalty, RowColumnPenalty
 from .functional.edges import compute_dtype
-from .inspection import edge_arguments, layers_of
+from .inspection import edge_arguments, layers_of, products_of
 from .nn import KANLinear
 
 _Norms = Callable[[KANLinear, Tensor | None], Tensor]
@@ -42,8 +42,8 @@ def regularization(
 
     The entropy of both "std" kinds is pykan's: the mean entropy, in bits, of rows and of columns, with its
     constants 1 and 1e-4. The terms of the coefficients are pykan's "lamb_coef" and "lamb_coefdiff". Only
-    splines and base activations are penalised; symbolic edges take part in what later layers see, and edges
-    that are masked count as 0. "std" kinds need two rows.
+    splines and base activations are penalised; symbolic edges and products of nodes take part in what later
+    layers see, and edges that are masked count as 0. "std" kinds need two rows.
 
     Args:
         model: a KAN or KANLinear.
@@ -80,7 +80,7 @@ def regularization(
         raise ValueError(f"x: got None, expected inputs of the model for kind={kind!r}")
     first = layers[0].spline_weight
     total: Any = torch.zeros((), dtype=compute_dtype(first), device=first.device)
-    for layer in layers:
+    for layer, products in zip(layers, products_of(model), strict=True):
         if sized:
             total = total + penalty.run(norms(layer, x), lamb_l1, lamb_entropy)[0]
         if lamb_coef or lamb_coefdiff:
@@ -90,7 +90,7 @@ def regularization(
             if lamb_coefdiff:
                 total = total + lamb_coefdiff * coefficients.diff(dim=1).abs().mean(2).sum()
         if seen and layer is not layers[-1]:
-            x = layer(x)
+            x = products(layer(x))
     return total
 
 

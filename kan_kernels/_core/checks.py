@@ -73,7 +73,7 @@ def above(name: str, value: object, low: float) -> float:
     return number
 
 
-def _is_sequence(value: object) -> bool:
+def is_sequence(value: object) -> bool:
     """Whether it has entries in order, as lists and arrays have."""
     if isinstance(value, (np.ndarray, Tensor)):
         return value.ndim > 0
@@ -82,7 +82,7 @@ def _is_sequence(value: object) -> bool:
 
 def each(name: str, value: object, dims: int, low: int) -> tuple[int, ...]:
     """`value` is an int >= low or one for each of `dims` dimensions: all of them."""
-    values = tuple(value) if _is_sequence(value) else (value,) * dims  # type: ignore[arg-type]
+    values = tuple(value) if is_sequence(value) else (value,) * dims  # type: ignore[arg-type]
     if len(values) != dims:
         raise ValueError(f"{name}: got {value!r}, expected an int or {dims} of them")
     return tuple(integer(name, number, low) for number in values)
@@ -90,7 +90,7 @@ def each(name: str, value: object, dims: int, low: int) -> tuple[int, ...]:
 
 def of_layers(name: str, value: object, count: int) -> list[Any]:
     """`value` is the same for all layers, or a sequence with one for each: a list of `count`."""
-    values = list(value) if _is_sequence(value) else [value] * count  # type: ignore[call-overload]
+    values = list(value) if is_sequence(value) else [value] * count  # type: ignore[call-overload]
     if len(values) != count:
         raise ValueError(f"{name}: got {value!r}, expected one for all layers, or one for each of {count}")
     return values
@@ -380,7 +380,7 @@ def dtype(value: object) -> None:
 
 def widths(value: object, name: str = "widths") -> list[int]:
     """`value` is a sequence of at least two positive ints: these."""
-    if not _is_sequence(value):
+    if not is_sequence(value):
         raise TypeError(f"{name}: got {value!r}, expected a sequence of at least two positive ints")
     values = list(value)  # type: ignore[call-overload]
     if len(values) < 2:

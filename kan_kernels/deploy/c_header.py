@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from .._core import checks
 from .._core.bases import BASE_CODES
 from ..backends import reference
-from ..nn import KAN, KANLinear
+from ..inspection import products_of
+from ..nn import KAN, KANLinear, Products
 
 _WORDS = """
 auto break case char const continue default do double else enum extern float for goto if inline int long main
@@ -45,7 +46,8 @@ def to_c(model: Any, *, name: str = "kan", dtype: str | None = None, table: int 
         dtype: "float32" or "float64"; None: float64 for a model of that, else float32.
         table: so many straight pieces a cell in place of the splines: no polynomials, and no exp inside the
             knots. NAME_TABLE_ERROR in the header bounds what that changes in any output, for all finite x,
-            before rounding. None: exact.
+            before rounding. None: exact; so are networks with multiplication nodes, as no number bounds their
+            error.
 
     Raises:
         TypeError, ValueError: naming the argument; weights that are not finite; functions that jump.
@@ -62,21 +64,27 @@ def to_c(model: Any, *, name: str = "kan", dtype: str | None = None, table: int 
         raise ValueError(f"dtype: got {dtype!r}, expected 'float32', 'float64' or None")
     if table is not None:
         table = checks.integer("table", table, 1, 1 << 16)
+    products = products_of(model)
+    if table is not None and any(p.arities for p in products):
+        raise ValueError(
+            f"table: got {table} for a network with multiplication nodes, whose error no number bounds for "
+            "all x; expected None"
+        )
     layers = [_rounded(layer, n, dtype) for n, layer in enumerate(layers)]
     writer = _Writer(name, dtype)
     upper = name.upper()
-    widths = [layers[0].spline.shape[0], *(layer.spline.shape[2] for layer in layers)]
+    widths = [layers[0].spline.shape[0], *(p.width for p in products)]
     error = None if table is None else _table_error(layers, table)
     made_by = f"/* A KAN {widths} in C99, {dtype}. It needs math.h and IEEE numbers (no -ffast-math). */"
     lines = [made_by, f"#ifndef {upper}_H", f"#define {upper}_H", "#include <math.h>", ""]
-    lines += [f"#define {upper}_INPUTS {widths[0]}", f"#define {upper}_OUTPUTS {widths[-1]}"]
+    lines += [f"#define {upper}_INPUTS {widths[0]}", f"#define {upper}_OUTPUTS {products[-1].nodes}"]
     if error is not None:
         said = "/* no output differs by more from the splines', for any finite x, before rounding */"
         lines += [said, f"#define {upper}_TABLE_ERROR {_up(error)!r}"]
     lines.append("")
     for n, layer in enumerate(layers):
         lines += writer.exact(n, layer) if table is None else writer.tabulated(n, layer, table)
-    lines += writer.network(widths)
+    lines += writer.network(products)
     return "\n".join([*lines, f"#endif /* {upper}_H */", ""])
 
 
@@ -311,17 +319,24 @@ class _Writer:
             lines += ["    } else {", *base, "    }"]
         return [*lines, "  }", "}", ""]
 
-    def network(self, widths: list[int]) -> list[str]:
-        """Return the function of one row."""
-        lines = [f"static inline void {self.name}(const {self.type} *x, {self.type} *y) {{"]
-        count = len(widths) - 1
-        if count > 1:
-            lines.append(f"  {self.type} a[{max(widths[1:-1])}], b[{max(widths[1:-1])}];")
-        given = "x"
-        for n in range(count):
-            to = "y" if n == count - 1 else "ab"[n % 2]
-            lines.append(f"  {self.name}_layer_{n}({given}, {to});")
+    def network(self, products: list[Products]) -> list[str]:
+        """Return the function of one row. products: the nodes behind each layer."""
+        body, places, given = [], [], "x"
+        for n, behind in enumerate(products):
+            last = n == len(products) - 1
+            to = "y" if last and not behind.arities else "ab"[n % 2]
+            if to != "y":
+                places.append((to, behind.subnodes))
+            body.append(f"  {self.name}_layer_{n}({given}, {to});")
             given = to
-        if count == 2:
-            lines.append("  (void)b;")
-        return [*lines, "}"]
+            if behind.arities:  # in place, where every product lies at or before its first factor
+                into = "y" if last else to
+                for node, group in enumerate(behind.groups()):
+                    if len(group) > 1 or into != to:
+                        body.append(f"  {into}[{node}] = {' * '.join(f'{to}[{s}]' for s in group)};")
+        size = max((count for _, count in places), default=0)
+        buffers = ", ".join(f"{name}[{size}]" for name in sorted({name for name, _ in places}))
+        head = [f"static inline void {self.name}(const {self.type} *x, {self.type} *y) {{"]
+        if buffers:
+            head.append(f"  {self.type} {buffers};")
+        return [*head, *body, "}"]

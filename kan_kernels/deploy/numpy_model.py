@@ -33,6 +33,8 @@ class NumpyKAN:
 
     Args:
         layers: their arrays.
+        arities: for each layer, how many of its outputs each node behind it multiplies, 1 for those that stay
+            as they are; () where all do. None: of no layer.
 
     Attributes:
         dtype: of the arrays, float32 or float64.
@@ -43,11 +45,12 @@ class NumpyKAN:
         (4, 1)
     """
 
-    def __init__(self, layers: list[_Layer]) -> None:
+    def __init__(self, layers: list[_Layer], arities: list[tuple[int, ...]] | None = None) -> None:
         self._layers = [_Layer(*layer) for layer in layers]
+        self._arities = [()] * len(layers) if arities is None else [tuple(a) for a in arities]
         self.dtype = self._layers[0].spline_weight.dtype
         self.in_features = self._layers[0].spline_weight.shape[0]
-        self.out_features = self._layers[-1].spline_weight.shape[2]
+        self.out_features = self._widths()[-1]
         self._forward = _kernel()
 
     def __call__(self, x: ArrayLike) -> NDArray:
@@ -56,26 +59,34 @@ class NumpyKAN:
         if y.ndim != 2 or y.shape[1] != self.in_features:
             raise ValueError(f"x: got shape {np.shape(x)}, expected (n, {self.in_features})")
         forward = self._forward
-        for layer in self._layers:
+        for layer, arities in zip(self._layers, self._arities, strict=True):
             y = forward(y, *layer)
+            if arities:
+                y = _multiplied(y, arities)
         return y
 
+    def _widths(self) -> list[int]:
+        outputs = zip(self._layers, self._arities, strict=True)
+        return [self.in_features, *(len(a) or layer.spline_weight.shape[2] for layer, a in outputs)]
+
     def __repr__(self) -> str:
-        widths = [self.in_features, *(layer.spline_weight.shape[2] for layer in self._layers)]
-        return f"NumpyKAN({widths}, {self.dtype})"
+        return f"NumpyKAN({self._widths()}, {self.dtype})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"layers": [tuple(layer) for layer in self._layers]}
+        return {"layers": [tuple(layer) for layer in self._layers], "arities": self._arities}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["layers"])  # type: ignore[misc]
+        self.__init__(state["layers"], state.get("arities"))  # type: ignore[misc]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write an .npz file for `load`, whole or not at all; it holds no pickle.
 
         As with numpy.savez, .npz is appended to a path without it.
         """
-        arrays: dict[str, Any] = {"format": 1, "layers": len(self._layers)}
+        products = any(self._arities)  # a reader that knows none must not take the file
+        arrays: dict[str, Any] = {"format": 2 if products else 1, "layers": len(self._layers)}
+        if products:
+            arrays |= {f"{i}.arities": np.array(a, np.int64) for i, a in enumerate(self._arities)}
         for i, layer in enumerate(self._layers):
             for name, value in layer._asdict().items():
                 if value is not None:
@@ -98,9 +109,11 @@ class NumpyKAN:
         if isinstance(arrays, np.ndarray):
             raise ValueError(foreign)
         with arrays:
-            if "format" not in arrays or int(arrays["format"]) != 1:
+            if "format" not in arrays or int(arrays["format"]) not in (1, 2):
                 raise ValueError(foreign)
-            return cls([cls._read(arrays, i) for i in range(int(arrays["layers"]))])
+            count = range(int(arrays["layers"]))
+            arities = [tuple(arrays.get(f"{i}.arities", np.array([], np.int64)).tolist()) for i in count]
+            return cls([cls._read(arrays, i) for i in count], arities)
 
     @staticmethod
     def _read(arrays, i: int) -> _Layer:
@@ -133,7 +146,15 @@ def to_numpy_model(kan) -> NumpyKAN:
                 f"kan: layer {i} has symbolic edges, expected splines only; unfix them, or fix all edges "
                 "and use kan_kernels.symbolic.to_python"
             )
-    return NumpyKAN([_copy(layer) for layer in layers])
+    products = getattr(kan, "products", None) or []
+    arities = [tuple(p.get_extra_state().tolist()) if p.arities else () for p in products]
+    return NumpyKAN([_copy(layer) for layer in layers], arities or None)
+
+
+def _multiplied(y: NDArray, arities: tuple[int, ...]) -> NDArray:
+    """Return the products of groups of neighbouring columns."""
+    starts = np.cumsum([0, *arities[:-1]])
+    return np.ascontiguousarray(np.multiply.reduceat(y, starts, axis=1))
 
 
 def _copy(layer) -> _Layer:

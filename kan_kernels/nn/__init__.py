@@ -6,8 +6,9 @@ from .heads import KANActivation, MultiHeadKANLinear
 from .lazy import LazyKANConv1d, LazyKANConv2d, LazyKANConv3d, LazyKANLinear
 from .linear import KANLinear
 from .network import KAN
+from .products import Products
 from .selected import SelectedInputs
 
 __all__ = ["KAN", "KANActivation", "KANConv1d", "KANConv2d", "KANConv3d", "KANFeedForward", "KANLinear"]
 __all__ += ["LazyKANConv1d", "LazyKANConv2d", "LazyKANConv3d", "LazyKANLinear"]
-__all__ += ["MultiHeadKANLinear", "SelectedInputs"]
+__all__ += ["MultiHeadKANLinear", "Products", "SelectedInputs"]

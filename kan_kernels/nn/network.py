@@ -1,4 +1,4 @@
-"""KAN: a stack of KANLinear layers, and the call that runs all of them at once."""
+"""KAN: a stack of KANLinear layers, products between them, and the call that runs all layers at once."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -11,6 +11,7 @@ from torch.nn.modules import module as hooks
 from .._core import checks
 from .._engine import network
 from .linear import KANLinear, masked, unchanged_by_errors
+from .products import Products, rows_of
 
 if TYPE_CHECKING:
     _Layer = TypeVar("_Layer", bound=nn.Module)
@@ -29,12 +30,18 @@ if TYPE_CHECKING:
 class KAN(nn.Module):
     """A stack of KANLinear layers: KAN([2, 5, 1]) has two, in `layers`.
 
+    Nodes may be products (KAN 2.0, arXiv 2408.10205): behind the first layer of KAN([2, (3, 2), 1]) lie 3
+    sums and 2 products. That layer has 3 + 2 mult_arity outputs: the sums, then the factors of one product
+    after the other. What multiplies them is in `products`, a `Products` for each layer, or None where there
+    are none.
     A state dict that does not fit, in whatever layer, leaves all of them as they were.
 
     Args:
-        widths: at least two positive sizes, from the input's to the output's.
+        widths: at least two, from the input's to the output's: positive sizes, or pairs (sums, products).
         grid_size, spline_order: as for KANLinear, the same for every layer or a sequence, one for each.
-        layer_options: likewise; `noise_scale` may be a sequence too.
+        mult_arity: how many outputs a product multiplies, >= 2; or, as in pykan, for each of `widths` an int
+            or a list with one for each of its products: [[], [2, 3], []].
+        layer_options: as for KANLinear, the same for every layer; `noise_scale` may be a sequence too.
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -42,20 +49,40 @@ class KAN(nn.Module):
     Example:
         >>> KAN([2, 5, 1])(torch.zeros(4, 2)).shape
         torch.Size([4, 1])
+        >>> KAN([2, (3, 2), 1]).layers
+        ModuleList(
+          (0): KANLinear(2, 7, ...)
+          (1): KANLinear(5, 1, ...)
+        )
     """
 
+    products: nn.ModuleList | None
+
     def __init__(
-        self, widths: Sequence[int], grid_size: int = 5, spline_order: int = 3, **layer_options
+        self,
+        widths: Sequence[int | tuple[int, int]],
+        grid_size: int = 5,
+        spline_order: int = 3,
+        *,
+        mult_arity: int | Sequence[int | Sequence[int]] = 2,
+        **layer_options,
     ) -> None:
         super().__init__()
-        sizes = list(itertools.pairwise(checks.widths(widths)))
+        rows = rows_of(widths, mult_arity)
+        pairs = list(itertools.pairwise(rows))
         given = {"grid_size": grid_size, "spline_order": spline_order}
         given["noise_scale"] = layer_options.pop("noise_scale", None)
-        own = {name: checks.of_layers(name, value, len(sizes)) for name, value in given.items()}
+        own = {name: checks.of_layers(name, value, len(pairs)) for name, value in given.items()}
         self.layers = nn.ModuleList(
-            KANLinear(fan_in, fan_out, **{name: values[n] for name, values in own.items()}, **layer_options)
-            for n, (fan_in, fan_out) in enumerate(sizes)
+            KANLinear(
+                before.nodes,
+                after.subnodes,
+                **{name: values[n] for name, values in own.items()},
+                **layer_options,
+            )
+            for n, (before, after) in enumerate(pairs)
         )
+        self.set_products(rows[1:])
 
     if TYPE_CHECKING:
 
@@ -63,6 +90,25 @@ class KAN(nn.Module):
         def layers(self) -> "Layers[KANLinear]": ...
         @layers.setter
         def layers(self, layers: nn.ModuleList) -> None: ...
+
+    def set_products(self, products: Sequence[Products]) -> None:
+        """Replace what multiplies the outputs of each layer.
+
+        Args:
+            products: one for each layer.
+
+        Raises:
+            ValueError: they do not fit the layers.
+        """
+        sizes = [layer.out_features for layer in self.layers]
+        inner = [layer.in_features for layer in self.layers][1:]
+        if [p.subnodes for p in products] != sizes or [p.nodes for p in products][:-1] != inner:
+            raise ValueError(
+                f"products: got {[(p.subnodes, p.nodes) for p in products]} subnodes and nodes, expected "
+                f"{sizes} outputs of the layers and {inner} inputs of those behind them"
+            )
+        multiplied = any(p.arities for p in products)
+        self.products = nn.ModuleList(products).train(self.training) if multiplied else None
 
     def reset_parameters(self) -> None:
         """Initialise every layer anew, as `KANLinear.reset_parameters` does."""
@@ -75,7 +121,7 @@ class KAN(nn.Module):
             return super().load_state_dict(state_dict, strict, assign)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (..., widths[0]) to y (..., widths[-1])."""
+        """Map x (..., widths[0]) to y (..., widths[-1]); of a pair of widths, sums first."""
         layers = gather(self)
         if not isinstance(layers, str) and network.why_not(x, layers) is None:
             if torch.compiler.is_compiling():
@@ -84,11 +130,14 @@ class KAN(nn.Module):
                 return network.call(x, layers)
             except RuntimeError:
                 pass  # of knots and shapes the layers say more
+        products: Any = self._modules.get("products")
         for n, layer in enumerate(self.layers):
             try:
                 x = layer(x)
             except checks.GridError as error:
                 raise checks.GridError(f"layers[{n}], {error}") from None
+            if products is not None:
+                x = products[n](x)
         return x
 
     def _dispatch_options(self) -> str:
@@ -115,6 +164,8 @@ def gather(model: KAN) -> str | network.Layers:
         return "there are global hooks"
     if KANLinear.forward is not _FORWARD or KANLinear.__call__ is not _CALL:
         return "KANLinear.forward was replaced"
+    if model._modules.get("products") is not None:
+        return "between them nodes are multiplied"
     modules = model._modules.get("layers")  # without the detour of nn.Module.__getattr__
     if type(modules) is not nn.ModuleList:
         return "layers is no plain ModuleList"

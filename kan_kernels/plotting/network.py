@@ -1,6 +1,5 @@
 """The network as in figure 2.4 of arXiv 2404.19756: its functions drawn in place, on the edges."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,23 +11,32 @@ from torch import Tensor, nn
 
 from ..data import Dataset
 from ..inspection import (
-    active_edges,
     check_data,
-    edge_magnitudes,
-    edge_values,
-    formula_agreement,
     layers_of,
     node_values,
+    products_of,
 )
-from ..nn import KANLinear
+from ..nn import Products
 from .scores import edge_metric
-from .style import ACCENT, FAINT, FORMULA, INK, PAPER, formula_label, matplotlib, new_figure, style
+from .seen import Seen, look
+from .style import (
+    ACCENT,
+    FAINT,
+    FORMULA,
+    INK,
+    PAPER,
+    letters,
+    matplotlib,
+    names_of,
+    new_figure,
+    style,
+)
 
 FAN = 24  # edges that still fit side by side
 CROSSBAR = 16  # nodes on a side whose functions can still be seen in a table
-POINTS = 101  # of a curve
 TICKS = 24  # names along a side of a heat map
 FAINTEST = 0.06  # opacity of an edge that is there but does nothing
+JOIN = 0.65  # height of the lines that lead the factors of products together
 
 
 def plot(
@@ -51,6 +59,8 @@ def plot(
     their number. Opacity is tanh(beta |phi|), where |phi| is the mean magnitude on the data (eq. 2.17), as in
     pykan. Edges with a formula are vermilion and carry its name, with its r2 against the spline underneath,
     which it took the place of. Masked edges, and hidden nodes without a way in and a way out, are left out.
+    Above a layer with multiplication nodes lie its outputs as small dots; lines lead the factors of a product
+    to a circle with a cross.
 
     Args:
         model: a KAN or KANLinear.
@@ -74,95 +84,51 @@ def plot(
         >>> len(plot(KAN([2, 1]), title="A KAN").axes)
         1
     """
-    layers = layers_of(model)
+    layers, products = layers_of(model), products_of(model)
     if isinstance(x, Dataset):
         inputs = x.names if inputs is None else inputs
         outputs = x.output_names if outputs is None else outputs
         x = x.train[0]
-    names = _names("inputs", inputs, layers[0].in_features, "x")
-    results = _names("outputs", outputs, layers[-1].out_features, "y")
+    names = names_of("inputs", inputs, layers[0].in_features, "x")
+    results = names_of("outputs", outputs, products[-1].nodes, "y")
     if not beta > 0:
         raise ValueError(f"beta: got {beta}, expected a positive number")
     values = None if x is None else node_values(model, check_data(x, layers[0]))
     scores = edge_metric(model, values, metric)
     seen = [
-        _look(layer, None if values is None else values[i], score)
+        look(layer, None if values is None else values[i], score)
         for i, (layer, score) in enumerate(zip(layers, scores, strict=True))
     ]
-    nodes = _visible(seen)
+    nodes = _visible(seen, products)
+    fed = [[s for j in row for s in p.groups()[j]] for row, p in zip(nodes[1:], products, strict=True)]
     picture = _Picture(beta)
-    bands = [_band(s, nodes[i], nodes[i + 1], i == len(seen) - 1) for i, s in enumerate(seen)]
+    named = [i == len(seen) - 1 and not p.arities for i, p in enumerate(products)]  # right above the layer
+    bands = [_band(s, nodes[i], fed[i], named[i]) for i, s in enumerate(seen)]
     width = max(band.width for band in bands)
-    y = 0.0
-    picture.nodes(_spread(nodes[0], width), width, y, [names[j] for j in nodes[0]], below=True)
+    y, start = 0.0, _spread(nodes[0], width)
+    picture.nodes(start, width, y, [names[j] for j in nodes[0]], below=True)
     for i, band in enumerate(bands):
-        ends = _spread(nodes[i], width), _spread(nodes[i + 1], width)
+        ends = _spread(fed[i], width)
         called = names if i == 0 else [str(j) for j in range(layers[i].in_features)]
-        feeding = results if i == len(bands) - 1 else [str(j) for j in range(layers[i].out_features)]
-        band.draw(picture, width, y, *ends, called, feeding)
+        feeding = results if named[i] else [str(j) for j in range(layers[i].out_features)]
+        band.draw(picture, width, y, start, ends, called, feeding)
         y += band.height
-        last = i == len(bands) - 1
-        picture.nodes(ends[1], width, y, [results[j] for j in nodes[-1]] if last else None, below=False)
+        last, start = i == len(bands) - 1, ends
+        if products[i].arities:
+            start = picture.join(ends, nodes[i + 1], products[i], y, seen[i].scores.max(0))
+            y += JOIN
+        picture.nodes(start, width, y, [results[j] for j in nodes[-1]] if last else None, below=False)
     with style():
         return picture.render(ax, width, y, title)
 
 
-@dataclass
-class _Seen:
-    """A layer as it is drawn: magnitudes (in, out), which edges are there, formulas, curves of edges."""
-
-    scores: NDArray
-    active: NDArray
-    formulas: dict[tuple[int, int], str]
-    layer: KANLinear
-    low: Tensor
-    high: Tensor
-
-    def curves(self) -> tuple[NDArray, NDArray]:
-        """Return x (POINTS, in) and phi (POINTS, in, out), over the range of the data."""
-        steps = torch.linspace(0, 1, POINTS, dtype=self.low.dtype, device=self.low.device).unsqueeze(1)
-        x = self.low + (self.high - self.low) * steps
-        phi = edge_values(self.layer, x)
-        return x.double().cpu().numpy(), phi.double().cpu().numpy()
-
-
-@torch.no_grad()
-def _look(layer: KANLinear, x: Tensor | None, score: Tensor | None) -> _Seen:
-    k, grid = layer.spline_order, layer.grid
-    if x is None:
-        low, high = grid[:, k], grid[:, grid.shape[1] - k - 1]
-        steps = torch.linspace(0, 1, 2 * POINTS, dtype=grid.dtype, device=grid.device).unsqueeze(1)
-        x = (low + (high - low) * steps).to(layer.spline_weight.dtype)
-    low, high = x.amin(0).to(grid.dtype), x.amax(0).to(grid.dtype)
-    l1 = edge_magnitudes(layer, x) if score is None else score
-    formulas: dict[tuple[int, int], str] = {}
-    if layer.symbolic is not None:
-        agreement = formula_agreement(layer, x)
-        edges = [(edge.input, edge.output, edge.name) for edge in layer.symbolic.edges()]
-        formulas = {(i, o): formula_label(name, agreement[i, o]) for i, o, name in edges}
-    return _Seen(l1.cpu().numpy(), active_edges(layer).cpu().numpy(), formulas, layer, low, high)
-
-
-def _visible(seen: list[_Seen]) -> list[list[int]]:
+def _visible(seen: list[Seen], products: list[Products]) -> list[list[int]]:
     """Return the nodes of every row that are drawn: all inputs and outputs, and connected hidden nodes."""
     rows = [list(range(seen[0].active.shape[0]))]
-    for before, after in itertools.pairwise(seen):
-        rows.append(np.flatnonzero(before.active.any(0) | after.active.any(1)).tolist())
-    return [*rows, list(range(seen[-1].active.shape[1]))]
-
-
-def _names(argument: str, names: Sequence[str] | None, count: int, letter: str) -> list[str]:
-    if names is None:
-        return [f"${letter}_{{{j + 1}}}$" for j in range(count)] if count > 1 else [f"${letter}$"]
-    if isinstance(names, str) or len(names) != count:
-        got = repr(names) if isinstance(names, str) else f"{len(names)} names"
-        raise ValueError(f"{argument}: got {got}, expected {count} names")
-    return [str(name) for name in names]
-
-
-def _letters(text: str) -> int:
-    """Return about how many letters wide a name is; of mathematics, a symbol and its index."""
-    return 3 if "$" in text else max(1, len(text))
+    for before, after, between in zip(seen, seen[1:], products, strict=False):
+        fed = between.fed(torch.from_numpy(before.active.any(0))).numpy()
+        rows.append(np.flatnonzero(fed | after.active.any(1)).tolist())
+    return [*rows, list(range(products[-1].nodes))]
 
 
 def _spread(nodes: list[int], width: float) -> dict[int, float]:
@@ -173,7 +139,7 @@ def _spread(nodes: list[int], width: float) -> dict[int, float]:
 class _Fan:
     """A row of boxes, each with a line from its input and one to its output."""
 
-    def __init__(self, seen: _Seen) -> None:
+    def __init__(self, seen: Seen) -> None:
         self.seen = seen
         self.edges = [(int(i), int(o)) for i, o in np.argwhere(seen.active)]
         self.box = min(0.95, max(0.55, 14.0 / (1.25 * len(self.edges) + 1)))
@@ -197,7 +163,7 @@ class _Fan:
 class _Crossbar:
     """A table of boxes: inputs rise between its columns to feed a row each, columns feed the outputs."""
 
-    def __init__(self, seen: _Seen, inputs: list[int], outputs: list[int]) -> None:
+    def __init__(self, seen: Seen, inputs: list[int], outputs: list[int]) -> None:
         self.seen, self.inputs, self.outputs = seen, inputs, outputs
         self.box = 0.8 if max(len(inputs), len(outputs)) <= 8 else 0.6
         self.shared = -(-len(inputs) // len(outputs))  # inputs that rise in one gap
@@ -249,7 +215,7 @@ class _Crossbar:
 class _Heat:
     """An image of the magnitudes: a row for every input, a column for every output."""
 
-    def __init__(self, seen: _Seen, inputs: list[int], outputs: list[int], last: bool) -> None:
+    def __init__(self, seen: Seen, inputs: list[int], outputs: list[int], last: bool) -> None:
         self.seen, self.inputs, self.outputs, self.last = seen, inputs, outputs, last
         self.width = 8.0
         self.tall = min(6.0, max(1.5, 7.0 * len(inputs) / max(len(inputs), len(outputs))))
@@ -280,7 +246,7 @@ class _Heat:
         picture.texts.append((0.0, high + 0.06, note, at))
 
 
-def _band(seen: _Seen, inputs: list[int], outputs: list[int], last: bool) -> "_Fan | _Crossbar | _Heat":
+def _band(seen: Seen, inputs: list[int], outputs: list[int], last: bool) -> "_Fan | _Crossbar | _Heat":
     if seen.active.sum() <= FAN:
         return _Fan(seen)
     if max(len(inputs), len(outputs)) <= CROSSBAR:
@@ -300,6 +266,7 @@ class _Picture:
     dots: list[tuple[float, float]] = field(default_factory=list)
     joints: list[tuple[float, float]] = field(default_factory=list)
     marks: list[tuple[float, float]] = field(default_factory=list)
+    crosses: list[tuple[float, float]] = field(default_factory=list)
     images: list[tuple[tuple[float, float, float, float], NDArray]] = field(default_factory=list)
     margin: float = 0.35  # beside the picture
 
@@ -330,12 +297,27 @@ class _Picture:
         """Write the name of a row, which ends at x, or of a column, which hangs from y."""
         at = {"fontsize": 7.0, "color": INK, "ha": "right", "va": "center"}
         if below:
-            long = _letters(text) > 4
+            long = letters(text) > 4
             at |= {"ha": "center", "va": "top", "rotation": 90 if long else 0}
-            at["fontsize"] = min(7.0, 60.0 / _letters(text))
+            at["fontsize"] = min(7.0, 60.0 / letters(text))
         else:
-            self.margin = max(self.margin, 0.1 + 0.06 * _letters(text) - x)
+            self.margin = max(self.margin, 0.1 + 0.06 * letters(text) - x)
         self.texts.append((x, y, text, at))
+
+    def join(
+        self, ends: dict[int, float], nodes: list[int], products: Products, y: float, strongest: NDArray
+    ) -> dict[int, float]:
+        """Draw lines from the outputs of a layer at y to their nodes above; return where these are."""
+        places, groups = {}, products.groups()
+        for node in nodes:
+            group = groups[node]
+            places[node] = sum(ends[s] for s in group) / len(group)
+            for s in group:
+                self.joints.append((ends[s], y))
+                self.line([(ends[s], y), (places[node], y + JOIN)], strongest[s], None)
+            if len(group) > 1:
+                self.crosses.append((places[node], y + JOIN))
+        return places
 
     def nodes(
         self, places: dict[int, float], width: float, y: float, names: list[str] | None, below: bool
@@ -344,7 +326,7 @@ class _Picture:
         if names is None or len(places) > 2 * CROSSBAR:
             return
         apart = 72 * width / len(places)  # points; a letter is about 0.6 of its size wide
-        size = max(5.0, min(11.0, apart / (0.62 * max(map(_letters, names)))))
+        size = max(5.0, min(11.0, apart / (0.62 * max(map(letters, names)))))
         for x, name in zip(places.values(), names, strict=True):
             at = {"ha": "center", "va": "top" if below else "bottom", "fontsize": size, "color": INK}
             self.texts.append((x, y + (-0.14 if below else 0.14), name, at))
@@ -383,6 +365,10 @@ class _Picture:
         for places, colour, size in ((self.joints, INK, 9), (self.marks, FORMULA, 9)):
             if places:
                 ax.scatter(*np.array(places).T, s=size, color=colour, linewidths=0, zorder=4)
+        if self.crosses:
+            circles = {"s": 130, "color": PAPER, "edgecolors": INK, "linewidths": 1.2, "zorder": 5}
+            ax.scatter(*np.array(self.crosses).T, **circles)
+            ax.scatter(*np.array(self.crosses).T, marker="x", s=30, color=INK, linewidths=1.4, zorder=6)
         for x, y, text, options in self.texts:
             ax.text(x, y, text, zorder=5, **options)
         if title:

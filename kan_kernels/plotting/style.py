@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,18 @@ def save(figure: Any, path: str | os.PathLike[str], dpi: int = 160) -> None:
     metadata = {"Date": None} if suffix == ".svg" else {"CreationDate": None} if suffix == ".pdf" else None
     with style():
         figure.savefig(path, dpi=dpi, metadata=metadata, facecolor=PAPER)
+
+
+def names_of(argument: str, names: Sequence[str] | None, count: int, letter: str) -> list[str]:
+    """Return the names of so many nodes, by default x1, x2, ... with this letter."""
+    if names is None:
+        return [f"${letter}_{{{j + 1}}}$" for j in range(count)] if count > 1 else [f"${letter}$"]
+    if isinstance(names, str) or len(names) != count:
+        got = repr(names) if isinstance(names, str) else f"{len(names)} names"
+        raise ValueError(f"{argument}: got {got}, expected {count} names")
+    return [str(name) for name in names]
+
+
+def letters(text: str) -> int:
+    """Return about how many letters wide a name is; of mathematics, a symbol and its index."""
+    return 3 if "$" in text else max(1, len(text))

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .. import replicas
 from .._core import checks
-from ..inspection import layers_of
-from ..nn import KANLinear
+from ..inspection import layers_of, products_of
+from ..nn import KANLinear, Products
 from ..nn import function_library as functions
 from .actions import R2_FLOOR, Candidate, _check_share, _finite, _fit_edges, _set
 from .curves import active_pairs, fixed_edges, layer_inputs, rows, x_dtype
@@ -159,7 +159,7 @@ def auto(
             _set(layer, _formulas(report.edges, n))
         model.load_state_dict(state)
         return report
-    reports = _chosen(layers, x, candidates, r2_threshold, complexity_weight)
+    reports = _chosen(layers, products_of(model), x, candidates, r2_threshold, complexity_weight)
     original = _outputs(model, x)
     if y is None:
         _apply(layers, reports)
@@ -191,12 +191,17 @@ def _place(report: EdgeReport) -> tuple[int, int, int]:
 
 
 def _chosen(
-    layers: list[KANLinear], x: Tensor, candidates: list, r2_threshold: float, complexity_weight: float
+    layers: list[KANLinear],
+    products: list[Products],
+    x: Tensor,
+    candidates: list,
+    r2_threshold: float,
+    complexity_weight: float,
 ) -> list[EdgeReport]:
     """Return what each edge would become by itself."""
     reports: list[EdgeReport] = []
     reached = rows(layers[0], x)
-    for n, (layer, inputs) in enumerate(zip(layers, layer_inputs(layers, x), strict=True)):
+    for n, (layer, inputs) in enumerate(zip(layers, layer_inputs(layers, x, products), strict=True)):
         edges = [edge for edge in active_pairs(layer) if edge not in fixed_edges(layer)]
         for (i, o), ranked in zip(
             edges, _fit_edges(layer, edges, inputs, candidates, complexity_weight), strict=True
@@ -207,7 +212,7 @@ def _chosen(
             closest = best or max(ranked, key=lambda candidate: candidate.r2)
             reports.append(EdgeReport(n, i, o, closest, best is not None))
         if layer is not layers[-1]:
-            reached = _output_when_fixed(layer, reached, _formulas(reports, n))
+            reached = products[n](_output_when_fixed(layer, reached, _formulas(reports, n)))
     return reports
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from .._core.bases import BASE_CODES
 from ..backends import reference
 from ..inspection import active_edges, check_data
-from ..nn import KANLinear
+from ..nn import KANLinear, Products
 
 
 def active_pairs(layer: KANLinear) -> list[tuple[int, int]]:
@@ -52,15 +52,15 @@ class Curves:
 
 
 @torch.no_grad()
-def layer_inputs(layers: list[KANLinear], x: Tensor) -> list[Tensor]:
-    """Return the input of each layer, (n, in), checked."""
+def layer_inputs(layers: list[KANLinear], x: Tensor, products: list[Products]) -> list[Tensor]:
+    """Return the input of each layer, (n, in), checked. products: of the nodes behind each layer."""
     inputs: list[Tensor] = []
-    for layer in layers:
+    for layer, multiply in zip(layers, products, strict=True):
         x = x if inputs else rows(layer, x)
         if not x.isfinite().all():
             raise ValueError(f"x: layer {len(inputs)} gets NaN or inf from the layers before it")
         inputs.append(x)
-        x = layer(x.to(x_dtype(layer)))
+        x = multiply(layer(x.to(x_dtype(layer))))
     return inputs
 
 

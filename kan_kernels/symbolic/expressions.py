@@ -10,13 +10,14 @@ import torch
 
 from .._core import checks
 from ..data import Dataset
-from ..inspection import layers_of
+from ..inspection import layers_of, products_of
 from ..nn import KANLinear
 from ..nn import function_library as library
 from .curves import active_pairs, fixed_edges
 
 PRECISION = 17  # decimal digits that tell all float64 apart
 _NOISE = 13  # decimal digits that a polished constant has
+_TERMS = 1000  # that products are multiplied out to, at most
 
 
 def formula(
@@ -32,7 +33,7 @@ def formula(
     """Return a sympy expression for each output.
 
     Constants are collected: shifts and scales of one layer are multiplied into those of the next. Powers are
-    not expanded.
+    not expanded. Products of nodes are multiplied out where the formula is shorter for it.
 
     Args:
         model: a KAN or a KANLinear; each edge is off (`edge_mask`) or has a formula.
@@ -59,13 +60,13 @@ def formula(
         [3*(0.5*x - 0.5)**2 + 0.5]
     """
     sympy = _sympy()
-    layers = layers_of(model)
+    layers, products = layers_of(model), products_of(model)
     names = _names(names, data, layers[0].in_features)
     if data is not None:
         normalizer = data.normalizer if normalizer is None else normalizer
         output_normalizer = data.output_normalizer if output_normalizer is None else output_normalizer
     units = _normalizer("normalizer", normalizer, layers[0].in_features)
-    output_units = _normalizer("output_normalizer", output_normalizer, layers[-1].out_features)
+    output_units = _normalizer("output_normalizer", output_normalizer, products[-1].nodes)
     if digits is not None:
         digits = checks.integer("digits", digits, 0, PRECISION)
     simplify = checks.boolean("simplify", simplify)
@@ -75,19 +76,24 @@ def formula(
         values = [
             _scaled(x, 1 / std, -mean / std, sympy) for x, mean, std in zip(values, *units, strict=True)
         ]
-    for layer in layers:
+    inner: dict[Any, Any] = {}  # products of nodes are symbols until constants are collected around them
+    for layer, multiply in zip(layers, products, strict=True):
         values = _layer(layer, values, sympy)
+        for group in multiply.groups()[multiply.sums :]:
+            inner[product := sympy.Dummy()] = sympy.Mul(*(values[s] for s in group))
+            values.append(product)
+        del values[multiply.sums : multiply.subnodes]
     if output_units is not None:
         values = [_scaled(y, std, mean, sympy) for y, mean, std in zip(values, *output_units, strict=True)]
+    for product, factors in reversed(inner.items()):
+        values = [value.xreplace({product: factors}) for value in values]
     if simplify:
         if digits is not None:  # 1 + 1e-15 is 1 to the rules that shorten, and no more is lost than that
             values = [_round(value, lambda n: float(f"{n:.{_NOISE}g}"), sympy) for value in values]
         values = [sympy.simplify(value) for value in values]
-    if digits is not None:
-        exact = values
-        values = [_round(value, lambda n: round(n, digits), sympy) for value in values]
-        if units is not None or output_units is not None:
-            _check_units(exact, values, digits)
+    exact, values = values, [_shortest(value, digits, bool(inner), sympy) for value in values]
+    if digits is not None and (units is not None or output_units is not None):
+        _check_units(exact, values, digits)
     return values
 
 
@@ -290,6 +296,20 @@ def _apply(function: library.Function, z: Any, sympy: Any) -> tuple[Any, Any]:
         if abs(shift) < 20:  # beyond that the factor is no readable number
             return sympy.exp(shift), sympy.exp(rest)
     return sympy.Integer(1), function.sympy(z)
+
+
+def _shortest(value: Any, digits: int | None, multiplied: bool, sympy: Any) -> Any:
+    """Return the value rounded to so many decimals, if any; of a model with products in its shorter form."""
+    forms = [value, sympy.expand_mul(value)] if multiplied and _terms(value) <= _TERMS else [value]
+    if digits is not None:
+        forms = [_round(form, lambda n: round(n, digits), sympy) for form in forms]
+    return min(forms, key=lambda form: form.count_ops())
+
+
+def _terms(value: Any) -> int:
+    """Return how many terms it has once it is multiplied out, arguments of functions among them."""
+    inner = [_terms(part) for part in value.args]
+    return math.prod(inner) if value.is_Mul else sum(inner) if value.is_Add else max(inner, default=1)
 
 
 def _round(expression: Any, rounded: Callable[[float], float], sympy: Any) -> Any:

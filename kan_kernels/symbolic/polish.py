@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import replicas
 from .._core import checks, threads
-from ..inspection import layers_of
+from ..inspection import layers_of, products_of
 from .curves import rows
 from .descent import Loss, NotFinite, curvature_of, descend
 
@@ -83,7 +83,7 @@ def polish(
     x = rows(layers[0], x)
     steps = checks.integer("steps", steps, 0)
     if y is not None:
-        y = _target(y, x, layers[-1].out_features, loss)
+        y = _target(y, x, products_of(model)[-1].nodes, loss)
     if all(layer.symbolic is None for layer in layers):
         raise ValueError(
             "model: no edge has a formula, expected at least one; use symbolic.auto or symbolic.fix"
@@ -121,7 +121,7 @@ def error_of(model: torch.nn.Module, x: Tensor, y: Tensor, loss: Loss | None) ->
     """
     layers = layers_of(model)
     x = rows(layers[0], x)
-    y = _target(y, x, layers[-1].out_features, loss)
+    y = _target(y, x, products_of(model)[-1].nodes, loss)
     dtype = layers[0].spline_weight.dtype
     with torch.no_grad():
         prediction = model(x.to(torch.promote_types(dtype, torch.float32))).double()

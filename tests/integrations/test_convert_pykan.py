@@ -243,7 +243,6 @@ def rounded(model: Any) -> None:
             lambda: changed(rounded),
             "model: layer 1: grid: knots of feature 2 do not increase in torch.float32",
         ),
-        (lambda: network([3, [2, 2], 1]), "layer 1 of nodes has 2 multiplication nodes"),
         (lambda: network(base_fun=torch.tanh), "model: layer 0: base_fun is <built-in method tanh"),
         (unknown_formula, "model: layer 0: edge 1 -> 2 has the formula 'anonymous'"),
         (selected, "input_id selects some of the inputs"),

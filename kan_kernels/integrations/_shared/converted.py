@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._core import checks
-from ...nn import KAN, KANLinear
+from ...nn import KAN, KANLinear, Products
 
 
 def require(condition: bool, message: str) -> None:
@@ -67,10 +67,12 @@ def filled(
     return layer
 
 
-def stacked(layers: list[KANLinear]) -> KAN:
-    """Return a KAN of these very layers, which may differ in grid size, order and base."""
+def stacked(layers: list[KANLinear], products: list[Products] | None = None) -> KAN:
+    """Return a KAN of these very layers, which may differ in grid size, order and base, and of products."""
     model = KAN([1, 1], 1, 0, device="meta")
     model.layers = nn.ModuleList(layers)
+    if products is not None:
+        model.set_products(products)
     return model
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...inspection import layers_of
+from ...inspection import layers_of, products_of
 from ...nn import KAN, KANLinear
 from .._shared import probe
 from .._shared.converted import chain, filled, require, stacked
@@ -122,13 +122,19 @@ def to_efficient_kan(model: nn.Module) -> drop_in.KAN | drop_in.KANLinear:
 
     Raises:
         TypeError: `model` is no KAN or KANLinear.
-        ValueError: a layer has symbolic edges, a bias that is not zero, spline order 0 or 16-bit weights.
+        ValueError: a layer has multiplication nodes, symbolic edges, a bias that is not zero, spline order 0
+            or 16-bit weights.
 
     Example:
         >>> to_efficient_kan(KANLinear(2, 3)).spline_weight.shape
         torch.Size([3, 2, 8])
     """
     sources = layers_of(model)
+    for n, products in enumerate(products_of(model)):
+        require(
+            not products.arities,
+            f"model: layer {n} has multiplication nodes, which efficient-kan cannot hold",
+        )
     with torch.random.fork_rng(devices=[]):  # the constructors draw numbers
         layers = [_to_layer(layer, n) for n, layer in enumerate(sources)]
         if isinstance(model, KANLinear):

@@ -7,6 +7,8 @@ Facts of pykan 0.2.8 (MIT). One layer of its MultKAN computes, with nodes a scal
     y[o] = node_scale[o] (subnode_scale[o] z[o] + subnode_bias[o]) + node_bias[o]
 
 The scale of a node is multiplied into the weights of the edges that end there, its shift is the layer's bias.
+A multiplication node takes the product of neighbouring subnodes, subnode_scale[s] z[s] + subnode_bias[s], in
+their place; its scale goes into the first of them, and a shift behind the product has no place here.
 """
 
 import contextlib
@@ -22,12 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...inspection import layers_of
+from ...inspection import layers_of, products_of
 from ...nn import KAN, KANLinear
 from .. import Accelerated
 from .._shared.converted import filled, regular_inputs, require, stacked
 from .code import why_not_its_code
 from .layer import base_of
+from .nodes import affine_of, products_of_widths
 
 _BASES: dict[str, str | None] = {"silu": "silu", "identity": "identity", "zero": None}
 _TO_PYKAN = {"1/sqrt": "1/sqrt(x)"}  # names of functions that differ; kan_kernels knows pykan's as aliases
@@ -53,16 +56,17 @@ class _Layer:
 def from_pykan(model: nn.Module) -> KAN | KANLinear:
     """Return pykan's MultKAN (KAN) as a kan_kernels.KAN, its KANLayer as a KANLinear.
 
-    Edges with a formula become symbolic edges; the affine parameters of nodes are multiplied out.
+    Edges with a formula become symbolic edges; the affine parameters of nodes are multiplied out;
+    multiplication nodes stay what they are.
 
     Args:
         model: of pykan 0.2.8, accelerated or not.
 
     Raises:
         TypeError: `model` is something else.
-        ValueError: naming the part that cannot be held: multiplication nodes, a base function that is no
-            silu, identity or zero, selected inputs (prune_input), an unknown formula, knots of an input of
-            which some coincide, a forward of its own.
+        ValueError: naming the part that cannot be held: a multiplication node whose node_bias is not 0, a
+            base function that is no silu, identity or zero, selected inputs (prune_input), an unknown
+            formula, knots of an input of which some coincide, a forward of its own.
 
     Example:
         >>> peer = to_pykan(KAN([2, 5, 1]))
@@ -81,7 +85,7 @@ def from_pykan(model: nn.Module) -> KAN | KANLinear:
 
 def _from_network(model: Any) -> KAN:
     _check_forward(model, "MultKAN", "model")
-    _check_nodes(model.width)
+    products = products_of_widths(model.width, model.mult_arity)
     selected = getattr(model, "input_id", None)
     count = model.width[0][0]
     require(
@@ -94,8 +98,8 @@ def _from_network(model: Any) -> KAN:
         where = f"model: layer {n}"
         _check_forward(layer, "KANLayer", where)
         facts = _numbers(layer)
-        facts.scale = model.node_scale[n] * model.subnode_scale[n]
-        facts.shift = model.node_scale[n] * model.subnode_bias[n] + model.node_bias[n]
+        affine = model.node_scale[n], model.node_bias[n], model.subnode_scale[n], model.subnode_bias[n]
+        facts.scale, facts.shift = affine_of(products[n], *affine, where)
         if model.symbolic_enabled:
             symbolic = model.symbolic_fun[n]
             _check_forward(symbolic, "Symbolic_KANLayer", where)
@@ -105,7 +109,7 @@ def _from_network(model: Any) -> KAN:
                 symbolic.funs_name,
             )
         layers.append(_made(facts, _base_of(layer.base_fun, where), where))
-    return stacked(layers)
+    return stacked(layers, products)
 
 
 def load_checkpoint(path: str | os.PathLike[str], *, device: torch.device | str | None = None) -> KAN:
@@ -141,7 +145,7 @@ def load_checkpoint(path: str | os.PathLike[str], *, device: torch.device | str 
         return config[key]
 
     width = setting("width")
-    _check_nodes(width)
+    products = products_of_widths(width, setting("mult_arity"))
     name = setting("base_fun_name")
     known = isinstance(name, str) and name in _BASES
     require(known, f"path: base_fun is {name!r}, expected silu, identity or zero")
@@ -157,15 +161,17 @@ def load_checkpoint(path: str | os.PathLike[str], *, device: torch.device | str 
             mask=tensor(at + "mask"),
             order=order[n] if isinstance(order, list) else order,
         )
-        node_scale, node_bias = tensor(f"node_scale_{n}"), tensor(f"node_bias_{n}")
-        facts.scale = node_scale * tensor(f"subnode_scale_{n}")
-        facts.shift = node_scale * tensor(f"subnode_bias_{n}") + node_bias
+        names = ("node_scale", "node_bias", "subnode_scale", "subnode_bias")
+        scale, bias, sub_scale, sub_bias = (tensor(f"{name}_{n}") for name in names)
+        facts.scale, facts.shift = affine_of(
+            products[n], scale, bias, sub_scale, sub_bias, f"path: layer {n}"
+        )
         if setting("symbolic_enabled"):
             facts.symbolic_mask = tensor(f"symbolic_fun.{n}.mask")
             facts.affine = tensor(f"symbolic_fun.{n}.affine")
             facts.names = setting(f"symbolic.funs_name.{n}")
         layers.append(_made(facts, base, f"path: layer {n}"))
-    return stacked(layers)
+    return stacked(layers, products)
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -190,16 +196,6 @@ def _state(path: Path, device: torch.device | str | None) -> dict[str, Any]:
         raise ValueError(f"path: {path} is no file of tensors: {error}") from error
     require(isinstance(state, dict), f"path: {path} is no state dict")
     return state
-
-
-def _check_nodes(width: Any) -> None:
-    for n, size in enumerate(width):
-        multiplied = size[1] if isinstance(size, (list, tuple)) else 0
-        require(
-            multiplied == 0,
-            f"model: layer {n} of nodes has {multiplied} multiplication nodes, which kan_kernels.KAN "
-            "cannot hold",
-        )
 
 
 def _check_forward(module: Any, name: str, where: str) -> None:
@@ -289,8 +285,9 @@ def _edges(p: _Layer, layer: KANLinear, where: str) -> Any:
 def to_pykan(model: nn.Module) -> Any:
     """Return a KAN or KANLinear as pykan's MultKAN, without checkpoints on disk (auto_save=False).
 
-    scale_sp becomes 1, scale_base the base weight, a bias the node_bias of its layer, edge mask and symbolic
-    edges pykan's. pykan's constructor sets the seeds of torch, numpy and random; they are put back.
+    scale_sp becomes 1, scale_base the base weight, a bias the node_bias of its layer, or before products its
+    subnode_bias, products, edge mask and symbolic edges pykan's. pykan's constructor sets the seeds of torch,
+    numpy and random; they are put back.
 
     Args:
         model: a KAN or KANLinear.
@@ -305,7 +302,8 @@ def to_pykan(model: nn.Module) -> Any:
         >>> to_pykan(KAN([2, 5, 1])).width
         [[2, 0], [5, 0], [1, 0]]
     """
-    layers = layers_of(model)
+    layers, products = layers_of(model), products_of(model)
+    arities = {arity for p in products for arity in p.arities}
     try:
         kan = import_module("kan")
     except ModuleNotFoundError as error:
@@ -317,7 +315,10 @@ def to_pykan(model: nn.Module) -> Any:
         _check_layer(layer, layers[0].base, known, f"model: layer {n}")
     with _seeds_kept():
         made = kan.MultKAN(
-            width=[layers[0].in_features, *(layer.out_features for layer in layers)],
+            width=[layers[0].in_features, *([p.sums, len(p.arities)] for p in products)],
+            mult_arity=[[], *(list(p.arities) for p in products)]
+            if len(arities) > 1
+            else max(arities, default=2),
             grid=[layer.grid_size for layer in layers],
             k=[layer.spline_order for layer in layers],
             base_fun=layers[0].base or "zero",
@@ -329,6 +330,9 @@ def to_pykan(model: nn.Module) -> Any:
     made.to(weight.device)
     for n, layer in enumerate(layers):
         _fill(made, n, layer)
+        if layer.bias is not None:
+            place = made.subnode_bias if products[n].arities else made.node_bias
+            place[n].data = layer.bias.detach().clone()
     return made
 
 
@@ -361,8 +365,6 @@ def _fill(made: Any, n: int, layer: KANLinear) -> None:
     numeric.scale_base.data = torch.zeros_like(numeric.scale_base) if base is None else base.detach().clone()
     if layer.edge_mask is not None:
         numeric.mask.data = layer.edge_mask.clone()
-    if layer.bias is not None:
-        made.node_bias[n].data = layer.bias.detach().clone()
     for edge in layer.symbolic.edges() if layer.symbolic is not None else ():
         i, o = edge.input, edge.output
         symbolic.fix_symbolic(i, o, _TO_PYKAN.get(edge.name, edge.name))
