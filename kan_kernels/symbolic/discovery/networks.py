@@ -8,9 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from ... import grids
+from ...inspection import node_values
+from ...nn import KAN
 from ...training import fit
 from .joint import Rows
-from .products import Network, Shape, network, parts
+
+Widths = tuple[int | tuple[int, int], ...]  # as KAN takes them
 
 COARSE, FINE = (5, 8), ((10, 12), (20, 16))  # cells and LBFGS steps
 
@@ -55,17 +58,17 @@ class Data:
 class Trained:
     """A network with the seed it came from and its losses."""
 
-    model: Network
+    model: KAN
     seed: int
     train: float
     valid: float
 
 
-def coarse(data: Data, shape: Shape, seed: int) -> Trained:
-    """Return a network on a coarse grid, after a few steps."""
+def coarse(data: Data, widths: Widths, seed: int) -> Trained:
+    """Return a network in float64 on a coarse grid, after a few steps."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = network(shape, COARSE[0])
+        model = KAN(widths, COARSE[0], base="identity", dtype=torch.float64)
     if data.train.loss is not None:
         model.layers[-1].bias = nn.Parameter(torch.zeros(data.outputs, dtype=torch.float64))
     train(data, model, COARSE[1])
@@ -78,7 +81,7 @@ def fine(data: Data, start: Trained) -> Trained:
     cells = len(data.train.x) // 8
     for size, steps in FINE:
         model = copy.deepcopy(model)
-        for layer, x in parts(model, data.units(data.train.x)):
+        for layer, x in zip(model.layers, node_values(model, data.units(data.train.x)), strict=False):
             if min(size, cells) > layer.grid_size:
                 grids.refine(layer, min(size, cells), x)
         train(data, model, steps)
@@ -89,10 +92,10 @@ def fine(data: Data, start: Trained) -> Trained:
     return best
 
 
-def train(data: Data, model: Network, steps: int) -> None:
+def train(data: Data, model: KAN, steps: int) -> None:
     """Take steps of LBFGS, with the knots where the data are."""
     x = data.units(data.train.x)
-    for layer, inputs in parts(model, x):
+    for layer, inputs in zip(model.layers, node_values(model, x), strict=False):
         grids.update_grid(layer, inputs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one that diverges is put back, and judged as it is
@@ -104,6 +107,6 @@ def train(data: Data, model: Network, steps: int) -> None:
         raise KeyboardInterrupt
 
 
-def judged(data: Data, model: Network, seed: int) -> Trained:
+def judged(data: Data, model: KAN, seed: int) -> Trained:
     """Return the network with its losses."""
     return Trained(model, seed, data.loss(model, data.train), data.loss(model, data.valid))

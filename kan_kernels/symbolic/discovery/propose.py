@@ -9,14 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...inspection import edge_deviations
-from ...nn import KANLinear
+from ...inspection import edge_deviations, node_values, products_of
+from ...nn import KAN
 from ...nn import function_library as library
 from ..actions import Candidate, _fit_edges
 from ..curves import active_pairs
 from .form import Form, Term
 from .networks import Data, Trained
-from .products import Network, ProductNetwork, parts
 from .simplify import cleaned
 
 EACH = 5  # functions of an edge that are tried
@@ -43,7 +42,9 @@ Edges = dict[tuple[int, int, int], list[EdgeChoice]]  # by layer, input, output;
 
 def choices(data: Data, trained: Trained, functions: list[library.Function]) -> Edges:
     """Return the best functions of every edge that is on."""
-    reached = parts(trained.model, data.units(data.train.x))
+    reached = list(
+        zip(trained.model.layers, node_values(trained.model, data.units(data.train.x)), strict=False)
+    )
     relative = trained.valid
     if data.train.loss is None:
         relative = trained.valid / float(data.scale.square().mean())
@@ -63,9 +64,10 @@ def choices(data: Data, trained: Trained, functions: list[library.Function]) -> 
     return found
 
 
-def _shares(model: Network, reached: list) -> list[Tensor]:
+def _shares(model: KAN, reached: list) -> list[Tensor]:
     """Return which share of the outputs' variance hangs on an edge, at most 1: (in, out) for each layer."""
     shares: list[Tensor] = []
+    products = products_of(model)
     weight: Tensor | None = None
     for n in reversed(range(len(reached))):
         layer, x = reached[n]
@@ -75,8 +77,8 @@ def _shares(model: Network, reached: list) -> list[Tensor]:
         share = (edges / total * weight).clamp(max=1.0)
         shares.insert(0, share)
         weight = share.sum(1)
-        if n == 1 and isinstance(model, ProductNetwork):
-            weight = model.shape.spread(weight)
+        if n > 0:
+            weight = products[n - 1].hand_down(weight)
     return shares
 
 
@@ -123,10 +125,10 @@ def build(data: Data, trained: Trained, keys: list, chosen: tuple[EdgeChoice, ..
     for (n, i, o), choice in zip(keys, chosen, strict=True):
         terms.setdefault((n, o), []).append((i, choice))
     layers, constants = [], []
-    network: list[KANLinear] = list(model.layers)
-    for n, layer in enumerate(network):
+    pairs = list(zip(model.layers, products_of(model), strict=True))
+    for n, (layer, products) in enumerate(pairs):
         factors = []
-        last = n == len(network) - 1
+        last = n == len(pairs) - 1
         for o in range(layer.out_features):
             row = terms.get((n, o), [])
             bias = 0.0 if layer.bias is None else float(layer.bias[o].detach())
@@ -138,12 +140,9 @@ def build(data: Data, trained: Trained, keys: list, chosen: tuple[EdgeChoice, ..
             for _, choice in row:
                 constants += choice.affine[:3]
             factors.append(tuple(Term(i, choice.name) for i, choice in row))
-        if n == 0 and isinstance(model, ProductNetwork):
-            layers.append(model.shape.nodes(factors))
-        else:
-            layers.append(tuple((factor,) for factor in factors))
+        layers.append(tuple(tuple(factors[s] for s in group) for group in products.groups()))
     theta = torch.tensor(constants, dtype=torch.float64)
-    return cleaned(Form(network[0].in_features, tuple(layers)), theta)
+    return cleaned(Form(pairs[0][0].in_features, tuple(layers)), theta)
 
 
 def first(edges: Edges, count: int, plainness: float = 1.0) -> list[tuple[EdgeChoice, ...]]:

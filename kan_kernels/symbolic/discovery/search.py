@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._core import checks
+from ..._core import checks, files
 from ...nn import function_library as library
 from ...training.loop import _bar
 from . import inputs, laws, networks, reading
 from .joint import Loss
 from .laws import Law, Pool, short
-from .networks import Data, Trained
-from .products import Shape
+from .networks import Data, Trained, Widths
 from .result import Discovery
 
 FORMAT = 1
@@ -113,7 +112,7 @@ def discover(
 
 def _identity(rows: Tensor, target: Tensor, names, seeds, shapes, functions, loss: Loss | None) -> str:
     """Return a digest of what a search depends on, the loss by its name."""
-    parts = (names, seeds, [str(s) for s in shapes], [f.name for f in functions])
+    parts = (names, seeds, [str(list(s)) for s in shapes], [f.name for f in functions])
     digest = hashlib.sha256(repr((*parts, getattr(loss, "__qualname__", repr(type(loss))))).encode())
     digest.update(rows.numpy().tobytes())
     digest.update(target.numpy().tobytes())
@@ -128,7 +127,7 @@ class Search:
     """A search under way."""
 
     def __init__(
-        self, data: Data, names: tuple[str, ...], seeds: list[int], shapes: list[Shape],
+        self, data: Data, names: tuple[str, ...], seeds: list[int], shapes: list[Widths],
         functions: list[library.Function], budget: float, work: int | None, bar: Any,
     ) -> None:  # fmt: skip
         squared = data.train.loss is None
@@ -223,10 +222,10 @@ class Search:
         self.least = min(self.least, trained.valid)
         self.tick()
         self.networks += 1
-        self.reader.read(trained, str(shape))
+        self.reader.read(trained, str(list(shape)))
 
-    def _seeds(self, shape: Shape) -> list[int]:
-        return self.seeds if len(shape.widths) > 2 else self.seeds[:1]  # one layer is nearly convex
+    def _seeds(self, shape: Widths) -> list[int]:
+        return self.seeds if len(shape) > 2 else self.seeds[:1]  # one layer is nearly convex
 
     def save(self, path: Path, identity: str) -> None:
         """Write a checkpoint: plain data and tensors, replaced in one go."""
@@ -236,9 +235,8 @@ class Search:
             "seconds": time.monotonic() - self.start + self.before,
             "laws": [law.state() for law in self.pool.laws.values()],
         }  # fmt: skip
-        part = path.with_name(path.name + ".part")
-        torch.save(state, part)
-        os.replace(part, path)
+        with files.replacing(path) as part:
+            torch.save(state, part)
 
     def load(self, path: Path, identity: str) -> None:
         """Continue from a checkpoint.
