@@ -17,6 +17,8 @@ import torch
 
 from kan_kernels import symbolic
 
+from .report import markdown_table
+
 RESULTS = Path(__file__).parent / "results"
 ROWS, LIMIT, TARGET = 1000, 60.0, 1e-8
 LAWS = (
@@ -71,12 +73,9 @@ def run(law: str, draw: int) -> dict:
 
 def table(runs: list[dict]) -> str:
     """Return the results as a table."""
-    lines = [
-        "Made by `python -m benchmarks.laws`: `symbolic.discover` with its defaults on 1000 points.",
-        "",
-        "| law | found | largest error of those | CPU seconds, median and most | otherwise |",
-        "| :-- | :-- | :-- | :-- | :-- |",
-    ]
+    said = "Made by `python -m benchmarks.laws`: `symbolic.discover` with its defaults on 1000 points."
+    head = ["law", "found", "largest error of those", "CPU seconds, median and most", "otherwise"]
+    body = []
     for law in dict.fromkeys(r["law"] for r in runs):
         own = [r for r in runs if r["law"] == law]
         good = [r for r in own if r["found"]]
@@ -84,8 +83,8 @@ def table(runs: list[dict]) -> str:
         worst = max((r["rmse"] for r in good), default=float("nan"))
         other = "; ".join(f"`{r['formula']}`" for r in own if not r["found"]) or "-"
         seconds = f"{times[len(times) // 2]}, {times[-1]}"
-        lines.append(f"| {law} | {len(good)} of {len(own)} | {worst:.1e} | {seconds} | {other} |")
-    return "\n".join([*lines, ""])
+        body.append([law, f"{len(good)} of {len(own)}", f"{worst:.1e}", seconds, other])
+    return f"{said}\n\n{markdown_table(head, body, tuple(range(len(head))))}\n"
 
 
 def main() -> None:

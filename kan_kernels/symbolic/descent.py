@@ -60,6 +60,20 @@ def descend(
     return theta, best
 
 
+def normal_equations(jacobian: Tensor, slope: Tensor, curvature: Tensor | None) -> System:
+    """Return Gauss and Newton's matrix (P, P) and the negative gradient (P,).
+
+    Args:
+        jacobian: (n, out, P), of the predictions.
+        slope: (n, out), the gradient of the loss by them. curvature: (n, out, out); None for the identity.
+    """
+    flat = jacobian.flatten(0, 1)
+    gradient = flat.t() @ slope.flatten()
+    if curvature is None:
+        return flat.t() @ flat, -gradient
+    return torch.einsum("nof,nop,npg->fg", jacobian, curvature, jacobian), -gradient
+
+
 def finite(value: float) -> float:
     """Return the value, or inf in place of NaN."""
     return value if math.isfinite(value) else math.inf

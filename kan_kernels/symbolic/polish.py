@@ -12,7 +12,7 @@ from .. import replicas
 from .._core import checks, threads
 from ..inspection import layers_of, products_of
 from .curves import rows
-from .descent import Loss, NotFinite, curvature_of, descend
+from .descent import Loss, NotFinite, curvature_of, descend, normal_equations
 
 _ROWS = 4096  # at a time
 Residual = Callable[[torch.nn.Module, Tensor], Tensor]
@@ -187,12 +187,8 @@ class _Outputs:
             slope = torch.cat(predictions) - self.y
         for n, (part, along) in enumerate(zip(self.x.split(_ROWS), slope.split(_ROWS), strict=True)):
             jacobian = torch.func.jacfwd(self.outputs)(theta, part).detach()
-            gradient -= torch.einsum("nof,no->f", jacobian, along)
-            if self.loss is not None:
-                matrix += torch.einsum("nof,nop,npg->fg", jacobian, bends[n], jacobian)
-            else:
-                flat = jacobian.flatten(0, 1)
-                matrix += flat.t() @ flat
+            more = normal_equations(jacobian, along, None if self.loss is None else bends[n])
+            matrix, gradient = matrix + more[0], gradient + more[1]
         return matrix, gradient
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ...nn import function_library as library
-from ..descent import Loss, NotFinite, curvature_of, descend, finite
+from ..descent import Loss, NotFinite, curvature_of, descend, finite, normal_equations
 from ..search import bounds
 from .form import Form, evaluate
 
@@ -51,11 +51,8 @@ class Rows:
         """Return Gauss and Newton's matrix and the negative gradient, by the constants that are free."""
         prediction, slope = evaluate(form, theta, self.x, free)
         if self.loss is None:
-            jacobian, error = slope.flatten(0, 1), (self.y - prediction).flatten()
-            return jacobian.t() @ jacobian, jacobian.t() @ error
-        gradient, curvature = curvature_of(self.loss, prediction, self.y)
-        matrix = torch.einsum("nof,nop,npg->fg", slope, curvature, slope)
-        return matrix, -torch.einsum("nof,no->f", slope, gradient)
+            return normal_equations(slope, prediction - self.y, None)
+        return normal_equations(slope, *curvature_of(self.loss, prediction, self.y))
 
     def fit(
         self, form: Form, theta: Tensor, free: Tensor, steps: int, tolerance: float = 1e-6
