@@ -84,6 +84,8 @@ def table() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
             ops = getattr(torch.ops, backend.NAMESPACE)
             found |= {getattr(ops, name).default: getattr(reference, name) for name in fakes.LINEAR}
     if native.NAMESPACE is not None:
+        ops = torch.ops.kan_kernels
+        found |= {getattr(ops, name).default: getattr(reference, name) for name in fakes.ACTIVATION}
         for function in (kan_network, kan_conv, layer_norm_rbf):
-            found[getattr(torch.ops.kan_kernels, function.__name__).default] = function
+            found[getattr(ops, function.__name__).default] = function
     return found

@@ -49,6 +49,13 @@ def kan_linear_backward(*args: Any, **_: Any) -> int:
     return 2 * kan_linear_grad_input(*args)
 
 
+def kan_activation(
+    x: Shape, row_scale: Any, weight: Shape, base_weight: Any, grid: Any, functions: int, order: int,
+    base: int, derivative: int, basis: int, **_: Any,
+) -> int:  # fmt: skip
+    return _layer(x, weight[-1], functions, order, base, basis)
+
+
 def kan_network(x: Shape, tensors: Sequence[Shape], layers: int, order: int, base: int, **_: Any) -> int:
     rows = x[:-1]
     return sum(_layer((*rows, w[0]), w[2], w[1], order, base, 0) for w in tensors[:layers])
@@ -115,7 +122,13 @@ _OTHERS = (
 _LINEAR = {f.__name__: f for f in (
     kan_linear, kan_linear_grad_input, kan_linear_grad_weight, kan_linear_backward,
 )}  # fmt: skip
-assert _LINEAR.keys() == fakes.LINEAR.keys()
+# without a sum over the features the gradients cost the same
+_ACTIVATION = {
+    "kan_activation": kan_activation,
+    **{name: _LINEAR[name.replace("activation", "linear")] for name in fakes.ACTIVATION if "grad" in name},
+    "kan_activation_backward": kan_linear_backward,
+}
+assert _LINEAR.keys() == fakes.LINEAR.keys() and _ACTIVATION.keys() == fakes.ACTIVATION.keys()
 
 
 def _register(counter: ModuleType) -> None:
@@ -124,7 +137,7 @@ def _register(counter: ModuleType) -> None:
             ops = getattr(torch.ops, backend.NAMESPACE)
             formulas = dict(_LINEAR)
             if backend is native:
-                formulas |= {function.__name__: function for function in _OTHERS}
+                formulas |= _ACTIVATION | {function.__name__: function for function in _OTHERS}
             for name, function in formulas.items():
                 if getattr(ops, name) not in counter.flop_registry:
                     counter.register_flop_formula(getattr(ops, name))(function)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from harness import FUSED
-from kan_kernels import KAN, KANConv1d, KANConv2d, KANConv3d, KANLinear, deploy, symbolic
+from kan_kernels import KAN, KANConv1d, KANConv2d, KANConv3d, KANLinear, MultiHeadKANLinear, deploy, symbolic
 from kan_kernels.integrations import cheby_kan, efficient_kan, fast_kan, fourier_kan
 
 NATIVE = pytest.mark.skipif("native" not in FUSED, reason="native is not among KAN_TEST_BACKENDS")
@@ -37,6 +37,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "KAN": (lambda: KAN([3, 5, 2], bias=True), (3,)),
     "float64, no base": (lambda: KAN([3, 4], base=None, dtype=torch.float64), (3,)),
     "mask and formula": (masked, (3,)),
+    "heads": (lambda: MultiHeadKANLinear(3, 4, heads=2, bias=True), (3,)),
     "conv1d": (lambda: KANConv1d(2, 3, 4, padding="same"), (2, 9)),
     "conv2d": (images, (2, 9, 8)),
     "conv3d": (lambda: KANConv3d(2, 3, 2, padding=1, base="identity"), (2, 4, 3, 5)),

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from harness import FUSED, child
-from kan_kernels import KAN, KANConv2d, KANLinear, use_backend
+from kan_kernels import KAN, KANActivation, KANConv2d, KANLinear, use_backend
 from kan_kernels.integrations import cheby_kan, efficient_kan, fast_kan, fourier_kan
 
 NATIVE = pytest.mark.skipif("native" not in FUSED, reason="native is not among KAN_TEST_BACKENDS")
@@ -34,6 +34,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, int]] = {
     "leading dimensions": (lambda: KANLinear(5, 7), (11, 3, 5), 3 * 35, 5),
     "KAN": (lambda: KAN([5, 7, 3]), (11, 5), 35 + 21, 5),
     "KANConv2d": (lambda: KANConv2d(4, 6, 3, groups=2), (11, 4, 5, 6), 3 * 4 * 6 * 2 * 9, 5),
+    "KANActivation": (lambda: KANActivation(5, heads=2), (11, 5), 10, 5),
     "efficient-kan": (lambda: efficient_kan.KANLinear(5, 7), (11, 5), 35, 5),
     "FastKAN": (lambda: fast_kan.FastKANLayer(5, 7), (11, 5), 35, 9),
     "FourierKAN": (lambda: fourier_kan.NaiveFourierKANLayer(5, 7, 4), (11, 5), 35, 8),
