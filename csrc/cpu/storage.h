@@ -184,6 +184,21 @@ inline void read_transposed(T* out, int64_t ld, const MatrixView& in, int64_t ro
   }
 }
 
+// Rows of a matrix from at most `Widest` columns: out[(row0 + b) * row_stride + column + c] = columns[c * ld + b].
+template <int64_t Widest, class T>
+inline void write_rows(void* out, DType dtype, int64_t row_stride, const T* columns, int64_t ld, int64_t row0,
+                       int64_t rows, int64_t column, int64_t n) {
+  constexpr int64_t kRows = 16;  // at a time
+  T lines[kRows * Widest];
+  for (int64_t b0 = 0; b0 < rows; b0 += kRows) {
+    const int64_t count = min64(kRows, rows - b0);
+    transpose_in(lines, Widest, columns + b0, ld, n, 1, count);
+    for (int64_t b = 0; b < count; ++b) {
+      write_row(out, dtype, (row0 + b0 + b) * row_stride + column, lines + b * Widest, n);
+    }
+  }
+}
+
 // Columns of a block of rows, padded to whole vectors with zeros.
 template <class T>
 inline void read_columns(T* columns, int64_t ld, const MatrixView& in, int64_t row0, int64_t rows, int64_t column,

@@ -59,12 +59,7 @@ void write_columns(void* out, DType dtype, int64_t row_stride, int64_t total_row
                    int64_t row0, int64_t rows, int64_t column, int64_t n) {
   constexpr int64_t L = Simd<T>::lanes;
   if (dtype != kDTypeOf<T>) {
-    T line[kTileColumns];
-    for (int64_t b = 0; b < rows; ++b) {
-      for (int64_t c = 0; c < n; ++c) line[c] = columns[c * ld + b];
-      write_row(out, dtype, (row0 + b) * row_stride + column, line, n);
-    }
-    return;
+    return write_rows<kTileColumns>(out, dtype, row_stride, columns, ld, row0, rows, column, n);
   }
   T* const to = static_cast<T*>(out) + row0 * row_stride + column;
   const int64_t squares = n / L * L;

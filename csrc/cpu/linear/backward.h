@@ -132,7 +132,9 @@ class Backward {
         }
         if (input) unsort_sums(result + f * kRowStride, partial, result_scale, sorted);
       }
-      if (input) write_input(result, row0, rows, i0, features);
+      if (input) {
+        write_rows<kWidestBlock>(a_.input, a_.x.dtype, s_.in, result, kRowStride, row0, rows, i0, features);
+      }
     }
     if (weight && splits_ == 1 && s_.base == kNoBase && adjoin()) return transpose(sums, panels_.padded, i0, features);
     for (int64_t f = 0; weight && f < features; ++f) {
@@ -193,18 +195,6 @@ class Backward {
     const int64_t ld = panels_.padded;
     T* rows = sums + column;
     return {rows, rows + ld, ld, s_.base != kNoBase ? 0 : ld};
-  }
-
-  void write_input(const T* result, int64_t row0, int64_t rows, int64_t i0, int64_t features) const {
-    constexpr int64_t kRows = 16;  // at a time
-    T lines[kRows * kWidestBlock];
-    for (int64_t b0 = 0; b0 < rows; b0 += kRows) {
-      const int64_t n = min64(kRows, rows - b0);
-      transpose_in(lines, kWidestBlock, result + b0, kRowStride, features, 1, n);
-      for (int64_t b = 0; b < n; ++b) {
-        write_row(a_.input, a_.x.dtype, (row0 + b0 + b) * s_.in + i0, lines + b * kWidestBlock, features);
-      }
-    }
   }
 
   // sums: [coefficient_rows][padded], the base row first.
