@@ -60,6 +60,16 @@ def test_site_has_every_page() -> None:
         )
 
 
+def test_reference_asks_for_every_public_name() -> None:
+    """A page asks for the name by its package or its module: the built site will hold it."""
+    pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "api").glob("*.md"))
+    asked = set(re.findall(r"^::: (\S+)$", pages, re.MULTILINE))
+    missing = [
+        name for name, thing in public().items() if not {name.rpartition(".")[0], thing.__module__} & asked
+    ]
+    assert not missing, missing
+
+
 def test_navigation_is_complete() -> None:
     """mkdocs.yml names every page once."""
     named = re.findall(
