@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import grad, gradcheck, gradgradcheck
 
-from harness import DEVICE, child
+from harness import DEVICE, REFERENCE_LONG, child
 from kan_kernels import KAN, KANLinear, use_backend
 from kan_kernels import functional as F
 from kan_kernels._core.bases import BASE_CODES
@@ -135,6 +135,7 @@ def test_dead_edges(backend: str, kind: str) -> None:
         assert len(gradients) >= 3 and all(g.isfinite().all() for g in gradients)
 
 
+@pytest.mark.parametrize("backend", REFERENCE_LONG)
 @pytest.mark.parametrize("kind", KINDS)
 def test_derivatives_of_any_order(backend: str, kind: str) -> None:
     """gradcheck and gradgradcheck with respect to x and one layer's weights, through both layers."""
@@ -203,7 +204,9 @@ def test_x_has_leading_dimensions_and_coefficients_need_none() -> None:
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="reads this process's peak memory")
-@pytest.mark.parametrize("kind", ["l1", "std", "std_normalized"])
+@pytest.mark.parametrize(
+    "kind", ["l1", *(pytest.param(k, marks=pytest.mark.long) for k in ("std", "std_normalized"))]
+)
 def test_memory(kind: str) -> None:
     """Forward and backward of a batch whose (B, in, out) tensor would take 2 GiB, in less than 100 MiB."""
     code = f"""

@@ -301,7 +301,7 @@ def run(name: str, folder: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("size", (1, 2))
+@pytest.mark.parametrize("size", (pytest.param(1, marks=pytest.mark.long), 2))
 def test_ranks(size: int, tmp_path: Path) -> None:
     """All cases, each with a process group of its own, in as many processes."""
     path = os.pathsep.join([str(ROOT), str(Path(__file__).parent / "support")])

@@ -39,7 +39,7 @@ def _table() -> list[Case]:
 TABLE = _table()
 
 
-@pytest.mark.parametrize("c", sparse(TABLE, 3), ids=lambda c: c.name)
+@pytest.mark.parametrize("c", sparse(TABLE, 5), ids=lambda c: c.name)
 def test_op(c: Case) -> None:
     """Every op on every case, outputs poisoned before the run."""
     inputs = build(c)

@@ -57,6 +57,7 @@ def test_suite_survives(tmp_path: Path) -> None:
     assert "SIGKILL" in reasons["test_crash"] and "no" in reasons["test_bad"] and "test_many[4]" in reasons
 
 
+@pytest.mark.long
 def test_suite_out_of_time(tmp_path: Path) -> None:
     """What hangs is a failure, and what did not run for want of time is counted."""
     file = tmp_path / "test_these.py"
@@ -67,6 +68,7 @@ def test_suite_out_of_time(tmp_path: Path) -> None:
     assert "out of time" in section["failures"][0]["reason"]
 
 
+@pytest.mark.long
 def test_suite_that_cannot_be_collected(tmp_path: Path) -> None:
     """A file that does not import is a problem with its reason, never a silent pass."""
     file = tmp_path / "test_these.py"

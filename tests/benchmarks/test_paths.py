@@ -47,6 +47,7 @@ def path(**workloads: Any) -> FastPath:
     return FastPath("stand_in", "a stand-in", workloads)
 
 
+@pytest.mark.long
 def test_off_is_slower_and_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sides read the switch each for itself, whatever stands in our own environment, which stays."""
     monkeypatch.setenv(paths.SWITCH, "stand_in")

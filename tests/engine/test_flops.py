@@ -66,7 +66,9 @@ def test_count_of_the_reference() -> None:
 
 
 @NATIVE
-@pytest.mark.parametrize("first", ["import kan_kernels", "import torch.utils.flop_counter"])
+@pytest.mark.parametrize(
+    "first", ["import kan_kernels", pytest.param("import torch.utils.flop_counter", marks=pytest.mark.long)]
+)
 def test_whoever_is_imported_first(first: str) -> None:
     """The counter knows the ops, and nobody imports it (and Triton with it) for that."""
     child(f"""

@@ -207,6 +207,7 @@ def test_nested(outer: int, inner: int) -> None:
     torch.testing.assert_close(turned(x, weight[0], base), want)
 
 
+@pytest.mark.long
 def test_compiled_transforms() -> None:
     """vmap inside of a compiled function reaches the layers, whose ops have a rule for it."""
     net = KAN([3, 4, 2], device=DEVICE)

@@ -102,6 +102,7 @@ def test_trace_of_convolutions(backend: str, case: Any) -> None:
             agree(trace, module, torch.randn(batch, *shape, dtype=F64))
 
 
+@pytest.mark.long
 def test_trace_of_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Images that are taken in blocks: the trace does not hold how many there were."""
     from kan_kernels._engine import conv_composed

@@ -15,7 +15,7 @@ from torch.autograd import grad, gradcheck, gradgradcheck
 import oracle
 from cases import HALF, TABLE, Case, Inputs, build
 from golden import FIXTURES, load, order_of, pykan
-from harness import BACKENDS, DEVICE, FUSED, child, poisoned_memory, run_tests, threads
+from harness import BACKENDS, DEVICE, FUSED, REFERENCE_LONG, child, poisoned_memory, run_tests, threads
 from kan_kernels import functional as F
 from kan_kernels import use_backend
 
@@ -102,6 +102,7 @@ def assert_sums(got: Tensor, truth: Tensor, scale: Tensor, eps: float, what: str
     assert error.numel() == 0 or error.max() <= floor, f"{what}: {error.max()}"
 
 
+@pytest.mark.parametrize("backend", REFERENCE_LONG)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_basis_gram(backend: str, weighted: bool) -> None:
     """Band and rectangle against dense sums, on every layout, dtype, knot and point of the table."""
@@ -145,6 +146,7 @@ def test_row_weight_of_rows(backend: str) -> None:
     torch.testing.assert_close(doubled, 2 * want, rtol=1e-14, atol=0)
 
 
+@pytest.mark.parametrize("backend", REFERENCE_LONG)
 @pytest.mark.parametrize("statistics", ["l1", "moments"])
 def test_edge_statistics(backend: str, statistics: str) -> None:
     """Values and first gradients with respect to x and the weights, on the whole table."""
@@ -217,6 +219,7 @@ def test_against_pykan(backend: str) -> None:
         torch.testing.assert_close(std, data["postacts_std"].t(), rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("backend", REFERENCE_LONG)
 @pytest.mark.parametrize("base", [None, "silu", "identity"])
 def test_derivatives_of_any_order(backend: str, base: str | None) -> None:
     """gradcheck and gradgradcheck of every statistic with respect to x and the weights."""

@@ -420,16 +420,3 @@ if __name__ == "__main__":
     mp.start_processes(run, (port,), 2, start_method="fork")
 """
     )
-
-
-def test_import_is_lazy() -> None:
-    """`import kan_kernels` does not import the adapters, and they import no peer."""
-    child("""
-import sys, kan_kernels
-early = ("kan_kernels.integrations", "kan_kernels.compat")
-assert not [name for name in sys.modules if name.startswith(early)]
-import torch
-from kan_kernels.integrations import accelerate
-accelerate(torch.nn.Linear(1, 1))
-assert not {"kan", "efficient_kan", "yaml", "sympy", "matplotlib"} & set(sys.modules)
-""")

@@ -101,9 +101,8 @@ EDITS = {
 }
 
 
-@pytest.mark.parametrize(  # each a process that imports pykan
-    "file", [pytest.param(file, marks=[pytest.mark.long] * (file != "spline.py")) for file in EDITS]
-)
+@pytest.mark.long  # each a process that imports pykan
+@pytest.mark.parametrize("file", EDITS)
 def test_edited_source_tree(file: str, tmp_path: Path) -> None:
     """A clone whose code was edited, with metadata that say 0.2.8, is not taken for pykan."""
     shutil.copytree(Path(kan.__file__).parent, tmp_path / "kan", ignore=shutil.ignore_patterns("__pycache__"))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -27,6 +28,8 @@ ROOT = Path(kan_kernels.__file__).resolve().parents[1]  # the folder to put on s
 # A backend named here must run: the suite fails, it does not skip, where one cannot.
 BACKENDS = tuple(os.environ.get("KAN_TEST_BACKENDS", "reference,native").split(","))
 FUSED = tuple(name for name in BACKENDS if name != "reference")
+# where the plain reference takes seconds, `make test-all` runs it
+REFERENCE_LONG = [pytest.param(name, marks=[pytest.mark.long] * (name == "reference")) for name in BACKENDS]
 DEVICE = os.environ.get("KAN_TEST_DEVICE", "cpu")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's kernels run in its interpreter: slowly
 

@@ -132,7 +132,9 @@ CURVES = {
 }
 
 
-@pytest.mark.parametrize("curve", CURVES)
+@pytest.mark.parametrize(
+    "curve", [pytest.param(curve, marks=[pytest.mark.long] * (n > 1)) for n, curve in enumerate(CURVES)]
+)
 def test_not_worse_than_a_grid_search(curve: str) -> None:
     """On curves outside of every family, each function fits at least as well as by a fine search of (a, b).
 

@@ -77,7 +77,7 @@ EDGES, WIDE = _edges(), _wide()
 
 
 @pytest.mark.parametrize("step", (5, pytest.param(1, marks=pytest.mark.long)))
-@pytest.mark.parametrize("mode", ("rising", "falling"))
+@pytest.mark.parametrize("mode", ("rising", pytest.param("falling", marks=pytest.mark.long)))
 @pytest.mark.parametrize("op", OPS)
 def test_op(op: str, mode: str, step: int) -> None:
     """Every op on the shared cases of these bases; 16 bits with ordinary multiply-adds."""
@@ -86,6 +86,7 @@ def test_op(op: str, mode: str, step: int) -> None:
             check_op(cuda_host.NAME, op, c, build(c))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("op", OPS)
 def test_edges(op: str) -> None:
     """Functions, inputs, rows and outputs beyond one tile; derivatives of every order."""
