@@ -16,6 +16,7 @@ struct CpuDevice {
     run(args, with_gemm());
   }
   static constexpr bool kNetworks = false;  // no kernel of its own for a whole network
+  static constexpr bool kProducts = true;   // whose nodes may be products
   // A network is a task, on one thread.
   template <class Args>
   void run_all(const Args& args, const Stack& stack) const {
@@ -73,10 +74,12 @@ STABLE_TORCH_LIBRARY_FRAGMENT(kan_kernels, m) {
   m.def(
       "kan_linear_backward(Tensor x, Tensor spline_weight, Tensor? base_weight, Tensor g, Tensor grid, int functions, "
       "int order, int base, int derivative, int basis) -> (Tensor, Tensor, Tensor)");
-  m.def("kan_network(Tensor x, Tensor[] tensors, int layers, int order, int base) -> (Tensor, Tensor)");
+  m.def(
+      "kan_network(Tensor x, Tensor[] tensors, int layers, int order, int base, int[] products) -> (Tensor, "
+      "Tensor)");
   m.def(
       "kan_network_backward(Tensor x, Tensor hidden, Tensor[] tensors, int layers, Tensor g, int order, int base, "
-      "bool need_x, bool need_weight) -> Tensor[]");
+      "bool need_x, bool need_weight, int[] products) -> Tensor[]");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CPU, m) {

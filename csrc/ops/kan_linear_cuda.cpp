@@ -78,6 +78,7 @@ class CudaDevice {
   }
   // Whole networks in one launch, where that serves.
   static constexpr bool kNetworks = true;
+  static constexpr bool kProducts = false;
   template <class Args>
   bool has_network(const Args& args) const {
     return !cuda::network_reason(args, options(cuda::capability_major(index_)));

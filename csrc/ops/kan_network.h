@@ -6,23 +6,26 @@
 #include <vector>
 
 #include "kan_linear.h"
+#include "products.h"
 
 namespace kan {
 namespace ops {
 
 using Tensors = std::vector<Tensor>;
+using Numbers = std::vector<int64_t>;
 
 template <class Device>
 struct NetworkFamily {
   // tensors: of every layer the spline_weights, the base_weights where there is a base, the biases or none, the grids.
-  // Returns y (batch, out of the last layer), and hidden: what lies between the layers, (batch, width) behind one
-  // another, for the backward pass.
+  // products: see products_of. Returns y (batch, nodes of the last layer), and hidden: what lies between the layers,
+  // (batch, width) behind one another, before a layer's nodes its outputs where they are multiplied, for the backward
+  // pass.
   static std::tuple<Tensor, Tensor> kan_network(const Tensor& x, Tensors tensors, int64_t layers, int64_t order,
-                                                int64_t base) {
-    const Network network(x, tensors, layers, order, base);
+                                                int64_t base, Numbers products) {
+    const Network network(x, tensors, layers, order, base, products);
     const size_t last = network.layers.size() - 1;
-    Tensor hidden = empty(tensors[0], {network.hidden_size(last)});
-    Tensor y = empty(tensors[0], {x.size(0), network.layers[last].layer.out_features});
+    Tensor hidden = empty(tensors[0], {network.hidden_size()});
+    Tensor y = empty(tensors[0], {x.size(0), network.nodes(last)});
     char* between = static_cast<char*>(hidden.mutable_data_ptr());
     if constexpr (Device::kNetworks) {
       if (forward_whole(network, between, y)) return {y, hidden};
@@ -32,19 +35,22 @@ struct NetworkFamily {
       args.layer = network.layers[n].layer;
       args.x = network.input(n, between);
       args.bias = network.layers[n].bias_data();
-      args.y = n == last ? y.mutable_data_ptr() : network.at(between, n + 1);
+      void* const nodes = n == last ? y.mutable_data_ptr() : network.at(between, n + 1);
+      args.y = network.products[n].any() ? network.outputs(between, n) : nodes;
       network.run(n, args);
+      network.multiplied(n, args.y, nodes);
     }
     return {y, hidden};
   }
 
   // Returns dx, empty unless asked for, and behind it the gradients of all tensors but the grids, if asked for.
   static Tensors kan_network_backward(const Tensor& x, const Tensor& hidden, Tensors tensors, int64_t layers,
-                                      const Tensor& g, int64_t order, int64_t base, bool need_x, bool need_weight) {
-    const Network network(x, tensors, layers, order, base);
+                                      const Tensor& g, int64_t order, int64_t base, bool need_x, bool need_weight,
+                                      Numbers products) {
+    const Network network(x, tensors, layers, order, base, products);
     const size_t count = network.layers.size();
     network.device.check(hidden, "hidden"), network.device.check(g, "g");
-    check_shape(hidden, "hidden", {network.hidden_size(count - 1)});
+    check_shape(hidden, "hidden", {network.hidden_size()});
     check(hidden.scalar_type() == tensors[0].scalar_type() && hidden.is_contiguous(),
           "hidden must be what kan_network returned");
     check(g.scalar_type() == tensors[0].scalar_type(), "g must have the weights' dtype");
@@ -62,6 +68,7 @@ struct NetworkFamily {
     Tensor cotangent = g;
     for (size_t n = count; n-- > 0;) {
       const Layer& layer = network.layers[n].layer;
+      if (network.products[n].any()) cotangent = network.of_outputs(n, network.outputs(between, n), cotangent);
       BackwardArgs args;
       args.layer = layer;
       args.x = network.input(n, between);
@@ -86,12 +93,15 @@ struct NetworkFamily {
   struct Network {
     const Tensor& x;
     const Device device;
+    const std::vector<Products> products;
     std::vector<LayerTensors> layers;
     size_t kinds;  // of tensors with gradients, without the bias
     bool biased;
 
-    Network(const Tensor& x, const Tensors& tensors, int64_t layers_in, int64_t order, int64_t base) : x(x), device(x) {
-      const size_t count = size_t(std::max<int64_t>(0, layers_in));
+    Network(const Tensor& x, const Tensors& tensors, int64_t layers_in, int64_t order, int64_t base,
+            const Numbers& products_in)
+        : x(x), device(x), products(products_of(products_in, size_t(std::max<int64_t>(0, layers_in)))) {
+      const size_t count = products.size();
       kinds = 1 + (base != kNoBase);
       check_matrix(x, "x");
       biased = tensors.size() == (kinds + 2) * count;
@@ -117,12 +127,16 @@ struct NetworkFamily {
       device.check(bias, "bias");
       const Tensor& grid = *(at += count);
       device.check(grid, "grid");
-      const int64_t in = n == 0 ? x.size(1) : layers[n - 1].layer.out_features;
+      const int64_t in = n == 0 ? x.size(1) : nodes(n - 1);
       const DType x_dtype = n == 0 ? dtype_of(x, "x") : layers[n - 1].layer.weight_dtype;
       kan::ops::check(n == 0 || x_dtype == dtype, "spline_weight must have the dtype of the layer before it");
       layers.emplace_back(x.size(0), in, x_dtype, grid, out, dtype, spline_functions(grid, order), order, base,
                           kBSpline);
       layers[n].set_weights(spline_weight, base_weight), layers[n].set_bias(bias);
+      if (!products[n].any()) return;
+      kan::ops::check(Device::kProducts && (dtype == DType::f32 || dtype == DType::f64),
+                      "products are multiplied on the CPU, in float32 and float64");
+      kan::ops::check(products[n].outputs() == out, "products has ", products[n].outputs(), " outputs, expected ", out);
     }
 
     std::vector<SplineLayer> plain_layers() const {
@@ -145,16 +159,48 @@ struct NetworkFamily {
       of_layer(n, [&] { device.run(args); });
     }
 
-    // Numbers between the layers before the n-th.
-    int64_t hidden_size(size_t n) const {
+    int64_t nodes(size_t n) const { return products[n].any() ? products[n].nodes() : layers[n].layer.out_features; }
+    // Numbers of `hidden` before the n-th layer's, its outputs and its nodes.
+    int64_t hidden_before(size_t n) const {
       int64_t columns = 0;
-      for (size_t l = 1; l <= n; ++l) columns += layers[l].layer.in_features;
+      for (size_t l = 0; l < n; ++l) columns += (products[l].any() ? products[l].outputs() : 0) + nodes(l);
       return columns * x.size(0);
+    }
+    int64_t hidden_size() const {
+      const size_t last = layers.size() - 1;
+      return hidden_before(last) + (products[last].any() ? products[last].outputs() * x.size(0) : 0);
+    }
+    // Where the outputs of the n-th layer are, if they are multiplied.
+    template <class Byte>
+    Byte* outputs(Byte* between, size_t n) const {
+      return between + hidden_before(n) * int64_t(layers[0].spline_weight->element_size());
     }
     // Where those are that the n-th layer reads, n > 0.
     template <class Byte>
     Byte* at(Byte* between, size_t n) const {
-      return between + hidden_size(n - 1) * int64_t(layers[0].spline_weight->element_size());
+      const int64_t size = int64_t(layers[0].spline_weight->element_size());
+      return outputs(between, n - 1) + (products[n - 1].any() ? products[n - 1].outputs() * x.size(0) * size : 0);
+    }
+    void multiplied(size_t n, const void* outputs, void* nodes) const {
+      if (!products[n].any()) return;
+      with_type(n, [&](auto type) {
+        using T = decltype(type);
+        multiply(products[n], x.size(0), static_cast<const T*>(outputs), static_cast<T*>(nodes));
+      });
+    }
+    // The cotangent of the n-th layer's outputs from that of its nodes.
+    Tensor of_outputs(size_t n, const void* outputs, const Tensor& g) const {
+      Tensor made = empty(g, {x.size(0), products[n].outputs()});
+      with_type(n, [&](auto type) {
+        using T = decltype(type);
+        multiply_backward(products[n], x.size(0), static_cast<const T*>(outputs),
+                          view(g, "g", x.size(0), products[n].nodes()), static_cast<T*>(made.mutable_data_ptr()));
+      });
+      return made;
+    }
+    template <class Call>
+    void with_type(size_t n, const Call& call) const {
+      layers[n].layer.weight_dtype == DType::f64 ? call(double()) : call(float());
     }
     MatrixView input(size_t n, const char* between) const {
       const Layer& layer = layers[n].layer;

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .products import by_layer
+
 Tensors = tuple[Tensor, ...]
 
 
@@ -142,16 +144,21 @@ def kan_conv_backward(
     return dx, g.new_empty(spline_weight.shape if need_weight else (0,)), g.new_empty(base_shape)
 
 
-def kan_network(x: Tensor, tensors: Sequence[Tensor], layers: int, order: int, base: int) -> Tensors:
+def kan_network(
+    x: Tensor, tensors: Sequence[Tensor], layers: int, order: int, base: int, products: Sequence[int]
+) -> Tensors:
+    groups = by_layer(products, layers)
     between = sum(weight.shape[0] for weight in tensors[1:layers])
-    return x.new_empty(x.shape[0], tensors[layers - 1].shape[2], dtype=tensors[0].dtype), tensors[
-        0
-    ].new_empty(x.shape[0] * between)
+    between += sum(sums + sum(arities) for sums, arities in groups if arities)
+    sums, arities = groups[-1]
+    nodes = sums + len(arities) if arities else tensors[layers - 1].shape[2]
+    first = tensors[0]
+    return x.new_empty(x.shape[0], nodes, dtype=first.dtype), first.new_empty(x.shape[0] * between)
 
 
 def kan_network_backward(
     x: Tensor, hidden: Tensor, tensors: Sequence[Tensor], layers: int, g: Tensor, order: int, base: int,
-    need_x: bool, need_weight: bool,
+    need_x: bool, need_weight: bool, products: Sequence[int],
 ) -> list[Tensor]:  # fmt: skip
     dx = x.new_empty(x.shape if need_x else (0,))
     return [dx, *(t.new_empty(t.shape) for t in tensors[: len(tensors) - layers] if need_weight)]

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from .._core import fakes
 from .._core.bases import BSPLINE, RBF
+from .._core.products import by_layer, multiply
 from ..backends import BACKENDS, native, reference
 
 _CONVOLUTIONS = (functional.conv1d, functional.conv2d, functional.conv3d)
@@ -21,18 +22,25 @@ _CONVOLUTIONS = (functional.conv1d, functional.conv2d, functional.conv3d)
 Some = Tensor | None
 
 
-def kan_network(x: Tensor, tensors: Sequence[Tensor], layers: int, order: int, base: int) -> list[Tensor]:
+def kan_network(
+    x: Tensor, tensors: Sequence[Tensor], layers: int, order: int, base: int, products: Sequence[int]
+) -> list[Tensor]:
     """Return the output of all layers and, flat, what lies between them: the op `kan_network`."""
     weights, grids = tensors[:layers], tensors[-layers:]
     bases = tensors[layers : 2 * layers] if base else [None] * layers
     biased = len(tensors) == (3 + bool(base)) * layers
     biases = tensors[-2 * layers : -layers] if biased else [None] * layers
-    values = [x]
-    for weight, base_weight, bias, grid in zip(weights, bases, biases, grids, strict=True):
+    hidden, nodes = [], by_layer(products, layers)
+    for n, (weight, base_weight, bias, grid) in enumerate(zip(weights, bases, biases, grids, strict=True)):
         numbers = (weight.shape[1], order, base, 0, BSPLINE.code)
-        values.append(reference.kan_linear(values[-1], None, weight, base_weight, bias, grid, *numbers))
-    hidden = [value.flatten() for value in values[1:-1]]
-    return [values[-1], torch.cat(hidden) if hidden else tensors[0].new_empty(0)]
+        x = reference.kan_linear(x, None, weight, base_weight, bias, grid, *numbers)
+        sums, arities = nodes[n]
+        if arities:
+            hidden.append(x.flatten())
+            x = multiply(x, sums, arities)
+        if n < layers - 1:
+            hidden.append(x.flatten())
+    return [x, torch.cat(hidden) if hidden else tensors[0].new_empty(0)]
 
 
 def kan_conv(

@@ -56,17 +56,19 @@ def kan_activation(
     return _layer(x, weight[-1], functions, order, base, basis)
 
 
-def kan_network(x: Shape, tensors: Sequence[Shape], layers: int, order: int, base: int, **_: Any) -> int:
+def kan_network(
+    x: Shape, tensors: Sequence[Shape], layers: int, order: int, base: int, products: Any, **_: Any
+) -> int:
     rows = x[:-1]
     return sum(_layer((*rows, w[0]), w[2], w[1], order, base, 0) for w in tensors[:layers])
 
 
 def kan_network_backward(
     x: Shape, hidden: Any, tensors: Sequence[Shape], layers: int, g: Any, order: int, base: int, need_x: bool,
-    need_weight: bool, **_: Any,
+    need_weight: bool, products: Any, **_: Any,
 ) -> int:  # fmt: skip
-    every = kan_network(x, tensors, layers, order, base)
-    first = kan_network(x, tensors[:1], 1, order, base)
+    every = kan_network(x, tensors, layers, order, base, products)
+    first = kan_network(x, tensors[:1], 1, order, base, products)
     return (every if need_x else every - first) + (every if need_weight else 0)
 
 

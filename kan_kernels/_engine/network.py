@@ -15,9 +15,12 @@ from .._core import checks
 from .._core.bases import BASE_CODES, BSPLINE
 from .._core.function import ComposedFunction, transforming
 from .._core.problem import Problem, Spec
+from .._core.products import by_layer, multiply
 from .._core.tracing import tracing
 from ..backends import native
 from . import autograd, cost_model, dispatch
+
+Numbers = tuple[int, int, int, tuple[int, ...]]
 
 
 @dataclass(slots=True)
@@ -25,6 +28,7 @@ class Layers:
     """What a call needs of all layers, first to last.
 
     tensors: their spline_weights, base_weights where there is a base, biases or none, grids, kind by kind.
+    products: of each layer's outputs, which are multiplied: see `by_layer`; empty, where none are.
     """
 
     count: int
@@ -32,6 +36,7 @@ class Layers:
     order: int
     base: str | None
     backend: str | None
+    products: tuple[int, ...] = ()
 
     def of(self, n: int) -> tuple[Tensor, Tensor | None, Tensor]:
         """Return spline_weight, base_weight and grid of a layer."""
@@ -44,9 +49,15 @@ class Layers:
         return len(self.tensors) == (3 + (self.base is not None)) * self.count
 
     @property
-    def numbers(self) -> tuple[int, int, int]:
+    def numbers(self) -> Numbers:
         """Return the constants of the op, in the order of its schema."""
-        return self.count, self.order, BASE_CODES[self.base]
+        return self.count, self.order, BASE_CODES[self.base], self.products
+
+    @property
+    def nodes(self) -> int:
+        """Return how many numbers a row of the last layer has."""
+        sums, arities = by_layer(self.products, self.count)[-1]
+        return sums + len(arities) if arities else self.tensors[self.count - 1].shape[2]
 
 
 _reasons: dict[tuple[Any, ...], str | None] = {}
@@ -75,6 +86,7 @@ def why_not(x: Any, layers: Layers) -> str | None:
         layers.order,
         layers.base,
         layers.backend,
+        bool(layers.products),
         dispatch.forced_backend(),
         torch.backends.cuda.matmul.fp32_precision if x.is_cuda else None,
         torch.is_grad_enabled(),
@@ -104,6 +116,8 @@ def _why_never(x: Tensor, layers: Layers) -> str | None:
         return "x has another dtype"
     if x.device.type == "meta":
         return "meta tensors"
+    if layers.products and (x.device.type != "cpu" or first.dtype in checks.HALF_DTYPES):
+        return "between them nodes are multiplied, in one call on the CPU alone, in float32 and float64"
     for n, weight in enumerate(weights):
         if weight.dim() != 3 or weight.dtype != first.dtype or weight.device != x.device:
             return f"layers[{n}] has other weights than layers[0]"
@@ -147,20 +161,23 @@ def weight_gradients(x: Tensor, hidden: Tensor, g: Tensor, layers: Layers) -> li
 def inputs(x: Tensor, hidden: Tensor, layers: Layers) -> list[Tensor]:
     """Return what each layer reads (B, in): x, and what `forward` says lies between the layers."""
     read, at = [x], 0
-    for weight in layers.tensors[: layers.count - 1]:
-        size = x.shape[0] * weight.shape[2]
-        read.append(hidden[at : at + size].view(x.shape[0], weight.shape[2]))
+    groups = by_layer(layers.products, layers.count)
+    for weight, (sums, arities) in zip(layers.tensors[1 : layers.count], groups, strict=False):
+        at += x.shape[0] * (sums + sum(arities)) if arities else 0
+        size = x.shape[0] * weight.shape[0]
+        read.append(hidden[at : at + size].view(x.shape[0], weight.shape[0]))
         at += size
     return read
 
 
 def _gradients(
-    x: Tensor, tensors: list[Tensor], hidden: Tensor, g: Tensor, numbers: tuple[int, int, int],
-    need_x: bool, need_weight: bool,
+    x: Tensor, tensors: list[Tensor], hidden: Tensor, g: Tensor, numbers: Numbers, need_x: bool,
+    need_weight: bool,
 ) -> list[Any]:  # fmt: skip
     """Return the gradients of x and of all tensors but the grids, None where they are not needed."""
-    count, order, base = numbers
-    dx, *made = native.kan_network_backward(x, hidden, tensors, count, g, order, base, need_x, need_weight)
+    count, order, base, products = numbers
+    needs = need_x, need_weight
+    dx, *made = native.kan_network_backward(x, hidden, tensors, count, g, order, base, *needs, products)
     return [dx if need_x else None, *(made if need_weight else [None] * (len(tensors) - count))]
 
 
@@ -174,36 +191,39 @@ def launches(layers: Layers, batch: int = 1024) -> str:
 
 
 class Network(ComposedFunction):
-    """y and what lies between the layers, of x (B, in), all tensors of `Layers`, their count, order, base."""
+    """y and what lies between the layers, of x (B, in), all tensors of `Layers`, and its `numbers`."""
 
     @classmethod
     def inputs_of(cls, ctx):
-        return len(ctx.constants) - 3 - ctx.constants[-3]
+        return len(ctx.constants) - 4 - ctx.constants[-4]
 
     @staticmethod
     def forward(x, *rest):
-        return native.kan_network(x, list(rest[:-3]), *rest[-3:])
+        return native.kan_network(x, list(rest[:-4]), *rest[-4:])
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[:-3], output[1])
-        ctx.constants = *[None] * (len(inputs) - 3), *inputs[-3:]
+        ctx.save_for_backward(*inputs[:-4], output[1])
+        ctx.constants = *[None] * (len(inputs) - 4), *inputs[-4:]
 
     @staticmethod
     def kept(ctx):
         *tensors, hidden = ctx.saved_tensors
-        return (*tensors, *ctx.constants[-3:]), (hidden,)
+        return (*tensors, *ctx.constants[-4:]), (hidden,)
 
     @classmethod
     def compose(cls, x, *rest):
-        *tensors, count, order, base = rest
+        *tensors, count, order, base, products = rest
+        groups = by_layer(products, count)
         kinds = [tensors[n * count : (n + 1) * count] for n in range(len(tensors) // count)]
         for n, weight in enumerate(kinds[0]):
             spec = Spec(weight.shape[1], order, base, 0, BSPLINE.code, native)
             bias = kinds[-2][n] if len(kinds) == 3 + bool(base) else None
             x = autograd.kan_linear(x, weight, kinds[1][n] if base else None, bias, kinds[-1][n], spec)
+            if groups[n][1]:
+                x = multiply(x, *groups[n])
         return x, None
 
     @classmethod
@@ -214,7 +234,7 @@ class Network(ComposedFunction):
             edges = ctx.next_functions
             need_x = autograd.runs(edges[0][0])
             need_weight = any(autograd.runs(node) for node, _ in edges[1 : cls.inputs_of(ctx)])
-        return _gradients(x, tensors, hidden, g, ctx.constants[-3:], need_x, need_weight)
+        return _gradients(x, tensors, hidden, g, ctx.constants[-4:], need_x, need_weight)
 
 
 def _register() -> None:
@@ -226,8 +246,10 @@ def _register() -> None:
     def backward(ctx: Any, g: Tensor, _: Any) -> tuple[Any, ...]:
         x, *tensors, hidden = ctx.saved_tensors
         need_x, need_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1])
-        dx, *found = _gradients(x, tensors, hidden, g, ctx.constants[-3:], need_x, need_weight)
-        return dx, [*found, *[None] * (len(tensors) - len(found))], None, None, None
+        numbers = ctx.constants[-4:]
+        dx, *found = _gradients(x, tensors, hidden, g, numbers, need_x, need_weight)
+        products: list[None] | None = None if numbers[-1] else []  # to torch an empty list is one of tensors
+        return dx, [*found, *[None] * (len(tensors) - len(found))], None, None, None, products
 
     torch.library.register_autograd("kan_kernels::kan_network", backward, setup_context=setup_context)
 

@@ -164,8 +164,12 @@ def gather(model: KAN) -> str | network.Layers:
         return "there are global hooks"
     if KANLinear.forward is not _FORWARD or KANLinear.__call__ is not _CALL:
         return "KANLinear.forward was replaced"
-    if model._modules.get("products") is not None:
-        return "between them nodes are multiplied"
+    products: Any = model._modules.get("products")
+    multiplied: tuple[int, ...] = ()
+    if products is not None:
+        if not _plain(products):
+            return "products is no plain list of Products"
+        multiplied = tuple(n for p in products for n in (p.sums, len(p.arities), *p.arities))
     modules = model._modules.get("layers")  # without the detour of nn.Module.__getattr__
     if type(modules) is not nn.ModuleList:
         return "layers is no plain ModuleList"
@@ -205,7 +209,21 @@ def gather(model: KAN) -> str | network.Layers:
             biases.append(bias)
     if first is None:
         return "there are no layers"
-    return network.Layers(len(splines), [*splines, *bases, *biases, *grids], *first[:3])
+    order, base, backend, _, _ = first
+    tensors = [*splines, *bases, *biases, *grids]
+    return network.Layers(len(splines), tensors, order, base, backend, multiplied)
+
+
+_MULTIPLY_CALL, _MULTIPLY = Products.__call__, Products.forward
+
+
+def _plain(products: Any) -> bool:
+    """Return whether nothing but `Products` multiplies nodes."""
+    if Products.__call__ is not _MULTIPLY_CALL or Products.forward is not _MULTIPLY:
+        return False
+    return type(products) is nn.ModuleList and all(
+        type(p) is Products and "forward" not in p.__dict__ and not hooked(p) for p in products
+    )
 
 
 def hooked(m: nn.Module) -> bool:

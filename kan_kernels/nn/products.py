@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core import checks
+from .._core.products import multiply
 from .._engine.layer import of_parts
 
 
@@ -58,15 +59,7 @@ class Products(nn.Module):
             return y
         if isinstance(y, Tensor) and y.is_nested:
             return of_parts(y, self)
-        parts, start = [y[..., : self.sums]] if self.sums else [], self.sums
-        for arity, alike in itertools.groupby(self.arities):
-            end = start + arity * len(list(alike))
-            product = y[..., start:end:arity]
-            for factor in range(1, arity):  # not Tensor.prod, whose derivative looks for zeros in the data
-                product = product * y[..., start + factor : end : arity]
-            parts.append(product)
-            start = end
-        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        return multiply(y, self.sums, self.arities)
 
     def hand_down(self, scores: Tensor) -> Tensor:
         """Give every factor the score of its product: (nodes,) to (subnodes,), any dtype."""

@@ -113,9 +113,9 @@ def squared_error(
     if not all(_is_plain_leaf(t) for t in layers.tensors[: -layers.count]):
         return None
     weight = layers.tensors[layers.count - 1]
-    if y.shape != (x.shape[0], weight.shape[2]) or y.dtype != weight.dtype or y.device != weight.device:
+    if y.shape != (x.shape[0], layers.nodes) or y.dtype != weight.dtype or y.device != weight.device:
         return None
-    if weights is not None and not _has_edge_kernels(x, layers):
+    if weights is not None and (layers.products or not _has_edge_kernels(x, layers)):
         return None
     try:
         return SquaredError(x, y, layers, weights)

@@ -95,17 +95,19 @@ def ours(program: torch.export.ExportedProgram) -> list[str]:
 
 
 @NATIVE
-@pytest.mark.parametrize("op", ["kan_network", "kan_conv", "layer_norm_rbf"])
+@pytest.mark.parametrize("op", ["kan_network", "kan_network of products", "kan_conv", "layer_norm_rbf"])
 def test_decompositions_are_the_ops(op: str) -> None:
     """Called on tensors, each gives what its op gives, second results and memory format included."""
     table = deploy.decompositions()
-    call = getattr(torch.ops.kan_kernels, op).default
+    call = getattr(torch.ops.kan_kernels, op.partition(" ")[0]).default
     torch.manual_seed(0)
-    if op == "kan_network":
-        model = KAN([3, 5, 4, 2], bias=True)
+    if op.startswith("kan_network"):
+        multiplied = [2, 1, 2, 0, 2, 2, 3, 2, 0] if "products" in op else []
+        widths = [3, (2, 1), (0, 2), 2] if multiplied else [3, 5, 4, 2]
+        model = KAN(widths, bias=True, mult_arity=[[], 2, [2, 3], []] if multiplied else 2)
         kinds = ("spline_weight", "base_weight", "bias", "grid")
         tensors = [getattr(layer, kind).detach() for kind in kinds for layer in model.layers]
-        arguments: tuple[Any, ...] = (torch.randn(7, 3), tensors, 3, 3, 1)
+        arguments: tuple[Any, ...] = (torch.randn(7, 3), tensors, 3, 3, 1, multiplied)
     elif op == "kan_conv":
         layer = KANConv2d(4, 6, (2, 3), groups=2, bias=True)
         x = torch.randn(2, 4, 6, 7).to(memory_format=torch.channels_last)

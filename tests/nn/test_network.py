@@ -36,6 +36,10 @@ CASES: list[dict[str, Any]] = [
     {"widths": [5, 4, 3], "batch": 0, "bias": True},
     {"widths": [1, 1, 1, 1, 1], "batch": 9, "spline_order": 0},
     {"widths": [3, 200, 2], "batch": 65, "grid_size": 20, "spline_order": 2},
+    {"widths": [2, (3, 2), 1], "batch": 1000},
+    {"widths": [3, (2, 2), (0, 1), (1, 2)], "mult_arity": [[], [2, 3], 4, 2], "batch": 70, "bias": True},
+    {"widths": [2, (0, 3), 1], "mult_arity": 3, "batch": 33, "dtype": F64, "base": None},
+    {"widths": [2, (1, 1), 2], "batch": 0},
 ]
 one_by_one = "its layers are called one by one: "
 
@@ -158,10 +162,10 @@ def test_only_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     first, last = net.layers[0].spline_weight, net.layers[1].spline_weight
     for wanted, flags in (([x], (True, False)), ([last], (False, True)), ([x, first], (True, True))):
         torch.autograd.grad(y.sum(), wanted, retain_graph=True)
-        assert seen[-1][-2:] == flags
+        assert seen[-1][-3:-1] == flags
     net.requires_grad_(False)
     whole(net)(x).sum().backward()
-    assert seen[-1][-2:] == (True, False)
+    assert seen[-1][-3:-1] == (True, False)
 
 
 def test_derivatives_of_any_order() -> None:
@@ -355,7 +359,7 @@ def test_ops_name_the_layer() -> None:
         [getattr(m, n).detach() for m in net.layers] for n in ("spline_weight", "base_weight", "grid")
     )
     good = [*splines, *bases, *grids]
-    assert op(x, good, 2, 3, 1)[1].shape == (9 * 4,)
+    assert op(x, good, 2, 3, 1, [])[1].shape == (9 * 4,)
     for place, tensor, message in (
         (1, splines[1][:3], r"layers\[1\].*spline_weight has shape \(3, 8, 2\), expected \(4, 8, 2\)"),
         (1, splines[1].double(), r"layers\[1\].*dtype of the layer before"),
@@ -365,24 +369,41 @@ def test_ops_name_the_layer() -> None:
     ):
         wrong = [*good[:place], tensor, *good[place + 1 :]]
         with pytest.raises(RuntimeError, match=message):
-            op(x, wrong, 2, 3, 1)
+            op(x, wrong, 2, 3, 1, [])
     with pytest.raises(RuntimeError, match="tensors: got 6 for 3 layers, expected 3 or 4 for each"):
-        op(x, good, 3, 3, 1)
+        op(x, good, 3, 3, 1, [])
     with pytest.raises(RuntimeError, match="tensors: got 0 for 0 layers"):
-        op(x, [], 0, 3, 1)
+        op(x, [], 0, 3, 1, [])
+    if DEVICE != "cpu":
+        with pytest.raises(RuntimeError, match="multiplied on the CPU"):
+            op(x, good, 2, 3, 1, [2, 1, 2, 2, 0])
+        return
+    for products, message in (
+        ([3, 1, 2, 2, 0], r"layers\[0\].*products has 5 outputs, expected 4"),
+        ([2, 1, 2, 2, 0], r"layers\[1\].*grid has 4 rows, expected one for each of the 3"),
+        ([2, 1, 2], "products must hold for each of 2 layers"),
+        ([2, 1, 1, 2, 0], "products must hold"),
+        ([2, -1, 2, 0], "products must hold"),
+        ([2, 0, 2, 0, 1], "products holds more"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            op(x, good, 2, 3, 1, products)
 
 
-@pytest.mark.parametrize("bias", (False, True))
-def test_opcheck(bias: bool) -> None:
+@pytest.mark.parametrize(("bias", "products"), [(False, []), (True, []), (True, [1, 1, 3, 0, 1, 2])])
+def test_opcheck(bias: bool, products: list[int]) -> None:
     """torch's own checks of the ops: schema, fakes, autograd, tracing."""
-    net, _ = make({"widths": [3, 4, 2], "batch": 9, "bias": bias})
+    if products and DEVICE != "cpu":
+        pytest.skip("products are multiplied on the CPU")
+    widths = [3, (1, 1), (0, 1)] if products else [3, 4, 2]
+    net, _ = make({"widths": widths, "batch": 9, "bias": bias, "mult_arity": [[], 3, 2] if products else 2})
     x = torch.rand(9, 3, device=DEVICE, requires_grad=True)
     kinds = ("spline_weight", "base_weight", *(("bias",) if bias else ()), "grid")
     tensors = [getattr(layer, name) for name in kinds for layer in net.layers]
-    torch.library.opcheck(torch.ops.kan_kernels.kan_network.default, (x, tensors, 2, 3, 1))
+    torch.library.opcheck(torch.ops.kan_kernels.kan_network.default, (x, tensors, 2, 3, 1, products))
     plain = [t.detach() for t in tensors]
-    hidden = torch.ops.kan_kernels.kan_network(x.detach(), plain, 2, 3, 1)[1]
-    args = (x.detach(), hidden, plain, 2, torch.rand(9, 2, device=DEVICE), 3, 1, True, True)
+    y, hidden = torch.ops.kan_kernels.kan_network(x.detach(), plain, 2, 3, 1, products)
+    args = (x.detach(), hidden, plain, 2, torch.rand_like(y), 3, 1, True, True, products)
     torch.library.opcheck(torch.ops.kan_kernels.kan_network_backward.default, args)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kan_kernels import KAN, explain, functional, use_backend
+from kan_kernels.backends import native
 from kan_kernels.nn import Products
 from kan_kernels.nn.network import gather
 from kan_kernels.training import fit
@@ -189,16 +190,33 @@ def test_state_dicts() -> None:
     assert torch.equal(meta(x), net(x))
 
 
-def test_whoever_runs_all_layers_at_once_leaves_products_alone() -> None:
+@pytest.mark.skipif(native.NAMESPACE is None, reason="the library is not built")
+def test_all_layers_in_one_call() -> None:
+    """Products are part of the call, and of `fit`'s error without autograd; not where they are not ours."""
     net, x = make(NETWORKS[0])
-    why = "between them nodes are multiplied"
-    assert gather(net) == why
-    assert f"its layers are called one by one: {why}" in explain(net)
-    y = torch.rand(9, 1, dtype=F64)
-    assert squared_error(net, x, y) is None
-    assert squared_error(KAN([2, 5, 1], dtype=F64), x, y) is not None
+    assert "kan_network runs all layers in one call" in explain(net)
+    error = squared_error(net, x, torch.zeros(9, 1, dtype=F64))
+    assert error is not None and torch.equal(error.value, net(x).square().mean())
+    error.backward(1.0)
+    found = [p.grad for p in net.parameters()]
+    torch.testing.assert_close(found, list(torch.autograd.grad(net(x).square().mean(), net.parameters())))
     plain = KAN([2, (3, 0), 1])
     assert plain.products is None and not isinstance(gather(plain), str)
+    half, _ = make(NETWORKS[0], dtype=torch.bfloat16)
+    assert "on the CPU alone, in float32 and float64" in explain(half)
+    products = net.products
+    assert products is not None
+    handle = products[0].register_forward_hook(lambda *_: None)
+    assert gather(net) == "products is no plain list of Products"
+    handle.remove()
+    assert not isinstance(gather(net), str)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Products, "forward", lambda self, y: y[..., : self.nodes])
+        assert gather(net) == "products is no plain list of Products"
+    products[0].__class__ = type("Mine", (Products,), {})
+    assert gather(net) == "products is no plain list of Products"
+    net.products = nn.Sequential(*products)
+    assert gather(net) == "products is no plain list of Products"
 
 
 @pytest.mark.parametrize("lamb", [0.0, 1e-4])
