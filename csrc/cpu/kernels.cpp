@@ -110,6 +110,7 @@ extern const KernelTable KAN_CONCAT(kTable_, KAN_ISA);
 const KernelTable KAN_CONCAT(kTable_, KAN_ISA) = {KAN_STRING(KAN_ISA),     KAN_VECTOR_BYTES,
                                                   KAN_ISA::kan_linear,     KAN_ISA::kan_linear_backward,
                                                   KAN_ISA::edge_gram,      KAN_ISA::edge_gram_grad_input,
+                                                  KAN_ISA::edge_moments,   KAN_ISA::edge_moments_backward,
                                                   KAN_ISA::edge_l1,        KAN_ISA::edge_l1_backward,
                                                   KAN_ISA::layer_norm_rbf, KAN_ISA::layer_norm_rbf_backward,
                                                   KAN_ISA::kan_activation, KAN_ISA::kan_activation_backward,

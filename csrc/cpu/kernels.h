@@ -32,6 +32,33 @@ struct GramInputArgs {
   double* dx = nullptr;  // (batch, in), contiguous
 };
 
+// Mean and deviation of every edge over the rows, in double: phi_{i,o} = sum_r c[i,r,o] f_r with the splines f and, as
+// the last function, the base. With first[i,r] the mean of f_r and S that of f_r f_q, spread = (S - first first') c.
+//   mean[i,o] = sum_r first[i,r] c[i,r,o],   std[i,o]^2 = batch / (batch - correction) sum_r c[i,r,o] spread[i,r,o]
+// A variance that is rounding is 0.
+struct MomentsArgs {
+  Layer layer;  // of a Gram matrix; in, out, functions count here too
+  MatrixView x;
+  const void* spline_weight = nullptr;  // (in, n, out), contiguous, of `weights`
+  const void* base_weight = nullptr;    // (in, out), contiguous, or null
+  DType weights = DType::f32;
+  int64_t correction = 1;
+  double* mean = nullptr;  // (in, out), contiguous, as is std
+  double* std = nullptr;
+  double* spread = nullptr;  // (in, n or n + 1, out), contiguous
+  double* first = nullptr;   // (in, n or n + 1), contiguous
+};
+
+// The gradients of sum d_mean mean + d_std std by x, or by the weights, or both.
+struct MomentsBackwardArgs {
+  MomentsArgs of;                  // its results are read
+  const double* d_mean = nullptr;  // (in, out), contiguous, or null, as is d_std
+  const double* d_std = nullptr;
+  double* dx = nullptr;      // (batch, in), contiguous, or null
+  void* d_spline = nullptr;  // (in, n, out), of `weights`, contiguous, or null
+  void* d_base = nullptr;    // (in, out); beside d_spline where there is a base
+};
+
 // mean[i,o] = 1/batch sum_b |phi_{i,o}(x[b,i])|, in weight_dtype, which is f32 or f64.
 struct EdgeL1Args {
   Layer layer;
@@ -144,6 +171,8 @@ struct KernelTable {
   void (*kan_linear_backward)(const BackwardArgs&, const Executor&);
   void (*edge_gram)(const GramArgs&, const Executor&);
   void (*edge_gram_grad_input)(const GramInputArgs&, const Executor&);
+  void (*edge_moments)(const MomentsArgs&, const Executor&);
+  void (*edge_moments_backward)(const MomentsBackwardArgs&, const Executor&);
   void (*edge_l1)(const EdgeL1Args&, const Executor&);
   void (*edge_l1_backward)(const EdgeL1BackwardArgs&, const Executor&);
   void (*layer_norm_rbf)(const LayerNormRbfForwardArgs&, const Executor&);

@@ -1,4 +1,4 @@
-// torch.ops.kan_kernels.edge_gram*, edge_l1*: sums over the rows that describe edges, on CPU tensors.
+// torch.ops.kan_kernels.edge_gram*, edge_moments*, edge_l1*: sums over the rows that describe edges, on CPU tensors.
 #include "checks.h"
 
 namespace kan {
@@ -83,6 +83,79 @@ Tensor edge_cross_gram(const Tensor& x, const OptionalTensor& w, const Tensor& g
   return cross;
 }
 
+// Mean, deviation, and what the gradients need of them.
+using Moments = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+struct MomentsTensors {
+  const Tensor grid, spline_weight;
+  OptionalTensor base_weight;
+  cpu::MomentsArgs args;
+  int64_t in, out, functions, rows;
+
+  MomentsTensors(const Tensor& x, const Tensor& spline_weight_in, const OptionalTensor& base_weight_in,
+                 const Tensor& grid_in, int64_t order, int64_t base, int64_t correction)
+      : grid(dense(grid_in)), spline_weight(dense(spline_weight_in)) {
+    args.layer = basis_of(x, grid, order, base);
+    in = x.size(1), functions = args.layer.functions, rows = functions + (base != kNoBase);
+    check(spline_weight.dim() == 3, "spline_weight must have 3 dimensions, got ", spline_weight.dim());
+    args.layer.out_features = out = spline_weight.size(2);
+    check_shape(spline_weight, "spline_weight", {in, functions, out});
+    check(correction >= 0 && x.size(0) > correction, "x must have more than ", correction, " rows, got ", x.size(0));
+    args.x = view(x, "x", x.size(0), in);
+    args.weights = dtype_of(spline_weight, "spline_weight");
+    args.spline_weight = spline_weight.const_data_ptr();
+    args.correction = correction;
+    check(bool(base_weight_in) == (base != kNoBase), "base_weight must be given exactly where there is a base");
+    if (!base_weight_in) return;
+    base_weight = dense(*base_weight_in);
+    check_shape(*base_weight, "base_weight", {in, out});
+    check(dtype_of(*base_weight, "base_weight") == args.weights, "base_weight must have spline_weight's dtype");
+    args.base_weight = base_weight->const_data_ptr();
+  }
+};
+
+Moments edge_moments(const Tensor& x, const Tensor& spline_weight, const OptionalTensor& base_weight,
+                     const Tensor& grid, int64_t order, int64_t base, int64_t correction) {
+  MomentsTensors t(x, spline_weight, base_weight, grid, order, base, correction);
+  Tensor mean = empty(t.grid, {t.in, t.out}), std = empty(t.grid, {t.in, t.out});
+  Tensor spread = empty(t.grid, {t.in, t.rows, t.out}), first = empty(t.grid, {t.in, 1, t.rows});
+  t.args.mean = doubles(mean), t.args.std = doubles(std);
+  t.args.spread = doubles(spread), t.args.first = doubles(first);
+  cpu::kernels().edge_moments(t.args, executor());
+  return {mean, std, spread, first};
+}
+
+std::tuple<Tensor, Tensor, Tensor> edge_moments_backward(
+    const Tensor& x, const Tensor& spline_weight, const OptionalTensor& base_weight, const Tensor& grid, int64_t order,
+    int64_t base, int64_t correction, const OptionalTensor& d_mean_in, const OptionalTensor& d_std_in,
+    const Tensor& std_in, const Tensor& spread_in, const Tensor& first_in, bool need_x, bool need_weight) {
+  MomentsTensors t(x, spline_weight, base_weight, grid, order, base, correction);
+  const Tensor std = dense(std_in), spread = dense(spread_in), first = dense(first_in);
+  cpu::MomentsBackwardArgs args;
+  OptionalTensor d_mean, d_std;
+  const auto read = [&](const Tensor& tensor, const char* name, std::initializer_list<int64_t> shape) {
+    check_shape(tensor, name, shape);
+    check(dtype_of(tensor, name) == DType::f64, name, " must be float64");
+    return const_cast<double*>(doubles(tensor));
+  };
+  t.args.std = read(std, "std", {t.in, t.out});
+  t.args.spread = read(spread, "spread", {t.in, t.rows, t.out});
+  t.args.first = read(first, "first", {t.in, 1, t.rows});
+  if (d_mean_in) d_mean = dense(*d_mean_in), args.d_mean = read(*d_mean, "d_mean", {t.in, t.out});
+  if (d_std_in) d_std = dense(*d_std_in), args.d_std = read(*d_std, "d_std", {t.in, t.out});
+  args.of = t.args;
+  Tensor dx = need_x ? empty(t.grid, {x.size(0), t.in}) : empty(t.grid, {0});
+  const Tensor& like = t.spline_weight;
+  const bool need_base = need_weight && base != kNoBase;
+  Tensor d_spline = need_weight ? empty(like, {t.in, t.functions, t.out}) : empty(like, {0});
+  Tensor d_base = need_base ? empty(like, {t.in, t.out}) : empty(like, {0});
+  args.dx = need_x ? doubles(dx) : nullptr;
+  args.d_spline = need_weight ? d_spline.mutable_data_ptr() : nullptr;
+  args.d_base = need_base ? d_base.mutable_data_ptr() : nullptr;
+  cpu::kernels().edge_moments_backward(args, executor());
+  return {dx, d_spline, d_base};
+}
+
 // Sums of |phi| are for float32 and float64: 16-bit tensors are widened before.
 void check_wide(const Tensor& x, const Tensor& spline_weight) {
   const DType dtype = dtype_of(spline_weight, "spline_weight");
@@ -146,6 +219,13 @@ STABLE_TORCH_LIBRARY_FRAGMENT(kan_kernels, m) {
       "edge_gram_grad_input(Tensor x, Tensor? w, Tensor grid, int order, int base, Tensor d_band, Tensor d_border) -> "
       "Tensor");
   m.def("edge_cross_gram(Tensor x, Tensor? w, Tensor grid, int order, Tensor other_grid, int other_order) -> Tensor");
+  m.def(
+      "edge_moments(Tensor x, Tensor spline_weight, Tensor? base_weight, Tensor grid, int order, int base, int "
+      "correction) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "edge_moments_backward(Tensor x, Tensor spline_weight, Tensor? base_weight, Tensor grid, int order, int base, "
+      "int correction, Tensor? d_mean, Tensor? d_std, Tensor std, Tensor spread, Tensor first, bool need_x, "
+      "bool need_weight) -> (Tensor, Tensor, Tensor)");
   m.def("edge_l1(Tensor x, Tensor spline_weight, Tensor? base_weight, Tensor grid, int order, int base) -> Tensor");
   m.def(
       "edge_l1_backward(Tensor x, Tensor spline_weight, Tensor? base_weight, Tensor g, Tensor grid, int order, "
@@ -156,6 +236,8 @@ STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CPU, m) {
   m.impl("edge_gram", TORCH_BOX(&kan::ops::edge_gram));
   m.impl("edge_gram_grad_input", TORCH_BOX(&kan::ops::edge_gram_grad_input));
   m.impl("edge_cross_gram", TORCH_BOX(&kan::ops::edge_cross_gram));
+  m.impl("edge_moments", TORCH_BOX(&kan::ops::edge_moments));
+  m.impl("edge_moments_backward", TORCH_BOX(&kan::ops::edge_moments_backward));
   m.impl("edge_l1", TORCH_BOX(&kan::ops::edge_l1));
   m.impl("edge_l1_backward", TORCH_BOX(&kan::ops::edge_l1_backward));
 }

@@ -92,6 +92,27 @@ def edge_cross_gram(
     return grid.new_empty(x.shape[1], n, other_n)
 
 
+def edge_moments(
+    x: Tensor, spline_weight: Tensor, base_weight: Tensor | None, grid: Tensor, *_: Any
+) -> Tensors:
+    features, functions, out = spline_weight.shape
+    rows = functions + (base_weight is not None)
+    edges = features, out
+    return tuple(map(grid.new_empty, (edges, edges, (features, rows, out), (features, 1, rows))))
+
+
+def edge_moments_backward(
+    x: Tensor, spline_weight: Tensor, base_weight: Tensor | None, grid: Tensor, order: int, base: int,
+    correction: int, d_mean: Tensor | None, d_std: Tensor | None, std: Tensor, spread: Tensor, first: Tensor,
+    need_x: bool, need_weight: bool,
+) -> Tensors:  # fmt: skip
+    return (
+        grid.new_empty(x.shape if need_x else (0,)),
+        spline_weight.new_empty(spline_weight.shape if need_weight else (0,)),
+        spline_weight.new_empty(std.shape if need_weight and base else (0,)),
+    )
+
+
 def edge_l1(x: Tensor, spline_weight: Tensor, *_: Any) -> Tensor:
     return spline_weight.new_empty(x.shape[1], spline_weight.shape[2])
 
@@ -188,7 +209,8 @@ TENSORS = {
 """How many tensors stand before the numbers of their schemas."""
 
 OTHERS: _Fakes = {f.__name__: f for f in (
-    edge_gram, edge_gram_grad_input, edge_cross_gram, edge_l1, edge_l1_backward, kan_conv, kan_conv_backward,
+    edge_gram, edge_gram_grad_input, edge_cross_gram, edge_moments, edge_moments_backward, edge_l1,
+    edge_l1_backward, kan_conv, kan_conv_backward,
     layer_norm_rbf, layer_norm_rbf_backward, kan_network, kan_network_backward,
 )}  # fmt: skip
 """Of the ops that the library alone has."""

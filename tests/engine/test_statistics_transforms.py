@@ -15,7 +15,7 @@ from torch.autograd.functional import hessian, jacobian
 from harness import DEVICE
 from kan_kernels import functional as F
 from kan_kernels import use_backend
-from kan_kernels._engine import edges_autograd
+from kan_kernels.backends.reference import moments as plain
 
 F64 = torch.float64
 KNOTS = torch.linspace(-2, 2, 12, dtype=F64, device=DEVICE).repeat(3, 1)
@@ -84,7 +84,7 @@ def trained() -> Tensor:
 @pytest.mark.parametrize("fake_first", (False, True))
 def test_fake_tensors(fake_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call with fake tensors and one with real ones do not get in each other's way, whichever is first."""
-    monkeypatch.setattr(edges_autograd, "_known_places", {})
+    monkeypatch.setattr(plain, "_known_places", {})
     for fake in (fake_first, not fake_first, fake_first):
         if fake:
             with FakeTensorMode():
@@ -102,8 +102,10 @@ def test_fake_tensors(fake_first: bool, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_inference_mode_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a call under inference_mode remembers is of use to training."""
-    monkeypatch.setattr(edges_autograd, "_known_places", {})
-    with torch.inference_mode():
+    monkeypatch.setattr(plain, "_known_places", {})
+    with torch.inference_mode(), use_backend("reference"):
         moments(*arguments())
-    assert [t.is_inference() for t in edges_autograd._known_places.values()] == [False]
+    assert [t.is_inference() for t in plain._known_places.values()] == [False]
+    with use_backend("reference"):
+        assert bool(trained().isfinite().all())
     assert bool(trained().isfinite().all())

@@ -279,10 +279,14 @@ def test_ops_are_proper_torch_ops() -> None:
             (ops.edge_gram_grad_input, (x, w, grid, 3, inputs.base, band, border)),
             (ops.edge_cross_gram, (x, w, grid, 3, grid + 0.1, 3)),
             (ops.edge_l1, (x, *weights, inputs.grid, 3, inputs.base)),
+            (ops.edge_moments, (x, *weights, grid, 3, inputs.base, 1)),
         ]
+        mean, *saved = ops.edge_moments(x, *weights, grid, 3, inputs.base, 1)
+        cotangents_of = (x, *weights, grid, 3, inputs.base, 1, mean, None, *saved)
         for need_x, need_weight in ((True, True), (True, False), (False, True)):
             arguments = (x, *weights, g, inputs.grid, 3, inputs.base, need_x, need_weight)
             calls.append((ops.edge_l1_backward, arguments))
+            calls.append((ops.edge_moments_backward, (*cotangents_of, need_x, need_weight)))
         for op, arguments in calls:
             tests = ("test_schema", "test_faketensor")
             torch.library.opcheck(op, arguments, test_utils=tests)

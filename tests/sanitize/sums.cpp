@@ -1,4 +1,4 @@
-// Sums over the rows: Gram matrices of one and of two bases, the L1 norms of edges, and their gradients.
+// Sums over the rows: Gram matrices of one and of two bases, mean, deviation and L1 norm of edges, and their gradients.
 #include "problem.h"
 
 namespace sanitize {
@@ -145,6 +145,88 @@ struct Sums {
     }
   }
 
+  void moments() {
+    if (B < 2) return;
+    const int64_t rows = R + (p.layer.base != 0);
+    const DType type = p.random.pick({DType::f32, DType::f64, DType::bf16, DType::f16});
+    Buffer spline(type, size_t(I * R * O)), base(type, size_t(I * O)), d_spline(type, spline.count);
+    Buffer d_base(type, base.count), d_mean(f64, size_t(I * O)), d_std(f64, d_mean.count), dx(f64, size_t(B * I));
+    Buffer mean(f64, d_mean.count), std(f64, d_mean.count), spread(f64, size_t(I * rows * O));
+    Buffer first(f64, size_t(I * rows));
+    for (Buffer* buffer : {&spline, &base, &d_mean, &d_std}) {
+      for (size_t n = 0; n < buffer->count; ++n) buffer->set(n, p.random.real(-1, 1));
+    }
+    const auto doubles = [](Buffer& buffer) { return reinterpret_cast<double*>(buffer.data.get()); };
+    kan::cpu::MomentsBackwardArgs args;
+    args.of.layer = wide_layer(), args.of.x = x.view(), args.of.weights = type;
+    args.of.spline_weight = spline.data.get(), args.of.base_weight = p.layer.base ? base.data.get() : nullptr;
+    args.of.correction = p.random.below(2);
+    args.of.mean = doubles(mean), args.of.std = doubles(std);
+    args.of.spread = doubles(spread), args.of.first = doubles(first);
+    kernels.edge_moments(args.of, executor);
+    const int parts = p.random.below(3);  // 1: no weights, 2: no x
+    args.d_mean = p.random.below(4) ? doubles(d_mean) : nullptr, args.d_std = doubles(d_std);
+    args.dx = parts != 2 ? doubles(dx) : nullptr;
+    args.d_spline = parts != 1 ? d_spline.data.get() : nullptr;
+    args.d_base = parts != 1 && p.layer.base ? d_base.data.get() : nullptr;
+    kernels.edge_moments_backward(args, executor);
+
+    Problem wide = p;
+    wide.compute = type == DType::f32 ? DType::f32 : f64;
+    const double left = double(B - args.of.correction);
+    for (int64_t i = 0; i < I; ++i) {
+      std::vector<std::vector<double>> f, df;
+      for (int64_t b = 0; b < B; ++b)
+        f.push_back(functions(i, x.get(b, i), 0)), df.push_back(functions(i, x.get(b, i), 1));
+      std::vector<double> slopes(size_t(B), 0.0), sizes(size_t(B), 1.0);
+      bool exact = true;  // nothing that rounding is large in
+      for (int64_t o = 0; o < O; ++o) {
+        const size_t io = size_t(i * O + o);
+        const auto c = [&](int64_t r) { return r < R ? spline.get(size_t((i * R + r) * O + o)) : base.get(io); };
+        std::vector<double> phi(size_t(B), 0.0), means(size_t(rows), 0.0);
+        double total = 0, size = 1;
+        for (int64_t b = 0; b < B; ++b) {
+          for (int64_t r = 0; r < rows; ++r) {
+            const double value = f[size_t(b)][size_t(r < R ? r : R + 1)];
+            phi[size_t(b)] += c(r) * value, means[size_t(r)] += value / double(B), size += std::fabs(value) / double(B);
+          }
+          total += phi[size_t(b)] / double(B);
+        }
+        double square = 0;
+        for (double value : phi) square += (value - total) * (value - total);
+        const double deviation = std::sqrt(square / left), terms = size * size * double(B);
+        compare(kernels.name, seed, "mean", wide, mean, io, total, size, lost(i));
+        if (!(square > 1e-4 * terms / double(B))) {
+          exact = false;
+          continue;
+        }
+        compare(kernels.name, seed, "std", wide, std, io, deviation, terms / deviation, lost(i));
+        const double gm = args.d_mean ? d_mean.get(io) : 0, gs = d_std.get(io);
+        for (int64_t r = 0; r < rows && parts != 1; ++r) {
+          double both = 0, by = 0;
+          for (int64_t b = 0; b < B; ++b) {
+            const double value = f[size_t(b)][size_t(r < R ? r : R + 1)];
+            both += (value - means[size_t(r)]) * (phi[size_t(b)] - total), by += std::fabs(value);
+          }
+          compare(kernels.name, seed, r < R ? "std d_spline" : "std d_base", wide, r < R ? d_spline : d_base,
+                  r < R ? size_t((i * R + r) * O + o) : io, gm * means[size_t(r)] + gs * both / (left * deviation),
+                  1 + by + terms / deviation, lost(i));
+        }
+        for (int64_t b = 0; b < B; ++b) {
+          double slope = 0;
+          for (int64_t r = 0; r < rows; ++r) {
+            const double value = df[size_t(b)][size_t(r < R ? r : R + 1)];
+            slope += c(r) * value, sizes[size_t(b)] += std::fabs(value) * (1 + size * size / deviation);
+          }
+          slopes[size_t(b)] += slope * (gm / double(B) + gs * (phi[size_t(b)] - total) / (left * deviation));
+        }
+      }
+      for (int64_t b = 0; b < B && parts != 2 && exact && !lost(i); ++b) {
+        compare(kernels.name, seed, "std dx", wide, dx, size_t(b * I + i), slopes[size_t(b)], sizes[size_t(b)], false);
+      }
+    }
+  }
+
   void beside_another() {
     const int order = p.random.below(11), size = 1 + p.random.below(12), knots = size + 2 * order + 1;
     const int n_other = size + order;
@@ -258,6 +340,7 @@ void check_sums(const KernelTable& kernels, uint64_t seed) {
   Sums sums(kernels, seed + 1000003);
   sums.own();
   sums.beside_another();
+  sums.moments();
   sums.absolute();
 }
 

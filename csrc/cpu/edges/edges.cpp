@@ -5,6 +5,7 @@
 
 #include "gram.h"
 #include "l1.h"
+#include "moments.h"
 
 namespace kan {
 namespace KAN_ISA {
@@ -13,6 +14,12 @@ void edge_gram(const cpu::GramArgs& args, const cpu::Executor& executor) { Gram(
 
 void edge_gram_grad_input(const cpu::GramInputArgs& args, const cpu::Executor& executor) {
   GramInput(args).run(executor);
+}
+
+void edge_moments(const cpu::MomentsArgs& args, const cpu::Executor& executor) { Moments(args).run(executor); }
+
+void edge_moments_backward(const cpu::MomentsBackwardArgs& args, const cpu::Executor& executor) {
+  MomentsBackward(args).run(executor);
 }
 
 void edge_l1(const cpu::EdgeL1Args& args, const cpu::Executor& executor) {

@@ -1,4 +1,5 @@
-// Sums over the rows that describe a layer's edges: the Gram matrix of the basis, and the mean of |phi|.
+// Sums over the rows that describe a layer's edges: the Gram matrix of the basis, mean and deviation of phi, and the
+// mean of |phi|.
 #pragma once
 
 #include <memory>
@@ -10,6 +11,8 @@ namespace KAN_ISA {
 
 void edge_gram(const cpu::GramArgs& args, const cpu::Executor& executor);
 void edge_gram_grad_input(const cpu::GramInputArgs& args, const cpu::Executor& executor);
+void edge_moments(const cpu::MomentsArgs& args, const cpu::Executor& executor);
+void edge_moments_backward(const cpu::MomentsBackwardArgs& args, const cpu::Executor& executor);
 void edge_l1(const cpu::EdgeL1Args& args, const cpu::Executor& executor);
 void edge_l1_backward(const cpu::EdgeL1BackwardArgs& args, const cpu::Executor& executor);
 

@@ -57,6 +57,8 @@ if library.LOAD_ERROR is None:
     edge_gram = _below_autograd(_ops.edge_gram.default)
     edge_gram_grad_input = _below_autograd(_ops.edge_gram_grad_input.default)
     edge_cross_gram = _below_autograd(_ops.edge_cross_gram.default)
+    edge_moments = _below_autograd(_ops.edge_moments.default)
+    edge_moments_backward = _below_autograd(_ops.edge_moments_backward.default)
     edge_l1 = _below_autograd(_ops.edge_l1.default)
     edge_l1_backward = _below_autograd(_ops.edge_l1_backward.default)
     layer_norm_rbf = _below_autograd(_ops.layer_norm_rbf.default)

@@ -18,12 +18,14 @@ from .linear import (
     kan_linear_grad_input,
     kan_linear_grad_weight,
 )
+from .moments import edge_moments, edge_moments_backward, moments_of_sums
 
 __all__ = [
     "base_activation", "basis_values", "bspline_basis", "edge_cross_gram", "edge_gram",
-    "edge_gram_grad_input", "edge_l1", "edge_l1_backward", "kan_activation", "kan_activation_backward",
-    "kan_activation_grad_input", "kan_activation_grad_weight", "kan_linear", "kan_linear_backward",
-    "kan_linear_grad_input", "kan_linear_grad_weight",
+    "edge_gram_grad_input", "edge_l1", "edge_l1_backward", "edge_moments", "edge_moments_backward",
+    "kan_activation", "kan_activation_backward", "kan_activation_grad_input",
+    "kan_activation_grad_weight", "kan_linear", "kan_linear_backward", "kan_linear_grad_input",
+    "kan_linear_grad_weight", "moments_of_sums",
 ]  # fmt: skip
 
 NAME = "reference"
