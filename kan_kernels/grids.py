@@ -79,6 +79,7 @@ def update_grid(
     products = products_of(replicas.unwrapped(model))
     ranks = replicas.resolve(model, group)
     whole = replicas.whole(model, layers)
+    replicated = nn.ModuleList(whole)
 
     def moved(x: Tensor) -> list[_Change]:
         changes: list[_Change] = []
@@ -86,7 +87,7 @@ def update_grid(
             changes.append(_moved(layer, rows, grid_eps, margin))
         return changes
 
-    _apply(layers, replicas.shared(ranks, nn.ModuleList(whole), settings, moved, x))
+    _apply(layers, replicas.everywhere(model, lambda: replicas.shared(ranks, replicated, settings, moved, x)))
 
 
 def _moved(layer: _Layer, rows: Tensor, grid_eps: float, margin: float) -> _Change:
@@ -284,4 +285,5 @@ def _apply(layers: Sequence[_Layer], changes: list[_Change]) -> None:
         if layer.spline_weight.shape[1] != coefficients.shape[1]:
             layer._resize(coefficients.shape[1] - layer.spline_order)
         replicas.write(layer.spline_weight, coefficients)
-        layer.place_grid(knots)
+        replicas.write(layer.grid, knots)
+        layer.keep_ranges()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core import checks
+from .._core.tracing import untraced
 from .._engine.layer import of_parts
 
 
@@ -58,6 +59,9 @@ class Products(nn.Module):
             return y
         if isinstance(y, Tensor) and y.is_nested:
             return of_parts(y, self)
+        if isinstance(y, Tensor) and untraced(y.size, -1) != self.subnodes:
+            # a part of them, as after a layer whose outputs are sharded, would be multiplied wrongly
+            raise ValueError(f"y: got shape {tuple(y.shape)}, expected (..., {self.subnodes})")
         parts, start = [y[..., : self.sums]] if self.sums else [], self.sums
         for arity, alike in itertools.groupby(self.arities):
             end = start + arity * len(list(alike))
