@@ -21,7 +21,7 @@ __all__ = ["ColwiseKAN", "RowwiseKAN"]
 
 
 class _Style(ParallelStyle):
-    """What both have in common."""
+    """A KANLinear over the ranks of a mesh: what both styles have in common."""
 
     along = ""  # "out" or "in", the features that are sharded
     shards: ClassVar[dict[str, int]]  # tensors of a layer -> their dimension that is

@@ -137,8 +137,8 @@ def lying(value: Any, placement: Any, mesh: DeviceMesh) -> Any:
 
 @case
 def rules(rank: int, size: int) -> None:
-    """Every op, in every way that its rule accepts, also of sizes that ranks do not divide: the results lie as
-    the rule says and are those of one process.
+    """Every op, in every way that its rule accepts, also of sizes that ranks do not divide: the results lie
+    as the rule says and are those of one process.
     """
     mesh, tried = line(size), dict.fromkeys(sharding._LINEAR | sharding._OTHERS, 0)
     for sizes in ((8, 4, 4, 1), (9, 5, 7, 0)):
@@ -509,8 +509,8 @@ def counted() -> Any:
 def compiled(rank: int, size: int) -> None:
     """Compiled: no graph break and no recompilation over five batch sizes, under a style and under FSDP2.
 
-    None has fewer rows than there are ranks, for which DTensor makes another graph, of nn.Linear too. The first
-    is no width of the model: the compiler takes equal sizes for the same.
+    None has fewer rows than there are ranks, for which DTensor makes another graph, of nn.Linear too. The
+    first is no width of the model: the compiler takes equal sizes for the same.
     """
     torch._dynamo.reset()
     whole, count = make(), counted()
