@@ -38,9 +38,10 @@ def update_grid(
     what the layers before them computed before the change.
 
     Args:
-        model: a KAN or KANLinear, also in a DistributedDataParallel or sharded by fully_shard; or any module
-            with KANLinear, KANActivation or MultiHeadKANLinear layers, also in a DistributedDataParallel,
-            which is run once on x in evaluation mode. Layers that x does not reach stay as they are.
+        model: a KAN or KANLinear, also in a DistributedDataParallel or sharded by fully_shard and
+            parallelize_module; or any module with KANLinear, KANActivation or MultiHeadKANLinear layers, also
+            in a DistributedDataParallel, which is run once on x in evaluation mode. Layers that x does not
+            reach stay as they are.
         x: (..., in) finite inputs of the model, at least one sample, in its dtype; of any other module, its
             argument, or a tuple of several.
         grid_eps: 0 for quantiles, 1 for uniform knots.
@@ -48,7 +49,8 @@ def update_grid(
         group: where several ranks run, the process group whose ranks hold replicas and all make this call:
             the knots follow the rows of all of them, and all end with the same bits. "local" for the model
             and rows of this rank alone. None takes the group of a wrapped or sharded model, and is an error
-            for others.
+            for others, and on a mesh of several dimensions: there it is the ranks that have rows of their
+            own. Ranks that share layers must have the same rows.
 
     Raises:
         TypeError, ValueError: naming the argument; the model is as it was.

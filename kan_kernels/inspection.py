@@ -63,7 +63,8 @@ def spline_layers(model: nn.Module) -> dict[str, KANLinear | HeadFunctions]:
         raise TypeError(f"model: got {type(model).__name__}, expected {expected}")
     if replicas.is_sharded(model):
         raise ValueError(
-            "model: its parameters are sharded over ranks (fully_shard, parallelize_module), expected whole ones"
+            "model: its parameters are sharded over ranks (fully_shard, parallelize_module), expected whole "
+            "ones"
         )
     kinds = (KANLinear, HeadFunctions)
     found = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}

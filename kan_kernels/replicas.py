@@ -212,10 +212,11 @@ def _mesh_group(model: nn.Module) -> Group:
 
 
 def _mesh(model: nn.Module) -> Any:
-    """Return the mesh of the first parameter that is on one."""
+    """Return the mesh of the parameters, of several that with the most dimensions."""
     from torch.distributed.tensor import DTensor
 
-    return next(p.device_mesh for p in model.parameters() if isinstance(p, DTensor))
+    meshes = [p.device_mesh for p in model.parameters() if isinstance(p, DTensor)]
+    return max(meshes, key=lambda mesh: mesh.ndim)
 
 
 def _fingerprint(model: nn.Module, settings: Any) -> tuple[str, str]:

@@ -25,6 +25,7 @@ from torch.distributed.tensor.parallel import SequenceParallel, parallelize_modu
 import ranks
 from kan_kernels import KAN, KANLinear, symbolic
 from kan_kernels import functional as F
+from kan_kernels._core import fakes
 from kan_kernels._engine import sharding
 from kan_kernels.distributed import ColwiseKAN, RowwiseKAN
 from kan_kernels.grids import refine, update_grid
@@ -539,6 +540,16 @@ def compiled(rank: int, size: int) -> None:
         close(net(x), whole(x))
         net(x).square().sum().backward()
     assert count.frame_count <= len(net.layers), count.frame_count
+
+
+def test_every_op_has_a_rule() -> None:
+    """All that return tensors, but for networks, which are called layer by layer."""
+    ruled = set(sharding._LINEAR) | set(sharding._OTHERS)
+    assert ruled | {"kan_network", "kan_network_backward"} == {
+        *fakes.LINEAR,
+        *fakes.ACTIVATION,
+        *fakes.OTHERS,
+    }
 
 
 @pytest.mark.parametrize("size", (2, pytest.param(4, marks=pytest.mark.long)))

@@ -2,9 +2,11 @@
 
 An op is written as einsum has it, a letter for each dimension of its tensors: b rows, i inputs, o outputs;
 what is "." stays whole. Along a letter every tensor that has it is sharded, and a result without it is a sum
-of which each rank has a part. That follows from the trilinear form (`_engine/autograd.py`).
+of which each rank has a part. That follows from the trilinear form (`_engine/autograd.py`). `kan_network` is
+not here: layers of DTensors are called one by one (`network.why_not`).
 """
 
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
@@ -103,6 +105,18 @@ def placements(op: Any, rule: str, *args: Any) -> list[_Way]:
 
 
 def _register(_: ModuleType) -> None:
+    try:
+        _register_all()
+    except (ImportError, AttributeError, TypeError) as error:  # torch calls it experimental
+        warnings.warn(
+            f"kan_kernels: torch {torch.__version__} takes no sharding rules ({error}); the ops do not run "
+            "on DTensor",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def _register_all() -> None:
     from torch.distributed.tensor.experimental import register_sharding
 
     for backend in BACKENDS.values():
