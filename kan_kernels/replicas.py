@@ -156,6 +156,11 @@ def is_sharded(model: nn.Module) -> bool:
     )
 
 
+def is_spread(model: nn.Module) -> bool:
+    """Return whether parameters are spread over several ranks."""
+    return is_sharded(model) and dist.get_world_size() > 1
+
+
 def whole(model: nn.Module, layers: list[KANLinear]) -> list[KANLinear]:
     """Return the layers, or copies with whole parameters where these are sharded: every rank takes part."""
     if not is_sharded(model):

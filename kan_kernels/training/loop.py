@@ -166,7 +166,7 @@ def fit(
     changes = _grid_changes(goal.kan_of, model, update_grid_at, refine_at or {}, resample_at)
     ranks = _ranks(model, group, changes, path)
     build = builder(optimizer, history_size)
-    several = ranks is not None or replicas.is_sharded(model)
+    several = ranks is not None or replicas.is_spread(model)
     minimizer = None if several and optimizer == "lbfgs" else Minimizer(model, build, lr)
     if minimizer is None or (several and minimizer.lbfgs):
         raise ValueError(
@@ -225,7 +225,7 @@ def _ranks(
             "none; use kan_kernels.grids.refine before the model is wrapped, and fit once for each grid size"
         )
     ranks = replicas.resolve(model, group)
-    if sharded and path is not None:
+    if path is not None and replicas.is_spread(model):
         raise ValueError(
             "checkpoint: holds whole models, expected none for one whose parameters are sharded over ranks; "
             "torch.distributed.checkpoint saves those"
