@@ -77,12 +77,16 @@ class Reader:
         self.tick()
         return self.plain(form, theta, trained, shape)
 
-    def plain(self, form: Form, theta: Tensor, trained: Trained | None, shape: str) -> Law | None:
-        """Make the constants of a fitted formula plain and add it to the pool."""
+    def plain(
+        self, form: Form, theta: Tensor, trained: Trained | None, shape: str, held: Tensor | None = None
+    ) -> Law | None:
+        """Make the constants of a fitted formula plain and add it to the pool; held ones stay as they are."""
         theta, free = settled(form, theta), form.free()
+        held = torch.zeros_like(free) if held is None else held
+        free = free & ~held
         if bool(free.any()):
             theta = settled(form, turned(form, theta))
-            trial, left = scaled(form, theta, free, self.data.train)
+            trial, left = scaled(form, theta, free, self.data.train, held)
             if _same(self.data.valid, form, theta, trial):  # scales change rounding alone
                 theta, free = trial, left
             theta, free = snapped(form, theta, free, self.data.train, self.data.valid)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..._core import checks, files
 from ...nn import function_library as library
 from ...training.loop import _bar
-from . import inputs, laws, networks, reading
+from . import inputs, laws, networks, reading, separate
 from .joint import Loss
 from .laws import Law, Pool, short
 from .networks import Data, Trained, Widths
@@ -104,7 +104,7 @@ def discover(
     data = inputs.split(rows, target, outputs, eps, loss, seeds[0])
     identity = _identity(rows, target, known, seeds, wanted, candidates, loss)
     with open_bar(total=None) as bar:
-        run = Search(data, known, seeds, wanted, candidates, budget, work, bar)
+        run = Search(data, known, seeds, wanted, candidates, budget, work, bar, isinstance(shapes, str))
         if resume and path is not None and path.exists():
             run.load(path, identity)
         return run.all(path, identity)
@@ -128,9 +128,10 @@ class Search:
 
     def __init__(
         self, data: Data, names: tuple[str, ...], seeds: list[int], shapes: list[Widths],
-        functions: list[library.Function], budget: float, work: int | None, bar: Any,
+        functions: list[library.Function], budget: float, work: int | None, bar: Any, separate: bool,
     ) -> None:  # fmt: skip
         squared = data.train.loss is None
+        self.separate = separate and squared and data.outputs == 1
         self.pool = Pool(data.exact if squared else -math.inf)
         self.data, self.seeds, self.shapes, self.bar = data, seeds, shapes, bar
         self.limit = work
@@ -207,6 +208,11 @@ class Search:
         form, theta = reading.linear(self.data)
         if "x" in self.reader.allowed:
             self.reader.add(form, theta, None, "linear")
+        if not self.separate or self.pool.best().exact:
+            return
+        for _, trained in separate.structures(self.reader, self.seeds[0]):
+            self.networks += 1
+            self.least = min(self.least, trained.valid)
 
     def _read(self, number: int, rank: int) -> None:
         """Train the network of a shape that comes at this rank among all seeds to the end, and read it."""
