@@ -14,6 +14,7 @@ from .propose import EACH, Edges, EdgeChoice
 from .separable import Splines, Structure, basis, cells
 
 SAMPLES = 200
+TWINS = ("sin", "cos"), ("tanh", "sigmoid")
 PLAIN = 2.5  # the largest complexity of a function that is tried first, and inside of another
 ENOUGH = 3.0  # bits above what the splines leave: no other function is tried
 # What a factor may be a function of, and how it is undone; not beside the curve itself, which is "x".
@@ -80,6 +81,8 @@ def choices(
     ]  # fmt: skip
     if poor and others:
         _fill(found, own, poor, points, others, shares, floor)
+    for options in found.values():
+        _prefer(options)
     kept: Edges = {}
     for n, options in found.items():
         best: list[EdgeChoice] = []
@@ -130,6 +133,18 @@ def _fill(
             found[n].append(
                 EdgeChoice(function.name, (a, b, c, d), cost, math.log2(share + floor), outer, sign)
             )
+
+
+def _prefer(options: list[EdgeChoice]) -> None:
+    """Make of two functions that are the same but for constants the one with larger constants dearer."""
+    places = {option.name: n for n, option in enumerate(options) if option.outer == "x"}
+    for pair in TWINS:
+        if all(name in places for name in pair):
+            own = [options[places[name]] for name in pair]
+            if abs(own[0].unexplained - own[1].unexplained) < 0.1:
+                sizes = [abs(o.affine[1]) + abs(o.affine[3] / (o.affine[2] or 1.0)) for o in own]
+                n = places[pair[sizes[1] >= sizes[0]]]
+                options[n] = options[n]._replace(complexity=options[n].complexity + 1)
 
 
 def _shares(values: list[Tensor], sums: int) -> list[float]:
@@ -190,7 +205,8 @@ def build(inputs: int, structure: Structure, chosen: tuple[EdgeChoice, ...]) -> 
         maker.node(_sum(sources, sums))
         maker.node(*(_factor(s, c, 1.0, n > 0) for n, (s, c) in enumerate(zip(sources, product, strict=True))))
         maker.layer()
-        maker.node(((0.0, HELD), [(Term(0, "x"), LINE, FIXED), (Term(1, "x"), LINE, FIXED)]))
+        scale = (HELD, HELD, SCALE)  # of the product, while its factors have one
+        maker.node(((0.0, FREE), [(Term(0, "x"), LINE, FIXED), (Term(1, "x"), LINE, scale)]))
     elif kind == "sum":
         maker.node(_sum(sources, chosen))
     else:

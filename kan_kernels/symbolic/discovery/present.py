@@ -37,8 +37,9 @@ def expressions(form: Form, theta: Tensor, names: Sequence[str]) -> list[Any]:
 
 
 def _shorter(value: Any, sympy: Any) -> Any:
-    """Return the expression, or its expanded form where that has fewer parts."""
-    return min((value, sympy.expand(value, deep=False)), key=lambda form: complexity([form]))
+    """Return the expression, or one expanded, or with powers of the same joined, where that has fewer parts."""
+    forms = value, sympy.expand(value, deep=False), sympy.powsimp(value, combine="exp")
+    return min(forms, key=lambda form: complexity([form]))
 
 
 def number(value: float, sympy: Any) -> Any:
@@ -53,7 +54,8 @@ def number(value: float, sympy: Any) -> Any:
 def complexity(values: Sequence[Any]) -> int:
     """Return the number of nodes in the expressions' trees: operations, functions, symbols and numbers.
 
-    A sum of n terms has n - 1 additions, as many a product; a fraction and a minus sign count as one number.
+    A sum of n terms has n - 1 additions, as many a product; a fraction and a minus sign count as one number, a
+    number with many digits as two.
     """
     import sympy
 
@@ -63,7 +65,7 @@ def complexity(values: Sequence[Any]) -> int:
             if isinstance(node, (sympy.Add, sympy.Mul)):
                 total += len(node.args) - 1
             else:
-                total += 1
+                total += 2 if node.is_Float else 1
     return total
 
 

@@ -139,6 +139,7 @@ class Search:
         self.deadline = self.start + budget
         self.before = 0.0  # seconds of the searches that this one continues
         self.work = self.stage = self.networks = 0
+        self.opened = False  # whether what needs no training is done
         self.shown = ""
         self.least = math.inf  # loss of the networks read
         self.started: dict[int, list[Trained]] = {}
@@ -168,8 +169,11 @@ class Search:
         """Read the networks that are left, and return what was found."""
         stopped = "searched"
         try:
-            if self.stage == 0:
+            if not self.opened:
                 self._without_networks()
+                self.opened = True
+                if path is not None:
+                    self.save(path, identity)
             for number, rank in self.order[self.stage :]:
                 if self.pool.best().exact:
                     break
@@ -236,7 +240,7 @@ class Search:
     def save(self, path: Path, identity: str) -> None:
         """Write a checkpoint: plain data and tensors, replaced in one go."""
         state = {
-            "format": FORMAT, "identity": identity, "stage": self.stage, "work": self.work,
+            "format": FORMAT, "identity": identity, "opened": self.opened, "stage": self.stage, "work": self.work,
             "networks": self.networks, "least": self.least,
             "seconds": time.monotonic() - self.start + self.before,
             "laws": [law.state() for law in self.pool.laws.values()],
@@ -259,6 +263,7 @@ class Search:
         if state["identity"] != identity:
             raise ValueError(f"checkpoint: {str(path)!r} is of other data, names, seeds, shapes or options")
         self.stage, self.work = state["stage"], state["work"]
+        self.opened = state.get("opened", self.stage > 0)
         self.networks, self.before, self.least = state["networks"], state["seconds"], state["least"]
         for law in map(Law.from_state, state["laws"]):
             self.pool.laws[law.skeleton()] = law

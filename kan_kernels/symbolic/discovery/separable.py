@@ -19,7 +19,8 @@ from .networks import Data
 ORDER = 5
 CELLS = (40, 24, 16)  # for one, two, and three or more coordinates
 FITTED, JUDGED = 1000, 500  # rows
-SWEEPS = 12
+SWEEPS, STALLED = 12, 0.98  # of a product; a sweep that leaves more of the error is the last
+SWEEPS_BOTH, STALLED_BOTH = 60, 0.997
 RIDGE = 1e-11
 
 
@@ -143,7 +144,7 @@ class Splines:
                 if k < len(parts) - 1:
                     weights[k], values[k] = weights[k] / size, values[k] / size
             error = _rms(torch.stack(values).prod(0) - goal.value) / max(scale, 1e-300)
-            if error > 0.98 * before or not math.isfinite(error):
+            if error > STALLED * before or not math.isfinite(error):
                 break
             before = error
         outer = library.get(goal.name)
@@ -168,7 +169,7 @@ class Splines:
             values.append((z - z.mean()) / z.std(correction=0).clamp(min=1e-300))
         weights = [torch.zeros(n, dtype=torch.float64) for n in sizes]
         before, solution = math.inf, torch.zeros(0)
-        for _ in range(SWEEPS):
+        for _ in range(SWEEPS_BOTH):
             for k, (own, _, _) in enumerate(parts):
                 others = torch.stack([v for j, v in enumerate(values) if j != k]).prod(0)
                 whole = torch.cat((design, own * others[:, None]), 1)
@@ -179,7 +180,7 @@ class Splines:
                     size = values[k].square().mean().sqrt().clamp(min=1e-300)
                     weights[k], values[k] = weights[k] / size, values[k] / size
             error = _rms(design @ solution[: -sizes[-1]] + torch.stack(values).prod(0) - goal.value)
-            if error > 0.98 * before or not math.isfinite(error):
+            if error > STALLED_BOTH * before or not math.isfinite(error):
                 break
             before = error
         sums = solution[: -sizes[-1]].split(sizes)

@@ -4,6 +4,8 @@ of these."""
 import math
 from collections.abc import Iterator
 
+import torch
+
 from . import assemble, coordinates, separable
 from .joint import settled
 from .networks import Trained
@@ -12,9 +14,10 @@ from .reading import LIKELY, PLAINER, QUICK_STEPS, STEPS, Reader
 from .separable import Splines, Structure
 
 EACH_STAGE, AT_LAST = 2, 6  # structures that are read after each stage, and after all
-REFINED = 3  # combinations of a structure that are fitted to the end
+REFINED = 8  # combinations of a structure that are fitted to the end
 LIMITED = 2e-3  # the relative error that splines may leave of a curve
 CLOSE = 1.3  # of relative errors
+NEARLY = 1e-6  # the relative error of a formula that is exact but for its last steps
 WORST = 0.3  # the relative error from which on no structure is read
 
 
@@ -92,12 +95,16 @@ def read(
     tried.sort(key=lambda t: t[:3])
     if not tried:
         return
-    limit = reader.data.train.limit(tried[0][0], 1.5)
+    limit = reader.data.train.limit(tried[0][0], 1.2)
     close = sorted((t for t in tried if t[0] <= limit), key=lambda t: (t[1], *t[:3]))
     refined = {t[2]: t for t in [tried[0], *close]}
     for _, _, _, form, theta, status in list(refined.values())[:REFINED]:
         free = form.free() & (status == assemble.FREE)
         theta, value = reader.data.train.fit(form, theta, free, STEPS, 1e-12)
+        if reader.data.exact < value**0.5 < NEARLY * spread:  # a constant that should be 0 may be what is left
+            other = torch.where(free & (theta.abs() < 100 * NEARLY), 0.0, theta)
+            other, found = reader.data.train.fit(form, other, free & (other != 0), STEPS, 1e-12)
+            theta, value = (other, found) if found <= value else (theta, value)
         reader.tick()
         if math.isfinite(value) and math.isfinite(reader.data.valid.value(form, theta)):
             reader.plain(form, theta, trained, structure.shape, status == assemble.HELD)
