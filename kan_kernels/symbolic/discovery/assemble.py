@@ -14,6 +14,7 @@ from .propose import EACH, Edges, EdgeChoice
 from .separable import Splines, Structure, basis, cells
 
 SAMPLES = 200
+INSIDE = 3  # functions inside of another that are tried, if no more of them are among the best
 TWINS = ("sin", "cos"), ("tanh", "sigmoid")
 PLAIN = 2.5  # the largest complexity of a function that is tried first, and inside of another
 ENOUGH = 3.0  # bits above what the splines leave: no other function is tried
@@ -88,6 +89,8 @@ def choices(
         best: list[EdgeChoice] = []
         for plainness in (1.0, 4.0):
             best += sorted(options, key=lambda choice: choice.score(plainness))[: EACH + 1]
+        inside = [choice for choice in options if choice.outer != "x"]
+        best += sorted(inside, key=lambda choice: choice.score())[:INSIDE]
         kept[0, n, 0] = list(dict.fromkeys(best))
     return kept
 
