@@ -14,9 +14,9 @@ A formula is judged on 1000 new points without noise, by `benchmarks.feynman_jud
   the law's on ranges half as wide again too, and sympy shows both equal after their constants were rounded to
   4 digits. Where sympy cannot decide (|x| under roots, identities of angles), the values decide; the
   column "by" says which.
-- With 1% noise constants cannot be exact. There it is the law if it becomes the law, by the same test, when
-  its numbers, other than whole ones and exponents, are fitted to the law's values, and none moves by more than
-  5% of itself. An additional term or an offset is a number that has to move to 0, and fails.
+- With 1% noise constants cannot be exact. There it is the law if it becomes the law, by the same test of
+  values, when its numbers, other than whole ones and exponents, are fitted to the law's values, and none
+  moves by more than 5% of itself. One more term, or an offset, is a number that has to move to 0, and fails.
 
 Of gplearn the most exact program of all generations and the one it chooses are judged, of pyoperon every
 formula of its front, and each counts as exact if any of them is; of ours only `found.best`. Error and
@@ -140,11 +140,19 @@ def table(document: dict[str, Any]) -> str:
     meta, runs = document["meta"], document["runs"]
     versions = ", ".join(f"{name} {number}" for name, number in meta["versions"].items())
     parts = [
-        f"Made by `python -m benchmarks.feynman`: {meta['seconds']:g} seconds of processor time for each run, one "
-        f"core, a shared machine ({meta['cpu']}), {meta['date']}; {versions}. What exact means is written in "
-        "`benchmarks/feynman.py`.\n"
+        f"Made by `python -m benchmarks.feynman`: {meta['seconds']:g} seconds of processor time for each "
+        f"run, one core, a shared machine ({meta['cpu']}), {meta['date']}; {versions}. What exact means is "
+        "written in `benchmarks/feynman.py`. Errors are root mean squares on new points without noise, as "
+        "shares of the spread of y.\n"
     ]
-    head = ["noise", "method", "exact", "median error", "median complexity of the exact", "CPU seconds, median"]
+    head = [
+        "noise",
+        "method",
+        "exact",
+        "median error",
+        "median complexity of the exact",
+        "CPU seconds, median",
+    ]
     body = []
     for noise in NOISE:
         for method in METHODS:
@@ -174,7 +182,9 @@ def table(document: dict[str, Any]) -> str:
         for r in runs if r["method"] == OURS and not r["exact"]
     ]  # fmt: skip
     parts.append("\nWhat `discover` did not find, and what it said instead:\n")
-    parts.append(markdown_table(["noise", "equation", "formula"], failures, (0, 1, 2)) if failures else "Nothing.")
+    parts.append(
+        markdown_table(["noise", "equation", "formula"], failures, (0, 1, 2)) if failures else "Nothing."
+    )
     return "\n".join(parts) + "\n"
 
 
@@ -214,14 +224,18 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
             for k, equation in enumerate(EQUATIONS):
                 exact = known.get((noise, method, equation.name))
                 face = "white" if exact is None else colors[method] if exact else "#e8e8ee"
-                axes.add_patch(plt.Rectangle((k, y - 0.4), 0.86, 0.8, facecolor=face, edgecolor="#b8b8c4", lw=0.4))
+                axes.add_patch(
+                    plt.Rectangle((k, y - 0.4), 0.86, 0.8, facecolor=face, edgecolor="#b8b8c4", lw=0.4)
+                )
             count = sum(bool(known.get((noise, method, e.name))) for e in EQUATIONS)
             axes.text(len(EQUATIONS) + 0.5, y, f"{count} of {len(EQUATIONS)}", va="center")
             label = f"{method}, {'no noise' if noise == 0 else f'{noise:.0%} noise'}"
             axes.text(-0.5, y, label, ha="right", va="center")
         axes.set_xlim(-11, len(EQUATIONS) + 5)
         axes.set_ylim(-len(rows), 0.6)
-        axes.set_xticks([k + 0.43 for k in range(len(EQUATIONS))], [e.name for e in EQUATIONS], rotation=90, fontsize=6)
+        axes.set_xticks(
+            [k + 0.43 for k in range(len(EQUATIONS))], [e.name for e in EQUATIONS], rotation=90, fontsize=6
+        )
         axes.set_yticks([])
         for side in axes.spines.values():
             side.set_visible(False)

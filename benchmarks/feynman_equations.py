@@ -15,7 +15,7 @@ class Equation(NamedTuple):
 
 
 def _of(text: str) -> Equation:
-    """Return the equation of a line: number, formula, and variables, with ranges where they are not [1, 5]."""
+    """Return the equation of a line: number, formula, variables, with ranges where they are not [1, 5]."""
     name, formula, variables = (part.strip() for part in text.split("|"))
     ranges = {}
     for variable in variables.split():

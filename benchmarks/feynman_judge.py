@@ -25,7 +25,7 @@ def law_of(formula: str, names: list[str]) -> Any:
 
 
 def parsed(formula: str, names: list[str]) -> Any:
-    """Return what a search answered in sympy: v0, v1, ... are the variables, functions as the rivals name them."""
+    """Return an answer in sympy: its variables are v0, v1, ..., its functions as the rivals name them."""
     import sympy
 
     local: dict[str, Any] = {f"v{n}": sympy.Symbol(name, positive=True) for n, name in enumerate(names)}
@@ -105,10 +105,10 @@ def _shown(found: Any, law: Any) -> bool:
 
 
 def same_structure(found: Any, law: Any, names: list[str], x: np.ndarray, y: np.ndarray) -> str:
-    """Return "constants" if a formula from noisy data is the law but for small errors in its constants, or "".
+    """Return "constants" if a formula from noisy data is the law but for small errors in constants, or "".
 
-    Its numbers other than whole ones and exponents are fitted to the law's values: it must then agree with the
-    law as one from noise-free data has to, and no number may have moved by more than MOVED of itself.
+    Its numbers other than whole ones and exponents are fitted to the law's values: it must then agree with
+    the law as one from noise-free data has to, and no number may have moved by more than MOVED of itself.
     """
     import sympy
     from scipy.optimize import least_squares
@@ -140,7 +140,7 @@ def same_structure(found: Any, law: Any, names: list[str], x: np.ndarray, y: np.
 
 
 def _open(expression: Any) -> tuple[Any, dict[Any, Any]]:
-    """Return a formula with a symbol for each number that is neither whole nor an exponent, and the numbers."""
+    """Return a formula with a symbol for each number but whole ones and exponents, and the numbers."""
     import sympy
 
     places: dict[Any, Any] = {}

@@ -1,4 +1,4 @@
-"""gplearn and pyoperon on one data set, for a Python that has them: `benchmarks.feynman` starts it as a script.
+"""gplearn and pyoperon on one data set, in a Python that has them: `benchmarks.feynman` starts this script.
 
     python benchmarks/feynman_rivals.py gplearn|pyoperon < task.json > answer.json
 
@@ -7,7 +7,7 @@ variables v0, v1, ..., the one with the least error on the rows first, "cpu", "w
 nothing of this package. Each generation that has begun is finished.
 
 Settings. Both: 1000 individuals, one thread, functions add sub mul div sin cos exp log sqrt square asin.
-gplearn: constants in [-10, 10], parsimony 0.001, half of the rows' error measure "rmse", else its defaults.
+gplearn: constants in [-10, 10], parsimony 0.001, its metric "rmse", else its defaults.
 pyoperon: NSGA-II on mean squared error and length, as its documentation does for Pareto fronts, 5 steps of
 Levenberg-Marquardt on the constants of every individual, trees of up to 50 nodes, else its defaults.
 """
@@ -62,7 +62,7 @@ def of_pyoperon(x: np.ndarray, y: np.ndarray, limit: float, seed: int) -> list[s
             evaluators.append(self)
 
     class Limited(op.NSGA2Algorithm):
-        def Run(self, generator, _, threads, warm_start):  # noqa: N802, the library's name
+        def Run(self, generator, _, threads, warm_start):
             def after_each_generation():
                 if time.process_time() >= end:
                     for evaluator in evaluators:

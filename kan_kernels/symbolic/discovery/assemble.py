@@ -1,4 +1,4 @@
-"""From splines of coordinates to forms: a function for each curve, or a function of one, and first constants."""
+"""From splines of coordinates to forms: a function for each curve, or one of a function, and constants."""
 
 import math
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from ...nn import function_library as library
 from .. import fit as curve_fit
 from .coordinates import POWERS, Coordinate, needed
 from .form import Form, Node, Term
-from .propose import EACH, Edges, EdgeChoice
+from .propose import EACH, EdgeChoice, Edges
 from .separable import Splines, Structure, basis, cells
 
 SAMPLES = 200
@@ -46,7 +46,9 @@ def curves(splines: Splines, structure: Structure) -> list[Curve]:
     count = len(structure.system)
     size = cells(3) if structure.kind == "both" else cells(count)
     return [
-        Curve(structure.system[n % count], splines.of(structure.system[n % count], size)[2], w, structure.logs)
+        Curve(
+            structure.system[n % count], splines.of(structure.system[n % count], size)[2], w, structure.logs
+        )
         for n, w in enumerate(structure.weights)
     ]
 
@@ -198,7 +200,7 @@ class _Maker:
 
 
 def build(inputs: int, structure: Structure, chosen: tuple[EdgeChoice, ...]) -> tuple[Form, Tensor, Tensor]:
-    """Return the form of a structure with these functions, its constants, and which are FREE, HELD or SCALE."""
+    """Return the form of a structure with these functions, its constants, and the status of each."""
     maker = _Maker(inputs)
     system, kind, sign = structure.system, structure.kind, structure.sign
     outer = library.get(structure.outer)
@@ -206,10 +208,12 @@ def build(inputs: int, structure: Structure, chosen: tuple[EdgeChoice, ...]) -> 
     if kind == "both":
         sums, product = chosen[: len(system)], chosen[len(system) :]
         maker.node(_sum(sources, sums))
-        maker.node(*(_factor(s, c, 1.0, n > 0) for n, (s, c) in enumerate(zip(sources, product, strict=True))))
+        maker.node(
+            *(_factor(s, c, 1.0, n > 0) for n, (s, c) in enumerate(zip(sources, product, strict=True)))
+        )
         maker.layer()
-        scale = (HELD, HELD, SCALE)  # of the product, while its factors have one
-        maker.node(((0.0, FREE), [(Term(0, "x"), LINE, FIXED), (Term(1, "x"), LINE, scale)]))
+        product_line = (Term(1, "x"), LINE, (HELD, HELD, SCALE))  # its factors have the scale
+        maker.node(((0.0, FREE), [(Term(0, "x"), LINE, FIXED), product_line]))
     elif kind == "sum":
         maker.node(_sum(sources, chosen))
     else:
@@ -218,13 +222,13 @@ def build(inputs: int, structure: Structure, chosen: tuple[EdgeChoice, ...]) -> 
             pairs = enumerate(zip(sources, chosen, strict=True))
             maker.node(*(_factor(s, c, whole if n == 0 else 1.0, n > 0) for n, (s, c) in pairs))
         else:
-            factors = []
+            factors: list[tuple[tuple[float, int], list[Line]]] = []
             for n, (s, c) in enumerate(zip(sources, chosen, strict=True)):
                 maker.node(_factor(s, c, 1.0, n > 0 and c.outer != "exp"))
-                scale = c.outer_sign * (whole if n == 0 else 1.0)
-                status = FREE if c.outer == "exp" and n == 0 else SCALE
+                size = c.outer_sign * (whole if n == 0 else 1.0)
+                own = FREE if c.outer == "exp" and n == 0 else SCALE
                 bias = FREE if c.outer == "x" else HELD  # it has the constant of the sum that it reads
-                factors.append(((0.0, bias), [(Term(n, c.outer), (1.0, 0.0, scale), (HELD, HELD, status))]))
+                factors.append(((0.0, bias), [(Term(n, c.outer), (1.0, 0.0, size), (HELD, HELD, own))]))
             maker.layer()
             maker.node(*factors)
     if outer.name != "x":
@@ -242,7 +246,7 @@ def build(inputs: int, structure: Structure, chosen: tuple[EdgeChoice, ...]) -> 
 def _coordinates(maker: _Maker, structure: Structure, chosen: tuple[EdgeChoice, ...]) -> list[int]:
     """Add the layers of the coordinates, and return where these are in the last of them."""
     rows = needed(structure.system)
-    places = {c: c.index for c in rows[0]}
+    places = {c: c.place for c in rows[0]}
     for depth, row in enumerate(rows[1:], 1):
         last = depth == len(rows) - 1
         for k, c in enumerate(row):
@@ -250,14 +254,15 @@ def _coordinates(maker: _Maker, structure: Structure, chosen: tuple[EdgeChoice, 
             own = last and structure.kind != "both" and library.get(chosen[k].name).degree is None
             status = (HELD, HELD, FREE if own else HELD)
             if c.depth < depth:
-                terms = [(Term(places[c], "x"), LINE, status)]
-                maker.node(((0.0, FREE if last else HELD), terms))
+                maker.node(((0.0, FREE if last else HELD), [(Term(places[c], "x"), LINE, status)]))
                 continue
-            terms = [(Term(places[p.of], POWERS[p.power]), (1.0, 0.0, p.sign), status) for p in c.parts]
+            terms: list[Line] = [
+                (Term(places[p.of], POWERS[p.power]), (1.0, 0.0, p.sign), status) for p in c.parts
+            ]
             if c.op == "+":
                 maker.node(((0.0, FREE if last else HELD), terms))
             else:
-                rest = [(term, constants, FIXED) for term, constants, _ in terms[1:]]
+                rest: list[Line] = [(term, constants, FIXED) for term, constants, _ in terms[1:]]
                 maker.node(*(((0.0, HELD), [line]) for line in (terms[0], *rest)))
         maker.layer()
         places = {c: k for k, c in enumerate(row)}
@@ -267,7 +272,7 @@ def _coordinates(maker: _Maker, structure: Structure, chosen: tuple[EdgeChoice, 
 def _sum(sources: list[int], choices: tuple[EdgeChoice, ...]) -> tuple[tuple[float, int], list[Line]]:
     """Return the factor that is a sum of functions."""
     pairs = zip(sources, choices, strict=True)
-    lines = [(Term(s, c.name), c.affine[:3], OPEN) for s, c in pairs if c.name != "0"]
+    lines: list[Line] = [(Term(s, c.name), c.affine[:3], OPEN) for s, c in pairs if c.name != "0"]
     return (sum(c.affine[3] for c in choices), FREE), lines
 
 

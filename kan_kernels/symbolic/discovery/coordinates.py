@@ -8,13 +8,12 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from ...nn import function_library as library
 
 POWERS = {1.0: "x", 2.0: "x^2", -1.0: "1/x", -2.0: "1/x^2", 0.5: "sqrt", -0.5: "1/sqrt"}
-PAIRS = 4  # of more inputs than that, no two are joined
+PAIRS, MANY = 4, 10  # of more inputs, two are joined in the plainest ways alone, and not at all
 NEAR_POLE = 1e-2  # a divisor's least size, as a share of its largest
 
 
@@ -30,7 +29,7 @@ class Coordinate(NamedTuple):
     """An input (op "in"), or a product ("*") or sum ("+") of parts."""
 
     op: str
-    index: int = -1
+    place: int = -1
     parts: tuple[Part, ...] = ()
 
     @property
@@ -46,7 +45,7 @@ class Coordinate(NamedTuple):
     def value(self, x: Tensor) -> Tensor:
         """Return its value on rows."""
         if self.op == "in":
-            return x[:, self.index]
+            return x[:, self.place]
         values = [p.sign * library.get(POWERS[p.power]).torch(p.of.value(x)) for p in self.parts]
         total = values[0]
         for value in values[1:]:
@@ -60,7 +59,8 @@ class Coordinate(NamedTuple):
                 return False
             value = part.of.value(x)
             low, high = float(value.min()), float(value.max())
-            if part.power < 0 and not (low * high > 0 and min(abs(low), abs(high)) > NEAR_POLE * max(abs(low), abs(high))):
+            near, far = sorted((abs(low), abs(high)))
+            if part.power < 0 and not (low * high > 0 and near > NEAR_POLE * far):
                 return False
             if part.power in (0.5, -0.5) and low < 0:
                 return False
@@ -103,7 +103,7 @@ def systems(x: Tensor, names: set[str]) -> Iterator[list[System]]:
     own = inputs(x)
     yield [own]
     count = len(own)
-    if not 2 <= count <= PAIRS:
+    if not 2 <= count <= MANY:
         return
 
     def usable(coordinate: Coordinate) -> bool:
@@ -112,16 +112,23 @@ def systems(x: Tensor, names: set[str]) -> Iterator[list[System]]:
     stage: list[System] = []
     for a, b in itertools.combinations(own, 2):
         rest = tuple(c for c in own if c not in (a, b))
-        for u in filter(usable, pairs(a, b)):
-            stage += [(u, *rest), (u, a, *rest), (u, b, *rest)]
+        for u in filter(usable, pairs(a, b, plain=count > PAIRS)):
+            stage.append((u, *rest))
+            if count <= PAIRS:
+                stage += [(u, a, *rest), (u, b, *rest)]
     yield stage
     if count != 3:
         return
-    stage = []
-    for second, third in itertools.product((1.0, -1.0, 2.0, -2.0, 0.5, -0.5), repeat=2):
-        stage.append((joined("*", (own[0], 1.0, 1.0), (own[1], second, 1.0), (own[2], third, 1.0)),))
-    for second, third in itertools.product((1.0, -1.0), repeat=2):
-        stage.append((joined("+", (own[0], 1.0, 1.0), (own[1], 1.0, second), (own[2], 1.0, third)),))
+    first, second, third = own
+    powers = (1.0, -1.0, 2.0, -2.0, 0.5, -0.5)
+    stage = [
+        (joined("*", (first, 1.0, 1.0), (second, p, 1.0), (third, q, 1.0)),)
+        for p, q in itertools.product(powers, repeat=2)
+    ]
+    stage += [
+        (joined("+", (first, 1.0, 1.0), (second, 1.0, p), (third, 1.0, q)),)
+        for p, q in itertools.product((1.0, -1.0), repeat=2)
+    ]
     stage = [system for system in stage if usable(system[0])]
     for a, b in itertools.combinations(own, 2):
         (c,) = (c for c in own if c not in (a, b))

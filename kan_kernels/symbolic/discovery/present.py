@@ -37,7 +37,7 @@ def expressions(form: Form, theta: Tensor, names: Sequence[str]) -> list[Any]:
 
 
 def _shorter(value: Any, sympy: Any) -> Any:
-    """Return the expression, or one expanded, or with powers of the same joined, where that has fewer parts."""
+    """Return the expression, or one expanded, or with powers joined, where that has fewer parts."""
     forms = value, sympy.expand(value, deep=False), sympy.powsimp(value, combine="exp")
     return min(forms, key=lambda form: complexity([form]))
 
@@ -54,8 +54,8 @@ def number(value: float, sympy: Any) -> Any:
 def complexity(values: Sequence[Any]) -> int:
     """Return the number of nodes in the expressions' trees: operations, functions, symbols and numbers.
 
-    A sum of n terms has n - 1 additions, as many a product; a fraction and a minus sign count as one number, a
-    number with many digits as two.
+    A sum of n terms has n - 1 additions, as many a product; a fraction and a minus sign count as one number,
+    a number that is not plain as two.
     """
     import sympy
 
@@ -96,9 +96,9 @@ def model_of(form: Form, theta: Tensor) -> KAN:
     if places != sorted(places):  # outputs in their own order
         lines = [Edge(place, k, "x", (1.0, 0.0, 1.0, 0.0), 0.0) for k, place in enumerate(places)]
         layers.append((lines, [0.0] * len(places), (len(places), [])))
-    widths = [form.inputs, *((sums, len(arities)) for _, _, (sums, arities) in layers)]
-    arities = [[], *(arities for _, _, (_, arities) in layers)]
-    model = KAN(widths, mult_arity=arities, dtype=torch.float64)
+    widths: list[int | tuple[int, int]] = [form.inputs]
+    widths += [(sums, len(arity)) if arity else sums for _, _, (sums, arity) in layers]
+    model = KAN(widths, mult_arity=[[], *(arity for _, _, (_, arity) in layers)], dtype=torch.float64)
     for layer, (edges, biases, _) in zip(model.layers, layers, strict=True):
         shape = layer.in_features, layer.out_features
         layer.set_edge_mask(torch.zeros(shape))

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..._core import checks, files
 from ...nn import function_library as library
 from ...training.loop import _bar
-from . import inputs, laws, networks, reading, separate
+from . import direct, inputs, laws, networks, reading
 from .joint import Loss
 from .laws import Law, Pool, short
 from .networks import Data, Trained, Widths
@@ -41,6 +41,8 @@ def discover(
 ) -> Discovery:
     """Find a formula of the data: train KANs, read their edges, fit all constants together.
 
+    First come sums and products of univariate functions, behind a function, of the inputs and of products,
+    ratios, sums and differences of two or three of them: one-layer KANs whose splines are a regression.
     Of each shape, from the simplest on, a network is trained coarsely for every seed; the three best are
     trained to the end and read, the best of later shapes before the third of earlier ones. The functions
     are those with which the whole formula has the least error, after all constants were fitted together;
@@ -58,7 +60,8 @@ def discover(
         work: trainings and fits, in place of the budget.
         seeds: of the networks; the first also decides which rows are fitted (three of four, at most 2000) and
             which judge (at most 4096).
-        shapes: "auto", or widths such as [2, 1, 1], or [2, (1, 2), 1] with one sum and two products of sums.
+        shapes: "auto", or widths such as [2, 1, 1], or [2, (1, 2), 1] with one sum and two products of sums;
+            nothing else is looked at then.
         loss: of (prediction, y), a scalar, a mean over rows; None for the mean squared error. A
             prediction is (n, out) in float64, where classes are given (n, classes).
         functions: names from the library that edges may become; None: all.
@@ -128,10 +131,10 @@ class Search:
 
     def __init__(
         self, data: Data, names: tuple[str, ...], seeds: list[int], shapes: list[Widths],
-        functions: list[library.Function], budget: float, work: int | None, bar: Any, separate: bool,
+        functions: list[library.Function], budget: float, work: int | None, bar: Any, all_shapes: bool,
     ) -> None:  # fmt: skip
         squared = data.train.loss is None
-        self.separate = separate and squared and data.outputs == 1
+        self.direct = all_shapes and squared and data.outputs == 1
         self.pool = Pool(data.exact if squared else -math.inf)
         self.data, self.seeds, self.shapes, self.bar = data, seeds, shapes, bar
         self.limit = work
@@ -212,11 +215,11 @@ class Search:
         form, theta = reading.linear(self.data)
         if "x" in self.reader.allowed:
             self.reader.add(form, theta, None, "linear")
-        if not self.separate or self.pool.best().exact:
+        if not self.direct or self.pool.best().exact:
             return
-        for _, trained in separate.structures(self.reader, self.seeds[0]):
+        for judged in direct.laws(self.reader, self.seeds[0]):
             self.networks += 1
-            self.least = min(self.least, trained.valid)
+            self.least = min(self.least, judged.valid)
 
     def _read(self, number: int, rank: int) -> None:
         """Train the network of a shape that comes at this rank among all seeds to the end, and read it."""
@@ -240,8 +243,8 @@ class Search:
     def save(self, path: Path, identity: str) -> None:
         """Write a checkpoint: plain data and tensors, replaced in one go."""
         state = {
-            "format": FORMAT, "identity": identity, "opened": self.opened, "stage": self.stage, "work": self.work,
-            "networks": self.networks, "least": self.least,
+            "format": FORMAT, "identity": identity, "opened": self.opened, "stage": self.stage,
+            "work": self.work, "networks": self.networks, "least": self.least,
             "seconds": time.monotonic() - self.start + self.before,
             "laws": [law.state() for law in self.pool.laws.values()],
         }  # fmt: skip

@@ -52,7 +52,6 @@ class Structure(NamedTuple):
     train: float
     valid: float
 
-
     @property
     def shape(self) -> str:
         """Return it in words."""
@@ -71,19 +70,21 @@ def targets(y: Tensor, names: set[str]) -> Iterator[Target]:
     if low * high >= 0:
         found += [("sqrt", sign, y.square()), ("x^2", sign, y.abs().sqrt())]
     if away:
-        found += [("exp", sign, y.abs().log()), ("1/x", sign, 1 / y.abs()), ("1/sqrt", sign, y.square().reciprocal())]
+        inverse = 1 / y.abs()
+        found += [("exp", sign, y.abs().log()), ("1/x", sign, inverse), ("1/sqrt", sign, inverse.square())]
     if size < 30:
         found.append(("log", 1.0, y.exp()))
     if size < 1.1 * math.pi / 2:
         found.append(("arcsin", 1.0, y.clamp(-math.pi / 2, math.pi / 2).sin()))
     if size < 1.5:
         found.append(("arctan", 1.0, y.tan()))
-    if 0 <= low and high <= math.pi:
+    if low >= 0 and high <= math.pi:
         found.append(("arccos", 1.0, y.cos()))
     if size < 0.999:
         found.append(("tanh", 1.0, y.atanh()))
     for name, sign, value in found:
-        if (name in names or name == "x") and value.isfinite().all():
+        # "x" is no function here, and a sum of logarithms is a product
+        if (name in names or name in ("x", "exp")) and value.isfinite().all():
             yield Target(name, sign, value)
 
 
