@@ -73,7 +73,8 @@ def answer(method: str, task: dict[str, Any], python: str) -> dict[str, Any]:
         env={**os.environ, **dict.fromkeys(threads, "1")},
     )  # fmt: skip
     if done.returncode:
-        return {"formulas": [], "error": done.stderr.strip().splitlines()[-1:], "cpu": None, "wall": None}
+        said = [f"exit {done.returncode}", *done.stderr.strip().splitlines()[-1:]]
+        return {"formulas": [], "failed": ": ".join(said), "cpu": None, "wall": None}
     return json.loads(done.stdout)
 
 
@@ -108,12 +109,10 @@ def run(equation: Equation, noise: float, method: str, seconds: float, python: s
         "equation": equation.name, "noise": noise, "method": method, "exact": False, "by": "",
         "error": None, "complexity": None, "formula": None, "cpu": made["cpu"], "wall": made["wall"],
     }  # fmt: skip
-    result |= {key: made[key] for key in ("versions", "stopped", "error_text") if key in made}
-    if made.get("error"):
-        result["failed"] = " ".join(made["error"])
+    result |= {key: made[key] for key in ("versions", "stopped", "failed") if key in made}
     equal = judge.exact if noise == 0 else judge.same_structure
     for formula in made["formulas"]:
-        found = judge.parsed(formula, names)
+        found = judge.parsed(formula, names, protected=method == "gplearn")
         by = equal(found, law, names, new_x, new_y)
         if result["formula"] is None or by:
             error = judge.relative(found, names, new_x, new_y)
@@ -264,6 +263,7 @@ def main() -> None:
         document["meta"] = {**basics(), "seconds": options.seconds, "versions": {}}
     if document["meta"]["seconds"] != options.seconds:
         raise SystemExit(f"--seconds: {path} has {document['meta']['seconds']}; move it away to start anew")
+    document["runs"] = [r for r in document["runs"] if r["formula"] is not None]  # what failed is run again
     known = {(r["equation"], r["noise"], r["method"]) for r in document["runs"]}
     for noise in options.noise:
         for equation in EQUATIONS:

@@ -24,17 +24,21 @@ def law_of(formula: str, names: list[str]) -> Any:
     return sympy.sympify(formula, locals=symbols)
 
 
-def parsed(formula: str, names: list[str]) -> Any:
-    """Return an answer in sympy: its variables are v0, v1, ..., its functions as the rivals name them."""
+def parsed(formula: str, names: list[str], protected: bool = False) -> Any:
+    """Return an answer in sympy: its variables are v0, v1, ..., its functions as the rivals name them.
+
+    protected: whether sqrt and log take the absolute value, as gplearn's do.
+    """
     import sympy
 
     local: dict[str, Any] = {f"v{n}": sympy.Symbol(name, positive=True) for n, name in enumerate(names)}
     local |= {
         "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
         "div": lambda a, b: a / b, "square": lambda a: a**2,
-        "log": lambda a: sympy.log(a if a.is_positive else sympy.Abs(a)),
-        "sqrt": lambda a: sympy.sqrt(a if a.is_nonnegative else sympy.Abs(a)),
     }  # fmt: skip
+    if protected:
+        local["log"] = lambda a: sympy.log(a if a.is_positive else sympy.Abs(a))
+        local["sqrt"] = lambda a: sympy.sqrt(a if a.is_nonnegative else sympy.Abs(a))
     return sympy.sympify(formula.replace("^", "**"), locals=local)
 
 
@@ -150,7 +154,7 @@ def _open(expression: Any) -> tuple[Any, dict[Any, Any]]:
             symbol = sympy.Symbol(f"constant_{len(places)}", real=True)
             places[symbol] = node
             return symbol
-        if isinstance(node, sympy.Pow) and node.exp.is_Rational:
+        if isinstance(node, sympy.Pow) and node.exp.is_number:
             return sympy.Pow(walk(node.base), node.exp)
         return node.func(*map(walk, node.args)) if node.args else node
 

@@ -35,7 +35,7 @@ def data_of(x: Tensor, y: Tensor) -> Any:
 
 
 def test_coordinates() -> None:
-    """Their values and layers; no powers of what is negative or near a pole; stages for two and three inputs."""
+    """Their values and layers; no powers of what is negative or near a pole; stages for any inputs."""
     x = points()
     torch.testing.assert_close(SCALED.value(x), (x[:, 0] - x[:, 1]) / x[:, 2])
     assert SCALED.depth == 2

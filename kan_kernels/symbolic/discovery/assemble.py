@@ -189,7 +189,7 @@ class _Maker:
         self.nodes.append(tuple(tuple(term for term, _, _ in terms) for _, terms in factors))
 
     def layer(self) -> None:
-        """End a layer."""
+        """Make a layer of the nodes so far."""
         self.layers.append(tuple(self.nodes))
         self.nodes = []
 
