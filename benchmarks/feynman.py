@@ -16,7 +16,8 @@ A formula is judged on 1000 new points without noise, by `benchmarks.feynman_jud
   column "by" says which.
 - With 1% noise constants cannot be exact. There it is the law if it becomes the law, by the same test of
   values, when its numbers, other than whole ones and exponents, are fitted to the law's values, and none
-  moves by more than 5% of itself. One more term, or an offset, is a number that has to move to 0, and fails.
+  moves by more than 5% of itself. One more term is a number that has to move to 0, and fails; a number that
+  is added to all the rest, as pyoperon does to every formula, may move by 1% of y's spread, as the noise is.
 
 Of gplearn the most exact program of all generations and the one it chooses are judged, of pyoperon every
 formula of its front, and each counts as exact if any of them is; of ours only `found.best`. Error and
@@ -40,10 +41,12 @@ import numpy as np
 from . import feynman_judge as judge
 from .feynman_equations import EQUATIONS, Equation
 from .machine import basics
+from .readme import render
 from .report import markdown_table
 
 RESULTS = Path(__file__).parent / "results"
 PICTURE = Path(__file__).parents[1] / "docs" / "figures" / "feynman.svg"
+PAGE = Path(__file__).parents[1] / "docs" / "symbolic.md"
 OURS = "discover"
 METHODS = (OURS, "gplearn", "pyoperon")
 NOISE = (0.0, 0.01)
@@ -132,6 +135,36 @@ def write(document: dict[str, Any]) -> None:
     (RESULTS / "feynman.json").write_text(f'{head},\n "runs": [\n  {lines}\n ]\n}}\n')
     (RESULTS / "feynman.md").write_text(table(document))
     draw(document["runs"], PICTURE)
+    PAGE.write_text(render(PAGE.read_text(), block(document), "feynman"))
+
+
+def block(document: dict[str, Any]) -> str:
+    """Return what the documentation says."""
+    meta = document["meta"]
+    versions = ", ".join(f"{name} {number}" for name, number in meta["versions"].items())
+    return (
+        f"{summary(document['runs'])}\n\n{meta['seconds']:g} seconds of processor time for each run, one "
+        f"core of a shared machine ({meta['cpu']}), {meta['date']}; {versions}.\n"
+    )
+
+
+def summary(runs: list[dict[str, Any]]) -> str:
+    """Return a table of how many equations each method found."""
+    head = ["noise", "method", "exact", "error, median", "complexity of the exact, median", "CPU seconds"]
+    body = []
+    for noise in NOISE:
+        for method in METHODS:
+            own = [r for r in runs if (r["noise"], r["method"]) == (noise, method)]
+            if not own:
+                continue
+            good = [r for r in own if r["exact"]]
+            errors = [np.inf if r["error"] is None else r["error"] for r in own]
+            sizes = f"{np.median([r['complexity'] for r in good]):g}" if good else "-"
+            spent = [r["cpu"] for r in own if r["cpu"] is not None]
+            cpu = f"{np.median(spent):.1f}" if spent else "-"
+            share = f"{len(good)} of {len(own)} ({100 * len(good) / len(own):.0f}%)"
+            body.append([f"{noise:.0%}", method, share, f"{np.median(errors):.1e}", sizes, cpu])
+    return markdown_table(head, body, tuple(range(len(head))))
 
 
 def table(document: dict[str, Any]) -> str:
@@ -144,27 +177,7 @@ def table(document: dict[str, Any]) -> str:
         "written in `benchmarks/feynman.py`. Errors are root mean squares on new points without noise, as "
         "shares of the spread of y.\n"
     ]
-    head = [
-        "noise",
-        "method",
-        "exact",
-        "median error",
-        "median complexity of the exact",
-        "CPU seconds, median",
-    ]
-    body = []
-    for noise in NOISE:
-        for method in METHODS:
-            own = [r for r in runs if (r["noise"], r["method"]) == (noise, method)]
-            if not own:
-                continue
-            good = [r for r in own if r["exact"]]
-            errors = [np.inf if r["error"] is None else r["error"] for r in own]
-            sizes = f"{np.median([r['complexity'] for r in good]):g}" if good else "-"
-            cpu = np.median([r["cpu"] for r in own if r["cpu"] is not None])
-            share = f"{len(good)} of {len(own)} ({100 * len(good) / len(own):.0f}%)"
-            body.append([f"{noise:.0%}", method, share, f"{np.median(errors):.1e}", sizes, f"{cpu:.1f}"])
-    parts.append(markdown_table(head, body, tuple(range(len(head)))))
+    parts.append(summary(runs))
     for noise in NOISE:
         head = ["equation", "law", *(f"{m}: error, complexity" for m in METHODS)]
         body = []
@@ -226,8 +239,8 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
                 axes.add_patch(
                     plt.Rectangle((k, y - 0.4), 0.86, 0.8, facecolor=face, edgecolor="#b8b8c4", lw=0.4)
                 )
-            count = sum(bool(known.get((noise, method, e.name))) for e in EQUATIONS)
-            axes.text(len(EQUATIONS) + 0.5, y, f"{count} of {len(EQUATIONS)}", va="center")
+            own = [known[noise, method, e.name] for e in EQUATIONS if (noise, method, e.name) in known]
+            axes.text(len(EQUATIONS) + 0.5, y, f"{sum(own)} of {len(own)}", va="center")
             label = f"{method}, {'no noise' if noise == 0 else f'{noise:.0%} noise'}"
             axes.text(-0.5, y, label, ha="right", va="center")
         axes.set_xlim(-11, len(EQUATIONS) + 5)
@@ -265,6 +278,7 @@ def main() -> None:
         raise SystemExit(f"--seconds: {path} has {document['meta']['seconds']}; move it away to start anew")
     document["runs"] = [r for r in document["runs"] if r["formula"] is not None]  # what failed is run again
     known = {(r["equation"], r["noise"], r["method"]) for r in document["runs"]}
+    write(document)
     for noise in options.noise:
         for equation in EQUATIONS:
             for method in options.method:

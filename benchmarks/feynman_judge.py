@@ -12,6 +12,7 @@ from kan_kernels.symbolic.discovery.present import complexity
 
 CLOSE = 1e-6  # a relative error that counts as none
 MOVED = 0.05  # how far a constant that was fitted to noisy data may be off, as a share of it
+OFFSET = 0.01  # of the spread of y, as the noise: so far a constant may be off that is added to all the rest
 WIDER = 0.25  # of each range, on both sides, where formulas must agree too
 SECONDS = 10
 
@@ -112,7 +113,8 @@ def same_structure(found: Any, law: Any, names: list[str], x: np.ndarray, y: np.
     """Return "constants" if a formula from noisy data is the law but for small errors in constants, or "".
 
     Its numbers other than whole ones and exponents are fitted to the law's values: it must then agree with
-    the law as one from noise-free data has to, and no number may have moved by more than MOVED of itself.
+    the law as one from noise-free data has to, and no number may have moved by more than MOVED of itself. One
+    that is added to all the rest may go from up to OFFSET to 0: some methods add one to every formula.
     """
     import sympy
     from scipy.optimize import least_squares
@@ -137,7 +139,9 @@ def same_structure(found: Any, law: Any, names: list[str], x: np.ndarray, y: np.
         fit = least_squares(residual, np.ones(len(start)), xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=200)
     except (ValueError, np.linalg.LinAlgError):
         return ""
-    if np.abs(fit.x - 1).max() > MOVED:
+    added = np.array([symbol in found.args and found.is_Add for symbol in places])
+    most = np.where(added, np.maximum(MOVED * np.abs(start), OFFSET * np.std(y)), MOVED * np.abs(start))
+    if (np.abs(start * (fit.x - 1)) > most).any():
         return ""
     fitted = found.xreplace({s: sympy.Float(v) for s, v in zip(places, start * fit.x, strict=True)})
     return "constants" if agree(fitted, law, names, x, y) else ""
