@@ -215,3 +215,15 @@ def test_noise_leaves_the_structure() -> None:
     a, b = sympy.symbols("a b")
     coefficient = sympy.simplify(found.formula * b**2 / a)
     assert coefficient.is_number and math.isclose(float(coefficient), 3, rel_tol=0.01), found.formula
+
+
+def test_few_rows_and_few_functions() -> None:
+    """Twelve rows; functions that no curve can be; coordinates that are constant: an answer, no error."""
+    x = points(12, 2)
+    found = symbolic.discover(x, 3 * x[:, 0] * x[:, 1], functions=["x", "x^2"], work=70)
+    assert found.best.loss < 1.0 and found.networks > 0
+    for name in ("abs", "sgn"):
+        assert symbolic.discover(points(60, 2), points(60, 2)[:, 0] ** 2, functions=[name], work=45).front
+    same = torch.cat((points(100, 1), 2 * points(100, 1)), 1)  # their ratio is constant
+    found = symbolic.discover(same, same[:, 0] ** 2, functions=["x", "x^2"], work=70)
+    assert found.best.exact
