@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from benchmarks import laws
 
 sympy = pytest.importorskip("sympy")
 NOISY = laws.LAWS[-1]
+PAGE = Path(__file__).parents[2] / "docs" / "symbolic.md"
 
 
 @pytest.mark.parametrize(
@@ -54,3 +56,10 @@ def test_committed_results() -> None:
         own = [r for r in runs if r["law"] == name]
         assert len(own) >= (3 if name == laws.MOONS else 10)
         assert sum(r["found"] for r in own) >= 0.9 * len(own), name
+    page = PAGE.read_text()
+    clean = [r for r in runs if r["law"] not in (NOISY.law, laws.MOONS)]
+    noisy, moons = ([r for r in runs if r["law"] == name] for name in (NOISY.law, laws.MOONS))
+    structure, plain = (sum(r[key] for r in noisy) for key in ("structure", "equal"))
+    assert f"found in {sum(r['found'] for r in clean)} of {len(clean)} draws" in page
+    assert f"exact in {structure} of {len(noisy)}, all constants plain in {plain} of {len(noisy)}" in page
+    assert f"0.005 at most, in {sum(r['found'] for r in moons)} of {len(moons)}" in page
