@@ -3,7 +3,7 @@
 The residual u_xx + u_yy - f, its mean square and the gradients of all parameters, interleaved in one process
 on one thread, after all of them agreed. The clock is the process' own CPU time, which a machine that is
 shared with others leaves comparable. Writes benchmarks/results/equation_steps.json and the table in
-docs/recipes/pde.md.
+docs/recipes/pinn.md.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .readme import refresh
 from .report import markdown_table
 
 PATH = RESULTS / "equation_steps.json"
-PAGE = Path(__file__).absolute().parent.parent / "docs" / "recipes" / "pde.md"
+PAGE = Path(__file__).absolute().parent.parent / "docs" / "recipes" / "pinn.md"
 COMMAND = "python -m benchmarks.equation_steps"
 ROWS = (([2, 5, 1], 100), ([2, 5, 1], 1000), ([2, 20, 20, 1], 1000))
 AGREE = 1e-9  # relative, in float64: sums in another order

@@ -212,11 +212,12 @@ def by_parts(weight: Tensor, functions: int, compute: Callable[..., Tensor], *kn
         return compute(weight.double(), *knots)
     from torch.distributed.tensor import DTensor, Replicate
 
+    assert isinstance(weight, DTensor)
     mesh, whole = weight.device_mesh, [Replicate()] * weight.device_mesh.ndim
     edges = [p if p.is_shard(0) or p.is_shard(2) else Replicate() for p in weight.placements]
     mine = weight.redistribute(placements=edges).to_local().double()
-    inputs = DTensor.from_local(torch.arange(len(weight), device=mine.device), mesh, whole, run_check=False)
-    inputs = inputs.redistribute(placements=[p if p.is_shard(0) else Replicate() for p in edges]).to_local()
+    numbers = DTensor.from_local(torch.arange(len(weight), device=mine.device), mesh, whole, run_check=False)
+    inputs = numbers.redistribute(placements=[p if p.is_shard(0) else Replicate() for p in edges]).to_local()
     made = mine.new_empty(len(mine), functions, mine.shape[2])
     if made.numel():  # where ranks do not divide the features some have none
         made = compute(mine, *(rows[inputs] for rows in knots))

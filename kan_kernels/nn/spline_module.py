@@ -181,7 +181,8 @@ def _empty_like(values: Tensor, columns: int) -> Tensor:
         return values.new_empty(shape)
     from torch.distributed import tensor
 
-    layout = {"device_mesh": values.device_mesh, "placements": values.placements}
+    assert isinstance(values, tensor.DTensor)
+    layout: dict[str, Any] = {"device_mesh": values.device_mesh, "placements": values.placements}
     return tensor.empty(shape, dtype=values.dtype, **layout)
 
 
