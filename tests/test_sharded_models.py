@@ -134,6 +134,8 @@ def refinement_of_any_layout(rank: int, size: int) -> None:
             pairs += [(Shard(0), Shard(2)), (Shard(2), Shard(0)), (Replicate(), Shard(0))]
         for layout in pairs:
             for whole in (make((5, 7)).layers[0], make((2, 3)).layers[0], KANActivation(3, 2, dtype=F64)):
+                moved = whole.grid + draw(*whole.grid.shape) / 20  # no two inputs have alike knots
+                whole.place_grid(moved.sort(1).values)
                 net = copy.deepcopy(whole)
                 weight = distribute_tensor(net.spline_weight.detach(), mesh, layout)
                 net.spline_weight = nn.Parameter(weight)
