@@ -251,6 +251,8 @@ def test_seven_laws() -> None:
     from benchmarks import laws
 
     for law in laws.LAWS:
+        if law.noise:  # depends on the clock: below, with a shape and no clock
+            continue
         run = laws.run(law, 100)
         assert run["found"], run
     x = points(1000, 6)
