@@ -15,7 +15,7 @@ from .nn import KAN, KANLinear, MultiHeadKANLinear
 from .nn.heads import HeadFunctions
 
 _Layer = KANLinear | HeadFunctions
-_Norms = Callable[[_Layer, Tensor | None], Tensor]
+_Norms = Callable[[_Layer, Any], Tensor]
 
 
 def regularization(
@@ -120,21 +120,20 @@ def _of_edges(layer: _Layer, sizes: Tensor) -> Tensor:
     return sizes.repeat_interleave(layer.out_features // layer.heads, -1) * mix
 
 
-def _l1(layer: _Layer, x: Tensor | None) -> Tensor:
+def _l1(layer: _Layer, x: Any) -> Tensor:
     return F.edge_l1(x, **edge_arguments(layer))
 
 
-def _std(layer: _Layer, x: Tensor | None) -> Tensor:
+def _std(layer: _Layer, x: Any) -> Tensor:
     return F.edge_moments(x, **edge_arguments(layer))[1]
 
 
-def _std_normalized(layer: _Layer, x: Tensor | None) -> Tensor:
-    assert x is not None
+def _std_normalized(layer: _Layer, x: Any) -> Tensor:
     std = _std(layer, x)
     return std / (x.to(std.dtype).flatten(0, -2).std(0) + 0.1).unsqueeze(1)
 
 
-def _coefficient(layer: _Layer, x: Tensor | None) -> Tensor:
+def _coefficient(layer: _Layer, x: Any) -> Tensor:
     coefficients = edge_arguments(layer)["spline_weight"]
     return coefficients.to(compute_dtype(coefficients)).abs().mean(1)
 

@@ -48,7 +48,7 @@ CASES = [
 ACTIVATIONS = [
     (Case(37, 9, 2, dtype=BFLOAT, side=True), ("forward", "weight", "backward")),
     (Case(40, 5, 1, 9, 3, 0, "adaptive", "nan", BFLOAT, torch.float32), ("forward", "backward")),
-    (Case(11, 3, 5, 5, 2, 1, "steep", "nan", base=None), ("forward", "input", "weight")),
+    (Case(11, 3, 4, 5, 2, 1, "steep", "nan", base=None), ("forward", "input", "weight")),
     (Case(37, 3, 3, 4, 2, 0, "adaptive", "mixed", torch.float64), ("forward", "backward")),
 ]
 

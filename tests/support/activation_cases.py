@@ -37,14 +37,14 @@ AXES = {"forward": (1,), "input": (1,), "weight": (0, 0), "backward": (1, 0, 0)}
 """Where the results have their features."""
 
 
-def build_activation(case: Case) -> Inputs:
+def build_activation(case: Case, device: torch.device | str = "cpu") -> Inputs:
     """The tensors of a case: its outputs are heads, of which there are fewer, and g is (B, in, heads)."""
     heads = 1 + case.out_features % 5 if case.out_features != 100 else 9
     case = replace(case, out_features=heads, bias=False)
-    inputs = build(case)
+    inputs = build(case, device)
     gen = torch.Generator().manual_seed(zlib.crc32(case.name.encode()) + 1)
     shape = (case.batch, case.in_features, heads)
-    inputs.g = torch.randn(shape, generator=gen, dtype=torch.float64).to(case.dtype)
+    inputs.g = torch.randn(shape, generator=gen, dtype=torch.float64).to(device, case.dtype)
     if case.layout == "transposed":
         inputs.g = inputs.g.transpose(0, 2).contiguous().transpose(0, 2)
     elif case.layout == "sliced":
@@ -131,4 +131,6 @@ def check_activation(backend: str, op: str, case: Case, inputs: Inputs) -> None:
         assert value.dtype == want, f"{what}: dtype {value.dtype}, expected {want}"
         terms = case.batch if case.layout == "expanded" and name.startswith("d_") else 0
         rounded = operand_eps(backend, name, case) if name == "d_spline" else 0.0
-        assert_close(value, true, scale, relative_error(same, true, scale), want, what, terms, rounded, slack)
+        assert_close(
+            value.cpu(), true, scale, relative_error(same, true, scale), want, what, terms, rounded, slack
+        )

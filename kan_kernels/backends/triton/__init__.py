@@ -1,6 +1,6 @@
 """Fused kernels in Triton, for the GPUs that it compiles for. Triton is imported when the first kernel runs.
 
-basis.py full_support.py place.py tiles.py    device functions
+basis.py full_support.py place.py tiles.py cell_polynomials.py    device functions
 forward_kernels.py gradient_kernels.py gather_kernels.py activation_kernels.py    kernels
 blocking.py tiling.py tuning.py    which kernel, tile and split
 knots.py                        uniform knots

@@ -5,7 +5,7 @@ from math import factorial
 import torch
 from torch import Tensor
 
-from . import activation_kernels, gradient_kernels, tiling
+from . import activation_kernels, cell_polynomials, gradient_kernels, tiling
 from .blocking import ceil_div, centred, polynomials, power_of_two
 from .launch import _case, _constants, _dense, _strides, _table, _uniform, precision
 
@@ -34,7 +34,7 @@ def _lookup(case: tiling.Case, derivative: int, spline_weight: Tensor, grid: Ten
     words = [None if t is None else t.view(torch.float32) for t in (places, pairs)]
     blocks = ceil_div(features * cells, tile["BLOCK"])
     arguments = (spline_weight, grid, *words, features * cells, heads)
-    tiling.launch(activation_kernels.polynomial_table, grid.device, blocks, arguments, constants, tile)
+    tiling.launch(cell_polynomials.polynomial_table, grid.device, blocks, arguments, constants, tile)
     return places, pairs
 
 
