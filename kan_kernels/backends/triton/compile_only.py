@@ -184,28 +184,29 @@ def _activations() -> Iterator[Spec]:
     ops = (("kan_activation", 0), ("kan_activation_grad_input", 1), ("kan_activation_backward", 0))
     once: dict[str, Any] = {"archs": (90,)}
     half = torch.bfloat16
-    bases: list[tuple] = [
-        (half, 1, f"{basis} R=8", {"basis": basis, "grid_size": 8})
-        for basis in ("rbf", "chebyshev", "fourier")
-    ]
     for op, m in ops:
-        for dtype, heads in ((half, 1), (half, 4), (torch.float32, 1)):
-            for spec in _specs(op, dtype, (4096, 1024, heads), f"[1024] x {heads} G=5", derivative=m):
-                if m == 0 or spec.kernel.startswith("activation"):  # the table that both gradients take, once
+        for dtype, heads, archs in ((half, 1, ARCHS), (half, 4, (90,)), (torch.float32, 1, (80, 90))):
+            shape = (4096, 1024, heads)
+            for spec in _specs(op, dtype, shape, f"[1024] x {heads} G=5", archs, derivative=m):
+                table = op == "kan_activation" and spec.kernel == "polynomial_table"
+                if table or spec.kernel.startswith("activation"):
                     yield spec
         for dtype, heads, options, settings in (
             (torch.float16, 1, "G=5", {}),
             (torch.float64, 3, "G=5", {}),
             (half, 1, "G=5, any knots", {"uniform": False}),
             (torch.float32, 2, "G=6 k=5", {"grid_size": 6, "order": 5}),
-            *bases,
+            (half, 1, "rbf R=8", {"basis": "rbf", "grid_size": 8}),
+            (half, 1, "chebyshev R=8", {"basis": "chebyshev", "grid_size": 8}),
         ):
             settings = {**settings, **once, "derivative": m}
             for spec in _specs(op, dtype, (4096, 1024, heads), f"[1024] x {heads} {options}", **settings):
                 if spec.kernel.startswith("activation"):
                     yield spec
     many = (4096, 1024, 8), "[1024] x 8 G=28, side"
-    yield from _specs("kan_activation_grad_weight", half, *many, grid_size=28, side=True, **once)
+    for spec in _specs("kan_activation_grad_weight", half, *many, grid_size=28, side=True, **once):
+        if spec.kernel.startswith("activation"):
+            yield spec
 
 
 def _global_basis(basis: str) -> Iterator[Spec]:
