@@ -35,7 +35,10 @@ def layers_of(model: nn.Module, *, sharded: bool = False) -> list[KANLinear]:
         return [model]
     if isinstance(model, KAN):
         return list(model.layers)  # type: ignore[arg-type]
-    raise TypeError(f"model: got {type(model).__name__}, expected a KAN or a KANLinear")
+    expected = "a KAN or a KANLinear"
+    if isinstance(model, HeadFunctions):
+        expected += "; head_functions.functions_of shows the functions of heads as one"
+    raise TypeError(f"model: got {type(model).__name__}, expected {expected}")
 
 
 def products_of(model: nn.Module) -> list[Products]:
@@ -72,6 +75,11 @@ def spline_layers(model: nn.Module) -> dict[str, KANLinear | HeadFunctions]:
 
 @torch.no_grad()
 def inputs_of(model: nn.Module, layers: list[Any], x: Any) -> list[Tensor]:
+    """Return `rows_of` without gradients."""
+    return [rows.detach() for rows in rows_of(model, layers, x)]
+
+
+def rows_of(model: nn.Module, layers: list[Any], x: Any) -> list[Tensor]:
     """Return what reaches each layer as rows (B, in) while the model, in evaluation mode, runs on x.
 
     x: the model's argument, or a tuple of several. Of a layer that is called several times: all its rows.
@@ -80,7 +88,7 @@ def inputs_of(model: nn.Module, layers: list[Any], x: Any) -> list[Tensor]:
 
     def keep(n: int, layer: Any) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
-            rows = args[0].detach()
+            rows = args[0]
             of = layer.function_rows(rows) if isinstance(layer, HeadFunctions) else rows
             seen[n].append(of.reshape(-1, layer.in_features).to(layer.spline_weight.dtype))
 
@@ -245,9 +253,13 @@ def formula_agreement(layer: KANLinear, x: Tensor) -> dict[tuple[int, int], floa
     return found
 
 
-def edge_arguments(layer: KANLinear) -> dict[str, Any]:
-    """Return a layer's splines as arguments of the functional statistics; masked ones are zero."""
-    spline_weight, base_weight = layer.masked_weights()
+def edge_arguments(layer: KANLinear | HeadFunctions) -> dict[str, Any]:
+    """Return a layer's splines, or functions of heads, as arguments of the functional statistics.
+
+    Masked ones are zero.
+    """
+    weights = layer.spline_weight, layer.base_weight
+    spline_weight, base_weight = layer.masked_weights() if isinstance(layer, KANLinear) else weights
     return {
         "spline_weight": spline_weight,
         "grid": layer.grid,

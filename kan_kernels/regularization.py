@@ -10,15 +10,17 @@ from . import functional as F
 from ._core import checks
 from ._engine.penalties import EdgePenalty, Penalty, RowColumnPenalty
 from .functional.edges import compute_dtype
-from .inspection import edge_arguments, layers_of, products_of
-from .nn import KANLinear
+from .inspection import edge_arguments, layers_of, products_of, rows_of, spline_layers
+from .nn import KAN, KANLinear, MultiHeadKANLinear
+from .nn.heads import HeadFunctions
 
-_Norms = Callable[[KANLinear, Tensor | None], Tensor]
+_Layer = KANLinear | HeadFunctions
+_Norms = Callable[[_Layer, Any], Tensor]
 
 
 def regularization(
     model: nn.Module,
-    x: Tensor | None = None,
+    x: Any = None,
     *,
     kind: str = "l1",
     lamb_l1: float = 1.0,
@@ -45,9 +47,15 @@ def regularization(
     splines and base activations are penalised; symbolic edges and products of nodes take part in what later
     layers see, and edges that are masked count as 0. "std" kinds need two rows.
 
+    Any module with KANLinear, MultiHeadKANLinear or KANActivation layers has a penalty too, the sum of those
+    that x reaches; it runs once, in evaluation mode. The edges of a MultiHeadKANLinear are those of the
+    KANLinear with the same edges, of size |mix[i,o]| times that of their function, at the cost of the
+    functions alone; those of a KANActivation are its functions.
+
     Args:
-        model: a KAN or KANLinear.
-        x: (..., in), the inputs of the model. Gradients flow to it and through it.
+        model: a KAN or KANLinear, or any module with layers as above.
+        x: (..., in), the inputs of the model; of other modules their argument, or a tuple of several.
+            Gradients flow to it and through it.
         kind: see above.
         lamb_l1, lamb_entropy, lamb_coef, lamb_coefdiff: finite weights, >= 0.
 
@@ -62,7 +70,9 @@ def regularization(
         >>> regularization(KANLinear(2, 5), torch.rand(8, 2)) > 0
         tensor(True)
     """
-    layers = layers_of(model)
+    layers: list[_Layer]
+    whole = isinstance(model, (KAN, KANLinear))
+    layers = [*layers_of(model)] if whole else list(spline_layers(model).values())
     if kind not in _KINDS:
         raise ValueError(f"kind: got {kind!r}, expected one of {', '.join(map(repr, _KINDS))}")
     weights = {
@@ -80,36 +90,51 @@ def regularization(
         raise ValueError(f"x: got None, expected inputs of the model for kind={kind!r}")
     first = layers[0].spline_weight
     total: Any = torch.zeros((), dtype=compute_dtype(first), device=first.device)
-    for layer, products in zip(layers, products_of(model), strict=True):
+    rows = rows_of(model, layers, x) if seen and not whole else None
+    between = products_of(model) if whole else [None] * len(layers)
+    for n, (layer, products) in enumerate(zip(layers, between, strict=True)):
+        if rows is not None:
+            x = rows[n]
+            if len(x) == 0:
+                continue
         if sized:
-            total = total + penalty.run(norms(layer, x), lamb_l1, lamb_entropy)[0]
+            norm = _of_edges(layer, norms(layer, x))
+            total = total + penalty.run(norm, lamb_l1, lamb_entropy)[0]
         if lamb_coef or lamb_coefdiff:
-            coefficients = layer.masked_weights()[0].to(total.dtype)
-            if lamb_coef:
-                total = total + lamb_coef * coefficients.abs().mean(2).sum()
-            if lamb_coefdiff:
-                total = total + lamb_coefdiff * coefficients.diff(dim=1).abs().mean(2).sum()
-        if seen and layer is not layers[-1]:
+            coefficients = edge_arguments(layer)["spline_weight"].to(total.dtype)
+            for lamb, of in ((lamb_coef, coefficients), (lamb_coefdiff, coefficients.diff(dim=1))):
+                if lamb:
+                    total = total + lamb * _of_edges(layer, of.abs()).mean(2).sum()
+        if seen and products is not None and layer is not layers[-1]:
             x = products(layer(x))
     return total
 
 
-def _l1(layer: KANLinear, x: Tensor | None) -> Tensor:
-    return F.edge_l1(x, **edge_arguments(layer))  # type: ignore[arg-type]
+def _of_edges(layer: _Layer, sizes: Tensor) -> Tensor:
+    """Return sizes (in, ..., out) of edges from those of functions (in, ..., heads), if these are tied."""
+    if not isinstance(layer, MultiHeadKANLinear):
+        return sizes
+    mix = layer.mix.abs().to(sizes.dtype)
+    if sizes.dim() == 3:
+        mix = mix.unsqueeze(1)
+    return sizes.repeat_interleave(layer.out_features // layer.heads, -1) * mix
 
 
-def _std(layer: KANLinear, x: Tensor | None) -> Tensor:
-    return F.edge_moments(x, **edge_arguments(layer))[1]  # type: ignore[arg-type]
+def _l1(layer: _Layer, x: Any) -> Tensor:
+    return F.edge_l1(x, **edge_arguments(layer))
 
 
-def _std_normalized(layer: KANLinear, x: Tensor | None) -> Tensor:
-    assert x is not None
+def _std(layer: _Layer, x: Any) -> Tensor:
+    return F.edge_moments(x, **edge_arguments(layer))[1]
+
+
+def _std_normalized(layer: _Layer, x: Any) -> Tensor:
     std = _std(layer, x)
     return std / (x.to(std.dtype).flatten(0, -2).std(0) + 0.1).unsqueeze(1)
 
 
-def _coefficient(layer: KANLinear, x: Tensor | None) -> Tensor:
-    coefficients, _ = layer.masked_weights()
+def _coefficient(layer: _Layer, x: Any) -> Tensor:
+    coefficients = edge_arguments(layer)["spline_weight"]
     return coefficients.to(compute_dtype(coefficients)).abs().mean(1)
 
 

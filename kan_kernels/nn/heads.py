@@ -39,7 +39,7 @@ class HeadFunctions(SplineModule):
 
     def function_rows(self, x: Tensor) -> Tensor:
         """Return inputs of the module as rows (B, functions), as its functions see them."""
-        return x.detach().reshape(-1, self.in_features)
+        return x.reshape(-1, self.in_features)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         weight, grid = state_dict.get(prefix + "spline_weight"), state_dict.get(prefix + "grid")
@@ -124,7 +124,7 @@ class KANActivation(HeadFunctions):
         return v.movedim(x.dim() - 1, self.dim if self.dim >= 0 else self.dim + x.dim())
 
     def function_rows(self, x: Tensor) -> Tensor:
-        rows = self._channels_last(x.detach()).reshape(-1, self.in_features, self.share)
+        rows = self._channels_last(x).reshape(-1, self.in_features, self.share)
         return rows.transpose(1, 2).reshape(-1, self.in_features)
 
     def _channels_last(self, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..data import Dataset
+from ..head_functions import functions_of
 from ..inspection import (
     check_data,
     layers_of,
@@ -17,6 +18,7 @@ from ..inspection import (
     products_of,
 )
 from ..nn import Products
+from ..nn.heads import HeadFunctions
 from .scores import edge_metric
 from .seen import Seen, look
 from .style import (
@@ -63,7 +65,8 @@ def plot(
     to a circle with a cross.
 
     Args:
-        model: a KAN or KANLinear.
+        model: a KAN or KANLinear; or a KANActivation or MultiHeadKANLinear, whose functions lead from its
+            inputs to its heads.
         x: (..., in) finite inputs of the model, in its dtype; None takes the range of every layer's knots. A
             `kan_kernels.data.Dataset` gives its training data and names.
         inputs, outputs: names, one for each; x1, x2, ... and y1, y2, ... by default. Mathematics between $.
@@ -84,11 +87,15 @@ def plot(
         >>> len(plot(KAN([2, 1]), title="A KAN").axes)
         1
     """
-    layers, products = layers_of(model), products_of(model)
     if isinstance(x, Dataset):
         inputs = x.names if inputs is None else inputs
         outputs = x.output_names if outputs is None else outputs
         x = x.train[0]
+    if isinstance(model, HeadFunctions):
+        x = None if x is None else model.function_rows(x)
+        outputs = [f"head {h + 1}" for h in range(model.heads)] if outputs is None else outputs
+        model = functions_of(model)
+    layers, products = layers_of(model), products_of(model)
     names = names_of("inputs", inputs, layers[0].in_features, "x")
     results = names_of("outputs", outputs, products[-1].nodes, "y")
     if not beta > 0:

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from .. import replicas
 from .._core import checks
+from ..head_functions import functions_of
 from ..nn import KANLinear
 from ..nn import function_library as functions
+from ..nn.heads import HeadFunctions
 from ..nn.symbolic_edges import Edge, SymbolicEdges
 from .curves import Curves, rows, x_dtype
 from .fit import FINE, fit, samples
@@ -43,7 +45,7 @@ class Candidate(NamedTuple):
 
 
 def suggest(
-    layer: KANLinear,
+    layer: KANLinear | HeadFunctions,
     i: int,
     o: int,
     x: Tensor | None = None,
@@ -59,7 +61,8 @@ def suggest(
     that are NaN or inf somewhere on x come last, whatever their score.
 
     Args:
-        layer, i, o: the edge from input i to output o.
+        layer, i, o: the edge from input i to output o; of a KANActivation or MultiHeadKANLinear, the function
+            of input i and head o.
         x: (..., in), the layer's own input: for a deeper layer, the output of the one before. None: evenly
             spaced over the grid.
         top: how many.
@@ -75,6 +78,9 @@ def suggest(
         >>> suggest(layer, 0, 0, library=["x", "exp"])[0].name
         'x'
     """
+    if isinstance(layer, HeadFunctions):
+        x = None if x is None else layer.function_rows(x)
+        layer = functions_of(layer)
     _check_edge(layer, i, o)
     top = checks.integer("top", top, 1)
     _check_share("complexity_weight", complexity_weight)
@@ -238,7 +244,10 @@ def _affine(params: Sequence[float]) -> tuple[float, float, float, float]:
 
 def _check_edge(layer: object, i: object, o: object) -> None:
     if not isinstance(layer, KANLinear):
-        raise TypeError(f"layer: got {type(layer).__name__}, expected a KANLinear")
+        expected = "a KANLinear"
+        if isinstance(layer, HeadFunctions):
+            expected += "; head_functions.untied makes one of a MultiHeadKANLinear"
+        raise TypeError(f"layer: got {type(layer).__name__}, expected {expected}")
     checks.integer("i", i, 0, layer.in_features - 1)
     checks.integer("o", o, 0, layer.out_features - 1)
 

@@ -27,6 +27,18 @@ def polynomials(order: int, derivative: int) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(float(factorial(order) * c) for c in value) for value in values)
 
 
+@cache
+def centred(degree: int) -> tuple[tuple[float, ...], ...]:
+    """[q][p]: the coefficient of v^p in u^q w^(degree-q), u = 1/2 + v and w = 1/2 - v, exact."""
+    half, rows = Fraction(1, 2), []
+    for q in range(degree + 1):
+        row = [Fraction(1)]
+        for factor in range(degree):
+            row = _add([half * c for c in row], [Fraction(0), *(c if factor < q else -c for c in row)])
+        rows.append(tuple(float(c) for c in row))
+    return tuple(rows)
+
+
 def _times(polynomial: list[Fraction], constant: int, slope: int) -> list[Fraction]:
     """polynomial * (constant + slope t)."""
     out = [constant * c for c in polynomial] + [Fraction(0)]

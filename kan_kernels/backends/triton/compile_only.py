@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from ..._core.bases import BASES
-from . import launch, tiling
+from . import launch, launcher, tiling
 
 ARCHS = (80, 90, 100)
 SMALL = 86  # like 89 and 120 it has 99 KiB of shared memory for a block
@@ -25,6 +25,7 @@ _POINTERS = {
     torch.float64: "*fp64",
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
+    torch.int64: "*i64",
 }
 _SHORT = {
     torch.float32: "strict fp32",
@@ -65,7 +66,7 @@ def record(op: str, dtype: torch.dtype, shape: tuple[int, int, int], *, grid_siz
            tf32: bool = False, basis: str = "bspline", arch: int = 90) -> list[tuple]:  # fmt: skip
     """The launches of one contraction: (kernel, arguments, constants, tile) each, on meta tensors.
 
-    shape: (batch, in_features, out_features). uniform: as if every feature's knots were.
+    shape: (batch, in_features, out_features or heads). uniform: as if every feature's knots were.
     basis: one of full support has grid_size functions, and no order.
     arch: the compute capability for which tiles are chosen.
     """
@@ -80,16 +81,21 @@ def record(op: str, dtype: torch.dtype, shape: tuple[int, int, int], *, grid_siz
         return torch.empty(size, dtype=as_dtype, device="meta")
 
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    x = empty(rows, features, as_dtype=wide)
+    x, narrow = empty(rows, features, as_dtype=wide), empty(rows, features)
     s = empty(rows, features, as_dtype=wide) if side else None
     spline, base_weight = empty(features, functions, width), empty(features, width) if base else None
     g, grid = empty(rows, width), empty(features, columns, as_dtype=wide)
+    heads = empty(rows, width, features).transpose(1, 2)
     tail = (grid, functions, order, base, derivative, code)
     arguments = {
         "kan_linear": (x, s, spline, base_weight, empty(width) if bias else None, *tail),
         "kan_linear_grad_input": (x, spline, base_weight, g, *tail),
         "kan_linear_grad_weight": (x, s, g, *tail),
         "kan_linear_backward": (x, spline, base_weight, g, *tail),
+        "kan_activation": (narrow, s, spline, base_weight, *tail),
+        "kan_activation_grad_input": (narrow, spline, base_weight, heads, *tail),
+        "kan_activation_grad_weight": (narrow, s, heads, *tail),
+        "kan_activation_backward": (narrow, spline, base_weight, heads, *tail),
     }[op]
     launches: list[tuple] = []
 
@@ -102,7 +108,7 @@ def record(op: str, dtype: torch.dtype, shape: tuple[int, int, int], *, grid_siz
         mock.patch.object(launch, "tf32_allowed", lambda: tf32),
         mock.patch.object(tiling, "architecture", lambda device: arch),
     ):
-        getattr(launch, op)(*arguments)
+        launcher(op)(*arguments)
     return launches
 
 
@@ -170,6 +176,37 @@ def specializations() -> Iterator[Spec]:
     yield from _specs("kan_linear_grad_weight", torch.float64, (1000, 64, 64), "[64,64] G=5", **once)
     for basis in ("rbf", "chebyshev", "fourier"):
         yield from _global_basis(basis)
+    yield from _activations()
+
+
+def _activations() -> Iterator[Spec]:
+    """The kernels of kan_activation: heads 1 and 4, then whatever takes another path."""
+    ops = (("kan_activation", 0), ("kan_activation_grad_input", 1), ("kan_activation_backward", 0))
+    once: dict[str, Any] = {"archs": (90,)}
+    half = torch.bfloat16
+    for op, m in ops:
+        for dtype, heads, archs in ((half, 1, ARCHS), (half, 4, (90,)), (torch.float32, 1, (80, 90))):
+            shape = (4096, 1024, heads)
+            for spec in _specs(op, dtype, shape, f"[1024] x {heads} G=5", archs, derivative=m):
+                table = op == "kan_activation" and spec.kernel == "polynomial_table"
+                if table or spec.kernel.startswith("activation"):
+                    yield spec
+        for dtype, heads, options, settings in (
+            (torch.float16, 1, "G=5", {}),
+            (torch.float64, 3, "G=5", {}),
+            (half, 1, "G=5, any knots", {"uniform": False}),
+            (torch.float32, 2, "G=6 k=5", {"grid_size": 6, "order": 5}),
+            (half, 1, "rbf R=8", {"basis": "rbf", "grid_size": 8}),
+            (half, 1, "chebyshev R=8", {"basis": "chebyshev", "grid_size": 8}),
+        ):
+            settings = {**settings, **once, "derivative": m}
+            for spec in _specs(op, dtype, (4096, 1024, heads), f"[1024] x {heads} {options}", **settings):
+                if spec.kernel.startswith("activation"):
+                    yield spec
+    many = (4096, 1024, 8), "[1024] x 8 G=28, side"
+    for spec in _specs("kan_activation_grad_weight", half, *many, grid_size=28, side=True, **once):
+        if spec.kernel.startswith("activation"):
+            yield spec
 
 
 def _global_basis(basis: str) -> Iterator[Spec]:

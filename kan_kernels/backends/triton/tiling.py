@@ -124,12 +124,16 @@ def parts(case: Case, device: torch.device) -> tuple[int, int]:
     else:
         shortest = 256
         programs = ceil_div(case.features * case.basis_rows, INPUTS * 8) * ceil_div(case.width, 128)
-    wanted = ceil_div(2 * processors(device), programs)
     weights = case.features * (case.basis_rows + 1) * case.width
     allowed = case.rows * (case.features + case.width) // weights
-    count = max(1, min(wanted, allowed, case.rows // shortest))
-    rows = ceil_div(ceil_div(case.rows, count), 64) * 64
-    return rows, ceil_div(case.rows, rows)
+    return split(case.rows, ceil_div(2 * processors(device), programs), allowed, shortest)
+
+
+def split(rows: int, wanted: int, allowed: int, shortest: int) -> tuple[int, int]:
+    """(rows of a part, number of parts): as many as wanted, but for the two limits."""
+    count = max(1, min(wanted, allowed, rows // shortest))
+    part = ceil_div(ceil_div(rows, count), 64) * 64
+    return part, ceil_div(rows, part)
 
 
 @cache

@@ -58,6 +58,9 @@ def test_a_gpu_without_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None
         ({"dtype": torch.float64}, "float64 has no matrix kernel"),
         ({"basis": "rbf", "functions": 200, "order": 0}, "tf32x3 operands on matrix units"),
         ({"basis": "chebyshev", "functions": 41, "order": 0}, "tf32x3 operands on matrix units"),
+        ({"op": "kan_activation"}, "each x looks up the polynomial of its cell"),
+        ({"op": "kan_activation", "order": 5}, "the basis is evaluated in place"),
+        ({"op": "kan_activation", "dtype": torch.float64}, "gradients summed row by row"),
     ):
         choice = dispatch.choose(situation(**changes))
         assert choice.backend.NAME == "triton" and words in choice.why, choice.why
