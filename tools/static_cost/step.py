@@ -36,13 +36,9 @@ _PASSES = {  # of the Triton kernels, then of the compiled ones
 _SLACK = 0.005  # by which a ratio may exceed its budget: figures are rounded
 
 # Of the compiled kernels: what is counted, by pass, with the rows of an input (8 functions and the base) that
-# it multiplies, and the template's arguments for a dtype. Their hot loops alone, for their turns are their own.
+# it multiplies, and the template's arguments for a dtype. Their hot loops alone: their turns are their own.
 _CUDA_PASSES = (("forward", "dense_forward_kernel", (8, 1)), ("backward", "dense_backward_kernel", (18,)))
 _CUDA_OPTIONS = {
-    "bf16": "HalfMatrix<true>,3",
-    "tf32": "FloatMatrix<true>,3",
-    "strict fp32": "FloatMatrix<false>,3",
-}
     "bf16": "HalfMatrix<true>,3",
     "tf32": "FloatMatrix<true>,3",
     "strict fp32": "FloatMatrix<false>,3",
