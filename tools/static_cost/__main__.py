@@ -76,7 +76,7 @@ def _run(options: argparse.Namespace) -> int:
 def _step_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tools.static_cost step",
-        description="The busiest pipes of a training step over the time of its products alone. A count, not a "
+        description="Busiest pipes of a training step over the time of its products alone. A count, not a "
         "measurement. No GPU is needed.",
     )
     add = parser.add_argument
