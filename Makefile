@@ -92,6 +92,7 @@ check: build
 	$(BIN)/python -m benchmarks.integrations --check
 	$(BIN)/python -m benchmarks.heads --check
 	$(BIN)/python -m tools.support_table --check
+	$(BIN)/python -m tools.static_cost step --page --check
 
 # The site has an environment of its own: it reads the sources and runs none of them, so it needs no torch.
 SITE := $(VENV)/site

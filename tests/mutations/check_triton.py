@@ -40,6 +40,9 @@ CASES = [
         ("forward", "input", "backward"),
         False,
     ),
+    # more inputs than a slice of dense_input, in strict float32 and with fixed polynomials
+    (Case(12, 21, 33, 4, 3, 1), ("input",), False),
+    (Case(12, 21, 33, dtype=BFLOAT, side=True), ("input", "weight"), False),
     # a batch in parts
     (Case(560, 1, 20, 3, 1, 0), ("weight",), False),
 ]
@@ -67,6 +70,17 @@ def check_verdict() -> None:
     assert run_activation("triton", "forward", inputs)[0].isnan().any(), "moved knots are not seen"
 
 
+def check_infinity() -> None:
+    """The base of infinity times a weight is infinite in strict float32, forward and in the gradient."""
+    case = Case(9, 5, 20)
+    for op in ("forward", "weight"):
+        inputs = build(case)
+        inputs.x[2, 3] = torch.inf
+        *_, got = run_op("triton", op, inputs)
+        *_, want = run_op("reference", op, inputs)
+        assert torch.equal(got.isinf(), want.isinf()) and want.isinf().any(), f"{op}: infinity is lost"
+
+
 def main() -> None:
     """Raises AssertionError, or what the kernel raises, on the first fault."""
     torch.set_num_threads(1)
@@ -80,6 +94,8 @@ def main() -> None:
         for op in ops:
             check_activation("triton", op, case, inputs)
     check_verdict()
+    torch.set_float32_matmul_precision("highest")
+    check_infinity()
 
 
 if __name__ == "__main__":

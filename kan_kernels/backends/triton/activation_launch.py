@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import activation_kernels, cell_polynomials, gradient_kernels, tiling
-from .blocking import ceil_div, centred, polynomials, power_of_two
+from .blocking import ceil_div, centred, polynomials, power_of_two, split
 from .launch import _case, _constants, _dense, _strides, _table, _uniform, precision
 
 LOOKED_UP = 3  # the order up to which a cell's polynomials are loaded: 16 bytes
@@ -164,9 +164,8 @@ def _weights(case: tiling.Case, x, row_scale, spline_weight, base_weight, g, gri
         ceil_div(features, tile["BI"]) * ceil_div(case.basis_rows, tile["RG"]) * ceil_div(heads, tile["BH"])
     )
     per_feature = (case.basis_rows + 1) * heads
-    part_rows, parts = tiling.split(
-        rows, ceil_div(4 * tiling.processors(x.device), blocks), rows * (1 + heads) // per_feature, 256
-    )
+    allowed, at_once = rows * (1 + heads) // per_feature, 2 * tiling.processors(x.device)
+    part_rows, parts = split(rows, blocks, allowed, 256, at_once)
     sums = (d_spline, d_base)
     if parts > 1:
         accumulate = torch.float64 if g.dtype == torch.float64 else torch.float32

@@ -64,3 +64,12 @@ def power_of_two(n: int) -> int:
 
 def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
+
+
+def split(rows: int, programs: int, allowed: int, shortest: int, at_once: int) -> tuple[int, int]:
+    """Return (rows of a part, number of parts), for so many programs a part, of which so many run at once."""
+    most = max(1, min(ceil_div(2 * at_once, programs), allowed, rows // shortest))
+    # the time of a part times its rounds; a part more is two hundredths of the work for its sums
+    count = min(range(1, most + 1), key=lambda n: ceil_div(programs * n, at_once) * (50 + n) / n)
+    part = ceil_div(ceil_div(rows, count), 64) * 64
+    return part, ceil_div(rows, part)

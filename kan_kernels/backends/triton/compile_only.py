@@ -7,7 +7,7 @@ is what would run, tile and constants included. Used by tests and by `python -m 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -17,6 +17,7 @@ from triton.compiler import ASTSource
 
 from ..._core.bases import BASES
 from . import launch, launcher, tiling
+from .blocking import ceil_div
 
 ARCHS = (80, 90, 100)
 SMALL = 86  # like 89 and 120 it has 99 KiB of shared memory for a block
@@ -35,6 +36,37 @@ _SHORT = {
 }
 
 
+class Launch(NamedTuple):
+    """One launch: its arguments are meta tensors and numbers."""
+
+    kernel: Any
+    arguments: tuple
+    constants: dict[str, Any]
+    tile: dict[str, int]
+    blocks: int
+
+    @property
+    def name(self) -> str:
+        """Return the kernel's name."""
+        return self.kernel.fn.__name__
+
+    def turns(self) -> list[int]:
+        """Return how often a block runs each loop of products, that with the most work a turn first."""
+        names = (parameter.name for parameter in self.kernel.params)
+        sizes = dict(zip(names, self.arguments, strict=False))
+        tile, facts = self.tile, self.constants
+        if self.name in ("dense_backward", "base_gradient"):
+            return [ceil_div(min(sizes["ROWS"], sizes["B"]), tile["BM"])]
+        groups = ceil_div(facts["R"], tile["RG"]) if "RG" in tile else 1
+        if self.name == "dense_forward":
+            spline = ceil_div(sizes["I"], tile["BI"]) * (groups if groups > 4 else 1)
+            return [spline, *([ceil_div(sizes["I"], tile["BK"])] if facts["BASE"] else [])]
+        if self.name == "dense_input":
+            outputs = ceil_div(sizes["O"], tile["BK"])
+            return [outputs * groups, *([outputs] if facts["BASE"] and groups > 1 else [])]
+        return []
+
+
 @dataclass(frozen=True)
 class Spec:
     """One kernel in one dtype ("tf32" and "strict fp32" both store float32) and one situation."""
@@ -43,7 +75,7 @@ class Spec:
     dtype: str
     options: str
     archs: tuple[int, ...]  # it is checked for
-    launched: Callable[[int], tuple] = field(compare=False, repr=False)  # arch -> an entry of `record`
+    launched: Callable[[int], Launch] = field(compare=False, repr=False)  # arch -> an entry of `record`
 
 
 @dataclass(frozen=True)
@@ -63,8 +95,8 @@ class Compiled:
 
 def record(op: str, dtype: torch.dtype, shape: tuple[int, int, int], *, grid_size: int = 5, order: int = 3,
            derivative: int = 0, base: int = 1, side: bool = False, bias: bool = False, uniform: bool = True,
-           tf32: bool = False, basis: str = "bspline", arch: int = 90) -> list[tuple]:  # fmt: skip
-    """The launches of one contraction: (kernel, arguments, constants, tile) each, on meta tensors.
+           tf32: bool = False, basis: str = "bspline", arch: int = 90) -> list[Launch]:  # fmt: skip
+    """The launches of one contraction, on meta tensors.
 
     shape: (batch, in_features, out_features or heads). uniform: as if every feature's knots were.
     basis: one of full support has grid_size functions, and no order.
@@ -97,10 +129,10 @@ def record(op: str, dtype: torch.dtype, shape: tuple[int, int, int], *, grid_siz
         "kan_activation_grad_weight": (narrow, s, heads, *tail),
         "kan_activation_backward": (narrow, spline, base_weight, heads, *tail),
     }[op]
-    launches: list[tuple] = []
+    launches: list[Launch] = []
 
     def recorder(kernel, device, blocks, arguments, constants, tile) -> None:
-        launches.append((kernel, arguments, constants, tile))
+        launches.append(Launch(kernel, arguments, constants, tile, blocks))
 
     with (
         mock.patch.object(tiling, "launch", recorder),
@@ -209,6 +241,15 @@ def _activations() -> Iterator[Spec]:
             yield spec
 
 
+def step(dtype: torch.dtype, shape: tuple[int, int, int], arch: int, tf32: bool) -> list[Launch]:
+    """The launches of a training step of one layer: forward, and both gradients."""
+    settings: dict[str, Any] = {"tf32": tf32, "arch": arch}
+    return [
+        *record("kan_linear", dtype, shape, **settings),
+        *record("kan_linear_backward", dtype, shape, **settings),
+    ]
+
+
 def _global_basis(basis: str) -> Iterator[Spec]:
     """The kernels of a basis of full support, each in what strains it."""
     wide, both = (8192, 512, 512), (80, 90)
@@ -270,19 +311,24 @@ def _specs(
     **settings,
 ) -> Iterator[Spec]:
     name = "tf32" if settings.get("tf32") else _SHORT[dtype]
-    kernels = [launched[0].fn.__name__ for launched in record(op, dtype, shape, **settings)]
+    kernels = [launched.name for launched in record(op, dtype, shape, **settings)]
     for kernel in dict.fromkeys(kernels):  # the parts of d_spline and d_base are summed by one kernel
 
-        def launched(arch: int, kernel=kernel) -> tuple:
+        def launched(arch: int, kernel=kernel) -> Launch:
             made = record(op, dtype, shape, **settings, arch=arch)
-            return next(entry for entry in made if entry[0].fn.__name__ == kernel)
+            return next(entry for entry in made if entry.name == kernel)
 
         yield Spec(kernel, name, options, archs, launched)
 
 
 def compile_spec(spec: Spec, arch: int | str) -> Compiled:
     """Machine code of one specialisation. arch: 80, 90, 100 for CUDA, or an AMD name such as "gfx942"."""
-    kernel, arguments, constants, tile = spec.launched(arch if isinstance(arch, int) else 90)
+    return compile_launch(spec.launched(arch if isinstance(arch, int) else 90), arch)
+
+
+def compile_launch(launched: Launch, arch: int | str) -> Compiled:
+    """Machine code of one launch."""
+    kernel, arguments, constants, tile, _ = launched
     options: dict[str, Any] = {"enable_fp_fusion": True}
     constants = dict(constants)
     for name, value in tile.items():
