@@ -34,8 +34,8 @@ DenseArgs dense_args(const BackwardArgs& args, const Options& options) {
   return a;
 }
 
-// The kernels of one backward call, one for each gradient. Parts of the weights' gradient and of the input's, if any, lie
-// in the workspace one behind the other.
+// The kernels of one backward call, one for each gradient. Parts of the weights' gradient and of the input's, if any,
+// lie in the workspace one behind the other.
 struct DensePasses {
   DenseArgs input, weight;
   int64_t input_parts = 1, weight_bytes = 0, bytes = 0;

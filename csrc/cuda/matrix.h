@@ -115,9 +115,7 @@ struct HalfMatrix {
   };
 
   // The row's 8 numbers, and one number, to shared memory.
-  static KAN_DEVICE void store(unsigned char* to, const Row& row) {
-    store_16_bytes(to, row.word);
-  }
+  static KAN_DEVICE void store(unsigned char* to, const Row& row) { store_16_bytes(to, row.word); }
   static KAN_DEVICE void store(unsigned char* to, float value) {
     *reinterpret_cast<uint16_t*>(to) = uint16_t(pack(value, 0.0f));
   }

@@ -24,7 +24,8 @@ struct Owned {
   // Of the block's inputs, a slot's.
   KAN_DEVICE int local(int slot) const { return (slot / kGroups >> log) * kGroups + slot % kGroups; }
   KAN_DEVICE int64_t input(int slot) const { return i0 + local(slot); }
-  KAN_DEVICE int block(int slot) const { return block0 + (slot / kGroups & ((1 << log) - 1)); }  // of 8 coefficient rows
+  // The block of 8 coefficient rows.
+  KAN_DEVICE int block(int slot) const { return block0 + (slot / kGroups & ((1 << log) - 1)); }
 };
 
 // The splines at numbers of one input: its line, if it may be used, or the table of its knots and its place in that.

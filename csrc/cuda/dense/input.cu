@@ -1,5 +1,5 @@
-// The input's gradient with matrix instructions: g C', a plain product over the outputs, whose columns are ordered so that
-// a thread holds all 8 coefficient rows of an input. Behind the loop it sums them with the basis' slopes.
+// The input's gradient with matrix instructions: g C', a plain product over the outputs, whose columns are ordered so
+// that a thread holds all 8 coefficient rows of an input. Behind the loop it sums them with the basis' slopes.
 //
 // A block owns 256 columns, 8 chunks of 4 groups of 8, and a base column for each group. Warps: 2 of rows by 4 of two
 // chunks. The numbers of both operands go through a ring of stages, 64 bytes of every row to a stage.
@@ -109,8 +109,7 @@ struct Stager {
     for (int n = first_row(); n < L::kStageRows; n += kStep) {
       const int64_t stride = n < L::kRows ? a.g.col_stride : 1;
       const Element* at = row(n);
-      Element* here =
-          reinterpret_cast<Element*>(shared_memory() + place + offset() + (n - first_row()) * kRowBytes);
+      Element* here = reinterpret_cast<Element*>(shared_memory() + place + offset() + (n - first_row()) * kRowBytes);
       KAN_ROLLED
       for (int e = 0; e < 16 / kSize; ++e) here[e] = at && e < left ? at[(o + e) * stride] : Element(0);
     }
@@ -134,15 +133,15 @@ dense_input_kernel(DenseArgs a) {
   KAN_UNROLL
   for (int n = 0; n < kStages - 1; ++n) stager.next(n * L::kStage);
 
-  // Where this lane reads: rows of g, pieces q/2 and 2 + q/2; columns of two tiles, pieces q%2 and 2 + q%2; base columns,
-  // piece q. What lies 64 bytes apart or more keeps its place among the banks.
+  // Where this lane reads: rows of g, pieces q/2 and 2 + q/2; columns, of the base or of two tiles, pieces q%2 and 2 +
+  // q%2. What lies 64 bytes apart or more keeps its place among the banks.
   const int turn = j / 2 & 3;
   const SharedAddress of_g =
       keep(shared_memory() + (half * 16 * M + j + 8 * (q & 1)) * kRowBytes + (q / 2 ^ turn) * 16);
-  const SharedAddress of_columns = keep(shared_memory() + (L::kRows + pair * 2 * kChunk + q / 2 * 8 + j) * kRowBytes +
-                                        ((q & 1) ^ turn) * 16);
-  const SharedAddress of_base = keep(shared_memory() + (L::kRows + kColumns + pair * 8 + j) * kRowBytes +
-                                     (q ^ turn) * 16);
+  const SharedAddress of_columns =
+      keep(shared_memory() + (L::kRows + pair * 2 * kChunk + q / 2 * 8 + j) * kRowBytes + ((q & 1) ^ turn) * 16);
+  const SharedAddress of_base =
+      keep(shared_memory() + (L::kRows + kColumns + pair * 8 + j) * kRowBytes + ((q & 1) ^ turn) * 16);
   const int second_g = 32 - (q / 2 ^ turn) / 2 * 64, second_column = 32 - ((q & 1) ^ turn) / 2 * 64;
 
   float product[M][kTiles][4] = {}, base_product[M][4] = {};  // g C' and g W'
@@ -152,14 +151,10 @@ dense_input_kernel(DenseArgs a) {
     wait_copies<kStages - 2>();
     sync_block();
     stager.next(filled);
-    uint32_t raw[4];
-    typename Matrix::template Ready<2> of_both[2];  // the base's columns, of the stage's two steps
-    load_matrices(raw, of_base + used);
-    KAN_UNROLL
-    for (int s = 0; s < 2; ++s) of_both[s].fill({raw[2 * s], raw[2 * s + 1]});
-    KAN_UNROLL
-    for (int s = 0; s < 2; ++s) {
+    const auto multiply = [&](int s) {
+      uint32_t raw[4];
       typename Matrix::template Ready<4> rows[M];
+      typename Matrix::template Ready<2> columns[2];
       KAN_UNROLL
       for (int m = 0; m < M; ++m) {
         load_matrices(raw, of_g + used + s * second_g + m * (16 * kRowBytes));
@@ -168,7 +163,6 @@ dense_input_kernel(DenseArgs a) {
       KAN_UNROLL
       for (int n = 0; n < kTiles; n += 2) {
         load_matrices(raw, of_columns + used + s * second_column + n * (8 * kRowBytes));
-        typename Matrix::template Ready<2> columns[2];
         columns[0].fill({raw[0], raw[1]}), columns[1].fill({raw[2], raw[3]});
         KAN_UNROLL
         for (int m = 0; m < M; ++m) {
@@ -176,8 +170,16 @@ dense_input_kernel(DenseArgs a) {
           Matrix::product(product[m][n + 1], rows[m], columns[1]);
         }
       }
+      load_matrices(raw, of_base + used + s * second_column);
+      columns[0].fill({raw[0], raw[1]});
       KAN_UNROLL
-      for (int m = 0; m < M; ++m) Matrix::product(base_product[m], rows[m], of_both[s]);
+      for (int m = 0; m < M; ++m) Matrix::product(base_product[m], rows[m], columns[0]);
+    };
+    if constexpr (Matrix::kTiles > 1) {
+      multiply(0), multiply(1);
+    } else {  // a real loop, or all operands would be made at once
+      KAN_ROLLED
+      for (int s = 0; s < 2; ++s) multiply(s);
     }
     used = used < (kStages - 1) * L::kStage ? used + L::kStage : 0;
     filled = filled < (kStages - 1) * L::kStage ? filled + L::kStage : 0;

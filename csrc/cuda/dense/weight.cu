@@ -1,8 +1,8 @@
 // The weights' gradients with matrix instructions: [B(x) | base(x)]' g, a product over the rows of the batch.
 //
-// A block owns 128 columns, 4 chunks of 4 groups of 8, and a base column for each group, by 64 or 128 outputs. Step by
-// step it leaves the basis values of some rows in shared memory, each made once for all its outputs, and multiplies those
-// of the step before. Warps: 2 of two chunks by 4 of the outputs; the base's columns are shared out.
+// A block owns 128 columns, 4 chunks of 4 groups of 8, and a base column for each group, by 64 to 256 outputs. Step by
+// step it leaves the basis values of some rows in shared memory, each made once for all its outputs, and multiplies
+// those of the step before. Warps: 2 of two chunks by 4 of the outputs; the base's columns are shared out.
 #include "backward.h"
 
 namespace kan {
@@ -15,7 +15,8 @@ constexpr int kChunks = 4, kColumns = kChunks * kChunk, kSlots = kChunks * kGrou
 template <class Matrix, int K, int N>
 struct Layout {
   static constexpr int kSize = int(sizeof(typename Matrix::Element)), kOutputs = 4 * 8 * N;
-  static constexpr int kRows = 128 / kSize, kEach = kRows * kSlots / kThreads;  // of a step; of a thread's numbers
+  static constexpr int kRows = (N > 4 ? 64 : 128) / kSize,
+                       kEach = kRows * kSlots / kThreads;  // of a step; of a thread's numbers
   // Rows that are read together start in different banks.
   static constexpr int kStride = kOutputs * kSize + (kSize == 2 ? 16 : 32);
   static constexpr int kBasisStride = (kColumns + kSlots) * kSize + (kSize == 2 ? 16 : 32);
@@ -38,14 +39,12 @@ struct Stager {
   static_assert(L::kRows % kStep == 0, "all threads copy");
 
   const DenseArgs& a;
-  int64_t row;               // bytes
-  int rows_left, left;       // from this thread's first piece on: rows, and outputs
+  int64_t row;          // bytes
+  int rows_left, left;  // from this thread's first piece on: rows, and outputs
   const unsigned char* from;
   SharedAddress to;
 
-  static KAN_DEVICE int offset() {
-    return thread_index() / kPieces * L::kStride + thread_index() % kPieces * 16;
-  }
+  static KAN_DEVICE int offset() { return thread_index() / kPieces * L::kStride + thread_index() % kPieces * 16; }
   KAN_DEVICE Stager(const DenseArgs& args, int64_t first, int rows, int64_t o_begin)
       : a(args), row(a.g.row_stride * L::kSize), to(keep(shared_memory() + offset())) {
     const int above = thread_index() / kPieces;
@@ -313,8 +312,12 @@ void run_tile(DenseArgs a, void* stream) {
 
 template <class Matrix, int K>
 void run(const DenseArgs& a, void* stream) {
-  if (dense_weight_outputs(a) == 64) return run_tile<Matrix, K, 2>(a, stream);
-  run_tile<Matrix, K, 4>(a, stream);
+  const int64_t outputs = dense_weight_outputs(a);
+  if constexpr (Matrix::kTiles > 1) {
+    if (outputs == 256) return run_tile<Matrix, K, 8>(a, stream);
+  }
+  if (outputs == 128) return run_tile<Matrix, K, 4>(a, stream);
+  run_tile<Matrix, K, 2>(a, stream);
 }
 
 template <class Matrix>
@@ -326,9 +329,17 @@ void run_order(const DenseArgs& a, void* stream) {
 
 }  // namespace
 
-int64_t dense_weight_rows(const DenseArgs& a) { return 128 / size_of(a.layer.weight_dtype); }
+int64_t dense_weight_rows(const DenseArgs& a) {
+  return (dense_weight_outputs(a) == 256 ? 64 : 128) / size_of(a.layer.weight_dtype);
+}
 int64_t dense_weight_inputs(const DenseArgs& a) { return kSlots / a.row_blocks; }
-int64_t dense_weight_outputs(const DenseArgs& a) { return a.layer.out_features <= 64 ? 64 : 128; }
+// 256 where 128 would leave no less of them empty, and registers have room.
+int64_t dense_weight_outputs(const DenseArgs& a) {
+  const int64_t out = a.layer.out_features;
+  if (out <= 64) return 64;
+  const bool strict = a.layer.weight_dtype == DType::f32 && !a.tf32;
+  return !strict && ceil_div(out, 128) % 2 == 0 ? 256 : 128;
+}
 
 void dense_weight(const DenseArgs& a, void* stream) {
   switch (a.layer.weight_dtype) {

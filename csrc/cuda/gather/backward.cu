@@ -16,8 +16,8 @@ struct RowSums {
   T spline = T(0), base = T(0);
 };
 
-// One row and N outputs of this lane. sums: this lane's column of the weights' sums, whose rows are r0 .. r0 + rows - 1;
-// panel: of the coefficients, both null where they are not asked for. `left` of the outputs exist, Lanes apart.
+// One row and N outputs of this lane. sums: this lane's column of the weights' sums, whose rows are r0 .. r0 + rows -
+// 1; panel: of the coefficients, both null where they are not asked for. `left` of the outputs exist, Lanes apart.
 template <class T, int K, int Lanes, int N>
 KAN_DEVICE void add_row(const GatherArgs& a, const T (&g)[N], int left, T* sums, int r0, int rows, const T* panel,
                         const T* values, const T* slopes, int window, RowSums<T>& row) {
@@ -122,9 +122,8 @@ gather_backward_kernel(GatherArgs a) {
                 warp_index() * 33;  // the 33rd: whether the warp saw NaN
 
   if (panel_size > 0 && exists) {
-    with_count<kOut>(per_lane, [&](auto n) {
-      stage_features<T, Lanes, decltype(n)::count>(a, panel, 1, i, 1, 0, mine, warps);
-    });
+    with_count<kOut>(per_lane,
+                     [&](auto n) { stage_features<T, Lanes, decltype(n)::count>(a, panel, 1, i, 1, 0, mine, warps); });
   }
   for (int n = lane; n < sums_size; n += 32) sums[n] = T(0);
   sync_block();

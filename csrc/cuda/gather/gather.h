@@ -18,8 +18,8 @@ constexpr int kSharedLimit = 96 * 1024;   // bytes that every device of compute 
 
 constexpr int kGatherOrder = 3;  // the order that doubles have a kernel of their own for
 
-// Numbers from one row's values to the next in shared memory: k+1 of the spline and the base's, in float32 of the orders
-// that have kernels of their own padded to whole 16-byte pieces.
+// Numbers from one row's values to the next in shared memory: k+1 of the spline and the base's, in float32 of the
+// orders that have kernels of their own padded to whole 16-byte pieces.
 constexpr int value_stride(int order, bool wide) {
   return wide || order < 1 || order > kGatherOrder ? order + 2 : (order + 2 + 3) / 4 * 4;
 }
@@ -91,8 +91,8 @@ KAN_DEVICE T coefficient(const GatherArgs& a, int64_t i, int row, int64_t o) {
   return load_any<T>(a.layer.spline_weight, a.layer.weight_dtype, (i * a.layer.functions + row) * out + o);
 }
 
-// Copies rows of coefficients, `width` apart, to lines of shared memory, N to a row. Four rows are on their way at once.
-// from: this lane's first output of the first row, of which `left` outputs exist; beyond them is zero.
+// Copies rows of coefficients, `width` apart, to lines of shared memory, N to a row. Four rows are on their way at
+// once. from: this lane's first output of the first row, of which `left` outputs exist; beyond them is zero.
 template <class T, DType D, int Lanes, int N>
 KAN_DEVICE void stage_rows(T* lines, const void* weight, int64_t from, int64_t width, int64_t left, int rows, int warp,
                            int warps) {
