@@ -29,10 +29,12 @@ if importlib.util.find_spec("torch") is not None:
     from ._core.graphs import warm_up
     from ._engine.dispatch import available_backends, explain, use_backend
     from ._engine.flops import register as _register_flops
+    from ._engine.sharding import register as _register_sharding
     from .nn import KAN, KANActivation, KANFeedForward, KANLinear, MultiHeadKANLinear
     from .nn.conv import KANConv1d, KANConv2d, KANConv3d
 
     _register_flops()
+    _register_sharding()
     __all__ += ["KAN", "KANActivation", "KANConv1d", "KANConv2d", "KANConv3d", "KANFeedForward", "KANLinear"]
     __all__ += ["MultiHeadKANLinear"]
     __all__ += ["available_backends", "explain", "functional", "use_backend", "warm_up"]

@@ -38,9 +38,10 @@ def update_grid(
     what the layers before them computed before the change.
 
     Args:
-        model: a KAN or KANLinear, also in a DistributedDataParallel or sharded by fully_shard; or any module
-            with KANLinear, KANActivation or MultiHeadKANLinear layers, also in a DistributedDataParallel,
-            which is run once on x in evaluation mode. Layers that x does not reach stay as they are.
+        model: a KAN or KANLinear, also in a DistributedDataParallel or sharded by fully_shard and
+            parallelize_module; or any module with KANLinear, KANActivation or MultiHeadKANLinear layers, also
+            in a DistributedDataParallel, which is run once on x in evaluation mode. Layers that x does not
+            reach stay as they are.
         x: (..., in) finite inputs of the model, at least one sample, in its dtype; of any other module, its
             argument, or a tuple of several.
         grid_eps: 0 for quantiles, 1 for uniform knots.
@@ -48,7 +49,8 @@ def update_grid(
         group: where several ranks run, the process group whose ranks hold replicas and all make this call:
             the knots follow the rows of all of them, and all end with the same bits. "local" for the model
             and rows of this rank alone. None takes the group of a wrapped or sharded model, and is an error
-            for others.
+            for others, and on a mesh of several dimensions: there it is the ranks that have rows of their
+            own. Ranks that share layers must have the same rows.
 
     Raises:
         TypeError, ValueError: naming the argument; the model is as it was.
@@ -79,6 +81,7 @@ def update_grid(
     products = products_of(replicas.unwrapped(model))
     ranks = replicas.resolve(model, group)
     whole = replicas.whole(model, layers)
+    replicated = nn.ModuleList(whole)
 
     def moved(x: Tensor) -> list[_Change]:
         changes: list[_Change] = []
@@ -86,7 +89,7 @@ def update_grid(
             changes.append(_moved(layer, rows, grid_eps, margin))
         return changes
 
-    _apply(layers, replicas.shared(ranks, nn.ModuleList(whole), settings, moved, x))
+    _apply(layers, replicas.everywhere(model, lambda: replicas.shared(ranks, replicated, settings, moved, x)))
 
 
 def _moved(layer: _Layer, rows: Tensor, grid_eps: float, margin: float) -> _Change:
@@ -284,4 +287,5 @@ def _apply(layers: Sequence[_Layer], changes: list[_Change]) -> None:
         if layer.spline_weight.shape[1] != coefficients.shape[1]:
             layer._resize(coefficients.shape[1] - layer.spline_order)
         replicas.write(layer.spline_weight, coefficients)
-        layer.place_grid(knots)
+        replicas.write(layer.grid, knots)
+        layer.keep_ranges()

@@ -28,8 +28,8 @@ def layers_of(model: nn.Module, *, sharded: bool = False) -> list[KANLinear]:
     """
     if not sharded and isinstance(model, nn.Module) and replicas.is_sharded(model):
         raise ValueError(
-            "model: its parameters are sharded over ranks (fully_shard), expected whole ones; "
-            "do this before sharding, or on a model that loaded their full tensors"
+            "model: its parameters are sharded over ranks (fully_shard, parallelize_module), expected whole "
+            "ones; do this before sharding, or on a model that loaded their full tensors"
         )
     if isinstance(model, KANLinear):
         return [model]
@@ -65,7 +65,10 @@ def spline_layers(model: nn.Module) -> dict[str, KANLinear | HeadFunctions]:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, expected {expected}")
     if replicas.is_sharded(model):
-        raise ValueError("model: its parameters are sharded over ranks (fully_shard), expected whole ones")
+        raise ValueError(
+            "model: its parameters are sharded over ranks (fully_shard, parallelize_module), expected whole "
+            "ones"
+        )
     kinds = (KANLinear, HeadFunctions)
     found = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
     if not found:

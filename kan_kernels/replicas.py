@@ -49,6 +49,8 @@ def resolve(model: nn.Module, group: Group) -> Group:
             group = model.process_group  # of the DistributedDataParallel
         elif is_sharded(model):
             group = _mesh_group(model)
+            if group is None:
+                return None
         elif not running or dist.get_world_size() == 1:
             return None
         else:
@@ -96,6 +98,37 @@ def shared(
     return result
 
 
+def everywhere(model: nn.Module, compute: Callable[[], _Result]) -> _Result:
+    """Return compute(); where ranks hold parts of the model's layers, only if all of them find the same.
+
+    Raises:
+        ValueError: they do not, as where ranks that share layers were given rows of their own.
+    """
+    if not is_sharded(model):
+        return compute()
+    result, failure = None, None
+    try:
+        result = compute()
+    except Exception as error:  # the others have to hear of it, or they wait for ever
+        failure = error
+    found = hashlib.sha256(_bytes(result)).hexdigest() if failure is None else f"an error, {failure}"
+    seen, mesh = [found], _mesh(model)
+    for n in range(mesh.ndim):
+        every: list[Any] = [None] * mesh.size(n)
+        dist.all_gather_object(every, seen, group=mesh.get_group(n))
+        seen = [one for part in every for one in part]
+    if failure is not None:
+        raise failure
+    for other in seen:
+        if other != found:
+            said = other if other.startswith("an error") else "other values"
+            raise ValueError(
+                f"x: another rank, which holds parts of the same layers, found {said}; expected the same "
+                "rows on all of them, or the group of those ranks that have rows of their own"
+            )
+    return result  # type: ignore[return-value]
+
+
 def mean(group: Group, values: list[float]) -> list[float]:
     """Return means over the ranks of a resolved group; the values themselves without one."""
     if group is None or not values:
@@ -121,6 +154,11 @@ def is_sharded(model: nn.Module) -> bool:
     return any(isinstance(m, FSDPModule) for m in modules) or any(
         isinstance(p, DTensor) for p in model.parameters()
     )
+
+
+def is_spread(model: nn.Module) -> bool:
+    """Return whether parameters are spread over several ranks."""
+    return is_sharded(model) and dist.get_world_size() > 1
 
 
 def whole(model: nn.Module, layers: list[KANLinear]) -> list[KANLinear]:
@@ -149,29 +187,41 @@ def whole(model: nn.Module, layers: list[KANLinear]) -> list[KANLinear]:
 def write(target: Tensor, values: Tensor) -> None:
     """Copy whole values, the same on every rank, to a tensor, or to this rank's part of one."""
     if dist.is_available() and dist.is_initialized():
-        from torch.distributed.tensor import DTensor, distribute_tensor
+        from torch.distributed.tensor import DTensor, Replicate
 
         if isinstance(target, DTensor):
-            local = values.to(target.device, target.dtype)
-            values = distribute_tensor(local, target.device_mesh, target.placements, src_data_rank=None)
+            mesh, local = target.device_mesh, values.to(target.device, target.dtype)
+            values = DTensor.from_local(local, mesh, [Replicate()] * mesh.ndim, run_check=False)
     target.copy_(values)
 
 
 def _mesh_group(model: nn.Module) -> Group:
-    """Return the group of the ranks over which fully_shard spread the parameters."""
-    from torch.distributed.fsdp import FSDPModule
-    from torch.distributed.tensor import DTensor
+    """Return the group of the ranks that have rows of their own, those of fully_shard.
 
-    for module in [model, *model.modules()]:
-        if isinstance(module, FSDPModule):
-            module.reshard()
-    mesh = next(p.device_mesh for p in model.parameters() if isinstance(p, DTensor))
+    None where `parallelize_module` alone spread the parameters: then all ranks have the same rows.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    wrapped = [module for module in [model, *model.modules()] if isinstance(module, FSDPModule)]
+    for module in wrapped:
+        module.reshard()
+    mesh = _mesh(model)
+    if not wrapped:
+        return None
     if mesh.ndim > 1:
         raise ValueError(
-            "group: got None for parameters on a mesh of several dimensions, expected the group of "
-            "all its ranks"
+            "group: got None for parameters on a mesh of several dimensions, expected the group of the ranks "
+            "that have rows of their own, such as mesh['data'].get_group()"
         )
     return mesh.get_group()
+
+
+def _mesh(model: nn.Module) -> Any:
+    """Return the mesh of the parameters, of several that with the most dimensions."""
+    from torch.distributed.tensor import DTensor
+
+    meshes = [p.device_mesh for p in model.parameters() if isinstance(p, DTensor)]
+    return max(meshes, key=lambda mesh: mesh.ndim)
 
 
 def _fingerprint(model: nn.Module, settings: Any) -> tuple[str, str]:
@@ -179,8 +229,15 @@ def _fingerprint(model: nn.Module, settings: Any) -> tuple[str, str]:
     digest = hashlib.sha256()
     for name, value in unwrapped(model).state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(_bytes(value))
     return digest.hexdigest(), repr(settings)
+
+
+def _bytes(values: Any) -> bytes:
+    """Return the bits of a tensor, or of several in lists and tuples."""
+    if isinstance(values, Tensor):
+        return values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return b"none" if values is None else b"".join(map(_bytes, values))
 
 
 def _joined(seen: list[Any], own: tuple[Any, ...]) -> list[Any]:

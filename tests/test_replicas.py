@@ -165,7 +165,8 @@ def sharded(rank: int, size: int) -> None:
             lambda net=net: symbolic.auto(net, x),
         ):
             with pytest.raises(
-                ValueError, match=r"model: its parameters are sharded over ranks \(fully_shard\)"
+                ValueError,
+                match=r"model: its parameters are sharded over ranks \(fully_shard, parallelize_module\)",
             ):
                 call()
 

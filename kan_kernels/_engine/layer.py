@@ -171,7 +171,9 @@ def run(
 
 def _widened(grid: Tensor, dtype: torch.dtype) -> Tensor:
     """The knots in another dtype."""
-    return _kept_copy(grid, dtype) if grid.is_cuda and readable(grid) else grid.to(dtype)
+    if grid.is_cuda and readable(grid) and not hasattr(grid, "to_local"):  # a DTensor records no streams
+        return _kept_copy(grid, dtype)
+    return grid.to(dtype)
 
 
 _copies: dict[torch.dtype, TensorCache[Tensor]] = {}

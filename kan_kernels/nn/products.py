@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .._core import checks
 from .._core.products import multiply
+from .._core.tracing import untraced
 from .._engine.layer import of_parts
 
 
@@ -59,6 +60,9 @@ class Products(nn.Module):
             return y
         if isinstance(y, Tensor) and y.is_nested:
             return of_parts(y, self)
+        if isinstance(y, Tensor) and untraced(y.size, -1) != self.subnodes:
+            # a part of them, as after a layer whose outputs are sharded, would be multiplied wrongly
+            raise ValueError(f"y: got shape {tuple(y.shape)}, expected (..., {self.subnodes})")
         return multiply(y, self.sums, self.arities)
 
     def hand_down(self, scores: Tensor) -> Tensor:

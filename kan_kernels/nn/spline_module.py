@@ -82,9 +82,9 @@ class SplineModule(nn.Module):
             self.grid.copy_(knots)
         else:
             self.grid = knots
-        self._keep_ranges()
+        self.keep_ranges()
 
-    def _keep_ranges(self) -> None:
+    def keep_ranges(self) -> None:
         """Keep the range of each feature's knots as they are now; one without a length gets that of all."""
         found = self._present_ranges()
         good = [one for one in found if one is not None]
@@ -97,14 +97,15 @@ class SplineModule(nn.Module):
 
         Where they are those kept but for rounding they are these.
         """
-        if not readable(self.grid):
+        grid = self._own_grid()
+        if not readable(grid):
             return []
-        k, features = self.spline_order, self.grid.shape[0]
+        k, features = self.spline_order, grid.shape[0]
         kept = self._ranges * features if len(self._ranges) == 1 else self._ranges
         if len(kept) != features:  # of other features
             kept = [(math.nan, math.nan)] * features
-        rounding = 8 * torch.finfo(self.grid.dtype).eps
-        ends = self.grid.detach()[:, [k, -k - 1]].tolist()
+        rounding = 8 * torch.finfo(grid.dtype).eps
+        ends = grid.detach()[:, [k, -k - 1]].tolist()
         return [_range_of(low, high, old, rounding) for (low, high), old in zip(ends, kept, strict=True)]
 
     @torch.no_grad()
@@ -112,7 +113,13 @@ class SplineModule(nn.Module):
         """Set uniform knots on the ranges where they were last placed, and k more cells on each side."""
         steps = torch.arange(-self.spline_order, self.grid_size + self.spline_order + 1, dtype=torch.float64)
         low, high = torch.tensor(self._ranges, dtype=torch.float64).unsqueeze(-1).unbind(1)
-        self.grid.copy_((low + (high - low) / self.grid_size * steps).expand_as(self.grid))
+        grid = self._own_grid()
+        grid.copy_((low + (high - low) / self.grid_size * steps).expand_as(grid))
+
+    def _own_grid(self) -> Tensor:
+        """Return the knots, or where a DTensor shards them over ranks, those of this rank's features."""
+        own: Any = getattr(self.grid, "to_local", None)
+        return self.grid if own is None else own()
 
     def _resize(self, grid_size: int) -> None:
         """Another grid size: new knots and spline weights, their values still to be set."""
@@ -133,7 +140,7 @@ class SplineModule(nn.Module):
     def _load_from_state_dict(self, state_dict, prefix, *args):
         super()._load_from_state_dict(state_dict, prefix, *args)
         if prefix + "grid" in state_dict:
-            self._keep_ranges()
+            self.keep_ranges()
 
     def options_of_dispatch(self) -> dict[str, Any]:
         """Return what `explain` is told of any module with knots and a `spline_weight`."""

@@ -166,8 +166,9 @@ def fit(
     changes = _grid_changes(goal.kan_of, model, update_grid_at, refine_at or {}, resample_at)
     ranks = _ranks(model, group, changes, path)
     build = builder(optimizer, history_size)
-    minimizer = None if ranks is not None and optimizer == "lbfgs" else Minimizer(model, build, lr)
-    if minimizer is None or (ranks is not None and minimizer.lbfgs):
+    several = ranks is not None or replicas.is_spread(model)
+    minimizer = None if several and optimizer == "lbfgs" else Minimizer(model, build, lr)
+    if minimizer is None or (several and minimizer.lbfgs):
         raise ValueError(
             "optimizer: LBFGS follows the loss of each rank, on which ranks differ; expected 'adam', 'adamw' "
             "or another that looks at gradients only, for a model spread over ranks"
@@ -223,12 +224,11 @@ def _ranks(
             "refine_at: replaces parameters that DistributedDataParallel and fully_shard hold, expected "
             "none; use kan_kernels.grids.refine before the model is wrapped, and fit once for each grid size"
         )
-    ranks = replicas.resolve(model, None)
-    if ranks is None:
-        return None
-    if sharded and path is not None:
+    ranks = replicas.resolve(model, group)
+    if path is not None and replicas.is_spread(model):
         raise ValueError(
-            "checkpoint: holds whole models, expected none for one that fully_shard spread over ranks"
+            "checkpoint: holds whole models, expected none for one whose parameters are sharded over ranks; "
+            "torch.distributed.checkpoint saves those"
         )
     return ranks
 

@@ -29,6 +29,7 @@ PUBLIC = (
     "kan_kernels.attribution",
     "kan_kernels.data",
     "kan_kernels.deploy",
+    "kan_kernels.distributed",
     "kan_kernels.estimators",
     "kan_kernels.functional",
     "kan_kernels.grids",

@@ -1,16 +1,18 @@
-"""torch.func inside of a function under torch.compile: eager's numbers, and no silent zeros."""
+"""Transforms that torch.compile and make_fx record: eager's numbers, one graph, and no silent zeros."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, jvp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from kan_kernels import KAN, KANConv1d, KANLinear
+from kan_kernels import KAN, KANConv1d, KANConv2d, KANLinear
 
 F64 = torch.float64
 torch.manual_seed(0)
@@ -57,3 +59,124 @@ def test_jvp_is_not_zero() -> None:
     x = torch.randn(4, 2, dtype=F64)
     compiled = torch.compile(FUNCTIONS["jvp of a layer"], backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), FUNCTIONS["jvp of a layer"](x))
+
+
+RECORDED: dict[str, Callable[[Tensor], Any]] = {
+    "a network": NET,
+    "a layer": LAYER,
+    **{name: FUNCTIONS[name] for name in ("grad", "grad of parameters", "jvp", "laplacian")},
+    "autograd twice": lambda x: slope(NET, x, 2),
+}
+
+
+def slope(net: nn.Module, x: Tensor, order: int) -> Tensor:
+    """The derivative of some order of a sum of outputs, by autograd."""
+    x = x.detach().requires_grad_()
+    found = net(x).square().sum()
+    for n in range(order):
+        (found,) = torch.autograd.grad(found.sum(), x, create_graph=n + 1 < order)
+    return found
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_make_fx(name: str) -> None:
+    """What make_fx records are ops, with eager's numbers for other values."""
+    function = RECORDED[name]
+    graph = make_fx(function)(torch.randn(7, 2, dtype=F64))
+    x = torch.randn(7, 2, dtype=F64)
+    torch.testing.assert_close(graph(x), function(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ("a network", "grad", "autograd twice"))
+def test_make_fx_of_any_batch(name: str) -> None:
+    """With symbolic sizes one graph serves every batch."""
+    function = RECORDED[name]
+    graph = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)(
+        torch.randn(7, 2, dtype=F64)
+    )
+    for rows in (7, 1, 12):
+        x = torch.randn(rows, 2, dtype=F64)
+        torch.testing.assert_close(graph(x), function(x), rtol=1e-12, atol=1e-12)
+
+
+def plain() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 1)).to(F64)
+
+
+@pytest.mark.parametrize("make", (plain, lambda: KAN([2, 5, 1], dtype=F64)), ids=("nn.Linear", "KAN"))
+def test_second_derivatives_of_a_compiled_module(make: Callable[[], nn.Module]) -> None:
+    """Through a compiled module from outside torch refuses them, in the same words for its own layers."""
+    compiled = torch.compile(make(), backend="aot_eager")
+    with pytest.raises(RuntimeError, match="does not currently support double backward"):
+        slope(compiled, torch.randn(7, 2, dtype=F64), 2)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("make", (plain, lambda: KAN([2, 5, 1], dtype=F64)), ids=("nn.Linear", "KAN"))
+def test_second_derivatives_within(make: Callable[[], nn.Module]) -> None:
+    """Of a residual in the compiled function torch.func has them, and so does autograd where torch traces it;
+    the loss can be differentiated outside.
+    """
+    net, x = make(), torch.randn(7, 2, dtype=F64)
+    weights = list(net.parameters())
+
+    def by_func(x: Tensor) -> Tensor:
+        return grad(lambda v: net(v).square().sum())(x).square().sum()
+
+    def by_autograd(x: Tensor) -> Tensor:
+        x = x.detach().requires_grad_()
+        (first,) = torch.autograd.grad(net(x).square().sum(), x, create_graph=True)
+        return first.square().sum()
+
+    want = torch.autograd.grad(by_autograd(x), weights, allow_unused=True)
+    compiled = torch.compile(by_func, backend="aot_eager", fullgraph=True)
+    for got, true in zip(torch.autograd.grad(compiled(x), weights, allow_unused=True), want, strict=True):
+        if true is not None:
+            torch.testing.assert_close(got, true)
+        else:
+            assert got is None or not got.any()  # of a bias that the derivative does not see
+
+
+@pytest.mark.long
+def test_a_whole_step_is_one_graph() -> None:
+    """The step of examples/compiled_pinn.py: derivatives of u and the gradients of all weights."""
+    example: Any = importlib.import_module("examples.compiled_pinn")
+    ratios = example.main(points=64, rounds=4, backend="aot_eager")
+    assert set(ratios) == {"autograd", "torch.func", "compiled"} and all(r > 0 for r in ratios.values())
+
+
+class Larger(nn.Module):
+    """A model with layers of ours among torch's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.images = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), KANConv2d(4, 6, 2), nn.Flatten())
+        self.norm, self.inner = nn.LayerNorm(6), KAN([6, 7, 5], bias=True)
+        self.attention = nn.MultiheadAttention(5, 1, batch_first=True)
+        self.head = KANLinear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(self.norm(self.images(x)))[:, None]
+        return self.head(y + self.attention(y, y, y, need_weights=False)[0])[:, 0]
+
+
+@pytest.mark.long
+def test_one_graph_in_a_larger_model() -> None:
+    """No break, and one compilation for five batch sizes, forward and backward."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    torch.manual_seed(0)
+    net, count = Larger(), CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(net, backend=count, fullgraph=True, dynamic=True)
+    for rows in (9, 2, 32, 11, 100):
+        x = torch.randn(rows, 1, 4, 4)
+        got, want = compiled(x), net(x)
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+        weights = list(net.parameters())
+        for one, true in zip(
+            torch.autograd.grad(got.square().sum(), weights),
+            torch.autograd.grad(want.square().sum(), weights),
+            strict=True,
+        ):
+            torch.testing.assert_close(one, true, rtol=1e-3, atol=1e-3)
+    assert count.frame_count == 1
