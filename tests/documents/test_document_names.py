@@ -14,6 +14,7 @@ from documents import BLOCKS, DOCUMENTS, ROOT, TEXTS, read, tracked
 FOREIGN = {
     "ChebyKANLayer_unoptimized.py",
     "fftKAN.py",
+    "feynman.md",
     "benchmarks/results/gpu.json",
     "formula.h",
     "kan.h",

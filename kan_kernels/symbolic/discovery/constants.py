@@ -104,7 +104,7 @@ class Gauge(NamedTuple):
 def gauges(form: Form) -> Iterator[Gauge]:
     """Yield the scales that are free in a form."""
     places = {slot[:4]: slot.at for slot in form.slots()}
-    for n, nodes in enumerate(form.layers[:-1]):
+    for n, nodes in enumerate(form.layers):
         for k, node in enumerate(nodes):
             users = form.users(n, k)
             function = library.get(form.term(users[0]).name) if len(users) == 1 else None
@@ -125,11 +125,18 @@ def gauges(form: Form) -> Iterator[Gauge]:
                     yield Gauge(own[j], tuple((i, 1.0) for i in own[0]), None, True, True)
 
 
-def scaled(form: Form, theta: Tensor, free: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-    """Return the same formula at the scales where most constants are plain, and what is then still free."""
+def scaled(
+    form: Form, theta: Tensor, free: Tensor, rows: Rows, held: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the same formula at the scales where most constants are plain, and what is then still free.
+
+    Scales that would change constants that are `held` stay.
+    """
     theta, free = settled(form, theta), free.clone()
     known = torch.zeros(form.size, dtype=torch.float64)
     for gauge in gauges(form):
+        if held is not None and _moves(gauge, theta, held):
+            continue
         known[free] = errors(form, theta, free, rows)
         best, fixed = None, None
         for index in (*gauge.scaled, *(i for i, _ in gauge.against)):
@@ -157,6 +164,14 @@ def scaled(form: Form, theta: Tensor, free: Tensor, rows: Rows) -> tuple[Tensor,
             free[fixed] = False
             theta[fixed] = round(float(theta[fixed]))
     return theta, free
+
+
+def _moves(gauge: Gauge, theta: Tensor, held: Tensor) -> bool:
+    """Return whether another scale changes a constant that is held."""
+    moved = [i for i in (*gauge.scaled, *(i for i, _ in gauge.against)) if float(theta[i]) != 0]
+    if gauge.shifted is not None:
+        moved.append(gauge.shifted[0])
+    return bool(held[moved].any())
 
 
 def _cost(value: float, error: float) -> float:

@@ -55,13 +55,19 @@ class Data:
 
 
 @dataclass
-class Trained:
-    """A network with the seed it came from and its losses."""
+class Judged:
+    """The losses of splines, and the seed they came from."""
 
-    model: KAN
     seed: int
     train: float
     valid: float
+
+
+@dataclass
+class Trained(Judged):
+    """A network with its losses."""
+
+    model: KAN
 
 
 def coarse(data: Data, widths: Widths, seed: int) -> Trained:
@@ -109,4 +115,4 @@ def train(data: Data, model: KAN, steps: int) -> None:
 
 def judged(data: Data, model: KAN, seed: int) -> Trained:
     """Return the network with its losses."""
-    return Trained(model, seed, data.loss(model, data.train), data.loss(model, data.valid))
+    return Trained(seed, data.loss(model, data.train), data.loss(model, data.valid), model)

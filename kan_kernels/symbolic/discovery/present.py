@@ -11,7 +11,7 @@ from ...nn import function_library as library
 from ...nn.symbolic_edges import Edge, SymbolicEdges
 from ..expressions import _sympy
 from .constants import named
-from .form import Form, Node
+from .form import Form
 
 
 def expressions(form: Form, theta: Tensor, names: Sequence[str]) -> list[Any]:
@@ -37,8 +37,9 @@ def expressions(form: Form, theta: Tensor, names: Sequence[str]) -> list[Any]:
 
 
 def _shorter(value: Any, sympy: Any) -> Any:
-    """Return the expression, or its expanded form where that has fewer parts."""
-    return min((value, sympy.expand(value, deep=False)), key=lambda form: complexity([form]))
+    """Return the expression, or one expanded, or with powers joined, where that has fewer parts."""
+    forms = value, sympy.expand(value, deep=False), sympy.powsimp(value, combine="exp")
+    return min(forms, key=lambda form: complexity([form]))
 
 
 def number(value: float, sympy: Any) -> Any:
@@ -53,7 +54,8 @@ def number(value: float, sympy: Any) -> Any:
 def complexity(values: Sequence[Any]) -> int:
     """Return the number of nodes in the expressions' trees: operations, functions, symbols and numbers.
 
-    A sum of n terms has n - 1 additions, as many a product; a fraction and a minus sign count as one number.
+    A sum of n terms has n - 1 additions, as many a product; a fraction and a minus sign count as one number,
+    a number that is not plain as two.
     """
     import sympy
 
@@ -63,60 +65,44 @@ def complexity(values: Sequence[Any]) -> int:
             if isinstance(node, (sympy.Add, sympy.Mul)):
                 total += len(node.args) - 1
             else:
-                total += 1
+                total += 2 if node.is_Float else 1
     return total
 
 
 def model_of(form: Form, theta: Tensor) -> KAN:
-    """Return a KAN in float64 whose edges are the formula's.
-
-    A layer with a product is three there: the factors; their sums and differences; squares of these, since
-    u v = (u + v)^2 / 4 - (u - v)^2 / 4.
-    """
-    layers: list[tuple[int, list[Edge], list[float]]] = []
+    """Return a KAN in float64 whose edges are the formula's, with a multiplication node for each product."""
+    layers: list[tuple[list[Edge], list[float], tuple[int, list[int]]]] = []
     constants, at = theta.tolist(), 0
+    places = list(range(form.inputs))  # of the nodes before, in the KAN: sums come before products
     for nodes in form.layers:
+        order = sorted(range(len(nodes)), key=lambda k: len(nodes[k]) > 1)
+        starts, count = {}, 0
+        for k in order:
+            starts[k] = count
+            count += len(nodes[k])
         edges: list[Edge] = []
-        biases: list[float] = []
-        for node in nodes:
-            for factor in node:
-                biases.append(constants[at])
+        biases = [0.0] * count
+        for k, node in enumerate(nodes):
+            for j, factor in enumerate(node):
+                biases[starts[k] + j] = constants[at]
                 at += 1
                 for source, name in factor:
                     a, b, c = constants[at : at + 3]
-                    edges.append(Edge(source, len(biases) - 1, name, (a, b, c, 0.0), 0.0))
+                    edges.append(Edge(places[source], starts[k] + j, name, (a, b, c, 0.0), 0.0))
                     at += 3
-        layers.append((len(biases), edges, biases))
-        if any(len(node) > 1 for node in nodes):
-            layers += _products(nodes)
-    model = KAN([form.inputs, *(width for width, _, _ in layers)], dtype=torch.float64)
-    for layer, (_, edges, biases) in zip(model.layers, layers, strict=True):
+        arities = [len(nodes[k]) for k in order if len(nodes[k]) > 1]
+        layers.append((edges, biases, (len(nodes) - len(arities), arities)))
+        places = [order.index(k) for k in range(len(nodes))]
+    if places != sorted(places):  # outputs in their own order
+        lines = [Edge(place, k, "x", (1.0, 0.0, 1.0, 0.0), 0.0) for k, place in enumerate(places)]
+        layers.append((lines, [0.0] * len(places), (len(places), [])))
+    widths: list[int | tuple[int, int]] = [form.inputs]
+    widths += [(sums, len(arity)) if arity else sums for _, _, (sums, arity) in layers]
+    model = KAN(widths, mult_arity=[[], *(arity for _, _, (_, arity) in layers)], dtype=torch.float64)
+    for layer, (edges, biases, _) in zip(model.layers, layers, strict=True):
         shape = layer.in_features, layer.out_features
         layer.set_edge_mask(torch.zeros(shape))
         layer.bias = nn.Parameter(torch.tensor(biases, dtype=torch.float64))
         if edges:
             layer.set_symbolic(SymbolicEdges(*shape, edges, dtype=torch.float64))
     return model
-
-
-def _products(nodes: tuple[Node, ...]) -> list[tuple[int, list[Edge], list[float]]]:
-    """Return the two layers that make products of the factors of nodes."""
-    sums: list[Edge] = []
-    squares: list[Edge] = []
-    source = between = 0
-    for k, node in enumerate(nodes):
-        if len(node) == 1:
-            sums.append(_line(source, between, 1.0))
-            squares.append(_line(between, k, 1.0))
-        elif len(node) == 2:
-            for place, sign in enumerate((1.0, -1.0)):
-                sums += [_line(source, between + place, 1.0), _line(source + 1, between + place, sign)]
-                squares.append(Edge(between + place, k, "x^2", (1.0, 0.0, 0.25 * sign, 0.0), 0.0))
-        else:
-            raise ValueError("a product of more than two factors")
-        source, between = source + len(node), between + len(node)
-    return [(between, sums, [0.0] * between), (len(nodes), squares, [0.0] * len(nodes))]
-
-
-def _line(source: int, target: int, slope: float) -> Edge:
-    return Edge(source, target, "x", (1.0, 0.0, slope, 0.0), 0.0)

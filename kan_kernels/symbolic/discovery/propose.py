@@ -24,13 +24,15 @@ WEIGHT = 0.6  # of a point of complexity, against a halving of what is unexplain
 
 class EdgeChoice(NamedTuple):
     """A function for an edge of a network: (a, b, c, d) in the formula's units, its complexity, and log2 of
-    the share of the outputs' variance that it leaves unexplained.
+    the share of the outputs' variance that it leaves unexplained. The edge is outer_sign outer(that).
     """
 
     name: str
     affine: tuple[float, ...]
     complexity: float
     unexplained: float
+    outer: str = "x"
+    outer_sign: float = 1.0
 
     def score(self, plainness: float = 1.0) -> float:
         """Return what combinations are sorted by, the least first."""

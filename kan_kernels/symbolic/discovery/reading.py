@@ -12,7 +12,7 @@ from .constants import scaled, snapped, turned
 from .form import Form, Term
 from .joint import Rows, head, inside, settled
 from .laws import Law, Pool, rms
-from .networks import Data, Trained
+from .networks import Data, Judged, Trained
 from .propose import build, choices, first
 from .simplify import cleaned, simplified
 
@@ -65,7 +65,7 @@ class Reader:
             if self.pool.best().exact:
                 return
 
-    def add(self, form: Form, theta: Tensor, trained: Trained | None, shape: str) -> Law | None:
+    def add(self, form: Form, theta: Tensor, trained: Judged | None, shape: str) -> Law | None:
         """Fit a formula on all rows, simplify it, make its constants plain, and add it to the pool."""
         train, valid = self.data.train, self.data.valid
         theta, value = train.fit(form, theta, form.free(), STEPS)
@@ -77,12 +77,16 @@ class Reader:
         self.tick()
         return self.plain(form, theta, trained, shape)
 
-    def plain(self, form: Form, theta: Tensor, trained: Trained | None, shape: str) -> Law | None:
-        """Make the constants of a fitted formula plain and add it to the pool."""
+    def plain(
+        self, form: Form, theta: Tensor, trained: Judged | None, shape: str, held: Tensor | None = None
+    ) -> Law | None:
+        """Make the constants of a fitted formula plain and add it to the pool; held ones stay as they are."""
         theta, free = settled(form, theta), form.free()
+        held = torch.zeros_like(free) if held is None else held
+        free = free & ~held
         if bool(free.any()):
             theta = settled(form, turned(form, theta))
-            trial, left = scaled(form, theta, free, self.data.train)
+            trial, left = scaled(form, theta, free, self.data.train, held)
             if _same(self.data.valid, form, theta, trial):  # scales change rounding alone
                 theta, free = trial, left
             theta, free = snapped(form, theta, free, self.data.train, self.data.valid)
@@ -90,7 +94,7 @@ class Reader:
             form, theta = cleaned(form, theta)
         return self.keep(form, theta, trained, shape)
 
-    def keep(self, form: Form, theta: Tensor, trained: Trained | None, shape: str) -> Law | None:
+    def keep(self, form: Form, theta: Tensor, trained: Judged | None, shape: str) -> Law | None:
         """Add a formula to the pool as it is."""
         loss, train = (rows.value(form, theta) for rows in (self.data.valid, self.data.train))
         if not (math.isfinite(loss) and math.isfinite(train)):

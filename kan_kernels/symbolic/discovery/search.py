@@ -14,7 +14,7 @@ from torch import Tensor
 from ..._core import checks, files
 from ...nn import function_library as library
 from ...training.loop import _bar
-from . import inputs, laws, networks, reading
+from . import direct, inputs, laws, networks, reading
 from .joint import Loss
 from .laws import Law, Pool, short
 from .networks import Data, Trained, Widths
@@ -41,6 +41,8 @@ def discover(
 ) -> Discovery:
     """Find a formula of the data: train KANs, read their edges, fit all constants together.
 
+    First come sums and products of univariate functions, behind a function, of the inputs and of products,
+    ratios, sums and differences of two or three of them: one-layer KANs whose splines are a regression.
     Of each shape, from the simplest on, a network is trained coarsely for every seed; the three best are
     trained to the end and read, the best of later shapes before the third of earlier ones. The functions
     are those with which the whole formula has the least error, after all constants were fitted together;
@@ -58,7 +60,8 @@ def discover(
         work: trainings and fits, in place of the budget.
         seeds: of the networks; the first also decides which rows are fitted (three of four, at most 2000) and
             which judge (at most 4096).
-        shapes: "auto", or widths such as [2, 1, 1], or [2, (1, 2), 1] with one sum and two products of sums.
+        shapes: "auto", or widths such as [2, 1, 1], or [2, (1, 2), 1] with one sum and two products of sums;
+            nothing else is looked at then.
         loss: of (prediction, y), a scalar, a mean over rows; None for the mean squared error. A
             prediction is (n, out) in float64, where classes are given (n, classes).
         functions: names from the library that edges may become; None: all.
@@ -104,7 +107,7 @@ def discover(
     data = inputs.split(rows, target, outputs, eps, loss, seeds[0])
     identity = _identity(rows, target, known, seeds, wanted, candidates, loss)
     with open_bar(total=None) as bar:
-        run = Search(data, known, seeds, wanted, candidates, budget, work, bar)
+        run = Search(data, known, seeds, wanted, candidates, budget, work, bar, isinstance(shapes, str))
         if resume and path is not None and path.exists():
             run.load(path, identity)
         return run.all(path, identity)
@@ -128,9 +131,10 @@ class Search:
 
     def __init__(
         self, data: Data, names: tuple[str, ...], seeds: list[int], shapes: list[Widths],
-        functions: list[library.Function], budget: float, work: int | None, bar: Any,
+        functions: list[library.Function], budget: float, work: int | None, bar: Any, all_shapes: bool,
     ) -> None:  # fmt: skip
         squared = data.train.loss is None
+        self.direct = all_shapes and squared and data.outputs == 1
         self.pool = Pool(data.exact if squared else -math.inf)
         self.data, self.seeds, self.shapes, self.bar = data, seeds, shapes, bar
         self.limit = work
@@ -138,6 +142,7 @@ class Search:
         self.deadline = self.start + budget
         self.before = 0.0  # seconds of the searches that this one continues
         self.work = self.stage = self.networks = 0
+        self.opened = False  # whether what needs no training is done
         self.shown = ""
         self.least = math.inf  # loss of the networks read
         self.started: dict[int, list[Trained]] = {}
@@ -167,8 +172,11 @@ class Search:
         """Read the networks that are left, and return what was found."""
         stopped = "searched"
         try:
-            if self.stage == 0:
+            if not self.opened:
                 self._without_networks()
+                self.opened = True
+                if path is not None:
+                    self.save(path, identity)
             for number, rank in self.order[self.stage :]:
                 if self.pool.best().exact:
                     break
@@ -207,6 +215,11 @@ class Search:
         form, theta = reading.linear(self.data)
         if "x" in self.reader.allowed:
             self.reader.add(form, theta, None, "linear")
+        if not self.direct or self.pool.best().exact:
+            return
+        for judged in direct.laws(self.reader, self.seeds[0]):
+            self.networks += 1
+            self.least = min(self.least, judged.valid)
 
     def _read(self, number: int, rank: int) -> None:
         """Train the network of a shape that comes at this rank among all seeds to the end, and read it."""
@@ -230,8 +243,8 @@ class Search:
     def save(self, path: Path, identity: str) -> None:
         """Write a checkpoint: plain data and tensors, replaced in one go."""
         state = {
-            "format": FORMAT, "identity": identity, "stage": self.stage, "work": self.work,
-            "networks": self.networks, "least": self.least,
+            "format": FORMAT, "identity": identity, "opened": self.opened, "stage": self.stage,
+            "work": self.work, "networks": self.networks, "least": self.least,
             "seconds": time.monotonic() - self.start + self.before,
             "laws": [law.state() for law in self.pool.laws.values()],
         }  # fmt: skip
@@ -253,6 +266,7 @@ class Search:
         if state["identity"] != identity:
             raise ValueError(f"checkpoint: {str(path)!r} is of other data, names, seeds, shapes or options")
         self.stage, self.work = state["stage"], state["work"]
+        self.opened = state.get("opened", self.stage > 0)
         self.networks, self.before, self.least = state["networks"], state["seconds"], state["least"]
         for law in map(Law.from_state, state["laws"]):
             self.pool.laws[law.skeleton()] = law
