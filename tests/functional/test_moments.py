@@ -1,4 +1,4 @@
-"""Mean and deviation of edges by the compiled ops, against the plain reference and on curves that are flat."""
+"""Mean and deviation of edges by the compiled ops, against the plain reference and where curves are flat."""
 
 from __future__ import annotations
 
