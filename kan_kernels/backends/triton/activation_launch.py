@@ -19,8 +19,7 @@ def _lookup(case: tiling.Case, derivative: int, spline_weight: Tensor, grid: Ten
 
     places: (in, R+k+2, 2) int64, two float32 numbers each; pairs: (in, R+k+2, heads, 1 or 2) int64, the same.
     """
-    looked_up = not case.basis and case.dtype != torch.float64 and case.order <= LOOKED_UP
-    if not looked_up or derivative > case.order:
+    if not _looked_up(case) or derivative > case.order:
         return None, None
     features, cells, heads = case.features, case.basis_rows + case.order + 2, case.width
     width = 2 if case.order - derivative > 1 else 1
@@ -38,14 +37,21 @@ def _lookup(case: tiling.Case, derivative: int, spline_weight: Tensor, grid: Ten
     return places, pairs
 
 
+def _looked_up(case: tiling.Case) -> bool:
+    return not case.basis and case.dtype != torch.float64 and case.order <= LOOKED_UP
+
+
 def _tile(case: tiling.Case) -> dict:
-    """The tile of the kernels without sums over the rows: 16 bytes of x a thread."""
+    """The tile of the kernels without sums over the rows: 16 bytes of x a thread, where registers allow."""
     columns = min(64 if case.half else 32, max(4, power_of_two(case.features)))
-    elements = 4096 if case.half and case.width == 1 else 2048
+    if case.dtype == torch.float64:
+        elements = 256
+    elif _looked_up(case) or case.basis:
+        elements = 4096 if case.half and case.width == 1 else 2048
+    else:  # a window of values and its knots for each
+        elements = 512
     rows = min(elements // columns, max(1, power_of_two(case.rows)))
-    heads = min(HEADS, power_of_two(case.width))
-    if case.width == 3:
-        heads = 3
+    heads = min(HEADS, case.width)
     even = case.features % columns == 0
     return {"BM": rows, "BI": columns, "BH": heads, "EVEN_I": even, "num_warps": 4, "num_stages": 1}
 
