@@ -149,12 +149,16 @@ def block(document: dict[str, Any]) -> str:
 
 
 def summary(runs: list[dict[str, Any]]) -> str:
-    """Return a table of how many equations each method found."""
+    """Return a table of how many equations each method found, of those that all of them were run on."""
     head = ["noise", "method", "exact", "error, median", "complexity of the exact, median", "CPU seconds"]
     body = []
     for noise in NOISE:
+        tried = [{r["equation"] for r in runs if (r["noise"], r["method"]) == (noise, m)} for m in METHODS]
+        common = set.intersection(*tried)
         for method in METHODS:
-            own = [r for r in runs if (r["noise"], r["method"]) == (noise, method)]
+            own = [
+                r for r in runs if (r["noise"], r["method"]) == (noise, method) and r["equation"] in common
+            ]
             if not own:
                 continue
             good = [r for r in own if r["exact"]]

@@ -215,3 +215,30 @@ def test_noise_leaves_the_structure() -> None:
     a, b = sympy.symbols("a b")
     coefficient = sympy.simplify(found.formula * b**2 / a)
     assert coefficient.is_number and math.isclose(float(coefficient), 3, rel_tol=0.01), found.formula
+
+
+@pytest.mark.long
+def test_few_rows_and_few_functions() -> None:
+    """Twelve rows; functions that no curve can be; coordinates that are constant: an answer, no error."""
+    x = points(12, 2)
+    found = symbolic.discover(x, 3 * x[:, 0] * x[:, 1], functions=["x", "x^2"], work=70)
+    assert found.best.loss < 1.0 and found.networks > 0
+    for name in ("abs", "sgn"):
+        assert symbolic.discover(points(60, 2), points(60, 2)[:, 0] ** 2, functions=[name], work=45).front
+    same = torch.cat((points(100, 1), 2 * points(100, 1)), 1)  # their ratio is constant
+    found = symbolic.discover(same, same[:, 0] ** 2, functions=["x", "x^2"], work=70)
+    assert found.best.exact
+
+
+@pytest.mark.long
+def test_six_inputs_two_of_them_idle() -> None:
+    """A product of two inputs among sums, 2% noise: its functions, and constants to within a few per cent."""
+    x = points(1000, 6, -1.0, 1.0)
+    y = x[:, 0] ** 2 + torch.sin(math.pi * x[:, 1]) + x[:, 2] * x[:, 3]
+    noise = torch.randn(1000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = symbolic.discover(x, y + 0.02 * y.std() * noise, list("abcdef"), work=350)
+    a, b, c, d = sympy.symbols("a b c d")
+    assert found.formula.free_symbols == {a, b, c, d}
+    difference = sympy.expand(found.formula - (a**2 + sympy.sin(sympy.pi * b) + c * d))
+    values = sympy.lambdify([a, b, c, d], difference, "numpy")(*x[:, :4].T.numpy())
+    assert abs(values).max() < 0.03, found.formula

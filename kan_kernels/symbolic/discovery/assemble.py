@@ -18,7 +18,7 @@ INSIDE = 3  # functions inside of another that are tried, if no more of them are
 TWINS = ("sin", "cos"), ("tanh", "sigmoid")
 PLAIN = 2.5  # the largest complexity of a function that is tried first, and inside of another
 ENOUGH = 3.0  # bits above what the splines leave: no other function is tried
-# What a factor may be a function of, and how it is undone; not beside the curve itself, which is "x".
+# The functions that a factor may be of another function, and how they are undone.
 UNDONE = {
     "1/x": lambda h: 1 / h,
     "sqrt": lambda h: h.square(),
@@ -29,7 +29,7 @@ UNDONE = {
 
 
 class Curve(NamedTuple):
-    """A spline of a coordinate: its values h at points z; `apart`: whether it adds to others."""
+    """A spline of a coordinate, or its exponential, as a function of the coordinate."""
 
     coordinate: Coordinate
     knots: Tensor
@@ -56,7 +56,7 @@ def curves(splines: Splines, structure: Structure) -> list[Curve]:
 def choices(
     splines: Splines, structure: Structure, functions: list[library.Function], spread: float
 ) -> Edges:
-    """Return the best functions of every curve, or of what a power, a root or an exponential of it is."""
+    """Return the best functions of every curve, and the best inside of a root, a power, an exponential."""
     floor = min(max((structure.valid / spread) ** 2, 1e-14), 1e-2)
     own = curves(splines, structure)
     count = len(structure.system)

@@ -104,6 +104,8 @@ def read(reader: Reader, splines: Splines, structure: Structure, judged: Judged,
     """Add the laws of one structure to the pool."""
     edges = assemble.choices(splines, structure, reader.functions, spread)
     reader.tick()
+    if not all(edges.values()):  # a curve that no function is allowed for
+        return
     train, inputs = reader.data.train, reader.data.train.x.shape[1]
     rounding = reader.data.exact**2
     tried: list[tuple[float, float, int, Form, Tensor, Tensor]] = []

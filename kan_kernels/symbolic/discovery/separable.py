@@ -98,7 +98,7 @@ class Splines:
 
     def of(self, coordinate: Coordinate, cells: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return the basis on the rows fitted, on those that judge, and the knots."""
-        key = coordinate, min(cells, len(self.x) // 10)
+        key = coordinate, max(1, min(cells, len(self.x) // 10))
         if key not in self.bases:
             value, new = coordinate.value(self.x), coordinate.value(self.new)
             knots = _knots(value, key[1])
