@@ -144,8 +144,18 @@ def block(document: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in meta["versions"].items())
     return (
         f"{summary(document['runs'])}\n\n{meta['seconds']:g} seconds of processor time for each run, one "
-        f"core of a shared machine ({meta['cpu']}), {meta['date']}; {versions}.\n"
+        f"core of a shared machine ({meta['cpu']}), {meta['date']}; {versions}."
+        f"{_missing(document['runs'])}\n"
     )
+
+
+def _missing(runs: list[dict[str, Any]]) -> str:
+    """Return what to say of equations that were not run yet with all methods."""
+    left = [
+        noise for noise in NOISE if sum(r["noise"] == noise for r in runs) < len(EQUATIONS) * len(METHODS)
+    ]
+    which = " and ".join(f"{noise:.0%} noise" for noise in left)
+    return f" With {which} only the equations in the table were run with all methods so far." if left else ""
 
 
 def summary(runs: list[dict[str, Any]]) -> str:

@@ -162,9 +162,9 @@ def test_a_form_with_products_as_a_kan() -> None:
 
 
 LAWS = [
-    ("a*c/sqrt(1 - a**2/(3*b)**2)", ["x", "x^2", "1/x", "1/sqrt"]),
+    ("a*c/sqrt(1 - a**2/(6*b)**2)", ["x", "x^2", "1/x", "1/sqrt"]),
     ("exp(-(a/b)**2/2)/b", ["x", "x^2", "1/x", "exp", "gaussian"]),
-    ("a + b + 2*sqrt(a*b)*cos(3*c)", ["x", "x^2", "sqrt", "cos"]),
+    ("a + b + 2*sqrt(a*b)*cos(c)", ["x", "x^2", "sqrt", "cos"]),
     ("1/(1/a + b/c)", None),
 ]
 
@@ -174,12 +174,16 @@ def test_finds_laws_that_networks_do_not(law: str, functions: list[str] | None) 
     """Exactly, without a network, in seconds."""
     symbols = sympy.symbols("a b c", positive=True)
     expression = sympy.sympify(law, locals={s.name: s for s in symbols})
-    x = points(400)
+    x = points(1000, low=1.0, high=5.0)
     y = torch.from_numpy(sympy.lambdify(symbols, expression, "numpy")(*x.T.numpy()))
     options: dict[str, Any] = {"names": ["a", "b", "c"], "functions": functions}
-    found = symbolic.discover(x, y, **options, budget=1e6)
-    plain = found.formula.xreplace({sympy.Symbol(s.name): s for s in symbols})
-    assert found.best.exact and sympy.simplify(plain - expression) == 0
+    found = symbolic.discover(x, y, **options, budget=300)
+    names = [sympy.Symbol(s.name) for s in symbols]
+    beyond = points(100, low=0.8, high=5.5).T.numpy()
+    values = [
+        sympy.lambdify(s, f, "numpy")(*beyond) for s, f in ((names, found.formula), (symbols, expression))
+    ]
+    assert found.best.exact and abs(values[0] - values[1]).max() < 1e-9
     assert "spline" in found.best.shape and found.networks >= 1
 
 
