@@ -49,8 +49,9 @@ _CARDS = {
 }
 _LANES = 128.0  # that start an instruction in a cycle
 # Ratios of the passes, the base's products among them, by backend, architecture and operands, at [512,512]:
-# tests/budgets/step.json, or from the hot loops alone where it has no entry. Of an architecture that is not
-# here, the cycles of the nearest older one, and its own matrix rate.
+# tests/budgets/step.json. Where it has no entry: from the hot loops alone, and for float32 of Triton on 10.0
+# and of the compiled kernels estimated. Of an architecture that is not here, the cycles of the nearest older
+# one, and its own matrix rate.
 RATIOS: dict[str, dict[int, dict[str, tuple[float, float, float]]]] = {
     "triton": {
         80: {"half": (1.86, 1.73, 1.13), "tf32": (1.18, 1.29, 1.2), "strict": (1.05, 1.3, 1.4)},
