@@ -85,17 +85,18 @@ def test_a_gpu_without_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_the_cheaper_backend_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where both fused backends can run, the cost model decides, in figures; either can be forced."""
+    wide = {"in_features": 512, "out_features": 512}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
     monkeypatch.setattr(BACKENDS["native"], "can_run", lambda case: None)
     monkeypatch.setattr(BACKENDS["triton"], "can_run", lambda case: None)
     for changes, chosen in (
-        ({"dtype": torch.bfloat16, "in_features": 512, "out_features": 512}, "triton"),  # warp-group products
+        ({**wide, "dtype": torch.bfloat16}, "triton"),  # warp-group products
         ({"out_features": 5}, "native"),  # narrow
         ({"functions": 203}, "native"),  # a long grid
         ({"dtype": torch.float64}, "native"),
         (
-            {"basis": "rbf", "functions": 5, "order": 0, "dtype": torch.bfloat16},
+            {**wide, "basis": "rbf", "functions": 5, "order": 0, "dtype": torch.bfloat16},
             "triton",
         ),  # more outputs share a value
         ({"basis": "rbf", "functions": 5, "order": 0, "out_features": 5}, "native"),
