@@ -70,7 +70,8 @@ def text() -> tuple[bytes, bytes]:
     Topics repeat each other: each paragraph counts once, so that none is in both parts.
     """
     topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
-    paragraphs = dict.fromkeys(p for name in sorted(topics) for p in topics[name].split("\n\n"))
+    pieces = (p.strip("\n") for name in sorted(topics) for p in topics[name].split("\n\n"))
+    paragraphs = dict.fromkeys(p for p in pieces if p)
     parts: tuple[list[str], list[str]] = ([], [])
     for n, paragraph in enumerate(paragraphs):
         parts[n % 200 >= 180].append(paragraph)

@@ -149,8 +149,8 @@ def prune_functions(
 
     Example:
         >>> layer = MultiHeadKANLinear(3, 8, heads=2)
-        >>> layer.mix.data[1] = 0
-        >>> prune_functions(layer, torch.rand(16, 3), threshold=0)[1].functions
+        >>> layer.mix.data[1] = 1e-6
+        >>> prune_functions(layer, torch.rand(16, 3), threshold=1e-4)[1].functions
         {'': (6, 4)}
     """
     threshold = checks.nonnegative("threshold", threshold)

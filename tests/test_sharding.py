@@ -112,15 +112,20 @@ def samples(b: int, i: int, o: int, base: int) -> dict[str, tuple[Any, ...]]:
         "edge_gram": (x, s, grid, 3, base),
         "edge_gram_grad_input": (x, s, grid, 3, base, band, border),
         "edge_cross_gram": (x, s, grid, 3, knots(i) * 1.5, 3),
+        "edge_moments": (x, w, wb, grid, 3, base, 1),
         "edge_l1": (x, w, wb, grid, 3, base),
         "layer_norm_rbf": (x, *rbf, bias, centres, 1e-5, base),
         "layer_norm_rbf_backward": (x, *rbf, g, centres, 1e-5, base, True),
     }
     pictures = torch.ops.kan_kernels.kan_conv(*found["kan_conv"])
+    moments = torch.ops.kan_kernels.edge_moments(*found["edge_moments"])[1:]
     for need_x, need_weight in ((True, True), (False, True), (True, False)):
         name = f" {need_x} {need_weight}"
         found["kan_conv_backward" + name] = (
             image, filters, base_filters, pictures.sin(), grid, *conv, need_x, need_weight
+        )  # fmt: skip
+        found["edge_moments_backward" + name] = (
+            *found["edge_moments"], draw(i, o), draw(i, o, seed=4), *moments, need_x, need_weight
         )  # fmt: skip
         found["edge_l1_backward" + name] = (x, w, wb, draw(i, o), grid, 3, base, need_x, need_weight)
     return found
@@ -387,7 +392,8 @@ def checkpoints(rank: int, size: int) -> None:
     saved(net, FOLDER / f"all{size}")
     half = dist.new_group(list(range(size // 2)))
     if rank < size // 2:
-        small = DeviceMesh("cpu", list(range(size // 2)), mesh_dim_names=("model",))
+        # of the group that all ranks made: one that some make alone puts later groups out of step
+        small = DeviceMesh.from_group(half, "cpu", mesh_dim_names=("model",))
         net = loaded(
             parallelize_module(other_values(make()), small, STYLES["outputs, inputs"]()),
             FOLDER / f"all{size}",

@@ -15,6 +15,7 @@ its functions on either path, and makes every one of them in every pass.
 The compiled kernels answer for their own forward paths, csrc/cuda/cost.cu. `make gpu` compares with a clock.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -229,7 +230,7 @@ def _tiles(size: int, tile: int) -> int:
     return max(1, -(-size // tile))
 
 
-def _nearest(table: dict[int, object], arch: int) -> int:
+def _nearest(table: Mapping[int, object], arch: int) -> int:
     """The newest architecture of a table that is not newer than this one, else the oldest."""
     return max((known for known in table if known <= arch), default=min(table))
 

@@ -313,7 +313,7 @@ def _explain_tree(model: torch.nn.Module, derivative: int, x_dtype: torch.dtype 
     """What the layers say whose class has `_dispatch_options`: the text, or arguments of `explain`."""
     lines = []
     training = torch.is_grad_enabled() and any(p.requires_grad for p in model.parameters())
-    facts = {"derivative": derivative, "x_dtype": x_dtype, "rows": rows, "training": training}
+    facts: dict[str, Any] = {"derivative": derivative, "x_dtype": x_dtype, "rows": rows, "training": training}
     for name, module in model.named_modules():
         describe = getattr(type(module), "_dispatch_options", None)
         if describe is None:

@@ -125,8 +125,10 @@ def _why_never(x: Tensor, layers: Layers) -> str | None:
         fan_in, functions, fan_out = weight.shape
         facts = fan_in, fan_out, functions, layers.order, layers.base
         rows, training = work(x, *layers.tensors) if x.is_cuda else (0, False)
-        known = {"index": x.device.index, "rows": rows, "training": training}
-        problem = Problem(x.device.type, weight.dtype, weight.dtype, *facts, **known)
+        device = x.device
+        problem = Problem(
+            device.type, weight.dtype, weight.dtype, *facts, index=device.index, rows=rows, training=training
+        )
         for op in ("kan_linear", "kan_network"):  # what another backend runs faster stays with it
             module, composed = dispatch.run_on(replace(problem, op=op), layers.backend)
             if module is not native or composed:

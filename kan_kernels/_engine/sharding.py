@@ -36,6 +36,8 @@ _OTHERS = {
     "edge_gram_grad_input": "bi bi i. i.. i.. -> bi",
     "edge_cross_gram": "bi bi i. i. -> i..",
     # means over the rows, of which no rank may have a part
+    "edge_moments": ".i i.. i. i. -> i. i. i.. i..",
+    "edge_moments_backward": ".i i.. i. i. i. i. i. i.. i.. -> .i?need_x i..?need_weight i.?need_weight,base",
     "edge_l1": ".i i.o io i. -> io",
     "edge_l1_backward": ".i i.o io io i. -> .i?need_x i.o?need_weight io?need_weight,base",
     # a norm over the inputs, and at most eight outputs

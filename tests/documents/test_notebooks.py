@@ -5,6 +5,7 @@ A few lines read the JSON and run the sources, which hold no magic commands: not
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import io
@@ -61,8 +62,13 @@ def test_cells_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     try:
         for number, cell in enumerate(cells(path, "code")):
             source, printed = "".join(cell["source"]), io.StringIO()
+            tree = ast.parse(source)
+            shown = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
             with contextlib.redirect_stdout(printed):
-                exec(compile(source, f"{path.name}[{number}]", "exec"), names)
+                exec(compile(tree, f"{path.name}[{number}]", "exec"), names)
+                if isinstance(shown, ast.Expr):  # a notebook shows what its last expression is
+                    value = eval(compile(ast.Expression(shown.value), path.name, "eval"), names)
+                    drawn += isinstance(value, plt.Figure)
             stored = "".join(line for output in cell["outputs"] for line in output["text"])
             assert printed.getvalue() == stored, source
             drawn += len(plt.get_fignums())
