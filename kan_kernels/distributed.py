@@ -25,10 +25,18 @@ class _Style(ParallelStyle):
 
     along = ""  # "out" or "in", the features that are sharded
     shards: ClassVar[dict[str, int]]  # tensors of a layer -> their dimension that is
-    reads: Placement  # what a layer computes on
+    reads: Placement  # what a layer computes on, and how x lies if nothing is said
+    returns: Placement  # how the result is to lie if nothing is said
 
-    def __init__(self, given: Placement, returned: Placement, use_local_output: bool) -> None:
+    def __init__(
+        self,
+        *,
+        input_layouts: Placement | None = None,
+        output_layouts: Placement | None = None,
+        use_local_output: bool = True,
+    ) -> None:
         super().__init__()
+        given, returned = input_layouts or self.reads, output_layouts or self.returns
         for name, layout in (("input_layouts", given), ("output_layouts", returned)):
             if not isinstance(layout, (Replicate, Shard)):
                 raise TypeError(f"{name}: got {layout!r}, expected Replicate() or a Shard")
@@ -117,16 +125,7 @@ class ColwiseKAN(_Style):
 
     along = "out"
     shards: ClassVar = {"spline_weight": 2, "base_weight": 1, "bias": 0, "edge_mask": 1}
-    reads = Replicate()
-
-    def __init__(
-        self,
-        *,
-        input_layouts: Placement | None = None,
-        output_layouts: Placement | None = None,
-        use_local_output: bool = True,
-    ) -> None:
-        super().__init__(input_layouts or Replicate(), output_layouts or Shard(-1), use_local_output)
+    reads, returns = Replicate(), Shard(-1)
 
 
 class RowwiseKAN(_Style):
@@ -151,13 +150,4 @@ class RowwiseKAN(_Style):
 
     along = "in"
     shards: ClassVar = {"spline_weight": 0, "base_weight": 0, "grid": 0, "edge_mask": 0}
-    reads = Shard(-1)
-
-    def __init__(
-        self,
-        *,
-        input_layouts: Placement | None = None,
-        output_layouts: Placement | None = None,
-        use_local_output: bool = True,
-    ) -> None:
-        super().__init__(input_layouts or Shard(-1), output_layouts or Replicate(), use_local_output)
+    reads, returns = Shard(-1), Replicate()

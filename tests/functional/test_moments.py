@@ -59,3 +59,20 @@ def test_almost_flat_edges_keep_their_digits() -> None:
     assert (std > 3e-7).all()
     torch.testing.assert_close(std_beside, std, rtol=1e-12, atol=0)
     torch.testing.assert_close(d_beside, d, rtol=1e-12, atol=1e-12 * float(d.abs().amax()))
+
+
+@pytest.mark.parametrize("order", (1, 2, 3))
+@pytest.mark.parametrize("past", (0.0, 1e-9, 1e-6, 1e-3))
+def test_gradient_of_x_at_the_end_of_the_cells(order: int, past: float) -> None:
+    """Of a row at the last knot of the cells, or just behind it, where splines no longer sum to 1."""
+    torch.manual_seed(0)
+    grid = torch.linspace(-1 - 0.5 * order, 1 + 0.5 * order, 2 * order + 5, dtype=F64).repeat(2, 1)
+    x, weight = torch.rand(5000, 2, dtype=F64) * 1.9 - 0.95, torch.randn(2, 4 + order, 3, dtype=F64) + 5
+    x[7] = grid[0, -order - 1] + past
+    given = (x, weight, None, grid, order, 0, 1)
+    cotangents = torch.randn(2, 2, 3, dtype=F64)
+    found = [
+        module.edge_moments_backward(*given, *cotangents, *module.edge_moments(*given)[1:], True, True)[0]
+        for module in (native, reference)
+    ]
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)

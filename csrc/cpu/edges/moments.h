@@ -55,13 +55,25 @@ class Edges {
     for (int64_t r = 0; r < rows_; ++r) add_scaled(mean, first[r], c + r * out_, out_);
   }
 
+  // Whether all rows lie in the cells. At their upper end splines still sum to 1, but slopes of order 1 jump.
+  bool inside(int64_t i) const {
+    const double* knots = static_cast<const double*>(of_.layer.grid) + i * (n_ + k_ + 1);
+    double x[kMaxRows];
+    for (int64_t row0 = 0; row0 < of_.layer.batch; row0 += kMaxRows) {
+      const int64_t rows = min64(kMaxRows, of_.layer.batch - row0);
+      read_transposed(x, kMaxRows, of_.x, row0, rows, i, 1);
+      for (int64_t b = 0; b < rows; ++b) {
+        if (!(x[b] >= knots[k_] && x[b] < knots[n_])) return false;
+      }
+    }
+    return true;
+  }
+
   // Takes the mean of the splines' part from all their coefficients, if no row lies outside of the cells: splines sum
   // to 1 there, so neither slopes nor deviations change, and a curve that is almost flat keeps its digits. Returns the
   // mean of what is left in `mean`; `shift` has room for a row.
-  void centre(double* c, double* mean, const double* first, double* shift) const {
-    double inside = 0;
-    for (int64_t r = 0; r < n_; ++r) inside += first[r];
-    if (!(std::fabs(inside - 1) < 1e-12)) return;
+  void centre(int64_t i, double* c, double* mean, const double* first, double* shift) const {
+    if (!inside(i)) return;
     for (int64_t o = 0; o < out_; ++o) shift[o] = mean[o] - (has_base_ ? first[n_] * c[n_ * out_ + o] : 0);
     for (int64_t r = 0; r < n_; ++r) add_scaled(c + r * out_, -1, shift, out_);
     this->mean(mean, first, c);
@@ -115,7 +127,7 @@ class Moments : Edges {
       for (int64_t r = 0; r < n_; ++r) {
         for (int64_t o = 0; o < out_; ++o) size[o] += first[r] * std::fabs(c[r * out_ + o]);
       }
-      centre(c, mean, first, shift);
+      centre(i, c, mean, first, shift);
       for (int64_t r = 0; r < rows_; ++r) {
         const double* own = c + r * out_;
         double* spread = of_.spread + (i * rows_ + r) * out_;
@@ -181,7 +193,7 @@ class MomentsBackward : Edges {
       }
       if (a_.dx == nullptr) continue;
       double *band = this->band(i), *border = this->border(i);
-      mean(linear, first, c), centre(c, linear, first, line);
+      mean(linear, first, c), centre(i, c, linear, first, line);
       for (int64_t o = 0; o < out_; ++o) linear[o] = d_mean[o] - 2 * d_variance[o] * linear[o];
       for (int64_t r = 0; r < rows_; ++r) {
         const double* own = c + r * out_;
