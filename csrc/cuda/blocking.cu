@@ -128,7 +128,7 @@ void set_dense_input_blocking(DenseArgs& a) {
   a.row_blocks = row_blocks(l);
   const int64_t rows = dense_input_rows(l.weight_dtype == DType::f32 && !a.tf32);
   const int64_t columns = ceil_div(l.in_features, dense_input_inputs(a)) * dense_input_parts(a);
-  a.wide = ceil_div(l.batch, rows) * columns >= kFull;
+  a.wide = l.order < kDenseOrder || ceil_div(l.batch, rows) * columns >= kFull;  // lower orders have one tile
 }
 
 void set_dense_weight_blocking(DenseArgs& a) {

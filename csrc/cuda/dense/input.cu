@@ -269,7 +269,9 @@ void run_tile(DenseArgs a, void* stream) {
 
 template <class Matrix, int K>
 void run(const DenseArgs& a, void* stream) {
-  if (!a.wide) return run_tile<Matrix, K, 1>(a, stream);
+  if constexpr (K == kDenseOrder) {
+    if (!a.wide) return run_tile<Matrix, K, 1>(a, stream);
+  }
   run_tile<Matrix, K, 2 * Matrix::kTiles>(a, stream);
 }
 

@@ -313,11 +313,13 @@ void run_tile(DenseArgs a, void* stream) {
 template <class Matrix, int K>
 void run(const DenseArgs& a, void* stream) {
   const int64_t outputs = dense_weight_outputs(a);
-  if constexpr (Matrix::kTiles > 1) {
-    if (outputs == 256) return run_tile<Matrix, K, 8>(a, stream);
+  if constexpr (K == kDenseOrder) {
+    if constexpr (Matrix::kTiles > 1) {
+      if (outputs == 256) return run_tile<Matrix, K, 8>(a, stream);
+    }
+    if (outputs == 64) return run_tile<Matrix, K, 2>(a, stream);
   }
-  if (outputs == 128) return run_tile<Matrix, K, 4>(a, stream);
-  run_tile<Matrix, K, 2>(a, stream);
+  run_tile<Matrix, K, 4>(a, stream);
 }
 
 template <class Matrix>
@@ -333,9 +335,10 @@ int64_t dense_weight_rows(const DenseArgs& a) {
   return (dense_weight_outputs(a) == 256 ? 64 : 128) / size_of(a.layer.weight_dtype);
 }
 int64_t dense_weight_inputs(const DenseArgs& a) { return kSlots / a.row_blocks; }
-// 256 where 128 would leave no less of them empty, and registers have room.
+// 256 where 128 would leave no less of them empty, and registers have room. Lower orders are rare: they have one tile.
 int64_t dense_weight_outputs(const DenseArgs& a) {
   const int64_t out = a.layer.out_features;
+  if (a.layer.order < kDenseOrder) return 128;
   if (out <= 64) return 64;
   const bool strict = a.layer.weight_dtype == DType::f32 && !a.tf32;
   return !strict && ceil_div(out, 128) % 2 == 0 ? 256 : 128;
