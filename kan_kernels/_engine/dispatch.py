@@ -301,7 +301,8 @@ def explain(
     lines = []
     derivative, place = checks.derivative(derivative), torch.device(device)
     rows = checks.integer("rows", rows, 0)
-    facts = (functions, spline_order, base, derivative, basis, place.index, op, rows, bool(training))
+    work = (rows, bool(training)) if place.type == "cuda" else (0, False)  # as a call asks
+    facts = (functions, spline_order, base, derivative, basis, place.index, op, *work)
     for fan_in, fan_out in itertools.pairwise(widths):
         problem = Problem(place.type, dtype, x_dtype or dtype, fan_in, fan_out, *facts)
         said = _chosen(problem, backend)

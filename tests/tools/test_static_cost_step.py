@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tools.static_cost import step
+from tools.static_cost import cuda_step, step
 from tools.static_cost.__main__ import main
 from tools.static_cost.cost import KernelCost, LoopCost
+from tools.static_cost.providers import LIBRARY, Unavailable
 
 
 def loop(begin: int, flops: int, **pipes: float) -> LoopCost:
@@ -47,6 +48,35 @@ def test_what_does_not_fit_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"of 8\.19e\+04 that it is for"):
         step.summed("k", cost, [10], 1, 81920, "bf16")
     assert step.summed("k", kernel(loop(0, 2 * 4096, alu=1.0)), [10], 1, 40960, "bf16").cycles == 10.0
+
+
+def test_turns_of_the_compiled_kernels() -> None:
+    """A loop turns as often as its products take; what is around it once for its inner turns; the rest once a block."""
+    products = 2.0 * step.ROWS * 512**2
+    for tile in cuda_step.tiles("bf16", 512):
+        per_block = products * 9 / tile.blocks
+        main = loop(0, int(per_block / 36), alu=5.0)
+        main.around = loop(64, 0, alu=7.0)
+        other = loop(128, int(per_block / 9), alu=1.0, xu=1.0)
+        loops = (main, other, loop(256, int(per_block / 9), alu=9.0)) if tile.name == "forward" else (main,)
+        got = cuda_step._launch(tile, kernel(*loops, rest=loop(512, 0, alu=11.0)), "bf16", 512)
+        turns = 32 if tile.name == "forward" else 36
+        alu = turns * 5.0 + turns / tile.inner * 7.0 + (1.0 if tile.name == "forward" else 0.0) + 11.0
+        assert got.matrix == pytest.approx(products * 9 / 4096)
+        tensor = per_block / 4096
+        assert got.cycles == pytest.approx(tile.blocks * max(alu, tensor), rel=1e-3)
+    strict = cuda_step.tiles("strict fp32", 512)
+    assert [tile.last for tile in strict] == [8, 2, 4] and [tile.inner for tile in strict] == [4, 2, 4]
+    assert [tile.last for tile in cuda_step.tiles("bf16", 128)] == [16, 4, 4]
+
+
+def test_no_compiled_ratio_has_risen() -> None:
+    """The steps of the library's own architectures, read anew."""
+    try:
+        found = list(cuda_step.cuda_steps(step.ARCHS["cuda"], step.DTYPES, step.WIDTHS, LIBRARY))
+    except Unavailable as error:
+        pytest.skip(str(error))
+    assert not step.check(step.load(), found)
 
 
 def test_the_budget_is_kept_and_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

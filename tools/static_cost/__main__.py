@@ -12,6 +12,7 @@ from tools.extras import MissingExtra
 
 from . import step
 from .budget import budget_path, check, load, write
+from .cuda_step import cuda_steps
 from .measure import measure
 from .providers import LIBRARY, PROVIDERS, Selection, Unavailable
 from .report import show, show_steps
@@ -119,7 +120,7 @@ def _run_step(options: argparse.Namespace) -> int:
             if provider == "triton":
                 keep(step.triton_steps(archs, dtypes, widths))
             else:
-                keep(step.cuda_steps(archs, dtypes, options.library))
+                keep(cuda_steps(archs, dtypes, widths, options.library))
         except Unavailable as error:
             if options.provider:
                 raise

@@ -41,6 +41,8 @@ class LoopCost:
     generation_cycles: float = 0.0  # issue slots of everything that is no matrix instruction
     notes: list[str] = field(default_factory=list)
     whole: bool = False  # no loop: all the code
+    indices: list[int] = field(default_factory=list, repr=False)  # into the code, of what is around a loop
+    around: LoopCost | None = None  # one turn of the loop that holds this one, without what lies in inner loops
 
     @property
     def bound(self) -> str:
@@ -67,8 +69,8 @@ class LoopCost:
 
 @dataclass
 class KernelCost:
-    """One kernel. ``loops`` has the hot loop first; ``rest`` is what lies in none of them, counted once;
-    ``spills`` counts loads and stores of local memory.
+    """One kernel. ``loops`` has the hot loop first; ``rest`` is what lies in none of them and not around them,
+    counted once; ``spills`` counts loads and stores of local memory.
     """
 
     name: str
@@ -215,10 +217,19 @@ def function_loops(
     weights.sort(key=lambda pair: pair[0], reverse=True)
     chosen = [loop for weight, loop in weights if weight[0] > 0] or [loop for _, loop in weights[:1]]
     costs = []
+    around: dict[int, LoopCost] = {}
     for loop in chosen:
         cost = count(code, flow.indices(loop.blocks), arch, warps, flops_per_iteration)
         cost.notes += _notes(flow, loop)
         costs.append(cost)
+        outer = None if loop.parent is None else flow.loops[loop.parent]
+        if outer is None or outer in chosen:
+            continue
+        indices = flow.indices(outer.blocks.difference(*(one.blocks for one in chosen)))
+        if loop.parent not in around and indices:
+            around[loop.parent] = count(code, indices, arch, warps)
+            around[loop.parent].indices = indices
+        cost.around = around.get(loop.parent)
     if not costs:
         cost = count(code, range(len(code)), arch, warps, flops_per_iteration)
         cost.notes.append("no loop: the whole kernel is counted")
@@ -233,11 +244,14 @@ def rest_cost(function: Function, loops: list[LoopCost], arch: Architecture, war
     Copies into shared memory ahead of a loop are left out: the loop's last turns issue as many fewer.
     """
     inside = [(loop.begin, loop.end) for loop in loops if not loop.whole]
+    around = {n for loop in loops if loop.around for n in loop.around.indices}
     code = function.instructions
     indices = [
         n
         for n, one in enumerate(code)
-        if one.base != "LDGSTS" and not any(begin <= one.address <= end for begin, end in inside)
+        if one.base != "LDGSTS"
+        and n not in around
+        and not any(begin <= one.address <= end for begin, end in inside)
     ]
     return count(code, indices, arch, warps) if inside and indices else None
 

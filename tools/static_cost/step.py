@@ -20,30 +20,20 @@ from .arch import architecture
 from .budget import BUDGETS
 from .cost import KernelCost, LoopCost
 from .measure import Cubin, measure
-from .providers import Selection, Unavailable, cuda_cubins
+from .providers import Unavailable
 
 BUDGET = BUDGETS / "step.json"
 ROWS, GRID_SIZE, ORDER = 8192, 5, 3
 WIDTHS = (512, 128)
 DTYPES = ("bf16", "tf32", "strict fp32")
-ARCHS = {"triton": (80, 90, 100), "cuda": (80, 89, 120)}
-_PRODUCTS = {"strict fp32": 3}  # of TF32, for one of float32
+ARCHS = {"triton": (80, 90, 100), "cuda": (80, 89, 90, 120)}
+PRODUCTS = {"strict fp32": 3}  # of TF32, for one of float32
 _PASSES = {  # of the Triton kernels, then of the compiled ones
     "forward": ("dense_forward", "forward"),
     "input": ("dense_input", "input's gradient"),
     "weight": ("dense_backward", "base_gradient", "weights' gradient"),
 }
 _SLACK = 0.005  # by which a ratio may exceed its budget: figures are rounded
-
-# Of the compiled kernels: what is counted, by pass, with the rows of an input (8 functions and the base) that
-# it multiplies, and the template's arguments for a dtype. Their hot loops alone: their turns are their own.
-_CUDA_PASSES = (("forward", "dense_forward_kernel", (8, 1)), ("backward", "dense_backward_kernel", (18,)))
-_CUDA_OPTIONS = {
-    "bf16": "HalfMatrix<true>,3",
-    "tf32": "FloatMatrix<true>,3",
-    "strict fp32": "FloatMatrix<false>,3",
-}
-
 
 @dataclass(frozen=True)
 class Kernel:
@@ -112,6 +102,7 @@ def parts_of(cost: KernelCost, turns: Sequence[int]) -> list[tuple[LoopCost, int
         raise ValueError(f"{cost.name}: {len(loops)} loops of products, expected {len(turns)}")
     parts = list(zip(loops, turns, strict=True))
     others = [loop for loop in cost.loops if loop.whole or not loop.matrix]
+    others += {id(loop.around): loop.around for loop in cost.loops if loop.around}.values()
     if cost.rest is not None:
         others.append(cost.rest)
     return parts + [(loop, 1) for loop in others]
@@ -125,21 +116,29 @@ def summed(
     Raises:
         ValueError: the code does fewer products than that, so the turns cannot be right.
     """
-    arch = architecture(cost.sm)
-    pipes: Counter[str] = Counter()
-    apart = moved = instructions = 0.0
     parts = parts_of(cost, turns)
     done = sum(loop.matrix_flops * times * blocks for loop, times in parts)
     unrolled = max(1, int(done / flops + 0.01)) if flops else 1  # the compiler made so many turns one
-    for loop, turn in parts:
-        times = turn / unrolled if loop.matrix and not loop.whole else turn
+    if unrolled > 1:
+        parts = [(loop, n / unrolled if loop.matrix and not loop.whole else n) for loop, n in parts]
+    if done < 0.999 * flops:
+        raise ValueError(f"{name}: its code does {done:.3g} FLOP, of {flops:.3g} that it is for")
+    return launch(name, parts, cost.sm, blocks, flops, dtype)
+
+
+def launch(
+    name: str, parts: Sequence[tuple[LoopCost, float]], sm: int, blocks: float, flops: float, dtype: str
+) -> Kernel:
+    """Return the figures of a launch of `blocks`, each of which runs a part so many times."""
+    arch = architecture(sm)
+    pipes: Counter[str] = Counter()
+    apart = moved = instructions = 0.0
+    for loop, times in parts:
         for pipe, cycles in loop.pipes.items():
             pipes[pipe] += cycles * times * blocks
         apart += loop.cycles * times * blocks
         moved += loop.global_bytes * times * blocks
         instructions += matrix_instructions(loop) * times * blocks
-    if done < 0.999 * flops:
-        raise ValueError(f"{name}: its code does {done:.3g} FLOP, of {flops:.3g} that it is for")
     bound = max(pipes, key=lambda pipe: (pipes[pipe], pipe == "tensor"))
     matrix = flops / arch.matrix["bf16" if dtype in ("bf16", "fp16") else "tf32"]
     busy = moved / arch.l2_bytes / pipes[bound] if arch.l2_bytes else None
@@ -182,7 +181,7 @@ def triton_steps(archs: Iterable[int], dtypes: Iterable[str], widths: Iterable[i
                     made = compiler.compile_launch(launch, arch)
                     cubin = Cubin(launch.name, dtype, arch, "", made.cubin, None, made.shared, made.num_warps)
                     (read,) = measure([cubin])
-                    flops = 2.0 * ROWS * width * width * rows_of(launch) * _PRODUCTS.get(dtype, 1)
+                    flops = 2.0 * ROWS * width * width * rows_of(launch) * PRODUCTS.get(dtype, 1)
                     facts = launch.turns(), launch.blocks, flops, dtype
                     step.kernels.append(summed(launch.name, read.cost, *facts))
                 yield step
@@ -196,47 +195,6 @@ def rows_of(launch: Any) -> int:
     if launch.name == "dense_backward":
         return functions + (functions + base if launch.constants["ONE_PASS"] else 0)
     return functions + base
-
-
-def cuda_steps(archs: Iterable[int], dtypes: Iterable[str], library: Path) -> Iterator[Step]:
-    """Yield the step of the compiled kernels by their hot loops, for those architectures that a library has.
-
-    Raises:
-        Unavailable: the library has none of them.
-    """
-    wanted = list(archs)
-    names = [kernel for _, kernel, _ in _CUDA_PASSES]
-    found = list(measure(cuda_cubins(Selection(wanted, names, library=library))))
-    if not found:
-        raise Unavailable(f"cuda: {library.name} has no code for {', '.join(f'sm_{a}' for a in wanted)}")
-    for arch in sorted({one.source.arch for one in found}):
-        for dtype in dtypes:
-            step = Step("cuda", arch, dtype, WIDTHS[0], "")
-            for what, kernel, rows in _CUDA_PASSES:
-                ours = [
-                    one for one in found
-                    if one.source.arch == arch and one.source.kernel == kernel
-                    and one.source.options.startswith(_CUDA_OPTIONS[dtype])
-                ]  # fmt: skip
-                step.toolchain = ours[0].source.toolchain
-                step.kernels.append(_hot_loops(what, ours[0].cost, rows, dtype))
-            yield step
-
-
-def _hot_loops(what: str, cost: KernelCost, rows: Sequence[int], dtype: str) -> Kernel:
-    """The figures of a pass from its hot loops alone, each for as many rows of an input."""
-    arch = architecture(cost.sm)
-    loops = [loop for loop in cost.loops if loop.matrix][: len(rows)]
-    edges = 2.0 * ROWS * WIDTHS[0] ** 2 * _PRODUCTS.get(dtype, 1)
-    cycles = matrix = moved = instructions = 0.0
-    for n, loop in enumerate(loops):
-        share = edges * (sum(rows[n:]) if n == len(loops) - 1 else rows[n])
-        cycles += loop.cycles * share / loop.matrix_flops
-        matrix += share / arch.matrix["bf16" if dtype == "bf16" else "tf32"]
-        moved += loop.global_bytes * share / loop.matrix_flops
-        instructions += matrix_instructions(loop) * share / loop.matrix_flops
-    busy = moved / arch.l2_bytes / cycles if arch.l2_bytes else None
-    return Kernel(what, cycles, cycles, matrix, loops[0].bound, moved, instructions, busy)
 
 
 def load() -> dict[str, Any]:

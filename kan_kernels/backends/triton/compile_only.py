@@ -63,7 +63,8 @@ class Launch(NamedTuple):
             return [spline, *([ceil_div(sizes["I"], tile["BK"])] if facts["BASE"] else [])]
         if self.name == "dense_input":
             outputs = ceil_div(sizes["O"], tile["BK"])
-            return [outputs * groups, *([outputs] if facts["BASE"] and groups > 1 else [])]
+            together = groups == 1 and tile["TOGETHER"]
+            return [outputs * groups, *([outputs] if facts["BASE"] and not together else [])]
         return []
 
 
