@@ -38,7 +38,8 @@ help:
 	@echo "make interpret the Triton kernels in Triton's interpreter, without a GPU: all of their tests"
 	@echo "make sanitize  the CPU kernels under ASan and UBSan, on every instruction set of this machine"
 
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Python compiles what it imports: pip would compile all of torch.
+PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
 $(VENV)/.tools: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python >= 3.10 is needed, this is " + sys.version) if sys.version_info < (3, 10) else None'
 	$(PYTHON) -m venv $(VENV)
@@ -91,6 +92,7 @@ check: build
 	$(BIN)/python -m benchmarks paths --check
 	$(BIN)/python -m benchmarks.integrations --check
 	$(BIN)/python -m benchmarks.heads --check
+	$(BIN)/python -m benchmarks.equation_steps --check
 	$(BIN)/python -m tools.support_table --check
 	$(BIN)/python -m tools.static_cost step --page --check
 
@@ -108,9 +110,9 @@ docs: $(SITE)/.ready
 sanitize: $(VENV)/.tools
 	$(BIN)/python tests/sanitize/run.py 100
 
-# The fastest instruction set alone, on fewer cases.
+# The fastest instruction set alone, on fewer cases and with fewer checks.
 sanitize-one: $(VENV)/.tools
-	$(BIN)/python tests/sanitize/run.py --isa $(ISA) 60
+	$(BIN)/python tests/sanitize/run.py --quick --isa $(ISA) 60
 
 # The CUDA kernels compiled for the host, where the tests look for them.
 cuda-host: $(VENV)/.ready

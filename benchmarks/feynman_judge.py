@@ -28,7 +28,7 @@ def law_of(formula: str, names: list[str]) -> Any:
 def parsed(formula: str, names: list[str], protected: bool = False) -> Any:
     """Return an answer in sympy: its variables are v0, v1, ..., its functions as the rivals name them.
 
-    protected: whether sqrt and log take the absolute value, as gplearn's do.
+    protected: as gplearn's: sqrt and log take the absolute value, a division by 0 is 1 and log(0) is 0.
     """
     import sympy
 
@@ -38,7 +38,8 @@ def parsed(formula: str, names: list[str], protected: bool = False) -> Any:
         "div": lambda a, b: a / b, "square": lambda a: a**2,
     }  # fmt: skip
     if protected:
-        local["log"] = lambda a: sympy.log(a if a.is_positive else sympy.Abs(a))
+        local["div"] = lambda a, b: sympy.Integer(1) if b.is_zero else a / b
+        local["log"] = lambda a: sympy.log(a if a.is_positive else sympy.Abs(a)) if not a.is_zero else a
         local["sqrt"] = lambda a: sympy.sqrt(a if a.is_nonnegative else sympy.Abs(a))
     return sympy.sympify(formula.replace("^", "**"), locals=local)
 
@@ -47,6 +48,8 @@ def values(expression: Any, names: list[str], x: np.ndarray) -> np.ndarray:
     """Return a formula on rows, NaN where it has no real value."""
     import sympy
 
+    if expression.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo):  # what sympy makes of a division by 0
+        return np.full(len(x), np.nan)
     symbols = [sympy.Symbol(name, positive=True) for name in names]
     function = sympy.lambdify(symbols, expression, "numpy")
     with np.errstate(all="ignore"):

@@ -155,9 +155,11 @@ def refine(model: nn.Module, new_grid_size: int, x: Tensor | None = None, *, gro
     dense, and the coefficients are the least-squares fit to the old function: on the data if there is x (see
     `update_grid`), else over the whole span. The k extension knots on each side stay. `spline_weight` becomes
     another Parameter: an optimizer, and DistributedDataParallel, must be built anew; fully_shard comes after.
+    Under parallelize_module it is sharded as it was, and without x each rank computes its own edges.
 
     Args:
-        model: a KAN or KANLinear; without x, any module with KANLinear, KANActivation or MultiHeadKANLinear.
+        model: a KAN or KANLinear, also sharded by parallelize_module; without x, any module with KANLinear,
+            KANActivation or MultiHeadKANLinear.
         new_grid_size: at least the grid size of every layer; layers that have it stay as they are.
         x: (..., in) finite inputs of the model, at least one sample, in its dtype; or None.
         group: as for `update_grid`, where the data counts.
@@ -173,7 +175,17 @@ def refine(model: nn.Module, new_grid_size: int, x: Tensor | None = None, *, gro
         True
     """
     plain = isinstance(model, (KAN, KANLinear))
-    layers: list[Any] = layers_of(model) if plain or x is not None else list(spline_layers(model).values())
+    if isinstance(model, nn.Module) and replicas.unwrapped(model) is model and replicas.is_wrapped(model):
+        raise ValueError(
+            "model: fully_shard holds its parameters in the shapes they have, expected a model that it does "
+            "not hold; gather the state (get_model_state_dict with full_state_dict=True), load it into a "
+            "plain model, refine that, and shard it again"
+        )
+    layers: list[Any] = (
+        layers_of(model, sharded=True)
+        if plain or x is not None
+        else list(spline_layers(model, sharded=True).values())
+    )
     new_grid_size = checks.integer("new_grid_size", new_grid_size, 1)
     for n, layer in enumerate(layers):
         if new_grid_size < layer.grid_size:
@@ -182,32 +194,37 @@ def refine(model: nn.Module, new_grid_size: int, x: Tensor | None = None, *, gro
                 f"expected {layer.grid_size} or more"
             )
     if x is not None and (group is None or group == replicas.LOCAL):  # a rank of several may have no rows
-        check_data(x, layers[0])
+        replicas.everywhere(model, lambda: check_data(x, layers[0]))
     exact = all(new_grid_size % layer.grid_size == 0 for layer in layers)
 
-    def finer(x: Tensor | None) -> list[_Change]:
-        changes: list[_Change] = []
-        unseen: list[tuple[KANLinear, Tensor | None]] = [(layer, None) for layer in layers]
-        for layer, rows in unseen if x is None else _inputs(layers, products_of(model), x):
-            _check_plain(layer)
-            if layer.grid_size == new_grid_size:
-                changes.append(None)
-                continue
-            coefficients, old_knots = layer.spline_weight.double(), layer.grid.double()
-            # float32 knots are rounded before the fit: it is made for the knots that the layer will have
-            knots = _divided_knots(old_knots, layer.spline_order, new_grid_size).to(layer.grid.dtype).double()
-            if new_grid_size % layer.grid_size == 0:
-                new = insert_knots(coefficients, old_knots, knots, layer.spline_order)
-            else:
-                new = refit(coefficients, old_knots, knots, layer.spline_order, rows)
-            changes.append((knots, new))
-        return changes
-
     if x is None or exact:
-        _apply(layers, finer(None))
+        _apply(layers, [_finer(layer, None, new_grid_size) for layer in layers])
         return
-    ranks = replicas.resolve(model, group)
-    _apply(layers, replicas.shared(ranks, model, {"new_grid_size": new_grid_size}, finer, x))
+    ranks, products = replicas.resolve(model, group), products_of(model)
+    whole = replicas.whole(model, layers)
+    replicated, settings = nn.ModuleList(whole), {"new_grid_size": new_grid_size}
+
+    def finer(x: Tensor) -> list[_Change]:
+        return [_finer(layer, rows, new_grid_size) for layer, rows in _inputs(whole, products, x)]
+
+    _apply(layers, replicas.everywhere(model, lambda: replicas.shared(ranks, replicated, settings, finer, x)))
+
+
+def _finer(layer: _Layer, rows: Tensor | None, size: int) -> _Change:
+    """Return the knots of `refine` and the coefficients on them, of a DTensor this rank's part of these."""
+    _check_plain(layer)
+    if layer.grid_size == size:
+        return None
+    order, old_knots = layer.spline_order, replicas.full(layer.grid).double()
+    # float32 knots are rounded before the fit: it is made for the knots that the layer will have
+    knots = _divided_knots(old_knots, order, size).to(layer.grid.dtype).double()
+
+    def kept(coefficients: Tensor, old: Tensor, new: Tensor) -> Tensor:
+        if size % layer.grid_size == 0:
+            return insert_knots(coefficients, old, new, order)
+        return refit(coefficients, old, new, order, rows)
+
+    return knots, replicas.by_parts(layer.spline_weight, size + order, kept, old_knots, knots)
 
 
 def _inputs(

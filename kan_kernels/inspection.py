@@ -54,17 +54,17 @@ def _sums(count: int) -> Products:
     return Products(count, ())
 
 
-def spline_layers(model: nn.Module) -> dict[str, KANLinear | HeadFunctions]:
+def spline_layers(model: nn.Module, *, sharded: bool = False) -> dict[str, KANLinear | HeadFunctions]:
     """Return every KANLinear, KANActivation and MultiHeadKANLinear in a module, by its name there.
 
     Raises:
         TypeError: `model` is no module, or has none of them.
-        ValueError: its parameters are sharded over ranks.
+        ValueError: its parameters are sharded over ranks, and not `sharded`, whether they may be.
     """
     expected = "a module with KANLinear, KANActivation or MultiHeadKANLinear layers"
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, expected {expected}")
-    if replicas.is_sharded(model):
+    if not sharded and replicas.is_sharded(model):
         raise ValueError(
             "model: its parameters are sharded over ranks (fully_shard, parallelize_module), expected whole "
             "ones"

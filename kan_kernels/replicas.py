@@ -156,9 +156,26 @@ def is_sharded(model: nn.Module) -> bool:
     )
 
 
+def is_wrapped(model: nn.Module) -> bool:
+    """Return whether a DistributedDataParallel or fully_shard holds the parameters, of these very shapes."""
+    if unwrapped(model) is not model:
+        return True
+    if not (dist.is_available() and dist.is_initialized()):
+        return False
+    from torch.distributed.fsdp import FSDPModule
+
+    return any(isinstance(module, FSDPModule) for module in [model, *model.modules()])
+
+
 def is_spread(model: nn.Module) -> bool:
     """Return whether parameters are spread over several ranks."""
     return is_sharded(model) and dist.get_world_size() > 1
+
+
+def full(value: Tensor) -> Tensor:
+    """Return a tensor, or the whole of a DTensor: every rank takes part."""
+    gathered: Any = getattr(value, "full_tensor", None)
+    return value if gathered is None else gathered()
 
 
 def whole(model: nn.Module, layers: list[KANLinear]) -> list[KANLinear]:
@@ -166,7 +183,6 @@ def whole(model: nn.Module, layers: list[KANLinear]) -> list[KANLinear]:
     if not is_sharded(model):
         return layers
     from torch.distributed.fsdp import FSDPModule
-    from torch.distributed.tensor import DTensor
 
     for module in [model, *model.modules()]:
         if isinstance(module, FSDPModule):
@@ -178,18 +194,44 @@ def whole(model: nn.Module, layers: list[KANLinear]) -> list[KANLinear]:
             grid_range=layer.grid_range, base=layer.base, bias=layer.bias is not None, backend=layer.backend,
             device=layer.spline_weight.device, dtype=layer.spline_weight.dtype,
         )  # fmt: skip
-        state = layer.state_dict()
-        copy.load_state_dict({k: v.full_tensor() if isinstance(v, DTensor) else v for k, v in state.items()})
+        copy.load_state_dict({key: full(value) for key, value in layer.state_dict().items()})
         copies.append(copy)
     return copies
 
 
+def by_parts(weight: Tensor, functions: int, compute: Callable[..., Tensor], *knots: Tensor) -> Tensor:
+    """Return compute(weight, *knots), (in, functions, out) float64; of a DTensor each rank its own edges.
+
+    Args:
+        weight: (in, R, out), of which every edge is computed by itself.
+        functions: how many of an edge the result has.
+        compute: takes the weights of some edges in float64, and the knots of their inputs.
+        knots: (in, ...), whole on every rank.
+    """
+    if not hasattr(weight, "to_local"):
+        return compute(weight.double(), *knots)
+    from torch.distributed.tensor import DTensor, Replicate
+
+    assert isinstance(weight, DTensor)
+    mesh, whole = weight.device_mesh, [Replicate()] * weight.device_mesh.ndim
+    edges = [p if p.is_shard(0) or p.is_shard(2) else Replicate() for p in weight.placements]
+    mine = weight.redistribute(placements=edges).to_local().double()
+    numbers = DTensor.from_local(torch.arange(len(weight), device=mine.device), mesh, whole, run_check=False)
+    inputs = numbers.redistribute(placements=[p if p.is_shard(0) else Replicate() for p in edges]).to_local()
+    made = mine.new_empty(len(mine), functions, mine.shape[2])
+    if made.numel():  # where ranks do not divide the features some have none
+        made = compute(mine, *(rows[inputs] for rows in knots))
+    shape = torch.Size([weight.shape[0], functions, weight.shape[2]])
+    stride = (shape[1] * shape[2], shape[2], 1)
+    return DTensor.from_local(made, mesh, edges, run_check=False, shape=shape, stride=stride)
+
+
 def write(target: Tensor, values: Tensor) -> None:
-    """Copy whole values, the same on every rank, to a tensor, or to this rank's part of one."""
+    """Copy whole values, the same on every rank, or a DTensor, to a tensor or to this rank's part of one."""
     if dist.is_available() and dist.is_initialized():
         from torch.distributed.tensor import DTensor, Replicate
 
-        if isinstance(target, DTensor):
+        if isinstance(target, DTensor) and not isinstance(values, DTensor):
             mesh, local = target.device_mesh, values.to(target.device, target.dtype)
             values = DTensor.from_local(local, mesh, [Replicate()] * mesh.ndim, run_check=False)
     target.copy_(values)

@@ -159,8 +159,9 @@ def sharded(rank: int, size: int) -> None:
         if size > 1:
             with pytest.raises(ValueError, match="group: got 'local' for a model that is spread"):
                 update_grid(net, x, group="local")
+        with pytest.raises(ValueError, match="model: fully_shard holds its parameters"):
+            refine(net, 10)
         for call in (
-            lambda net=net: refine(net, 10),
             lambda net=net: prune(net, x),
             lambda net=net: symbolic.auto(net, x),
         ):

@@ -124,9 +124,9 @@ class SplineModule(nn.Module):
     def _resize(self, grid_size: int) -> None:
         """Another grid size: new knots and spline weights, their values still to be set."""
         weight, order = self.spline_weight, self.spline_order
-        values = weight.new_empty(weight.shape[0], grid_size + order, *weight.shape[2:])
+        values = _empty_like(weight, grid_size + order)
         self.spline_weight = nn.Parameter(values, requires_grad=weight.requires_grad)
-        self.grid = self.grid.new_empty(weight.shape[0], grid_size + 2 * order + 1)
+        self.grid = _empty_like(self.grid, grid_size + 2 * order + 1)
         self.grid_size = grid_size
 
     def _apply(self, fn, recurse=True):
@@ -172,6 +172,18 @@ class SplineModule(nn.Module):
         if self.backend is not None:
             parts.append(f"backend={self.backend!r}")
         return ", ".join(parts)
+
+
+def _empty_like(values: Tensor, columns: int) -> Tensor:
+    """Return a tensor without values, of another size along dimension 1; a DTensor is sharded as it was."""
+    shape = (values.shape[0], columns, *values.shape[2:])
+    if not hasattr(values, "to_local"):
+        return values.new_empty(shape)
+    from torch.distributed import tensor
+
+    assert isinstance(values, tensor.DTensor)
+    layout: dict[str, Any] = {"device_mesh": values.device_mesh, "placements": values.placements}
+    return tensor.empty(shape, dtype=values.dtype, **layout)
 
 
 def _range_of(low: float, high: float, kept: Range, rounding: float) -> Range | None:

@@ -219,7 +219,8 @@ def _ranks(
         if changes:
             replicas.resolve(model, group)
         return None
-    if any(event["kind"] == "refine" for events in changes.values() for event in events):
+    refined = any(event["kind"] == "refine" for events in changes.values() for event in events)
+    if refined and replicas.is_wrapped(model):
         raise ValueError(
             "refine_at: replaces parameters that DistributedDataParallel and fully_shard hold, expected "
             "none; use kan_kernels.grids.refine before the model is wrapped, and fit once for each grid size"

@@ -78,7 +78,8 @@ class Run:
         events = [e for step, es in self.grid_changes.items() if step > changed for e in es]
         sizes = [(e["step"], e["grid_size"]) for e in events if e["kind"] == "refine"]
         kan = self.objective.kan_of
-        least = max(y.grid_size for y in layers_of(replicas.unwrapped(kan(model)))) if sizes else 0
+        layers = layers_of(replicas.unwrapped(kan(model)), sharded=True) if sizes else []
+        least = max((layer.grid_size for layer in layers), default=0)
         for step, size in sizes:
             if size < least:
                 raise ValueError(

@@ -78,10 +78,15 @@ def test_same_structure(formula: str, good: bool) -> None:
 
 
 def test_protected_functions() -> None:
-    """gplearn's root and logarithm take absolute values, those of others do not."""
+    """gplearn's root and logarithm take absolute values and it divides by 0; those of others do not."""
     x = np.array([[1.0, 2.0]])
     assert judge.values(judge.parsed("sqrt(sub(v0, v1))", NAMES, True), NAMES, x)[0] == 1
     assert np.isnan(judge.values(judge.parsed("sqrt(sub(v0, v1))", NAMES), NAMES, x)[0])
+    for formula, value in (("div(v0, sub(v1, v1))", 1), ("add(v0, log(sub(v1, v1)))", 1)):
+        assert judge.values(judge.parsed(formula, NAMES, True), NAMES, x)[0] == value
+    infinite = judge.parsed("add(v0, div(v1, sub(v0, v0)))", NAMES)
+    assert np.isnan(judge.values(infinite, NAMES, x)[0])
+    assert judge.same_structure(infinite, judge.law_of(LAW, NAMES), NAMES, *rows()) == ""
 
 
 def test_table_and_picture(tmp_path, monkeypatch) -> None:

@@ -19,7 +19,7 @@ import torch
 from documents import ROOT
 
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
-LIBRARIES = {"digits": "sklearn", "hello_kan": "sympy"}  # beside matplotlib
+LIBRARIES = {"digits": "sklearn", "hello_kan": "sympy", "poisson": "sympy"}  # beside matplotlib
 
 
 def cells(path: Path, kind: str) -> list[Any]:
@@ -32,7 +32,7 @@ def cells(path: Path, kind: str) -> list[Any]:
 def test_there_are_notebooks() -> None:
     """The page names each of them."""
     page = (ROOT / "docs" / "notebooks.md").read_text(encoding="utf-8")
-    assert len(NOTEBOOKS) == 2
+    assert len(NOTEBOOKS) == 3
     assert all(f"(notebooks/{path.name})" in page for path in NOTEBOOKS)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import os
 import subprocess
 import sys
@@ -16,6 +17,41 @@ import torch.distributed as dist
 from harness import paths
 
 Case = Callable[[int, int], None]
+
+
+class Cases:
+    """The cases of a file: `@case` adds one, `@case.on(4)` one for so many ranks.
+
+    Attributes:
+        folder: what all ranks of this run may write to.
+    """
+
+    def __init__(self) -> None:
+        self.known: list[Case] = []
+        self.folder = Path(".")
+
+    def __call__(self, function: Case) -> Case:
+        self.known.append(function)
+        return function
+
+    def on(self, size: int) -> Callable[[Case], Case]:
+        """Return what adds a case that other world sizes leave out."""
+
+        def add(function: Case) -> Case:
+            @functools.wraps(function)
+            def run(rank: int, of: int) -> None:
+                if of == size:
+                    function(rank, of)
+
+            return self(run)
+
+        return add
+
+    def serve(self) -> None:
+        """Run them, or those that the command line names, on as many ranks as it says."""
+        folder, size, *names = sys.argv[1:]
+        self.folder = Path(folder)
+        serve(folder, int(size), [case for case in self.known if not names or case.__name__ in names])
 
 
 def start(file: str, folder: Path, size: int, *more: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kan_kernels import symbolic
 from kan_kernels.symbolic.descent import curvature_of
-from kan_kernels.symbolic.discovery import constants, present
+from kan_kernels.symbolic.discovery import constants, inputs, networks, present, propose
 from kan_kernels.symbolic.discovery.form import Form, Term, evaluate
 from kan_kernels.symbolic.discovery.joint import inside, settled
 from kan_kernels.symbolic.discovery.simplify import cleaned
@@ -194,6 +194,23 @@ def test_classes() -> None:
     with torch.no_grad():
         accuracy = (found.model(x).argmax(1) == label).double().mean()
     assert len(found.formula) == 2 and accuracy > 0.97
+
+
+def test_rows_that_count() -> None:
+    """Under cross entropy those near the border are drawn often, the others hardly; of squares each once."""
+    x = points(400)
+    model = torch.nn.Linear(2, 1, bias=False, dtype=torch.float64)
+    torch.nn.init.constant_(model.weight, 20.0)
+    trained = networks.Trained(0, 0.0, 0.0, model)  # type: ignore[arg-type]
+    binary = torch.nn.functional.binary_cross_entropy_with_logits
+    for loss, label in ((binary, (x.sum(1) > 0).double()), (torch.nn.functional.mse_loss, x[:, 0])):
+        data = inputs.split(*inputs.rows_of(x, label, loss), loss, 0)
+        rows = propose.weighed(data, trained)
+        if loss is binary:
+            score = model(data.units(data.train.x)).abs()[:, 0]
+            assert score[rows].median() < 4 < 10 < score.median() and len(rows.unique()) > 30
+        else:
+            assert torch.equal(rows, torch.arange(300))
 
 
 X, ONES = points(40), torch.ones(40)

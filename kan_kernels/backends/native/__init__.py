@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ..._core import checks, cuda_support, library
 from ..._core.bases import BASES
@@ -97,6 +98,7 @@ def why(problem: Problem) -> str:
         p, rows = problem, 2 * problem.out_features  # the most with which it pays
         shape = rows, p.in_features, p.out_features, p.functions, _DTYPES.index(p.dtype), BASES[p.basis].code
         gemm = f"; up to {rows} rows may be values from our kernels and a library's GEMM"
-        said = gemm if torch.ops.kan_kernels.cpu_takes_gemm(*shape) else ""
+        with _disable_current_modes():  # a question, and no part of what make_fx records
+            said = gemm if torch.ops.kan_kernels.cpu_takes_gemm(*shape) else ""
         return "compiled kernels for cpu, the fastest where they can run" + said
     return f"compiled kernels for {problem.device}"

@@ -14,11 +14,13 @@ from ...nn import KAN
 from ...nn import function_library as library
 from ..actions import Candidate, _fit_edges
 from ..curves import active_pairs
+from ..descent import curvature_of
 from .form import Form, Term
 from .networks import Data, Trained
 from .simplify import cleaned
 
 EACH = 5  # functions of an edge that are tried
+SEEN = 0.1  # of the rows, that curves are read by at least
 WEIGHT = 0.6  # of a point of complexity, against a halving of what is unexplained
 
 
@@ -44,9 +46,10 @@ Edges = dict[tuple[int, int, int], list[EdgeChoice]]  # by layer, input, output;
 
 def choices(data: Data, trained: Trained, functions: list[library.Function]) -> Edges:
     """Return the best functions of every edge that is on."""
-    reached = list(
-        zip(trained.model.layers, node_values(trained.model, data.units(data.train.x)), strict=False)
-    )
+    x = data.units(data.train.x)
+    if data.train.loss is not None:
+        x = x[weighed(data, trained)]
+    reached = list(zip(trained.model.layers, node_values(trained.model, x), strict=False))
     relative = trained.valid
     if data.train.loss is None:
         relative = trained.valid / float(data.scale.square().mean())
@@ -64,6 +67,27 @@ def choices(data: Data, trained: Trained, functions: list[library.Function]) -> 
                 best += sorted(options, key=lambda choice: choice.score(plainness))[:EACH]
             found[n, i, o] = list(dict.fromkeys(best))
     return found
+
+
+def weighed(data: Data, trained: Trained) -> Tensor:
+    """Return rows, (n,), each as often as the loss is curved there: where curves matter to the loss.
+
+    A classifier's curves go far up and down where it is sure, and what they are there makes no difference.
+    """
+    rows = data.train
+    with torch.no_grad():
+        prediction = trained.model(data.units(rows.x))
+    if rows.loss is None or not prediction.isfinite().all():
+        return torch.arange(len(rows.x))
+    _, curvature = curvature_of(rows.loss, prediction, rows.y)
+    weight = curvature.diagonal(dim1=1, dim2=2).sum(1)
+    if not weight.isfinite().all() or not bool((weight > 0).any()):
+        return torch.arange(len(rows.x))
+    while weight.sum().square() < SEEN * len(weight) * weight.square().sum():
+        weight = (weight / weight.max()).sqrt()  # a few rows alone show no curve
+    ends = weight.cumsum(0) / weight.sum()
+    places = (torch.arange(len(ends), dtype=ends.dtype) + 0.5) / len(ends)
+    return torch.searchsorted(ends, places).clamp(max=len(ends) - 1)
 
 
 def _shares(model: KAN, reached: list) -> list[Tensor]:

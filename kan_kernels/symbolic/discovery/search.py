@@ -63,7 +63,8 @@ def discover(
         shapes: "auto", or widths such as [2, 1, 1], or [2, (1, 2), 1] with one sum and two products of sums;
             nothing else is looked at then.
         loss: of (prediction, y), a scalar, a mean over rows; None for the mean squared error. A
-            prediction is (n, out) in float64, where classes are given (n, classes).
+            prediction is (n, out) in float64, where classes are given (n, classes). Curves are read by the
+            rows at which it is curved: of a classifier, near the border.
         functions: names from the library that edges may become; None: all.
         checkpoint: a file that is written after every network; resume continues from it, if it is there.
         resume: whether to.

@@ -1,0 +1,171 @@
+"""DTensor over our ops: however their tensors lie on the ranks, the results are those of one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+
+import ranks
+from kan_kernels import functional as F
+from kan_kernels._core import fakes
+from kan_kernels._engine import sharding
+from sharded import F64, close, draw, line
+
+case = ranks.Cases()
+
+
+def knots(features: int, dtype: torch.dtype = F64) -> Tensor:
+    return torch.linspace(-2, 2, 12, dtype=dtype).repeat(features, 1) + draw(features, 1).to(dtype) / 10
+
+
+def samples(b: int, i: int, o: int, base: int) -> dict[str, tuple[Any, ...]]:
+    """The arguments of every op that has rules."""
+    x, w, g = draw(b, i), draw(i, 8, o), draw(b, o)
+    wb = draw(i, o) if base else None
+    bias, s, heads, grid = draw(o), draw(b, i, seed=5), draw(b, i, o), knots(i)
+    numbers = 8, 3, base, 0, 0
+    image, filters = draw(b, i, 5, 4), draw(i, 8, 3, 2, o)
+    base_filters = draw(i, 3, 2, o) if base else None
+    conv = 3, base, [1, 1], [1, 1, 0, 0], [1, 1], 1, False
+    rbf = (draw(i), draw(i), draw(o, 8 * i), draw(o, i) if base else None)
+    centres = torch.cat([torch.linspace(-2, 2, 8, dtype=F64), torch.tensor([0.5], dtype=F64)]).repeat(i, 1)
+    band, border = torch.ops.kan_kernels.edge_gram(x, None, grid, 3, base)
+    found: dict[str, tuple[Any, ...]] = {
+        "kan_linear": (x, s, w, wb, bias, grid, *numbers),
+        "kan_linear_grad_input": (x, w, wb, g, grid, *numbers),
+        "kan_linear_grad_weight": (x, s, g, grid, *numbers, w),
+        "kan_linear_backward": (x, w, wb, g, grid, *numbers),
+        "kan_activation": (x, s, w, wb, grid, *numbers),
+        "kan_activation_grad_input": (x, w, wb, heads, grid, *numbers),
+        "kan_activation_grad_weight": (x, s, heads, grid, *numbers),
+        "kan_activation_backward": (x, w, wb, heads, grid, *numbers),
+        "kan_conv": (image, filters, base_filters, bias, grid, *conv),
+        "edge_gram": (x, s, grid, 3, base),
+        "edge_gram_grad_input": (x, s, grid, 3, base, band, border),
+        "edge_cross_gram": (x, s, grid, 3, knots(i) * 1.5, 3),
+        "edge_moments": (x, w, wb, grid, 3, base, 1),
+        "edge_l1": (x, w, wb, grid, 3, base),
+        "layer_norm_rbf": (x, *rbf, bias, centres, 1e-5, base),
+        "layer_norm_rbf_backward": (x, *rbf, g, centres, 1e-5, base, True),
+    }
+    pictures = torch.ops.kan_kernels.kan_conv(*found["kan_conv"])
+    moments = torch.ops.kan_kernels.edge_moments(*found["edge_moments"])[1:]
+    for need_x, need_weight in ((True, True), (False, True), (True, False)):
+        name = f" {need_x} {need_weight}"
+        found["kan_conv_backward" + name] = (
+            image, filters, base_filters, pictures.sin(), grid, *conv, need_x, need_weight
+        )  # fmt: skip
+        found["edge_moments_backward" + name] = (
+            *found["edge_moments"], draw(i, o), draw(i, o, seed=4), *moments, need_x, need_weight
+        )  # fmt: skip
+        found["edge_l1_backward" + name] = (x, w, wb, draw(i, o), grid, 3, base, need_x, need_weight)
+    return found
+
+
+def lying(value: Any, placement: Any, mesh: DeviceMesh) -> Any:
+    """A tensor on a mesh as one of the rules wants it."""
+    if placement is None:
+        return value
+    if isinstance(placement, Partial):
+        part = value if mesh.get_local_rank() == 0 else torch.zeros_like(value)
+        return DTensor.from_local(part, mesh, [placement])
+    return distribute_tensor(value, mesh, [placement])
+
+
+@case
+def rules(rank: int, size: int) -> None:
+    """Every op, in every way that its rule accepts, also of sizes that ranks do not divide: the results lie
+    as the rule says and are those of one process.
+    """
+    mesh, tried = line(size), dict.fromkeys(sharding._LINEAR | sharding._OTHERS, 0)
+    for sizes in ((8, 4, 4, 1), (9, 5, 7, 0)):
+        for sample, args in samples(*sizes).items():
+            name = sample.partition(" ")[0]
+            op = getattr(torch.ops.kan_kernels, name).default
+            rule = (sharding._LINEAR | sharding._OTHERS)[name]
+            want = op(*args)
+            for results, given in sharding.placements(op, rule, *args):
+                arguments = [lying(arg, at, mesh) for arg, at in zip(args, given, strict=True)]
+                got = op(*arguments)
+                got, wanted = (t if isinstance(t, tuple) else (t,) for t in (got, want))
+                for one, true, at in zip(got, wanted, results, strict=True):
+                    assert one.placements == (at,), (sample, given, one.placements)
+                    close(one, true, (sample, given))
+                tried[name] += 1
+    assert all(tried.values())
+    # none, rows, inputs, outputs; of two sets of sizes
+    assert tried["kan_linear"] == tried["kan_linear_backward"] == tried["kan_activation"] == 8
+    assert tried["edge_l1"] == tried["edge_gram"] == 6 and tried["layer_norm_rbf"] == 4
+
+
+@case
+def grouped_images(rank: int, size: int) -> None:
+    """Channels in groups stay together; what DTensor cannot keep as it is given is gathered."""
+    image, filters, grid = draw(8, 4, 5), draw(4, 8, 3, 4), knots(4)
+    numbers = 3, 0, [1], [0, 0], [1], 2, False
+    op = torch.ops.kan_kernels.kan_conv.default
+    want = op(image, filters, None, None, grid, *numbers)
+    for at in (Shard(0), Shard(1), Shard(2), Replicate()):
+        mesh = line(size)
+        whole = [distribute_tensor(t, mesh, [Replicate()]) for t in (filters, grid)]
+        close(op(distribute_tensor(image, mesh, [at]), whole[0], None, None, whole[1], *numbers), want)
+
+
+LAYOUTS: dict[str, tuple[Any, ...]] = {  # of x, spline_weight, base_weight, bias, grid
+    "rows": (Shard(0), *[Replicate()] * 4),
+    "inputs": (Shard(1), Shard(0), Shard(0), Replicate(), Shard(0)),
+    "outputs": (Replicate(), Shard(2), Shard(1), Shard(0), Replicate()),
+    "replicated": (Replicate(),) * 5,
+    "as nobody would": (Shard(1), Shard(2), Shard(0), Shard(0), Shard(1)),
+}
+
+
+def derivatives(x: Tensor, w: Tensor, wb: Tensor, bias: Tensor, grid: Tensor) -> list[Tensor]:
+    """A layer, its gradients, and theirs."""
+    given = (x, w, wb, bias)
+    y = F.kan_linear(x, w, grid, spline_order=3, base_weight=wb, bias=bias)
+    first = torch.autograd.grad(y.square().sum(), given, create_graph=True)
+    second = torch.autograd.grad(first[0].square().sum() + first[1].sum(), given[:3])
+    return [y, *first, *second]
+
+
+@case
+def gradients(rank: int, size: int) -> None:
+    """Forward, gradients and second derivatives of a layer on DTensors, however they lie."""
+    values = draw(8, 4), draw(4, 8, 8), draw(4, 8), draw(8)
+    want = derivatives(*[v.clone().requires_grad_() for v in values], knots(4))
+    for name, layouts in LAYOUTS.items():
+        mesh = line(size)
+        *given, grid = (
+            distribute_tensor(v, mesh, [at]) for v, at in zip((*values, knots(4)), layouts, strict=True)
+        )
+        for n, (got, true) in enumerate(
+            zip(derivatives(*[t.requires_grad_() for t in given], grid), want, strict=True)
+        ):
+            close(got, true, (name, n))
+
+
+def test_every_op_has_a_rule() -> None:
+    """All that return tensors, but for networks, which are called layer by layer."""
+    ruled = set(sharding._LINEAR) | set(sharding._OTHERS)
+    assert ruled | {"kan_network", "kan_network_backward"} == {
+        *fakes.LINEAR,
+        *fakes.ACTIVATION,
+        *fakes.OTHERS,
+    }
+
+
+@pytest.mark.parametrize("size", (2, pytest.param(4, marks=pytest.mark.long)))
+def test_ranks(size: int, tmp_path: Path) -> None:
+    """All cases, on as many ranks."""
+    ranks.start(__file__, tmp_path, size)
+
+
+if __name__ == "__main__":
+    case.serve()
