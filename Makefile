@@ -18,7 +18,7 @@ CXX_FILES := $(shell find csrc python tests -name '*.h' -o -name '*.cpp' -o -nam
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup
 # Triton's kernels on the CPU, in its interpreter, which a process has for all kernels or for none.
 INTERPRET := TRITON_INTERPRET=1 KAN_TEST_BACKENDS=reference,triton $(PYTEST) -W ignore -k triton \
-  $(addprefix tests/backends/triton/test_triton_,interpreted.py knots.py bases.py) \
+  $(addprefix tests/backends/triton/test_triton_,interpreted.py knots.py bases.py activation.py) \
   tests/backends/test_golden.py tests/backends/test_kernels.py::test_op
 
 .PHONY: demo test test-all test-edits faults check bench gpu interpret build wheel wheel-here sanitize sanitize-one
@@ -94,6 +94,7 @@ check: build
 	$(BIN)/python -m benchmarks.heads --check
 	$(BIN)/python -m benchmarks.equation_steps --check
 	$(BIN)/python -m tools.support_table --check
+	$(BIN)/python -m tools.static_cost step --page --check
 
 # The site has an environment of its own: it reads the sources and runs none of them, so it needs no torch.
 SITE := $(VENV)/site

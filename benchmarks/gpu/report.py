@@ -103,17 +103,18 @@ def _cost_model(document: dict[str, Any]) -> list[str]:
         return []
     body = []
     for row in found["rows"]:
-        known = row["counted"] is not None
-        timed = [milliseconds(1e3 * row["seconds"]), f"{row['cycles']:.4f}"]
-        counted = [f"{row['counted']:.4f}", times(row["cycles"] / row["counted"])] if known else ["-", "-"]
-        body.append([row["layer"], row["backend"], row["path"], *timed, *counted])
-    columns = ["layer", "backend", "path", "forward, ms", "cycles an edge", "counted", "measured / counted"]
+        seconds, counted = row["seconds"], row["counted"]
+        ratio = times(seconds / counted)
+        names = [row[name] for name in ("layer", "work", "backend", "path")]
+        body.append([*names, milliseconds(1e3 * seconds), milliseconds(1e3 * counted), ratio])
+    columns = ["layer", "work", "backend", "path", "ms", "counted, ms", "measured / counted"]
     lines = [
         f"- {name}: {times(f['median'])} ({times(f['least'])} to {times(f['most'])} over {f['of']} layers)"
         for name, f in found["factors"].items()
     ]
     lines += [
-        f"- {w['layer']}: {w['chosen']}, counted cheapest, takes {times(w['loss'])} the time of {w['best']}"
+        f"- {w['layer']}, {w['work']}: {w['chosen']}, counted cheapest, takes "
+        f"{times(w['loss'])} the time of {w['best']}"
         for w in found["wrong"]
     ]
     return ["## Cost model: measured over counted", "\n".join(lines), markdown_table(columns, body)]

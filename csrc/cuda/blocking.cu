@@ -11,6 +11,7 @@ void lay_out(GatherShape& s, const SplineLayer& l, int lanes) {
   s.lanes = lanes;
   const int most = outputs_per_lane(lanes, l.weight_dtype == DType::f64, l.order);
   s.per_lane = int(std::max<int64_t>(1, std::min<int64_t>(ceil_div(l.out_features, lanes), most)));
+  if (s.per_lane > 4) s.per_lane = 8;  // kernels exist for 1 to 4 and 8
 }
 void widest(GatherShape& s, const SplineLayer& l) {
   const int of_8_lanes = 8 * outputs_per_lane(8, l.weight_dtype == DType::f64, l.order);
@@ -23,6 +24,18 @@ bool narrow(GatherShape& s, const SplineLayer& l) {
   return true;
 }
 
+// Parts of the weights' gradient that memory has room for.
+int64_t most_parts(const SplineLayer& l) {
+  const int64_t size = std::max<int64_t>(1, l.in_features * l.coefficient_rows() * l.out_features);
+  return std::max(kPartNumbers, l.batch * (l.in_features + l.out_features)) / size;
+}
+
+// Blocks of 8 coefficient rows that a tile holds of one input.
+int row_blocks(const SplineLayer& l) {
+  const int64_t blocks = ceil_div(l.functions, kGroupRows);
+  return blocks > 2 ? 4 : int(blocks);
+}
+
 }  // namespace
 
 GatherShape gather_forward_blocking(const SplineLayer& l) {
@@ -30,7 +43,7 @@ GatherShape gather_forward_blocking(const SplineLayer& l) {
   const auto bytes = [&](const GatherShape& s) {
     const int64_t pairs = int64_t(s.features) * s.rows;
     const int64_t panel = s.staged ? int64_t(s.features) * l.coefficient_rows() * s.per_lane * 32 * size : 0;
-    return panel + kGatherWarps * pairs * ((l.order + 2) * size + 4);
+    return panel + kGatherWarps * pairs * (value_stride(l.order, size == 8) * size + 4);
   };
   GatherShape s;
   widest(s, l);
@@ -62,7 +75,7 @@ GatherShape gather_backward_blocking(const SplineLayer& l, bool input, bool weig
   const int size = size_of_compute(l);
   const auto bytes = [&](const GatherShape& s) {
     const int64_t line = int64_t(s.per_lane) * 32 * size, all = int64_t(s.features) * s.warps;
-    const int64_t values = int64_t(32) * (l.order + 2) * ((weight ? 1 : 0) + (input ? 1 : 0)) * size;
+    const int64_t values = int64_t(32) * value_stride(l.order, size == 8) * ((weight ? 1 : 0) + (input ? 1 : 0)) * size;
     const int64_t partial = input ? int64_t(2) * 32 * (s.lanes | 1) * size : 0;
     return (input && s.staged ? s.features * l.coefficient_rows() * line : 0) +
            all * ((weight ? s.coefficients * line : 0) + values + partial + 33 * 4);
@@ -99,9 +112,7 @@ GatherShape gather_backward_blocking(const SplineLayer& l, bool input, bool weig
   s.shared_bytes = int(bytes(s));
   const int64_t blocks = ceil_div(l.in_features, s.features) * ceil_div(l.coefficient_rows(), s.coefficients) *
                          (input ? 1 : ceil_div(l.out_features, int64_t(s.lanes) * s.per_lane));
-  const int64_t sums = std::max<int64_t>(1, l.in_features * l.coefficient_rows() * l.out_features);
-  const int64_t memory = weight ? l.batch * (l.in_features + l.out_features) / sums : l.batch;
-  split(s, l.batch, blocks, weight ? kSplitRows : 32, weight && l.batch <= kOnePassRows ? 1 : memory, 32);
+  split(s, l.batch, blocks, weight ? kSplitRows : 32, weight ? most_parts(l) : l.batch, 32);
   return s;
 }
 
@@ -112,15 +123,22 @@ void set_dense_forward_blocking(DenseArgs& a) {
   split(a, l.in_features, blocks, 64, blocks >= kBlocks / 2 ? 1 : memory, kChunk);
 }
 
-void set_dense_backward_blocking(DenseArgs& a) {
+void set_dense_input_blocking(DenseArgs& a) {
   const SplineLayer& l = a.layer;
-  const int64_t row_blocks = ceil_div(a.layer.functions, kGroupRows);
-  a.row_blocks = row_blocks > 2 ? 4 : int(row_blocks);
-  const int64_t blocks = ceil_div(l.in_features, dense_backward_inputs(a)) * dense_backward_parts(a) *
-                         (a.input ? 1 : ceil_div(l.out_features, dense_backward_outputs()));
-  const int64_t sums = std::max<int64_t>(1, l.in_features * l.coefficient_rows() * l.out_features);
-  const int64_t memory = a.d_spline ? l.batch * (l.in_features + l.out_features) / sums : l.batch;
-  split(a, l.batch, blocks, a.d_spline ? 512 : 64, memory, 64);
+  a.row_blocks = row_blocks(l);
+  const int64_t rows = dense_input_rows(l.weight_dtype == DType::f32 && !a.tf32);
+  const int64_t columns = ceil_div(l.in_features, dense_input_inputs(a)) * dense_input_parts(a);
+  a.wide = l.order < kDenseOrder || ceil_div(l.batch, rows) * columns >= kFull;  // lower orders have one tile
+}
+
+void set_dense_weight_blocking(DenseArgs& a) {
+  const SplineLayer& l = a.layer;
+  a.row_blocks = row_blocks(l);
+  const int64_t parts = ceil_div(ceil_div(l.functions, kGroupRows), a.row_blocks);
+  const int64_t blocks =
+      ceil_div(l.in_features, dense_weight_inputs(a)) * parts * ceil_div(l.out_features, dense_weight_outputs(a));
+  const int64_t rows = dense_weight_rows(a);
+  split(a, ceil_div(l.batch, rows) * rows, blocks, rows, most_parts(l), rows);
 }
 
 }  // namespace cuda

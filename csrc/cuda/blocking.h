@@ -10,10 +10,11 @@
 namespace kan {
 namespace cuda {
 
-constexpr int64_t kBlocks = 264;        // enough to fill the largest cards twice
-constexpr int64_t kOnePassRows = 2048;  // up to here the rows are not split: one launch
-constexpr int64_t kSplitRows = 1024;    // of one part, at least
+constexpr int64_t kBlocks = 264;     // enough to fill the largest cards twice
+constexpr int64_t kFull = 96;        // from here on, larger tiles are worth more than more blocks
+constexpr int64_t kSplitRows = 256;  // of one part of a gather kernel's weight gradient, at least
 constexpr int64_t kSplitFeatures = 16;
+constexpr int64_t kPartNumbers = 1 << 21;  // that the parts of a weight gradient may always have in memory
 
 // Parts of a contraction of length n: enough blocks, whole parts of at least `least`, memory within `most` parts.
 template <class Shape>
@@ -25,8 +26,9 @@ void split(Shape& s, int64_t n, int64_t blocks, int64_t least, int64_t most, int
 }
 
 GatherShape gather_forward_blocking(const SplineLayer& layer);
-void set_dense_forward_blocking(DenseArgs& a);   // part and splits
-void set_dense_backward_blocking(DenseArgs& a);  // and row_blocks, for the results that are asked for
+void set_dense_forward_blocking(DenseArgs& a);  // part and splits
+void set_dense_input_blocking(DenseArgs& a);    // row_blocks and wide
+void set_dense_weight_blocking(DenseArgs& a);   // row_blocks, part and splits
 // For one kernel that computes either or both; `coefficients` is 0 where both cannot be done in one pass.
 GatherShape gather_backward_blocking(const SplineLayer& layer, bool input, bool weight);
 

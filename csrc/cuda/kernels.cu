@@ -22,39 +22,40 @@ GatherArgs gather_args(const BackwardArgs& args) {
   return a;
 }
 
-DenseArgs dense_args(const BackwardArgs& args, const Options& options, bool input, bool weight) {
+DenseArgs dense_args(const BackwardArgs& args, const Options& options) {
   const SplineLayer& l = args.layer;
   DenseArgs a;
   a.layer = l;
   a.x = args.x, a.row_scale = args.row_scale, a.g = args.g;
   a.derivative = args.weight_derivative, a.input_derivative = args.input_derivative;
   a.tf32 = options.tf32;
-  if (input) a.input = args.input, a.input_dtype = args.x.dtype;
-  if (weight) a.d_spline = args.d_spline, a.d_base = args.d_base;
   a.aligned = args.g.col_stride == 1 && whole_pieces(args.g.data, l.out_features, l.weight_dtype) &&
-              args.g.row_stride * size_of(l.weight_dtype) % 16 == 0 &&
-              (!input || (whole_pieces(l.spline_weight, l.out_features, l.weight_dtype) &&
-                          (!l.base_weight || whole_pieces(l.base_weight, l.out_features, l.weight_dtype))));
-  set_dense_backward_blocking(a);
+              args.g.row_stride * size_of(l.weight_dtype) % 16 == 0;
   return a;
 }
 
-// The kernels of one backward call: one for both gradients if that can be, else one each. Parts of the weights'
-// gradient and of the input's, if any, lie in the workspace one behind the other.
+// The kernels of one backward call, one for each gradient. Parts of the weights' gradient and of the input's, if any,
+// lie in the workspace one behind the other.
 struct DensePasses {
   DenseArgs input, weight;
-  bool one_pass, has_input, has_weight;
   int64_t input_parts = 1, weight_bytes = 0, bytes = 0;
 
-  DensePasses(const BackwardArgs& args, const Options& options)
-      : one_pass(args.input && args.d_spline && args.layer.out_features <= dense_backward_outputs()),
-        has_input(args.input && !one_pass),
-        has_weight(args.d_spline) {
-    if (has_input) input = dense_args(args, options, true, false);
-    if (has_weight) weight = dense_args(args, options, one_pass, true);
-    if (args.input) input_parts = dense_backward_parts(one_pass ? weight : input);
-    if (has_weight && weight.splits > 1) weight_bytes = weight.splits * gradient_size(args.layer) * 4;
-    bytes = weight_bytes + (input_parts > 1 ? input_parts * args.layer.batch * args.layer.in_features * 4 : 0);
+  DensePasses(const BackwardArgs& args, const Options& options) {
+    const SplineLayer& l = args.layer;
+    input = weight = dense_args(args, options);
+    if (args.input) {
+      input.input = args.input, input.input_dtype = args.x.dtype;
+      input.aligned = input.aligned && whole_pieces(l.spline_weight, l.out_features, l.weight_dtype) &&
+                      (!l.base_weight || whole_pieces(l.base_weight, l.out_features, l.weight_dtype));
+      set_dense_input_blocking(input);
+      input_parts = dense_input_parts(input);
+    }
+    if (args.d_spline) {
+      weight.d_spline = args.d_spline, weight.d_base = args.d_base;
+      set_dense_weight_blocking(weight);
+      if (weight.splits > 1) weight_bytes = weight.splits * gradient_size(l) * 4;
+    }
+    bytes = weight_bytes + (input_parts > 1 ? input_parts * l.batch * l.in_features * 4 : 0);
   }
 };
 
@@ -70,17 +71,20 @@ void reduce_gradient(const BackwardArgs& args, const void* parts, int64_t splits
 void backward_dense(const BackwardArgs& args, const Options& options, void* workspace, void* stream) {
   const SplineLayer& l = args.layer;
   DensePasses passes(args, options);
-  void* const input_parts = static_cast<unsigned char*>(workspace) + passes.weight_bytes;
-  DenseArgs& slopes = passes.one_pass ? passes.weight : passes.input;
-  if (passes.input_parts > 1) slopes.input = input_parts, slopes.input_dtype = DType::f32;
-  if (passes.has_input && l.batch > 0) dense_backward(passes.input, stream);
-  if (passes.has_weight && l.out_features > 0) {
-    if (passes.weight.splits > 1) passes.weight.parts = workspace;
-    dense_backward(passes.weight, stream);
-    if (passes.weight.splits > 1) reduce_gradient(args, workspace, passes.weight.splits, stream);
+  if (args.input && l.batch > 0) {
+    void* const parts = static_cast<unsigned char*>(workspace) + passes.weight_bytes;
+    const bool split = passes.input_parts > 1;
+    if (split) passes.input.input = parts, passes.input.input_dtype = DType::f32;
+    dense_input(passes.input, stream);
+    if (split) {
+      add_parts(parts, passes.input_parts, l.batch * l.in_features, args.input, args.x.dtype, false, stream);
+    }
   }
-  if (passes.input_parts == 1) return;
-  add_parts(input_parts, passes.input_parts, l.batch * l.in_features, args.input, args.x.dtype, false, stream);
+  if (!args.d_spline) return;
+  const bool split = passes.weight.splits > 1;
+  if (split) passes.weight.parts = workspace;
+  dense_weight(passes.weight, stream);
+  if (split) reduce_gradient(args, workspace, passes.weight.splits, stream);
 }
 
 // The kernels of one backward call: one for both gradients if that can be, else one each.

@@ -26,6 +26,7 @@ KAN_DEVICE void load_8_floats(float (&value)[8], const unsigned char* from) {
 template <bool Brain>
 struct HalfMatrix {
   using Element = uint16_t;
+  static constexpr DType kStored = Brain ? DType::bf16 : DType::f16;
   static constexpr int kSteps = 2;        // instructions that cover a chunk
   static constexpr bool kQuick = true;    // the operands' rounding hides that of a quick logistic function
   static constexpr bool kPlain = true;    // the forward kernel has registers to spare
@@ -40,6 +41,10 @@ struct HalfMatrix {
   static KAN_DEVICE float load(const unsigned char* from, DType dtype) {
     if (dtype == DType::f32) return *reinterpret_cast<const float*>(from);
     return widen(*reinterpret_cast<const uint16_t*>(from));
+  }
+  // A number from its bits.
+  static KAN_DEVICE float number(uint32_t raw, DType dtype) {
+    return dtype == DType::f32 ? bits_as_float(raw) : widen(raw);
   }
   static KAN_DEVICE float widen(uint32_t bits) {
     return Brain ? bits_as_float(bits << 16) : f16_to_float(uint16_t(bits));
@@ -110,11 +115,7 @@ struct HalfMatrix {
   };
 
   // The row's 8 numbers, and one number, to shared memory.
-  static KAN_DEVICE void store(unsigned char* to, const Row& row) {
-    uint32_t* out = reinterpret_cast<uint32_t*>(to);
-    KAN_UNROLL
-    for (int w = 0; w < 4; ++w) out[w] = row.word[w];
-  }
+  static KAN_DEVICE void store(unsigned char* to, const Row& row) { store_16_bytes(to, row.word); }
   static KAN_DEVICE void store(unsigned char* to, float value) {
     *reinterpret_cast<uint16_t*>(to) = uint16_t(pack(value, 0.0f));
   }
@@ -130,7 +131,42 @@ struct HalfMatrix {
     }
   };
 
-  // The backward kernel's two products, whose operands all lie in shared memory, rows `stride` bytes apart.
+  // What the backward kernels multiply, with both operands in shared memory. Ready: N words as they were loaded, made
+  // ready once for all products they are in; product: of a left operand and two words of a right one.
+  template <int N>
+  struct Ready {
+    uint32_t word[N];
+    KAN_DEVICE void fill(const uint32_t (&raw)[N]) {
+      KAN_UNROLL
+      for (int n = 0; n < N; ++n) word[n] = raw[n];
+    }
+    template <bool Base>  // values of the basis, or of the base, as store() left them
+    KAN_DEVICE void fill_values(const uint32_t (&raw)[N]) {
+      fill(raw);
+    }
+    KAN_DEVICE void choose(bool second, const Ready& other) {  // other if so
+      KAN_UNROLL
+      for (int n = 0; n < N; ++n) word[n] = second ? other.word[n] : word[n];
+    }
+  };
+  static KAN_DEVICE void product(float (&d)[4], const Ready<4>& a, const Ready<2>& b) {
+    multiply(d, a.word, b.word[0], b.word[1]);
+  }
+  // Of left' right, kDepth rows of each, `stride` bytes apart: where a lane reads, and the left operand's 16 columns,
+  // or 16 columns of the right one.
+  static constexpr int kDepth = 16;
+  static KAN_DEVICE int left_offset(int stride) {
+    const int q = lane_index() / 8, j = lane_index() % 8;
+    return (j + 8 * (q / 2)) * stride + (q & 1) * 16;
+  }
+  static KAN_DEVICE int right_offset(int stride) {
+    const int q = lane_index() / 8, j = lane_index() % 8;
+    return (j + 8 * (q & 1)) * stride + (q / 2) * 16;
+  }
+  static KAN_DEVICE void load_left(uint32_t (&word)[4], SharedAddress at, int) { load_matrices_transposed(word, at); }
+  static KAN_DEVICE void load_right(uint32_t (&word)[4], SharedAddress at, int) { load_matrices_transposed(word, at); }
+
+  // The two products of full-support layers, whose operands all lie in shared memory, rows `stride` bytes apart.
   // sums += left (16 M x depth) right', where right holds 8 N rows of length depth as in multiply_chunk: column 2 t + e
   // of 8-column tile n is row 2 n + e of group t.
   template <int M, int N>

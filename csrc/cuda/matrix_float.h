@@ -6,21 +6,32 @@
 namespace kan {
 namespace cuda {
 
-// A float32 number as two TF32 numbers: high + low = value to 21 bits. An infinite one is all low: high would meet the
-// other operand's low part, and infinity times 0 is NaN.
+// A float32 number as two TF32 numbers: high + low = value to 21 bits, where the matrix units ignore the last bits of
+// low. Three instructions, where the conversion of round_tf32 alone is four on some cards. Low of what is infinite or
+// NaN is NaN ...
 struct Split {
   uint32_t high, low;
   KAN_DEVICE explicit Split(float value) {
-    high = round_tf32(value);
-    const bool infinite = (high & 0x7fffffffu) == 0x7f800000u;
-    low = infinite ? high : round_tf32(value - bits_as_float(high));
-    high = infinite ? 0 : high;
+    high = (float_as_bits(value) + 0x1000u) & 0xffffe000u;
+    low = float_as_bits(value - bits_as_float(high));
+  }
+};
+// ... but a base value, which an infinite x makes: it is all low, for high would meet the other operand's low part, and
+// infinity times 0 is NaN.
+struct GuardedSplit {
+  uint32_t high, low;
+  KAN_DEVICE explicit GuardedSplit(float value) {
+    const Split parts(value);
+    const bool infinite = std::fabs(bits_as_float(parts.high)) == INFINITY;
+    low = infinite ? parts.high : parts.low;
+    high = infinite ? 0 : parts.high;
   }
 };
 
 template <bool Strict>
 struct FloatMatrix {
   using Element = float;
+  static constexpr DType kStored = DType::f32;
   static constexpr int kSteps = 4;
   static constexpr bool kQuick = !Strict, kPlain = false;
   static constexpr int kTiles = Strict ? 1 : 2;  // a split operand takes twice the registers
@@ -31,6 +42,8 @@ struct FloatMatrix {
   }
   static KAN_DEVICE float load(const unsigned char* from, DType) { return *reinterpret_cast<const float*>(from); }
   static KAN_DEVICE void load_8(float (&value)[8], const unsigned char* from, DType) { load_8_floats(value, from); }
+
+  static KAN_DEVICE float number(uint32_t raw, DType) { return bits_as_float(raw); }
 
   static constexpr int kPlacementBytes = 0;
   static KAN_DEVICE void fill_placement(unsigned char*) {}
@@ -81,11 +94,15 @@ struct FloatMatrix {
   };
 
   static KAN_DEVICE void store(unsigned char* to, const Row& row) {
-    float* out = reinterpret_cast<float*>(to);
     KAN_UNROLL
-    for (int e = 0; e < 8; ++e) out[e] = row.value[e];
+    for (int half = 0; half < 2; ++half) {
+      uint32_t word[4];
+      KAN_UNROLL
+      for (int e = 0; e < 4; ++e) word[e] = float_as_bits(row.value[4 * half + e]);
+      store_16_bytes(to + 16 * half, word);
+    }
   }
-  static KAN_DEVICE void store(unsigned char* to, float value) { *reinterpret_cast<float*>(to) = value; }
+  static KAN_DEVICE void store(unsigned char* to, float value) { *reinterpret_cast<float*>(to) = round(value); }
 
   struct Left {
     float a[kSteps][4];
@@ -138,54 +155,75 @@ struct FloatMatrix {
     }
   }
 
-  // As for 16 bits. Here a thread's two columns of the contracted dimension are neighbours: one 8-byte load.
-  template <int M, int N>
-  static KAN_DEVICE void multiply_rows(float (&sums)[M][N][4], const unsigned char* left, int stride,
-                                       const unsigned char* right, int group_stride, int row_stride, int depth) {
-    const int lane = lane_index(), g = lane / 4, t = lane % 4;
-    const unsigned char* a_row = left + g * stride + 8 * t;
-    const unsigned char* b_row = right + (g / 2) * group_stride + (g & 1) * row_stride + 8 * t;
-    for (int k = 0; k < depth; k += 8) {
-      uint32_t high[M][4], low[M][4];
-      KAN_UNROLL
-      for (int m = 0; m < M; ++m) {
-        const float* upper = reinterpret_cast<const float*>(a_row + 16 * m * stride + 4 * k);
-        const float* lower = reinterpret_cast<const float*>(a_row + (16 * m + 8) * stride + 4 * k);
-        const float a[4] = {upper[0], lower[0], upper[1], lower[1]};
-        split(a, high[m], low[m]);
-      }
+  // As for 16 bits.
+  template <int N>
+  struct Ready {
+    uint32_t high[N], low[Strict ? N : 1];
+    KAN_DEVICE void fill(const uint32_t (&raw)[N]) {
       KAN_UNROLL
       for (int n = 0; n < N; ++n) {
-        const float* b = reinterpret_cast<const float*>(b_row + 2 * n * row_stride + 4 * k);
-        multiply<M, N>(sums, n, high, low, b[0], b[1]);
+        if constexpr (Strict) {
+          const Split parts(bits_as_float(raw[n]));
+          high[n] = parts.high, low[n] = parts.low;
+        } else {
+          high[n] = round_tf32(bits_as_float(raw[n]));
+        }
       }
+    }
+    template <bool Base>  // they are rounded; an infinite x makes infinite base values
+    KAN_DEVICE void fill_values(const uint32_t (&raw)[N]) {
+      if constexpr (Strict && !Base) {
+        fill(raw);
+      } else {
+        KAN_UNROLL
+        for (int n = 0; n < N; ++n) {
+          high[n] = raw[n];
+          if constexpr (Strict) {
+            const GuardedSplit parts(bits_as_float(raw[n]));
+            high[n] = parts.high, low[n] = parts.low;
+          }
+        }
+      }
+    }
+    KAN_DEVICE void choose(bool second, const Ready& other) {
+      KAN_UNROLL
+      for (int n = 0; n < N; ++n) {
+        high[n] = second ? other.high[n] : high[n];
+        if constexpr (Strict) low[n] = second ? other.low[n] : low[n];
+      }
+    }
+  };
+  static KAN_DEVICE void product(float (&d)[4], const Ready<4>& a, const Ready<2>& b) {
+    if constexpr (Strict) {
+      float part[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+      mma_tf32(part, a.low, b.high[0], b.high[1]);
+      mma_tf32(part, a.high, b.low[0], b.low[1]);
+      mma_tf32(part, a.high, b.high[0], b.high[1]);
+      KAN_UNROLL
+      for (int e = 0; e < 4; ++e) d[e] += part[e];
+    } else {
+      mma_tf32(d, a.high, b.high[0], b.high[1]);
     }
   }
-  template <int M, int N>
-  static KAN_DEVICE void multiply_columns(float (&sums)[M][N][4], const unsigned char* left, int left_stride,
-                                          const unsigned char* right, int right_stride, int depth) {
-    const int lane = lane_index(), g = lane / 4, t = lane % 4;
-    const unsigned char* a_row = left + t * left_stride + 4 * g;
-    const unsigned char* b_row = right + t * right_stride + 4 * g;
-    for (int k = 0; k < depth; k += 8) {
-      uint32_t high[M][4], low[M][4];
-      KAN_UNROLL
-      for (int m = 0; m < M; ++m) {
-        const float* upper = reinterpret_cast<const float*>(a_row + k * left_stride + 64 * m);
-        const float* lower = reinterpret_cast<const float*>(a_row + (k + 4) * left_stride + 64 * m);
-        const float a[4] = {upper[0], upper[8], lower[0], lower[8]};
-        split(a, high[m], low[m]);
-      }
-      KAN_UNROLL
-      for (int n = 0; n < N; ++n) {
-        const float b0 = *reinterpret_cast<const float*>(b_row + k * right_stride + 32 * n);
-        const float b1 = *reinterpret_cast<const float*>(b_row + (k + 4) * right_stride + 32 * n);
-        multiply<M, N>(sums, n, high, low, b0, b1);
-      }
-    }
+  static constexpr int kDepth = 8;
+  static KAN_DEVICE int left_offset(int stride) { return lane_index() % 4 * stride + lane_index() / 4 * 4; }
+  static KAN_DEVICE int right_offset(int stride) { return left_offset(stride); }
+  static KAN_DEVICE void load_left(uint32_t (&word)[4], SharedAddress at, int stride) {
+    load_number(word[0], at), load_number(word[1], at + 32);
+    load_number(word[2], at + 4 * stride), load_number(word[3], at + 4 * stride + 32);
+  }
+  static KAN_DEVICE void load_right(uint32_t (&word)[4], SharedAddress at, int stride) {
+    load_number(word[0], at), load_number(word[1], at + 4 * stride);
+    load_number(word[2], at + 32), load_number(word[3], at + 4 * stride + 32);
   }
 
  private:
+  static KAN_DEVICE void load_number(uint32_t& word, SharedAddress from) {
+    uint32_t one[1];
+    load_shared(one, from);
+    word = one[0];
+  }
+
   // Two rows of each group.
   template <int M, int N>
   static KAN_DEVICE void multiply_step(float (&sums)[M][N][4], const uint32_t (&high)[M][4],
@@ -203,7 +241,7 @@ struct FloatMatrix {
     KAN_UNROLL
     for (int e = 0; e < 4; ++e) {
       if (Strict) {
-        const Split parts(value[e]);
+        const GuardedSplit parts(value[e]);
         high[e] = parts.high, low[e] = parts.low;
       } else {
         high[e] = round_tf32(value[e]);

@@ -93,12 +93,13 @@ KAN_DEVICE void wait_copies() {
   asm volatile("cp.async.wait_group %0;\n" ::"n"(N) : "memory");
 }
 
-KAN_DEVICE void load_matrices(uint32_t (&r)[4], const void* row) {
+KAN_DEVICE void load_matrices(uint32_t (&r)[4], SharedAddress row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row))
+               : "r"(row)
                : "memory");
 }
+KAN_DEVICE void load_matrices(uint32_t (&r)[4], const void* row) { load_matrices(r, shared_address(row)); }
 KAN_DEVICE void load_matrices_transposed(uint32_t (&r)[4], SharedAddress row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -151,10 +152,13 @@ KAN_DEVICE uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector
   return word;
 }
 
-// 16 bytes from an address that is a multiple of 16; from shared memory 16, 8 or 4.
+// 16 bytes from or to an address that is a multiple of 16; from shared memory 16, 8 or 4.
 KAN_DEVICE void load_16_bytes(uint32_t (&word)[4], const void* from) {
   const uint4 all = *static_cast<const uint4*>(from);
   word[0] = all.x, word[1] = all.y, word[2] = all.z, word[3] = all.w;
+}
+KAN_DEVICE void store_16_bytes(void* to, const uint32_t (&word)[4]) {
+  *static_cast<uint4*>(to) = make_uint4(word[0], word[1], word[2], word[3]);
 }
 KAN_DEVICE void load_shared(uint32_t (&word)[1], SharedAddress from) {
   asm volatile("ld.shared.u32 %0, [%1];\n" : "=r"(word[0]) : "r"(from) : "memory");

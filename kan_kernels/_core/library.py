@@ -27,6 +27,13 @@ SCHEMAS = {
     "-> (Tensor, Tensor)",
     "kan_linear_backward": f"(Tensor x, Tensor spline_weight, Tensor? base_weight, Tensor g, {_NUMBERS}) "
     "-> (Tensor, Tensor, Tensor)",
+    "kan_activation": "(Tensor x, Tensor? row_scale, Tensor spline_weight, Tensor? base_weight, "
+    f"{_NUMBERS}) -> Tensor",
+    "kan_activation_grad_input": "(Tensor x, Tensor spline_weight, Tensor? base_weight, Tensor g, "
+    f"{_NUMBERS}) -> Tensor",
+    "kan_activation_grad_weight": f"(Tensor x, Tensor? row_scale, Tensor g, {_NUMBERS}) -> (Tensor, Tensor)",
+    "kan_activation_backward": f"(Tensor x, Tensor spline_weight, Tensor? base_weight, Tensor g, {_NUMBERS}) "
+    "-> (Tensor, Tensor, Tensor)",
 }
 """Of the ops of every fused backend; the library in C++ defines its own, csrc/ops, word for word."""
 
@@ -80,16 +87,17 @@ def cpu_isa() -> str | None:
 def define(
     namespace: str, kernels: dict[str, Callable[..., Any]], keys: tuple[str, ...]
 ) -> torch.library.Library:
-    """Define the ops of a layer in another namespace, for a backend written in Python; keep the result alive.
+    """Define the ops of layers and activations in another namespace, for a backend in Python.
 
-    kernels: op name -> its function. keys: the dispatch keys ("CUDA", "CPU") whose tensors they take.
+    Keep the result alive. kernels: op name -> its function. keys: the dispatch keys ("CUDA", "CPU") whose
+    tensors they take.
     """
     library = torch.library.Library(namespace, "DEF")
     for op, kernel in kernels.items():
         library.define(op + SCHEMAS[op], tags=(torch.Tag.pt2_compliant_tag,))
         for key in keys:
             library.impl(op, kernel, key)
-    _register(namespace, fakes.LINEAR)
+    _register(namespace, fakes.LINEAR | fakes.ACTIVATION)
     return library
 
 

@@ -39,7 +39,10 @@ def bases_of(op: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Problem:
-    """What a backend needs to know to say whether it can run. The batch size is left out on purpose."""
+    """What a backend needs to know to say whether it can run, and on a GPU what the work is.
+
+    No backend's answer depends on the last two, which only weigh one GPU backend against another.
+    """
 
     device: str
     dtype: torch.dtype
@@ -53,6 +56,8 @@ class Problem:
     basis: str = "bspline"
     index: int | None = None  # of the device; None for the current one
     op: str = "kan_linear"
+    rows: int = 0  # of a call on a GPU, rounded up to a power of two; 0: not known
+    training: bool = False  # whether anything needs a gradient
 
 
 class Spec:

@@ -90,10 +90,10 @@ def table() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
     for backend in BACKENDS.values():
         if backend.NAMESPACE is not None:
             ops = getattr(torch.ops, backend.NAMESPACE)
-            found |= {getattr(ops, name).default: getattr(reference, name) for name in fakes.LINEAR}
+            names = fakes.LINEAR | fakes.ACTIVATION
+            found |= {getattr(ops, name).default: getattr(reference, name) for name in names}
     if native.NAMESPACE is not None:
         ops = torch.ops.kan_kernels
-        found |= {getattr(ops, name).default: getattr(reference, name) for name in fakes.ACTIVATION}
         for function in (kan_network, kan_conv, layer_norm_rbf):
             found[getattr(ops, function.__name__).default] = function
     return found

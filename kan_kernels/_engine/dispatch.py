@@ -144,17 +144,17 @@ def choose(problem: Problem, backend: str | None = None) -> Choice:
 
 
 def _cheapest(problem: Problem, fused: list[ModuleType], passed_over: dict[str, str]) -> Choice:
-    """Of the fused backends on a GPU, the one to which the cost model gives the fewest cycles.
+    """Of the fused backends on a GPU, the one to which the cost model gives the least time for this call.
 
     Those that it does not know stay behind those that it does.
     """
     costs = _gpu_costs(problem) if len(fused) > 1 else {}
     known = [module for module in fused if module.NAME in costs]
-    first = min(known, key=lambda module: costs[module.NAME].cycles) if known else fused[0]
+    first = min(known, key=lambda module: costs[module.NAME].microseconds) if known else fused[0]
     why = first.why(problem)
     if first.NAME == "native" and "cuda" in library.DEVICES:
         major = torch.cuda.get_device_capability(problem.index)[0]
-        why = f"{why}; with many rows, {cost_model.native_path(problem, major)}"
+        why = f"{why}; {cost_model.native_path(problem, major, problem.rows or cost_model.ROWS)}"
     if first.NAME in costs:
         why = f"the cost model gives it {costs[first.NAME]}; {why}"
     for module in fused:
@@ -165,8 +165,9 @@ def _cheapest(problem: Problem, fused: list[ModuleType], passed_over: dict[str, 
 
 
 def _gpu_costs(problem: Problem) -> dict[str, cost_model.Cost]:
-    major = torch.cuda.get_device_capability(problem.index)[0] if torch.version.hip is None else 9
-    return cost_model.gpu_costs(problem, major, torch.backends.cuda.matmul.fp32_precision == "tf32")
+    capability = torch.cuda.get_device_capability(problem.index) if torch.version.hip is None else (9, 0)
+    device = cost_model.device_of(problem.index, capability)
+    return cost_model.gpu_costs(problem, device, torch.backends.cuda.matmul.fp32_precision == "tf32")
 
 
 def run_on(problem: Problem, backend: str | None = None) -> tuple[ModuleType, bool]:
@@ -245,6 +246,8 @@ def explain(
     basis: str = "bspline",
     functions: int = 8,
     op: str = "kan_linear",
+    rows: int = 0,
+    training: bool = True,
 ) -> str:
     """Return the backend that would run each layer, and why; one paragraph a layer, by its name in the tree.
 
@@ -261,6 +264,9 @@ def explain(
         functions: R, of a basis of full support. `grid_size` and `spline_order` are for B-splines.
         op: "kan_linear", "kan_activation", "kan_network", "kan_conv", "edge_gram", "edge_l1" or
             "layer_norm_rbf".
+        rows: of a call, for the choice between GPU backends; 0 takes 4096.
+        training: whether the call is a training step, for the same choice; of a module, whether it has
+            parameters that need a gradient.
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -270,7 +276,7 @@ def explain(
         2 -> 3 on cpu, torch.float32: reference: ...
     """
     if isinstance(model_or_widths, torch.nn.Module):
-        return _explain_tree(model_or_widths, derivative, x_dtype)
+        return _explain_tree(model_or_widths, derivative, x_dtype, checks.integer("rows", rows, 0))
     if isinstance(model_or_widths, type) or not hasattr(model_or_widths, "__len__"):
         raise TypeError(
             f"model_or_widths: got {type(model_or_widths).__name__}, expected a torch.nn.Module, or the "
@@ -294,7 +300,9 @@ def explain(
     of += "" if op == "kan_linear" else f", {op}"
     lines = []
     derivative, place = checks.derivative(derivative), torch.device(device)
-    facts = (functions, spline_order, base, derivative, basis, place.index, op)
+    rows = checks.integer("rows", rows, 0)
+    work = (rows, bool(training)) if place.type == "cuda" else (0, False)  # as a call asks
+    facts = (functions, spline_order, base, derivative, basis, place.index, op, *work)
     for fan_in, fan_out in itertools.pairwise(widths):
         problem = Problem(place.type, dtype, x_dtype or dtype, fan_in, fan_out, *facts)
         said = _chosen(problem, backend)
@@ -302,9 +310,11 @@ def explain(
     return "\n".join(lines)
 
 
-def _explain_tree(model: torch.nn.Module, derivative: int, x_dtype: torch.dtype | None) -> str:
+def _explain_tree(model: torch.nn.Module, derivative: int, x_dtype: torch.dtype | None, rows: int) -> str:
     """What the layers say whose class has `_dispatch_options`: the text, or arguments of `explain`."""
     lines = []
+    training = torch.is_grad_enabled() and any(p.requires_grad for p in model.parameters())
+    facts: dict[str, Any] = {"derivative": derivative, "x_dtype": x_dtype, "rows": rows, "training": training}
     for name, module in model.named_modules():
         describe = getattr(type(module), "_dispatch_options", None)
         if describe is None:
@@ -312,7 +322,7 @@ def _explain_tree(model: torch.nn.Module, derivative: int, x_dtype: torch.dtype 
         said = describe(module)
         if not isinstance(said, str):
             what = said.pop("what", None)
-            said = explain(said.pop("widths"), **said, derivative=derivative, x_dtype=x_dtype)
+            said = explain(said.pop("widths"), **said, **facts)
             said = said if what is None else said.replace(said.partition(" on ")[0], what, 1)
         lines.append(f"{name or '(the model)'} ({type(module).__qualname__}): {said}")
     return "\n".join(lines) or "nothing in this model is accelerated"

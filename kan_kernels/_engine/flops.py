@@ -137,9 +137,9 @@ def _register(counter: ModuleType) -> None:
     for backend in BACKENDS.values():
         if backend.NAMESPACE is not None:
             ops = getattr(torch.ops, backend.NAMESPACE)
-            formulas = dict(_LINEAR)
+            formulas = _LINEAR | _ACTIVATION
             if backend is native:
-                formulas |= _ACTIVATION | {function.__name__: function for function in _OTHERS}
+                formulas |= {function.__name__: function for function in _OTHERS}
             for name, function in formulas.items():
                 if getattr(ops, name) not in counter.flop_registry:
                     counter.register_flop_formula(getattr(ops, name))(function)

@@ -86,7 +86,9 @@ def spec_of(
             basis.code,
             op,
             dispatch.forced_backend(),
-            torch.backends.cuda.matmul.fp32_precision if x.is_cuda else None,
+            (torch.backends.cuda.matmul.fp32_precision, *work(x, weight, base_weight, bias))
+            if x.is_cuda
+            else None,
         )
         spec = _specs.get(key)
     except (AttributeError, IndexError, TypeError):  # not even tensors: let the checks name the argument
@@ -105,6 +107,19 @@ def spec_of(
     return spec
 
 
+def work(x: Any, *parameters: Any) -> tuple[int, bool]:
+    """Return what a GPU is asked for: the rows of a call, up to a power of two, and whether it is training.
+
+    While compiling the rows stay unknown, so that a graph holds for every batch.
+    """
+    given = [t for t in (x, *parameters) if isinstance(t, Tensor)]
+    training = torch.is_grad_enabled() and any(t.requires_grad for t in given)
+    if torch.compiler.is_compiling() or x.shape[-1] == 0:
+        return 0, training
+    rows = x.numel() // x.shape[-1]
+    return (1 << (rows - 1).bit_length() if rows else 0), training
+
+
 def _checked(
     x, weight, grid, base_weight, bias, order, base, derivative, backend, basis: Basis, op: str
 ) -> Spec:
@@ -113,6 +128,7 @@ def _checked(
     dispatch.check_name("backend", backend)
     checks.layer(x, weight, grid, base_weight, bias, order, base, basis)
     in_features, functions, out_features = weight.shape
+    rows, training = work(x, weight, base_weight, bias) if x.is_cuda else (0, False)
     problem = Problem(
         device=x.device.type,
         dtype=weight.dtype,
@@ -126,6 +142,8 @@ def _checked(
         basis=basis.name,
         index=x.device.index,
         op=op,
+        rows=rows,
+        training=training,
     )
     module, composed = dispatch.run_on(problem, backend)
     numbers = functions, order, BASE_CODES[base], derivative, basis.code

@@ -19,6 +19,7 @@ from .._core.products import by_layer, multiply
 from .._core.tracing import tracing
 from ..backends import native
 from . import autograd, cost_model, dispatch
+from .layer import work
 
 Numbers = tuple[int, int, int, tuple[int, ...]]
 
@@ -88,7 +89,7 @@ def why_not(x: Any, layers: Layers) -> str | None:
         layers.backend,
         bool(layers.products),
         dispatch.forced_backend(),
-        torch.backends.cuda.matmul.fp32_precision if x.is_cuda else None,
+        (torch.backends.cuda.matmul.fp32_precision, *work(x, *tensors)) if x.is_cuda else None,
         torch.is_grad_enabled(),
         *[(t.shape, t.dtype, t.device) for t in tensors[:count]],
         *[t.requires_grad for t in tensors],
@@ -123,7 +124,11 @@ def _why_never(x: Tensor, layers: Layers) -> str | None:
             return f"layers[{n}] has other weights than layers[0]"
         fan_in, functions, fan_out = weight.shape
         facts = fan_in, fan_out, functions, layers.order, layers.base
-        problem = Problem(x.device.type, weight.dtype, weight.dtype, *facts, index=x.device.index)
+        rows, training = work(x, *layers.tensors) if x.is_cuda else (0, False)
+        device = x.device
+        problem = Problem(
+            device.type, weight.dtype, weight.dtype, *facts, index=device.index, rows=rows, training=training
+        )
         for op in ("kan_linear", "kan_network"):  # what another backend runs faster stays with it
             module, composed = dispatch.run_on(replace(problem, op=op), layers.backend)
             if module is not native or composed:

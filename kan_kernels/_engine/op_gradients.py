@@ -6,7 +6,7 @@ import torch
 
 from .._core import fakes
 from .._core.problem import Spec
-from ..backends import BACKENDS, native
+from ..backends import BACKENDS
 from .autograd import Backward, Forward, Input, Weight
 
 
@@ -39,5 +39,4 @@ def _register(namespace: str, backend: Any, summed: bool) -> None:
 for _backend in BACKENDS.values():
     if _backend.NAMESPACE is not None:
         _register(_backend.NAMESPACE, _backend, summed=True)
-if native.NAMESPACE is not None:
-    _register(native.NAMESPACE, native, summed=False)
+        _register(_backend.NAMESPACE, _backend, summed=False)

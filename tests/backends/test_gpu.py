@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from activation_cases import build_activation, check_activation
 from cases import OPS, Case, build
 from harness import check_op
 from kan_kernels import KAN, KANLinear
@@ -112,6 +113,20 @@ def test_float32_is_float32(fused: str, op: str) -> None:
     """Long sums in strict float32 err at most twice as much as plain torch's: no TF32 unasked."""
     case = Case(300, 256, 70)
     check_op(fused, op, case, build(case, "cuda"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("op", OPS)
+def test_activations(op: str, dtype: torch.dtype) -> None:
+    """Functions without a sum, looked up and evaluated, in a block of heads and in several, sums in parts."""
+    needs_dtype("triton", dtype)
+    for case in (
+        Case(5000, 70, 1, dtype=dtype), Case(300, 64, 4, knots="adaptive", dtype=dtype, points="nan"),
+        Case(700, 33, 3, order=5, dtype=dtype),
+        Case(300, 20, 2, 9, basis="chebyshev", points="inside", dtype=dtype),
+        Case(257, 16, 3, dtype=dtype, side=True, layout="transposed"),
+    ):  # fmt: skip
+        check_activation("triton", op, case, build_activation(case, "cuda"))
 
 
 def test_tf32_where_torch_allows_it(fused: str) -> None:

@@ -193,18 +193,20 @@ def test_failures_are_targets_missed() -> None:
 
 
 def test_calibration() -> None:
-    """Seconds become cycles an edge; factors are medians; a choice that loses is named with its loss."""
-    layer = "4->5 G=5 rows=10 float32"
+    """Factors are medians, of inference and training apart; a choice that loses is named with its loss."""
+    layer, other = "4->5 G=5 rows=10 float32", "8->5 G=5 rows=10 float32"
     timed = [
-        calibrate.Timed(layer, "native", "dense", 2.0, 2e-6),
-        calibrate.Timed(layer, "native", "gather", 3.0, 1e-6),
-        calibrate.Timed("8->5 G=5 rows=10 float32", "native", "dense", 1.0, 4e-6),
-        calibrate.Timed("8->5 G=5 rows=10 float32", "triton", "dense", None, 8e-6),
+        calibrate.Timed(layer, "inference", "native", "dense", 4e-7, 2e-6),
+        calibrate.Timed(layer, "inference", "native", "gather", 5e-7, 1e-6),
+        calibrate.Timed(layer, "training", "native", "dense", 1e-6, 1e-6),
+        calibrate.Timed(layer, "training", "native", "gather", 2e-6, 2e-6),
+        calibrate.Timed(other, "inference", "native", "dense", 4e-7, 4e-6),
+        calibrate.Timed(other, "inference", "triton", "dense", 9e-7, 9e-6),
     ]
-    found = calibrate.compare(timed, 1e9)
-    assert [round(row["cycles"], 6) for row in found["rows"]] == [10.0, 5.0, 10.0, 20.0]
-    dense = found["factors"]["native dense"]
-    assert (dense["least"], dense["median"], dense["most"], dense["of"]) == (5.0, 7.5, 10.0, 2)
-    assert set(found["factors"]) == {"native dense", "native gather"}
+    found = calibrate.compare(timed)
+    dense = found["factors"]["native dense, inference"]
+    assert [round(dense[name], 6) for name in ("least", "median", "most")] == [5.0, 7.5, 10.0]
+    assert dense["of"] == 2 and found["factors"]["native dense, training"]["median"] == 1.0
     (wrong,) = found["wrong"]
-    assert wrong == {"layer": layer, "chosen": "native dense", "best": "native gather", "loss": 2.0}
+    facts = {"layer": layer, "work": "inference", "chosen": "native dense", "best": "native gather"}
+    assert wrong == {**facts, "loss": 2.0}

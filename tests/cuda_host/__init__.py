@@ -102,6 +102,13 @@ def library(root: Path = ROOT, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
     return ctypes.CDLL(str(target))
 
 
+def blocks(kernel: str) -> int:
+    """Blocks of the last launch of a kernel, 0 if there was none."""
+    count = library(flags=_options["flags"]).kan_cuda_host_blocks
+    count.restype = ctypes.c_int64
+    return count(kernel.encode())
+
+
 @contextlib.contextmanager
 def options(
     *, path: str = "auto", tf32: bool = False, mode: str = "rising", flags: tuple[str, ...] = ()

@@ -6,7 +6,9 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <memory>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -48,6 +50,7 @@ Block& block() {
 }
 int mode = kRising;
 int launches = 0;
+std::map<std::string, int64_t> blocks_of;  // of the last launch of each name
 
 // ---- fibers --------------------------------------------------------------------------------------------------------
 struct Fiber {
@@ -149,6 +152,7 @@ void meet_warp(const char* what) { meet(block().warps[self->thread / 32], what);
 
 void run_blocks(const char* name, Body body, void* context, Grid grid, int threads, int shared_bytes) {
   ++launches;
+  blocks_of[name] = grid.x * grid.y * grid.z;
   Block& b = block();
   b.name = name, b.body = body, b.context = context, b.threads = threads;
   self = nullptr;
@@ -213,6 +217,9 @@ uint16_t to_f16(float value) {
 
 // Kernels that were launched so far.
 extern "C" int kan_cuda_host_launches() { return kan::cuda::host::launches; }
+
+// Blocks of the last launch of a name, 0 if there was none.
+extern "C" int64_t kan_cuda_host_blocks(const char* name) { return kan::cuda::host::blocks_of[name]; }
 
 extern "C" void kan_cuda_host_mode(int new_mode) {
   using namespace kan::cuda::host;

@@ -235,6 +235,10 @@ KAN_DEVICE void load_16_bytes(uint32_t (&word)[4], const void* from) {
   if (reinterpret_cast<uintptr_t>(from) % 16 != 0) host::fail("load_16_bytes: address is not a multiple of 16");
   std::memcpy(word, from, 16);
 }
+KAN_DEVICE void store_16_bytes(void* to, const uint32_t (&word)[4]) {
+  if (reinterpret_cast<uintptr_t>(to) % 16 != 0) host::fail("store_16_bytes: address is not a multiple of 16");
+  std::memcpy(to, word, 16);
+}
 template <int N>
 KAN_DEVICE void load_shared(uint32_t (&word)[N], const void* from) {
   if (reinterpret_cast<uintptr_t>(from) % (4 * N) != 0) host::fail("load_shared: address");

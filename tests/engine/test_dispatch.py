@@ -83,7 +83,8 @@ def test_a_third_fused_backend(monkeypatch: pytest.MonkeyPatch) -> None:
         can_run=lambda p: None,
         why=lambda p: "kernels of somebody else",
     )
-    costs = {name: cost_model.Cost("dense", cycles) for name, cycles in (("native", 2.0), ("triton", 1.0))}
+    times = (("native", 2.0), ("triton", 1.0))
+    costs = {name: cost_model.Cost("dense", {"forward": time}) for name, time in times}
     monkeypatch.setattr(dispatch, "_gpu_costs", lambda p: costs)
     for name in ("native", "triton"):
         monkeypatch.setattr(BACKENDS[name], "can_run", lambda p: None)

@@ -32,6 +32,7 @@ DENSE = [
     Case(130, 20, 200, 5, 2, 0, dtype=HALF[1]),
     Case(70, 100, 72, 5, 3, 1, "ranges", "nan", side=True, dtype=HALF[0]),
     Case(70, 40, 24, 9, 3, 0, side=True, dtype=HALF[0]),
+    Case(129, 130, 8, 89, 3, 0, dtype=HALF[0]),  # enough blocks for the input's gradient to take large tiles
 ]
 FULL_SUPPORT = [
     Case(40, 5, 20, 9, 0, 1, "adaptive", side=True, basis="rbf"),
@@ -90,6 +91,7 @@ def check() -> None:
                         check_dense(op, case, False)
     with cuda_host.options(path="dense", mode="early"):
         check_dense("forward", DENSE[0], False)
+        check_dense("backward", DENSE[2], False)
         check_full_support("backward", FULL_SUPPORT[4])
 
 

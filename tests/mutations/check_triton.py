@@ -10,6 +10,7 @@ os.environ["KAN_TEST_BACKENDS"] = "reference,triton"
 
 import torch
 
+from activation_cases import build_activation, check_activation, run_activation
 from cases import HALF, Case, build
 from harness import check_op, run_op
 
@@ -39,8 +40,19 @@ CASES = [
         ("forward", "input", "backward"),
         False,
     ),
+    # more inputs than a slice of dense_input, in strict float32 and with fixed polynomials
+    (Case(12, 21, 33, 4, 3, 1), ("input",), False),
+    (Case(12, 21, 33, dtype=BFLOAT, side=True), ("input", "weight"), False),
     # a batch in parts
     (Case(560, 1, 20, 3, 1, 0), ("weight",), False),
+]
+
+# the same for activations: looked up on uniform knots and on any, evaluated, several heads in blocks, float64
+ACTIVATIONS = [
+    (Case(37, 9, 2, dtype=BFLOAT, side=True), ("forward", "weight", "backward")),
+    (Case(40, 5, 1, 9, 3, 0, "adaptive", "nan", BFLOAT, torch.float32), ("forward", "backward")),
+    (Case(11, 3, 4, 5, 2, 1, "steep", "nan", base=None), ("forward", "input", "weight")),
+    (Case(37, 3, 3, 4, 2, 0, "adaptive", "mixed", torch.float64), ("forward", "backward")),
 ]
 
 
@@ -52,6 +64,21 @@ def check_verdict() -> None:
     inputs.grid.data[2, 6] += 0.1
     for op in ("forward", "backward"):
         assert run_op("triton", op, inputs)[0].isnan().any(), f"{op}: moved knots are not seen"
+    inputs = build_activation(Case(9, 5, 2, dtype=BFLOAT))
+    run_activation("triton", "forward", inputs)
+    inputs.grid.data[2, 6] += 0.1
+    assert run_activation("triton", "forward", inputs)[0].isnan().any(), "moved knots are not seen"
+
+
+def check_infinity() -> None:
+    """The base of infinity times a weight is infinite in strict float32, forward and in the gradient."""
+    case = Case(9, 5, 20)
+    for op in ("forward", "weight"):
+        inputs = build(case)
+        inputs.x[2, 3] = torch.inf
+        *_, got = run_op("triton", op, inputs)
+        *_, want = run_op("reference", op, inputs)
+        assert torch.equal(got.isinf(), want.isinf()) and want.isinf().any(), f"{op}: infinity is lost"
 
 
 def main() -> None:
@@ -61,7 +88,14 @@ def main() -> None:
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
         for op in ops:
             check_op("triton", op, case, build(case))
+    torch.set_float32_matmul_precision("highest")
+    for case, ops in ACTIVATIONS:
+        inputs = build_activation(case)
+        for op in ops:
+            check_activation("triton", op, case, inputs)
     check_verdict()
+    torch.set_float32_matmul_precision("highest")
+    check_infinity()
 
 
 if __name__ == "__main__":

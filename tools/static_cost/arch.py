@@ -33,6 +33,7 @@ class Architecture:
     reserved_shared: int = 0
     half_in_fma: bool = True
     assumed: tuple[str, ...] = field(default=())
+    l2_bytes: float | None = None  # that L2 gives in a clock, an SM's share; None where no rate is known
 
 
 def _lanes(fma: int, half: int, bfloat: int, fp64: float) -> dict[str, float]:
@@ -57,6 +58,7 @@ _AMPERE = Architecture(
     matrix={"bf16": 2048, "fp16": 2048, "tf32": 1024, "int8": 4096, "fp64": 128},
     shared_limit=163 * 1024,
     half_in_fma=False,
+    l2_bytes=32.8,  # 5 TB/s
     source="A100 paper: 312 TFLOP/s dense bf16 / (108 SM x 1.41 GHz) = 2048; TF32 156, INT8 624, FP64 19.5",
 )
 _GA10X = Architecture(
@@ -84,6 +86,7 @@ _HOPPER = Architecture(
     source="H100 paper: 989.4 TFLOP/s dense bf16 / (132 SM x 1.83 GHz) = 4096; TF32 half, FP8 twice, FP64 67",
     # Luo et al., arXiv 2402.13499: mma.sync stops at about 62% of the rate that wgmma reaches
     mma_sync=0.62,
+    l2_bytes=22.8,  # 5.5 TB/s
     reserved_shared=1024,
 )
 _BLACKWELL = Architecture(

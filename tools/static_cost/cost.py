@@ -14,7 +14,7 @@ from . import elf
 from .arch import SHARED_BYTES, WARP, Architecture, architecture
 from .flow import Flow, Loop
 from .matrix import MatrixWork, is_matrix, matrix_work
-from .pipes import ISSUE_CYCLES, pipe_cycles
+from .pipes import GLOBAL, ISSUE_CYCLES, access_bytes, pipe_cycles
 from .sass import Function, Instruction, read
 
 ASSUMED_WARPS = 4
@@ -36,9 +36,13 @@ class LoopCost:
     dtype: str | None = None  # of most of the matrix work
     a_operands: set[str] = field(default_factory=set)
     matrix_flops: int = 0
+    global_bytes: float = 0.0  # asked of L1 and L2 by loads and stores of global memory, by all warps
     matrix_cycles: float = 0.0  # at the dense peak of the architecture
     generation_cycles: float = 0.0  # issue slots of everything that is no matrix instruction
     notes: list[str] = field(default_factory=list)
+    whole: bool = False  # no loop: all the code
+    indices: list[int] = field(default_factory=list, repr=False)  # into the code, of what is around a loop
+    around: LoopCost | None = None  # one turn of the loop that holds this one, without what lies in inner loops
 
     @property
     def bound(self) -> str:
@@ -65,7 +69,9 @@ class LoopCost:
 
 @dataclass
 class KernelCost:
-    """One kernel. ``loops`` has the hot loop first; ``spills`` counts loads and stores of local memory."""
+    """One kernel. ``loops`` has the hot loop first; ``rest`` is what lies in none of them and not around them,
+    counted once; ``spills`` counts loads and stores of local memory.
+    """
 
     name: str
     sm: int
@@ -75,6 +81,7 @@ class KernelCost:
     stack: int
     spills: int
     loops: list[LoopCost]
+    rest: LoopCost | None = None
 
     @property
     def hot(self) -> LoopCost:
@@ -133,6 +140,8 @@ def count(
             cost.unknown[instruction.opcode] += 1
         for pipe, cycles in (used or {}).items():
             cost.occupy(pipe, cycles * warps)
+        if instruction.base in GLOBAL and not instruction.never:
+            cost.global_bytes += WARP * access_bytes(instruction) * warps
     cost.dtype = flops.most_common(1)[0][0] if flops else None
     if unread:
         _take_given_flops(cost, unread, arch, flops_per_iteration)
@@ -208,15 +217,43 @@ def function_loops(
     weights.sort(key=lambda pair: pair[0], reverse=True)
     chosen = [loop for weight, loop in weights if weight[0] > 0] or [loop for _, loop in weights[:1]]
     costs = []
+    around: dict[int, LoopCost] = {}
     for loop in chosen:
         cost = count(code, flow.indices(loop.blocks), arch, warps, flops_per_iteration)
         cost.notes += _notes(flow, loop)
         costs.append(cost)
+        outer = None if loop.parent is None else flow.loops[loop.parent]
+        if outer is None or outer in chosen:
+            continue
+        indices = flow.indices(outer.blocks.difference(*(one.blocks for one in chosen)))
+        if loop.parent not in around and indices:
+            around[loop.parent] = count(code, indices, arch, warps)
+            around[loop.parent].indices = indices
+        cost.around = around.get(loop.parent)
     if not costs:
         cost = count(code, range(len(code)), arch, warps, flops_per_iteration)
         cost.notes.append("no loop: the whole kernel is counted")
+        cost.whole = True
         costs.append(cost)
     return costs
+
+
+def rest_cost(function: Function, loops: list[LoopCost], arch: Architecture, warps: int) -> LoopCost | None:
+    """Everything that lies in none of the loops, as if it ran once; loops without products among it too.
+
+    Copies into shared memory ahead of a loop are left out: the loop's last turns issue as many fewer.
+    """
+    inside = [(loop.begin, loop.end) for loop in loops if not loop.whole]
+    around = {n for loop in loops if loop.around for n in loop.around.indices}
+    code = function.instructions
+    indices = [
+        n
+        for n, one in enumerate(code)
+        if one.base != "LDGSTS"
+        and n not in around
+        and not any(begin <= one.address <= end for begin, end in inside)
+    ]
+    return count(code, indices, arch, warps) if inside and indices else None
 
 
 def kernel_costs(
@@ -249,5 +286,6 @@ def kernel_costs(
         static = max(0, resources.shared - arch.reserved_shared)
         of_launch = static if shared is None else shared
         counts = resources.registers, of_launch, resources.stack, code.spills
-        kernels.append(KernelCost(code.name, sm, here, *counts, loops))
+        rest = rest_cost(code, loops, arch, here)
+        kernels.append(KernelCost(code.name, sm, here, *counts, loops, rest))
     return kernels

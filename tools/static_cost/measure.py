@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .cost import KernelCost, kernel_costs
+from .cost import KernelCost, LoopCost, kernel_costs
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,18 @@ class Measured:
         """Plain data of everything that was read."""
         named = ("kernel", "dtype", "arch", "options", "toolchain")
         derived = ("bound", "cycles", "fraction", "ratio")
-        loops = [
-            {
-                **vars(loop),
-                **{name: getattr(loop, name) for name in derived},
-                "a_operands": sorted(loop.a_operands),
-            }
-            for loop in self.cost.loops
-        ]
+
+        def plain(loop: LoopCost) -> dict[str, Any]:
+            more = {name: getattr(loop, name) for name in derived}
+            return {**vars(loop), **more, "a_operands": sorted(loop.a_operands)}
+
+        cost = self.cost
+        parts = {
+            "loops": [plain(loop) for loop in cost.loops],
+            "rest": None if cost.rest is None else plain(cost.rest),
+        }
         source = {name: getattr(self.source, name) for name in named}
-        return {"key": self.key, **source, **vars(self.cost), "loops": loops}
+        return {"key": self.key, **source, **vars(cost), **parts}
 
 
 def measure(cubins: Iterable[Cubin]) -> Iterator[Measured]:

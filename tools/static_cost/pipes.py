@@ -40,6 +40,7 @@ _BASES: dict[str, str] = {
     ),
     "tensor memory": "LDTM STTM",
 }
+GLOBAL = {"LDG", "STG", "LD", "ST", "LDGSTS", "ATOM", "ATOMG", "RED", "REDG"}  # move bytes of global memory
 _PIPE = {base: pipe for pipe, bases in _BASES.items() for base in bases.split()}
 
 # the order of the tables

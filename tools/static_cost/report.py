@@ -11,6 +11,7 @@ from .arch import architecture
 from .cost import LoopCost
 from .measure import Measured
 from .pipes import PIPES
+from .step import Step
 
 _SHOWN = ("tensor", "issue", "fma", "alu", "xu", "lsu", "memory")
 
@@ -98,3 +99,28 @@ def show(kernels: Sequence[Measured], with_opcodes: bool = False) -> None:
         console.print(line, highlight=False, markup=False)
     for kernel in kernels if with_opcodes else ():
         console.print(opcodes(kernel), highlight=False, markup=False)
+
+
+def show_steps(steps: Sequence[Step]) -> None:
+    """Print each step, then its kernels."""
+    result = require("rich.table").Table(title="Busiest pipe over the products' time: counted, not measured")
+    for name in (
+        "step",
+        "kernel",
+        "ratio",
+        "not overlapped",
+        "bound by",
+        "bytes a matrix instruction",
+        "L2 busy",
+    ):
+        result.add_column(name, justify="left" if name in ("step", "kernel", "bound by") else "right")
+    for step in steps:
+        result.add_row(step.key, "", _ratio(step.ratio), _ratio(step.apart), "", "", "")
+        for k in step.kernels:
+            apart = k.apart / k.matrix if k.matrix else None
+            each = k.bytes / k.instructions if k.instructions else None
+            result.add_row("", k.name, _ratio(k.ratio), _ratio(apart), k.bound, _number(each), _percent(k.l2))
+    console = require("rich.console").Console(soft_wrap=False)
+    if not console.is_terminal:
+        console.width = 160
+    console.print(result)

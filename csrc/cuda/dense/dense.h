@@ -22,11 +22,12 @@ struct DenseArgs {
   void *d_spline = nullptr, *d_base = nullptr, *parts = nullptr;
   bool aligned = false;  // rows of the coefficients and of g are whole 16-byte pieces, and so are their starts
   bool tf32 = false;
-  int64_t part = 0;  // forward: inputs of one part; backward: rows
+  int64_t part = 0;  // forward: inputs of one part; weights' gradient: rows
   int64_t splits = 1;
   bool uniform = false;  // evaluation may take the fixed polynomials, where the knots are uniform
+  bool pairs = false;    // y, or the weights' gradients: two neighbours may be stored together
   bool plain = false;    // forward: aligned, no derivative, no row scales: nothing but uniform knots is missing
-  bool wide = false;     // forward: the base's inputs are read 8 at a time
+  bool wide = false;     // forward: the base's inputs are read 8 at a time; input's gradient: 64 or 128 rows, not 32
   Polynomials polynomials, slope;  // of derivative and input_derivative
   int row_blocks = 1;              // backward: blocks of 8 coefficient rows that one tile holds of one input: 1, 2 or 4
 };
@@ -48,13 +49,28 @@ KAN_DEVICE void stage_piece(unsigned char* to, const Element* from, int64_t left
   }
 }
 
+// Calls run(Known<D>) for the dtype that results of a Matrix are stored in: its own, or float32's for parts.
+template <class Matrix, class Run>
+KAN_DEVICE void with_result(bool own, Run run) {
+  if constexpr (Matrix::kStored != DType::f32) {
+    if (own) return run(Known<Matrix::kStored>{});
+  }
+  run(Known<DType::f32>{});
+}
+
 void dense_forward(const DenseArgs& a, void* stream);
 int64_t dense_forward_rows(const DenseArgs& a);  // of x in one block
 int64_t dense_forward_columns(const DenseArgs& a);
-int64_t dense_backward_outputs();  // of one block
-int64_t dense_backward_inputs(const DenseArgs& a);
-int64_t dense_backward_parts(const DenseArgs& a);  // of the input's gradient: blocks that share an input's rows
-void dense_backward(const DenseArgs& a, void* stream);
+
+// The backward kernels: either gradient on its own.
+void dense_input(const DenseArgs& a, void* stream);
+int64_t dense_input_rows(bool strict);           // of x in one block, if wide
+int64_t dense_input_inputs(const DenseArgs& a);  // of one block
+int64_t dense_input_parts(const DenseArgs& a);   // blocks that share an input's rows: their sums are added
+void dense_weight(const DenseArgs& a, void* stream);
+int64_t dense_weight_rows(const DenseArgs& a);    // of x in one step
+int64_t dense_weight_inputs(const DenseArgs& a);  // of one block
+int64_t dense_weight_outputs(const DenseArgs& a);
 
 }  // namespace cuda
 }  // namespace kan

@@ -19,7 +19,7 @@ constexpr int rows_of_block() {
 template <class Matrix>
 struct Inputs {
   static constexpr int kRows = 2 * Matrix::kTiles;
-  float x[kRows];
+  uint32_t raw[kRows];  // as bits: what is not looked at need not have arrived
   const unsigned char* at[kRows];
   int64_t step;  // bytes from one group of inputs to the next
   int left;      // inputs of the part from this thread's on
@@ -41,8 +41,17 @@ struct Inputs {
     load(a);
   }
   KAN_DEVICE void load(const DenseArgs& a) {
+    if (a.x.dtype == DType::f32) {
+      KAN_UNROLL
+      for (int n = 0; n < kRows; ++n) raw[n] = *reinterpret_cast<const uint32_t*>(at[n]);
+    } else {
+      KAN_UNROLL
+      for (int n = 0; n < kRows; ++n) raw[n] = *reinterpret_cast<const uint16_t*>(at[n]);
+    }
+  }
+  KAN_DEVICE void numbers(const DenseArgs& a, float (&x)[kRows]) const {
     KAN_UNROLL
-    for (int n = 0; n < kRows; ++n) x[n] = Matrix::load(at[n], a.x.dtype);
+    for (int n = 0; n < kRows; ++n) x[n] = Matrix::number(raw[n], a.x.dtype);
   }
   KAN_DEVICE void load_row_scale(const DenseArgs& a, int64_t b0, const Chunks& chunks,
                                  float (&row_scale)[kRows]) const {
@@ -245,8 +254,10 @@ dense_forward_kernel(DenseArgs a) {
       constexpr bool kPlain = decltype(is_plain)::value;
       wait_for_stage(kPlain || a.aligned);
       if (block == 0) {
+        float x[kRows];
+        inputs.numbers(a, x);
         if constexpr (kPlain) {
-          evaluate_uniform(spline, a.polynomials, knots.line, a.layer.knots(), inputs.x, false, inputs.x, 0);
+          evaluate_uniform(spline, a.polynomials, knots.line, a.layer.knots(), x, false, x, 0);
         } else {
           float row_scale[kRows] = {};
           if (a.row_scale.data) {
@@ -255,7 +266,7 @@ dense_forward_kernel(DenseArgs a) {
             KAN_UNROLL
             for (int n = 0; n < kRows; ++n) signs |= (float_as_bits(row_scale[n]) & 0x80000000u) >> n;
           }
-          knots.evaluate(spline, inputs.x, row_scale);
+          knots.evaluate(spline, x, row_scale);
         }
         knots.template next<kPlain>();
       }
@@ -295,19 +306,32 @@ dense_forward_kernel(DenseArgs a) {
     multiply();
   }
 
-  KAN_UNROLL
-  for (int m = 0; m < kTiles; ++m) {
+  const int64_t o = o0 + 2 * (lane % 4);
+  with_result<Matrix>(a.y_dtype == Matrix::kStored, [&](auto known) {
+    constexpr DType kStored = decltype(known)::dtype;
     KAN_UNROLL
     for (int n = 0; n < N; ++n) {
+      const int64_t left = out - o - 8 * n;
+      if (left <= 0) break;
+      float bias[2] = {};
       KAN_UNROLL
-      for (int e = 0; e < 4; ++e) {
-        const int64_t b = b0 + 16 * m + lane / 4 + (e & 2 ? 8 : 0), o = o0 + 8 * n + 2 * (lane % 4) + (e & 1);
-        if (b >= a.layer.batch || o >= out) continue;
-        const float bias = a.bias ? load_as<float>(a.bias, a.layer.weight_dtype, o) : 0.0f;
-        store_as<float>(a.y, a.y_dtype, (block_index_z() * a.layer.batch + b) * out + o, sums[m][n][e] + bias);
+      for (int e = 0; e < 2; ++e) {
+        if (a.bias && e < left) bias[e] = load_known<float, Matrix::kStored>(a.bias, o + 8 * n + e);
+      }
+      KAN_UNROLL
+      for (int m = 0; m < kRows; ++m) {
+        const int64_t b = b0 + 8 * m + lane / 4;
+        if (b >= a.layer.batch) break;
+        const float* const sum = &sums[m / 2][n][2 * (m % 2)];
+        const int64_t at = (block_index_z() * a.layer.batch + b) * out + o + 8 * n;
+        if (left > 1) {
+          store_pair<kStored>(a.y, at, sum[0] + bias[0], sum[1] + bias[1], a.pairs);
+        } else {
+          store_known<kStored>(a.y, at, sum[0] + bias[0]);
+        }
       }
     }
-  }
+  });
 }
 
 template <class Matrix, int K, int N>
@@ -320,6 +344,7 @@ void run(DenseArgs a, void* stream) {
   a.uniform = Matrix::kQuick && a.derivative < K;
   a.plain = a.uniform && a.aligned && !a.row_scale.data && a.derivative == 0;
   if (a.uniform) a.polynomials = uniform_polynomials(K, a.derivative);
+  a.pairs = whole_pairs(a.y, a.layer.out_features, a.y_dtype);
   const int64_t size = size_of(a.x.dtype);
   a.wide = a.layer.base == kSilu && a.derivative == 0 && !a.row_scale.data && a.x.col_stride == 1 &&
            a.x.row_stride * size % 16 == 0 && reinterpret_cast<uintptr_t>(a.x.data) % 16 == 0;

@@ -10,6 +10,9 @@ namespace kan {
 namespace cuda {
 namespace {
 
+constexpr int64_t kOnePassRows = 2048;  // up to here the rows of a weight gradient are not split: one launch
+constexpr int64_t kLeastRows = 1024;    // of one of its parts
+
 // Whether tiles hold numbers as they are stored.
 bool as_stored(const FullSupportArgs& a) { return a.matrix || size_of(a.layer.weight_dtype) > 2; }
 int64_t columns(const FullSupportArgs& a) { return full_support_columns(a.layer.out_features, a.matrix); }
@@ -68,7 +71,7 @@ FullSupportArgs arguments(const BackwardArgs& args, const Options& options, int 
       ceil_div(l.in_features, a.cut.features) * a.cut.tiles * (input ? 1 : ceil_div(l.out_features, columns(a)));
   const int64_t sums = std::max<int64_t>(1, l.in_features * a.layer.coefficient_rows() * l.out_features);
   const int64_t memory = weight ? l.batch * (l.in_features + l.out_features) / sums : l.batch;
-  split(a.cut, l.batch, blocks, weight ? kSplitRows : 64, weight && l.batch <= kOnePassRows ? 1 : memory,
+  split(a.cut, l.batch, blocks, weight ? kLeastRows : 64, weight && l.batch <= kOnePassRows ? 1 : memory,
         full_support_backward_rows(a));
   return a;
 }

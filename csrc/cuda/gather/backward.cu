@@ -9,6 +9,84 @@ namespace kan {
 namespace cuda {
 namespace {
 
+// What a lane adds up for one row of the batch: the input's gradient, and its base's share apart, for the base may be
+// infinite, and inf - inf would be NaN.
+template <class T>
+struct RowSums {
+  T spline = T(0), base = T(0);
+};
+
+// One row and N outputs of this lane. sums: this lane's column of the weights' sums, whose rows are r0 .. r0 + rows -
+// 1; panel: of the coefficients, both null where they are not asked for. `left` of the outputs exist, Lanes apart.
+template <class T, int K, int Lanes, int N>
+KAN_DEVICE void add_row(const GatherArgs& a, const T (&g)[N], int left, T* sums, int r0, int rows, const T* panel,
+                        const T* values, const T* slopes, int window, RowSums<T>& row) {
+  constexpr int kLine = N * 32;
+  const int order = K >= 0 ? K : a.layer.order;
+  const bool base = a.layer.base != kNoBase;
+  if (sums) {
+    const Values<T, K> value(values);
+    // All of a row's sums are read before one is written: they are different numbers, which the compiler cannot know.
+    constexpr int kBatch = K >= 0 ? K + 1 : 1;
+    KAN_UNROLL
+    for (int first = 0; first <= order; first += kBatch) {
+      T* const column = sums + (window + first - r0) * kLine;
+      T sum[kBatch][N];
+      KAN_UNROLL
+      for (int j = 0; j < kBatch; ++j) {
+        const bool mine = uint32_t(window + first + j - r0) < uint32_t(rows);
+        KAN_UNROLL
+        for (int n = 0; n < N; ++n) sum[j][n] = mine ? column[j * kLine + n * 32] : T(0);
+      }
+      KAN_UNROLL
+      for (int j = 0; j < kBatch; ++j) {
+        const bool mine = uint32_t(window + first + j - r0) < uint32_t(rows);
+        KAN_UNROLL
+        for (int n = 0; n < N; ++n) {
+          if (mine) column[j * kLine + n * 32] = sum[j][n] + value[first + j] * g[n];
+        }
+      }
+    }
+    if (base && uint32_t(a.layer.functions - r0) < uint32_t(rows)) {
+      T* const column = sums + (a.layer.functions - r0) * kLine;
+      KAN_UNROLL
+      for (int n = 0; n < N; ++n) column[n * 32] += value[order + 1] * g[n];
+    }
+  }
+  if (panel) {
+    const Values<T, K> value(slopes);
+    const T* const mine = panel + window * kLine;
+    T slope[N] = {};
+    KAN_UNROLL
+    for (int j = 0; j <= order; ++j) {
+      KAN_UNROLL
+      for (int n = 0; n < N; ++n) slope[n] += value[j] * mine[j * kLine + n * 32];
+    }
+    KAN_UNROLL
+    for (int n = 0; n < N; ++n) {
+      if (n * Lanes >= left) continue;
+      row.spline += g[n] * slope[n];
+      if (base) row.base += g[n] * panel[a.layer.functions * kLine + n * 32];
+    }
+  }
+}
+
+// The input's gradient from coefficients where they lie: more outputs, or rows, than shared memory has room for.
+template <class T, int Lanes, int N>
+KAN_DEVICE void add_long_row(const GatherArgs& a, const T (&g)[N], int64_t i, int64_t o, const T* slopes, int window,
+                             RowSums<T>& row) {
+  const bool base = a.layer.base != kNoBase;
+  KAN_UNROLL
+  for (int n = 0; n < N; ++n) {
+    if (o + n * Lanes >= a.layer.out_features) continue;
+    T slope = T(0);
+    KAN_ROLLED
+    for (int j = 0; j <= a.layer.order; ++j) slope += slopes[j] * coefficient<T>(a, i, window + j, o + n * Lanes);
+    row.spline += g[n] * slope;
+    if (base) row.base += g[n] * coefficient<T>(a, i, a.layer.functions, o + n * Lanes);
+  }
+}
+
 template <class T, int K, int Lanes>
 KAN_KERNEL(256, 1)
 gather_backward_kernel(GatherArgs a) {
@@ -31,18 +109,22 @@ gather_backward_kernel(GatherArgs a) {
   T* shared = reinterpret_cast<T*>(shared_memory());
   const int line = per_lane * 32, panel_size = input && a.shape.staged ? n_rows * line : 0;
   const int sums_size = weight ? a.shape.coefficients * line : 0, all = a.shape.features * warps;
-  const int evaluated = (weight ? order + 2 : 0) + (input ? order + 2 : 0);
+  const int stride = K >= 0 ? value_stride(K, sizeof(T) == 8) : order + 2;
+  const int evaluated = (weight ? stride : 0) + (input ? stride : 0);
   T* panel = shared + f * panel_size;
   T* sums = shared + a.shape.features * panel_size + warp_index() * sums_size;
   T* values = shared + a.shape.features * panel_size + all * sums_size +
               warp_index() * (32 * evaluated + (input ? 2 * 32 * kPad : 0));
-  T* slopes = values + (weight ? 32 * (order + 2) : 0);  // the input's; the base's value is each one's last row
+  T* slopes = values + (weight ? 32 * stride : 0);  // the input's; the base's value is each one's last row
   T* partial = values + 32 * evaluated;
   int* window = reinterpret_cast<int*>(shared + a.shape.features * panel_size + all * sums_size +
                                        all * (32 * evaluated + (input ? 2 * 32 * kPad : 0))) +
                 warp_index() * 33;  // the 33rd: whether the warp saw NaN
 
-  if (panel_size > 0 && exists) stage_feature<T, Lanes>(a, panel, i, 0, mine, warps);
+  if (panel_size > 0 && exists) {
+    with_count<kOut>(per_lane,
+                     [&](auto n) { stage_features<T, Lanes, decltype(n)::count>(a, panel, 1, i, 1, 0, mine, warps); });
+  }
   for (int n = lane; n < sums_size; n += 32) sums[n] = T(0);
   sync_block();
 
@@ -57,65 +139,67 @@ gather_backward_kernel(GatherArgs a) {
       poisoned = poisoned || any_in_warp(!(x == x));
       window[lane] = place.unit == T(1) ? scalar::window_of_cell(place.cell, order, a.layer.cells()) : 0;
       if (weight) {
-        write_values_any<T, K>(order, knots, n_knots, x, place, scale, a.derivative, values + lane, 32);
-        if (base) values[(order + 1) * 32 + lane] = scale * base_value<T>(x, a.layer.base, a.derivative);
+        write_values_any<T, K>(order, knots, n_knots, x, place, scale, a.derivative, values + lane * stride, 1);
+        if (base) values[lane * stride + order + 1] = scale * base_value<T>(x, a.layer.base, a.derivative);
       }
       if (input) {
-        write_values_any<T, K>(order, knots, n_knots, x, place, T(1), a.input_derivative, slopes + lane, 32);
-        if (base) slopes[(order + 1) * 32 + lane] = base_value<T>(x, a.layer.base, a.input_derivative);
+        write_values_any<T, K>(order, knots, n_knots, x, place, T(1), a.input_derivative, slopes + lane * stride, 1);
+        if (base) slopes[lane * stride + order + 1] = base_value<T>(x, a.layer.base, a.input_derivative);
       }
     }
     sync_warp();
-    for (int step = 0; step < Lanes; ++step) {
-      const int row = step * (32 / Lanes) + lane / Lanes;
-      const int64_t b = b0 + row;
-      const int at = window[row];
-      T sum = T(0), base_sum = T(0);  // apart: the base may be infinite, and inf - inf would be NaN
-      for (int64_t o0 = o_begin; o0 < o_end; o0 += o_tile) {
-        KAN_UNROLL
-        for (int n = 0; n < kOut; ++n) {
-          const int64_t o = o0 + lane % Lanes + n * Lanes;
-          if (n >= per_lane || o >= o_end || b >= last) continue;
-          const T g = load_as<T>(a.g, b, o);
-          if (weight) {
-            KAN_UNROLL
-            for (int j = 0; j <= order; ++j) {
-              const int r = at + j - r0;
-              if (r >= 0 && r < rows) sums[(r * per_lane + n) * 32 + lane] += values[j * 32 + row] * g;
-            }
-            const int r = functions - r0;
-            if (base && r >= 0 && r < rows) {
-              sums[(r * per_lane + n) * 32 + lane] += values[(order + 1) * 32 + row] * g;
-            }
+    // Steps of 32 / Lanes rows; their cotangents are read a step ahead.
+    with_count<kOut>(per_lane, [&](auto of_lane) {
+      constexpr int kCount = decltype(of_lane)::count, kRows = 32 / Lanes, kTile = kCount * Lanes;
+      const int have = last - b0 < 32 ? int(last - b0) : 32, left = int(o_end - o_begin) - lane % Lanes;
+      const int64_t between = kRows * a.g.row_stride;
+      int64_t at = (b0 + lane / Lanes) * a.g.row_stride + (o_begin + lane % Lanes) * a.g.col_stride;
+      const auto load = [&](T(&g)[kCount], int64_t from, int row, int outputs) {
+        const int exist = row < have ? outputs : 0;
+        with_dtype<T>(a.g.dtype, [&](auto known) {
+          KAN_UNROLL
+          for (int n = 0; n < kCount; ++n) {
+            const int64_t of = from + n * Lanes * a.g.col_stride;
+            g[n] = n * Lanes < exist ? load_known<T, decltype(known)::dtype>(a.g.data, of) : T(0);
           }
-          if (input) {
-            T slope = T(0);
-            KAN_UNROLL
-            for (int j = 0; j <= order; ++j) {
-              const T c =
-                  panel_size > 0 ? panel[((at + j) * per_lane + n) * 32 + lane] : coefficient<T>(a, i, at + j, o);
-              slope += slopes[j * 32 + row] * c;
-            }
-            sum += g * slope;
-            if (base) {
-              base_sum += g * (panel_size > 0 ? panel[(functions * per_lane + n) * 32 + lane]
-                                              : coefficient<T>(a, i, functions, o));
-            }
+        });
+      };
+      T next[kCount];
+      load(next, at, lane / Lanes, left);
+      KAN_ROLLED
+      for (int row = lane / Lanes; row < 32; row += kRows, at += between) {
+        RowSums<T> sum;
+        const int place = window[row];
+        for (int done = 0; done < left || done == 0; done += kTile) {
+          T g[kCount];
+          KAN_UNROLL
+          for (int n = 0; n < kCount; ++n) g[n] = next[n];
+          if (done + kTile < left) {
+            load(next, at + (done + kTile) * a.g.col_stride, row, left - done - kTile);
+          } else {
+            load(next, at + between, row + kRows, left);
+          }
+          if (row >= have) continue;
+          add_row<T, K, Lanes, kCount>(a, g, left - done, weight ? sums + lane : nullptr, r0, rows,
+                                       panel_size > 0 ? panel + lane : nullptr, values + row * stride,
+                                       slopes + row * stride, place, sum);
+          if (input && panel_size == 0) {
+            add_long_row<T, Lanes>(a, g, i, o_begin + lane % Lanes + done, slopes + row * stride, place, sum);
           }
         }
+        if (input) {
+          partial[row * kPad + lane % Lanes] = sum.spline;
+          if (base) partial[32 * kPad + row * kPad + lane % Lanes] = sum.base;
+        }
       }
-      if (input) {
-        partial[row * kPad + lane % Lanes] = sum;
-        if (base) partial[32 * kPad + row * kPad + lane % Lanes] = base_sum;
-      }
-    }
+    });
     sync_warp();
     if (input && b0 + lane < last) {
       T sum = T(0), base_sum = T(0);
       for (int n = 0; n < Lanes; ++n) sum += partial[lane * kPad + n];
       if (base) {
         for (int n = 0; n < Lanes; ++n) base_sum += partial[32 * kPad + lane * kPad + n];
-        sum += slopes[(order + 1) * 32 + lane] * base_sum;
+        sum += slopes[lane * stride + order + 1] * base_sum;
       }
       store_as<T>(a.input, a.x.dtype, (b0 + lane) * a.layer.in_features + i, sum);
     }

@@ -1,10 +1,10 @@
 """Fused kernels in Triton, for the GPUs that it compiles for. Triton is imported when the first kernel runs.
 
-basis.py full_support.py place.py tiles.py    device functions
-forward_kernels.py gradient_kernels.py gather_kernels.py    kernels
+basis.py full_support.py place.py tiles.py cell_polynomials.py    device functions
+forward_kernels.py gradient_kernels.py gather_kernels.py activation_kernels.py    kernels
 blocking.py tiling.py tuning.py    which kernel, tile and split
 knots.py                        uniform knots
-launch.py guard.py              the four contractions: check, allocate, choose, launch
+launch.py activation_launch.py guard.py    the four contractions: check, allocate, choose, launch
 compile_only.py                 machine code for GPUs that are not here
 """
 
@@ -15,7 +15,7 @@ import torch
 
 from ..._core import checks, cuda_support, fakes, library
 from ..._core.bases import BASES, BY_CODE
-from ..._core.problem import Problem, beyond_limits, without_kernel
+from ..._core.problem import FAMILIES, Problem, beyond_limits, without_kernel
 
 NAME = "triton"
 DIFFERENTIABLE = False
@@ -47,11 +47,13 @@ def can_run(problem: Problem) -> str | None:
                 return reason
         if torch.version.hip is not None and problem.dtype == torch.float64:
             return "no float64 kernels on ROCm"
-    return without_kernel(problem, NAME, ("kan_linear",), tuple(BASES)) or beyond_limits(problem)
+    return without_kernel(problem, NAME, FAMILIES, tuple(BASES)) or beyond_limits(problem)
 
 
 def why(problem: Problem) -> str:
     """Return what speaks for this backend where it is the first that can run: the kernels it takes."""
+    if problem.op == "kan_activation":
+        return _why_activation(problem)
     from . import launch, tiling
 
     rows = problem.functions
@@ -79,6 +81,18 @@ def why(problem: Problem) -> str:
     return f"fused kernels, compiled by Triton for this GPU; {kernels}"
 
 
+def _why_activation(problem: Problem) -> str:
+    from . import activation_launch
+
+    if problem.dtype == torch.float64:
+        kernels = "float64 bases are evaluated in place, and gradients summed row by row"
+    elif problem.basis == "bspline" and problem.order <= activation_launch.LOOKED_UP:
+        kernels = "each x looks up the polynomial of its cell"
+    else:
+        kernels = "the basis is evaluated in place"
+    return f"fused kernels, compiled by Triton for this GPU; {kernels}"
+
+
 def _entry(op: str):
     """The contraction as the Functions call it: the op where something traces, else past the dispatcher."""
 
@@ -89,23 +103,28 @@ def _entry(op: str):
             and not torch._C._len_torch_dispatch_stack()
             and torch._C._get_tracing_state() is None
         ):
-            from . import launch
-
             if args[0].is_cpu:  # in the interpreter; a GPU is not waited for
                 count = fakes.TENSORS[op]
                 checks.grid_values(args[count - 1], BY_CODE[args[count + 4]])
-            return getattr(launch, op)(*args)
+            return launcher(op)(*args)
         return getattr(torch.ops.kan_kernels_triton, op).default(*args)
 
     return call
 
 
+def launcher(op: str):
+    """Return the function that launches an op's kernels."""
+    from . import activation_launch, launch
+
+    return getattr(launch if op.startswith("kan_linear") else activation_launch, op)
+
+
 def _kernel(op: str):
     def run(*args):
-        from . import guard, launch
+        from . import guard
 
         guard.check(op, args)
-        return getattr(launch, op)(*args)
+        return launcher(op)(*args)
 
     return run
 
@@ -114,6 +133,8 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 if NAMESPACE is not None:
     _library = library.define(NAMESPACE, {op: _kernel(op) for op in library.SCHEMAS}, ("CUDA", "CPU"))
     LINEAR_OP = torch.ops.kan_kernels_triton.kan_linear.default
-    kan_linear, kan_linear_grad_input, kan_linear_grad_weight, kan_linear_backward = map(
-        _entry, library.SCHEMAS
+    kan_linear, kan_linear_grad_input, kan_linear_grad_weight, kan_linear_backward = map(_entry, fakes.LINEAR)
+    ACTIVATION_OP = torch.ops.kan_kernels_triton.kan_activation.default
+    kan_activation, kan_activation_grad_input, kan_activation_grad_weight, kan_activation_backward = map(
+        _entry, fakes.ACTIVATION
     )

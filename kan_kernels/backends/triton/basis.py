@@ -15,25 +15,31 @@ import triton.language as tl
 
 
 @triton.jit
-def exact_cell(x, knots, K: tl.constexpr, M: tl.constexpr, LAST: tl.constexpr, STEPS: tl.constexpr):
-    """(first, values). x: a float32 or float64 tile. knots: pointers to each feature's first knot, as a tile.
-
-    LAST: the number of knots - 1. STEPS: ceil(log2(LAST)). first is int32.
-    """
+def find_cell(x, knots, LAST: tl.constexpr, STEPS: tl.constexpr):
+    """(cell, whether x lies on one, the last knot): the last cell that begins at x or before it, as int32."""
     cell = tl.zeros(x.shape, tl.int32)
     for n in tl.static_range(STEPS):
         probe = cell + (1 << (STEPS - 1 - n))
         above = (probe <= LAST) & (x >= tl.load(knots + tl.minimum(probe, LAST)))
         cell = tl.where(above, probe, cell)
-    last_knot = tl.load(knots + LAST)
-    inside = (x >= tl.load(knots)) & (x < last_knot)
+    last_knot = tl.load(knots + LAST).to(x.dtype)
+    return cell, (x >= tl.load(knots)) & (x < last_knot), last_knot
+
+
+@triton.jit
+def exact_cell(x, knots, K: tl.constexpr, M: tl.constexpr, LAST: tl.constexpr, STEPS: tl.constexpr):
+    """(first, values). x: a float32 or float64 tile. knots: pointers to each feature's first knot, as a tile.
+
+    LAST: the number of knots - 1. STEPS: ceil(log2(LAST)). first is int32.
+    """
+    cell, inside, last_knot = find_cell(x, knots, LAST, STEPS)
     x = tl.where(inside, x, last_knot)  # keeps inf and NaN out of the products
     values = (tl.where(inside, 1.0, 0.0).to(x.dtype),)
     left = (x,)  # left[j] = t_{cell+1-j} and right[j] = t_{cell+j}, j = 1..K
     right = (x,)
     for j in tl.static_range(1, K + 1):
-        left = left + (tl.load(knots + tl.maximum(cell + 1 - j, 0)),)
-        right = right + (tl.load(knots + tl.minimum(cell + j, LAST)),)
+        left = left + (tl.load(knots + tl.maximum(cell + 1 - j, 0)).to(x.dtype),)
+        right = right + (tl.load(knots + tl.minimum(cell + j, LAST)).to(x.dtype),)
     for p in tl.static_range(1, K + 1):
         saved = tl.zeros(x.shape, x.dtype)
         new = ()

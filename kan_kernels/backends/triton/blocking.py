@@ -27,6 +27,18 @@ def polynomials(order: int, derivative: int) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(float(factorial(order) * c) for c in value) for value in values)
 
 
+@cache
+def centred(degree: int) -> tuple[tuple[float, ...], ...]:
+    """[q][p]: the coefficient of v^p in u^q w^(degree-q), u = 1/2 + v and w = 1/2 - v, exact."""
+    half, rows = Fraction(1, 2), []
+    for q in range(degree + 1):
+        row = [Fraction(1)]
+        for factor in range(degree):
+            row = _add([half * c for c in row], [Fraction(0), *(c if factor < q else -c for c in row)])
+        rows.append(tuple(float(c) for c in row))
+    return tuple(rows)
+
+
 def _times(polynomial: list[Fraction], constant: int, slope: int) -> list[Fraction]:
     """polynomial * (constant + slope t)."""
     out = [constant * c for c in polynomial] + [Fraction(0)]
@@ -52,3 +64,12 @@ def power_of_two(n: int) -> int:
 
 def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
+
+
+def split(rows: int, programs: int, allowed: int, shortest: int, at_once: int) -> tuple[int, int]:
+    """Return (rows of a part, number of parts), for so many programs a part, of which so many run at once."""
+    most = max(1, min(ceil_div(2 * at_once, programs), allowed, rows // shortest))
+    # the time of a part times its rounds; a part more is two hundredths of the work for its sums
+    count = min(range(1, most + 1), key=lambda n: ceil_div(programs * n, at_once) * (50 + n) / n)
+    part = ceil_div(ceil_div(rows, count), 64) * 64
+    return part, ceil_div(rows, part)

@@ -7,7 +7,7 @@ is what would run, tile and constants included. Used by tests and by `python -m 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -16,7 +16,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from ..._core.bases import BASES
-from . import launch, tiling
+from . import launch, launcher, tiling
+from .blocking import ceil_div
 
 ARCHS = (80, 90, 100)
 SMALL = 86  # like 89 and 120 it has 99 KiB of shared memory for a block
@@ -25,6 +26,7 @@ _POINTERS = {
     torch.float64: "*fp64",
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
+    torch.int64: "*i64",
 }
 _SHORT = {
     torch.float32: "strict fp32",
@@ -32,6 +34,38 @@ _SHORT = {
     torch.bfloat16: "bf16",
     torch.float16: "fp16",
 }
+
+
+class Launch(NamedTuple):
+    """One launch: its arguments are meta tensors and numbers."""
+
+    kernel: Any
+    arguments: tuple
+    constants: dict[str, Any]
+    tile: dict[str, int]
+    blocks: int
+
+    @property
+    def name(self) -> str:
+        """Return the kernel's name."""
+        return self.kernel.fn.__name__
+
+    def turns(self) -> list[int]:
+        """Return how often a block runs each loop of products, that with the most work a turn first."""
+        names = (parameter.name for parameter in self.kernel.params)
+        sizes = dict(zip(names, self.arguments, strict=False))
+        tile, facts = self.tile, self.constants
+        if self.name in ("dense_backward", "base_gradient"):
+            return [ceil_div(min(sizes["ROWS"], sizes["B"]), tile["BM"])]
+        groups = ceil_div(facts["R"], tile["RG"]) if "RG" in tile else 1
+        if self.name == "dense_forward":
+            spline = ceil_div(sizes["I"], tile["BI"]) * (groups if groups > 4 else 1)
+            return [spline, *([ceil_div(sizes["I"], tile["BK"])] if facts["BASE"] else [])]
+        if self.name == "dense_input":
+            outputs = ceil_div(sizes["O"], tile["BK"])
+            together = groups == 1 and tile["TOGETHER"]
+            return [outputs * groups, *([outputs] if facts["BASE"] and not together else [])]
+        return []
 
 
 @dataclass(frozen=True)
@@ -42,7 +76,7 @@ class Spec:
     dtype: str
     options: str
     archs: tuple[int, ...]  # it is checked for
-    launched: Callable[[int], tuple] = field(compare=False, repr=False)  # arch -> an entry of `record`
+    launched: Callable[[int], Launch] = field(compare=False, repr=False)  # arch -> an entry of `record`
 
 
 @dataclass(frozen=True)
@@ -62,10 +96,10 @@ class Compiled:
 
 def record(op: str, dtype: torch.dtype, shape: tuple[int, int, int], *, grid_size: int = 5, order: int = 3,
            derivative: int = 0, base: int = 1, side: bool = False, bias: bool = False, uniform: bool = True,
-           tf32: bool = False, basis: str = "bspline", arch: int = 90) -> list[tuple]:  # fmt: skip
-    """The launches of one contraction: (kernel, arguments, constants, tile) each, on meta tensors.
+           tf32: bool = False, basis: str = "bspline", arch: int = 90) -> list[Launch]:  # fmt: skip
+    """The launches of one contraction, on meta tensors.
 
-    shape: (batch, in_features, out_features). uniform: as if every feature's knots were.
+    shape: (batch, in_features, out_features or heads). uniform: as if every feature's knots were.
     basis: one of full support has grid_size functions, and no order.
     arch: the compute capability for which tiles are chosen.
     """
@@ -80,21 +114,26 @@ def record(op: str, dtype: torch.dtype, shape: tuple[int, int, int], *, grid_siz
         return torch.empty(size, dtype=as_dtype, device="meta")
 
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    x = empty(rows, features, as_dtype=wide)
+    x, narrow = empty(rows, features, as_dtype=wide), empty(rows, features)
     s = empty(rows, features, as_dtype=wide) if side else None
     spline, base_weight = empty(features, functions, width), empty(features, width) if base else None
     g, grid = empty(rows, width), empty(features, columns, as_dtype=wide)
+    heads = empty(rows, width, features).transpose(1, 2)
     tail = (grid, functions, order, base, derivative, code)
     arguments = {
         "kan_linear": (x, s, spline, base_weight, empty(width) if bias else None, *tail),
         "kan_linear_grad_input": (x, spline, base_weight, g, *tail),
         "kan_linear_grad_weight": (x, s, g, *tail),
         "kan_linear_backward": (x, spline, base_weight, g, *tail),
+        "kan_activation": (narrow, s, spline, base_weight, *tail),
+        "kan_activation_grad_input": (narrow, spline, base_weight, heads, *tail),
+        "kan_activation_grad_weight": (narrow, s, heads, *tail),
+        "kan_activation_backward": (narrow, spline, base_weight, heads, *tail),
     }[op]
-    launches: list[tuple] = []
+    launches: list[Launch] = []
 
     def recorder(kernel, device, blocks, arguments, constants, tile) -> None:
-        launches.append((kernel, arguments, constants, tile))
+        launches.append(Launch(kernel, arguments, constants, tile, blocks))
 
     with (
         mock.patch.object(tiling, "launch", recorder),
@@ -102,7 +141,7 @@ def record(op: str, dtype: torch.dtype, shape: tuple[int, int, int], *, grid_siz
         mock.patch.object(launch, "tf32_allowed", lambda: tf32),
         mock.patch.object(tiling, "architecture", lambda device: arch),
     ):
-        getattr(launch, op)(*arguments)
+        launcher(op)(*arguments)
     return launches
 
 
@@ -170,6 +209,46 @@ def specializations() -> Iterator[Spec]:
     yield from _specs("kan_linear_grad_weight", torch.float64, (1000, 64, 64), "[64,64] G=5", **once)
     for basis in ("rbf", "chebyshev", "fourier"):
         yield from _global_basis(basis)
+    yield from _activations()
+
+
+def _activations() -> Iterator[Spec]:
+    """The kernels of kan_activation: heads 1 and 4, then whatever takes another path."""
+    ops = (("kan_activation", 0), ("kan_activation_grad_input", 1), ("kan_activation_backward", 0))
+    once: dict[str, Any] = {"archs": (90,)}
+    half = torch.bfloat16
+    for op, m in ops:
+        for dtype, heads, archs in ((half, 1, ARCHS), (half, 4, (90,)), (torch.float32, 1, (80, 90))):
+            shape = (4096, 1024, heads)
+            for spec in _specs(op, dtype, shape, f"[1024] x {heads} G=5", archs, derivative=m):
+                table = op == "kan_activation" and spec.kernel == "polynomial_table"
+                if table or spec.kernel.startswith("activation"):
+                    yield spec
+        for dtype, heads, options, settings in (
+            (torch.float16, 1, "G=5", {}),
+            (torch.float64, 3, "G=5", {}),
+            (half, 1, "G=5, any knots", {"uniform": False}),
+            (torch.float32, 2, "G=6 k=5", {"grid_size": 6, "order": 5}),
+            (half, 1, "rbf R=8", {"basis": "rbf", "grid_size": 8}),
+            (half, 1, "chebyshev R=8", {"basis": "chebyshev", "grid_size": 8}),
+        ):
+            settings = {**settings, **once, "derivative": m}
+            for spec in _specs(op, dtype, (4096, 1024, heads), f"[1024] x {heads} {options}", **settings):
+                if spec.kernel.startswith("activation"):
+                    yield spec
+    many = (4096, 1024, 8), "[1024] x 8 G=28, side"
+    for spec in _specs("kan_activation_grad_weight", half, *many, grid_size=28, side=True, **once):
+        if spec.kernel.startswith("activation"):
+            yield spec
+
+
+def step(dtype: torch.dtype, shape: tuple[int, int, int], arch: int, tf32: bool) -> list[Launch]:
+    """The launches of a training step of one layer: forward, and both gradients."""
+    settings: dict[str, Any] = {"tf32": tf32, "arch": arch}
+    return [
+        *record("kan_linear", dtype, shape, **settings),
+        *record("kan_linear_backward", dtype, shape, **settings),
+    ]
 
 
 def _global_basis(basis: str) -> Iterator[Spec]:
@@ -233,19 +312,24 @@ def _specs(
     **settings,
 ) -> Iterator[Spec]:
     name = "tf32" if settings.get("tf32") else _SHORT[dtype]
-    kernels = [launched[0].fn.__name__ for launched in record(op, dtype, shape, **settings)]
+    kernels = [launched.name for launched in record(op, dtype, shape, **settings)]
     for kernel in dict.fromkeys(kernels):  # the parts of d_spline and d_base are summed by one kernel
 
-        def launched(arch: int, kernel=kernel) -> tuple:
+        def launched(arch: int, kernel=kernel) -> Launch:
             made = record(op, dtype, shape, **settings, arch=arch)
-            return next(entry for entry in made if entry[0].fn.__name__ == kernel)
+            return next(entry for entry in made if entry.name == kernel)
 
         yield Spec(kernel, name, options, archs, launched)
 
 
 def compile_spec(spec: Spec, arch: int | str) -> Compiled:
     """Machine code of one specialisation. arch: 80, 90, 100 for CUDA, or an AMD name such as "gfx942"."""
-    kernel, arguments, constants, tile = spec.launched(arch if isinstance(arch, int) else 90)
+    return compile_launch(spec.launched(arch if isinstance(arch, int) else 90), arch)
+
+
+def compile_launch(launched: Launch, arch: int | str) -> Compiled:
+    """Machine code of one launch."""
+    kernel, arguments, constants, tile, _ = launched
     options: dict[str, Any] = {"enable_fp_fusion": True}
     constants = dict(constants)
     for name, value in tile.items():

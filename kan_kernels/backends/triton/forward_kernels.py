@@ -10,7 +10,7 @@ from .basis import base_activation, window
 from .full_support import first_state, next_rows
 from .place import place, tile_pairs
 from .table_kernel import verdict
-from .tiles import load_coefficients, load_rows, lost_rows, narrow, poison, product, scale_all
+from .tiles import load_base, load_coefficients, load_rows, lost_rows, narrow, poison, product, scale_all
 
 
 @triton.jit
@@ -95,11 +95,8 @@ def dense_forward(
             if side is not None:
                 a *= load_rows(side, m, i0 + k, side_row, side_column, I, EVEN_I)
             at = base_weight + (i0 + k.to(tl.int64))[:, None] * O + n[None, :]
-            if EVEN_I and EVEN_O:
-                b = tl.load(at)
-            else:
-                b = tl.load(at, mask=(i0 + k < I)[:, None] & (n < O)[None, :], other=0.0)
-            acc = product(narrow(a, dtype), b, acc, PRECISION)
+            b = load_base(at, i0 + k, n, I, O, EVEN_I, EVEN_O)
+            acc = product(narrow(a, dtype), b, acc, PRECISION, True)
     if bias is not None:
         acc += tl.load(bias + n, mask=n < O, other=0.0).to(tl.float32)[None, :]
     tl.store(

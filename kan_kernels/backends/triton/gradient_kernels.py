@@ -11,9 +11,19 @@ import triton.language as tl
 
 from .basis import base_activation, window
 from .full_support import first_state, next_rows, rows_of_group
-from .place import place, place_rows, spread, sum_rows, tile_pairs
+from .place import place, place_rows, spread, sum_rows, tile_pairs, times_columns
 from .table_kernel import verdict
-from .tiles import INTERPRETED, load_coefficients, load_part, load_rows, narrow, poison, product, scale_all
+from .tiles import (
+    INTERPRETED,
+    load_base,
+    load_coefficients,
+    load_part,
+    load_rows,
+    narrow,
+    poison,
+    product,
+    scale_all,
+)  # fmt: skip
 
 
 @triton.jit
@@ -130,7 +140,7 @@ def base_gradient(
         if side is not None:
             a *= load_part(side, m, i, side_row, side_column, end, I, EVEN_I).to(tl.float32)
         gs = load_part(g, m, n, g_row, g_column, end, O, EVEN_O)
-        acc = product(tl.trans(narrow(a, dtype)), gs, acc, PRECISION)
+        acc = product(tl.trans(narrow(a, dtype)), gs, acc, PRECISION, True)
     at = part * I * O + i.to(tl.int64)[:, None] * O + n[None, :]
     tl.store(d_base + at, narrow(acc, d_base.dtype.element_ty), mask=(i < I)[:, None] & (n < O)[None, :])
 
@@ -142,50 +152,94 @@ def dense_input(
     R: tl.constexpr, K: tl.constexpr, M: tl.constexpr, STEPS: tl.constexpr,
     POLY: tl.constexpr, FACTOR: tl.constexpr, BASIS: tl.constexpr,
     BASE: tl.constexpr, PRECISION: tl.constexpr, RG: tl.constexpr, EVEN_I: tl.constexpr, EVEN_O: tl.constexpr,
-    BM: tl.constexpr, BK: tl.constexpr, BI: tl.constexpr,
+    BM: tl.constexpr, BK: tl.constexpr, BI: tl.constexpr, TOGETHER: tl.constexpr,
 ):  # fmt: skip
-    """X_M of BM rows and BI inputs: g times each row's coefficients, BK outputs a step, then the basis."""
+    """X_M of BM rows and BI inputs: g times each row's coefficients, BK outputs a step, then the basis.
+
+    TOGETHER, where a tile holds all rows of an input: the base's weights take part in the same steps, so g is
+    read once, and the basis is made for 8 inputs at a time, since registers are the products' until then.
+    """
     dtype: tl.constexpr = spline.dtype.element_ty
     SHORT: tl.constexpr = dtype == tl.bfloat16 or dtype == tl.float16 or PRECISION == "tf32"
+    NG: tl.constexpr = (R + RG - 1) // RG
+    SPLINE: tl.constexpr = M <= K or BASIS != 0
     blocks = tl.cdiv(I, BI)
     pid = tl.program_id(0)
-    i = pid % blocks * BI + tl.arange(0, BI)
+    first = pid % blocks * BI
+    i = first + tl.arange(0, BI)
     row = (pid // blocks).to(tl.int64) * BM + tl.arange(0, BM)
+    m = tl.minimum(row, B - 1)
     k = tl.arange(0, BK)
     tile_i, tile_r = tile_pairs(BI, RG, True)
-    tile_i += pid % blocks * BI
-    xs = load_rows(x, tl.minimum(row, B - 1), i, x_row, x_column, I, EVEN_I)
-    slope = poison(xs, None)
-    at = tl.minimum(i, I - 1)
-    if M <= K or BASIS != 0:
-        if BASIS == 0:
-            quad, two, odd, values = window(xs, at, grid, table, I, K, M, POLY, R + K, STEPS)
-        else:
-            last, before = first_state(xs, at, grid, R, M, BASIS)
-        tile = spline + (tile_i.to(tl.int64) * R + tile_r)[:, None] * O + k[None, :]
-        for group in range((R + RG - 1) // RG):
-            products = tl.zeros((BM, BI * RG), tl.float32)
-            for o0 in range(0, O, BK):
-                gs = load_part(g, row, o0 + k, g_row, g_column, B, O, EVEN_O)
-                c = load_coefficients(tile + o0, group, tile_i, tile_r, o0 + k, I, O, R, RG, EVEN_I, EVEN_O)
-                products = product(gs, tl.trans(c), products, PRECISION)
-            if BASIS == 0:
-                rows = place_rows(quad, two, odd, values, group, BM, BI, RG, True)
-            else:
-                rows, last, before = next_rows(
-                    xs, None, at, group, last, before, grid, tl.float32, R, M, BASIS, BM, BI, RG, True
-                )
-            slope += sum_rows(products * rows, BM, BI, RG) * FACTOR
+    tile_i += first
+    wrong = 0.0
     if table is not None:
-        slope += verdict(table, I, 256)
+        wrong = verdict(table, I, 256)
+    tile = spline + (tile_i.to(tl.int64) * R + tile_r)[:, None] * O + k[None, :]
+    base_products = tl.zeros((BM, BI), tl.float32)
     if BASE != 0:
-        products = tl.zeros((BM, BI), tl.float32)
-        tile = base_weight + i.to(tl.int64)[:, None] * O + k[None, :]
+        base_tile = base_weight + i.to(tl.int64)[:, None] * O + k[None, :]
+    if SPLINE and NG == 1 and TOGETHER:
+        products = tl.zeros((BM, BI * RG), tl.float32)
         for o0 in range(0, O, BK):
             gs = load_part(g, row, o0 + k, g_row, g_column, B, O, EVEN_O)
-            c = tl.load(tile + o0, mask=(i < I)[:, None] & (o0 + k < O)[None, :], other=0.0)
+            c = load_coefficients(tile + o0, 0, tile_i, tile_r, o0 + k, I, O, R, RG, EVEN_I, EVEN_O)
             products = product(gs, tl.trans(c), products, PRECISION)
-        slope += products * base_activation(xs, BASE, M, SHORT)
+            if BASE != 0:
+                c = load_base(base_tile + o0, i, o0 + k, I, O, EVEN_I, EVEN_O)
+                base_products = product(gs, tl.trans(c), base_products, PRECISION)
+        SLICE: tl.constexpr = 8 if BI > 16 or POLY is None else BI
+        for n in tl.static_range(BI // SLICE):
+            i = first + n * SLICE + tl.arange(0, SLICE)
+            at = tl.minimum(i, I - 1)
+            xs = load_rows(x, m, i, x_row, x_column, I, EVEN_I)
+            if BASIS == 0:
+                quad, two, odd, values = window(xs, at, grid, table, I, K, M, POLY, R + K, STEPS)
+                rows = place_rows(quad, two, odd, values, 0, BM, SLICE, RG, True)
+            else:
+                rows = rows_of_group(xs, None, at, 0, grid, tl.float32, R, M, BASIS, BM, SLICE, RG, True)
+            rows = times_columns(rows, products, n, BM, BI * RG, SLICE * RG)
+            slope = poison(xs, None) + sum_rows(rows, BM, SLICE, RG) * FACTOR + wrong
+            if BASE != 0:
+                base = base_activation(xs, BASE, M, SHORT)
+                slope += times_columns(base, base_products, n, BM, BI, SLICE)
+            store_slope(t, slope, row, i, B, I)
+    else:
+        xs = load_rows(x, m, i, x_row, x_column, I, EVEN_I)
+        slope = poison(xs, None) + wrong
+        at = tl.minimum(i, I - 1)
+        if SPLINE:
+            if BASIS == 0:
+                quad, two, odd, values = window(xs, at, grid, table, I, K, M, POLY, R + K, STEPS)
+            else:
+                last, before = first_state(xs, at, grid, R, M, BASIS)
+            for group in range(NG):
+                products = tl.zeros((BM, BI * RG), tl.float32)
+                for o0 in range(0, O, BK):
+                    gs = load_part(g, row, o0 + k, g_row, g_column, B, O, EVEN_O)
+                    c = load_coefficients(
+                        tile + o0, group, tile_i, tile_r, o0 + k, I, O, R, RG, EVEN_I, EVEN_O
+                    )
+                    products = product(gs, tl.trans(c), products, PRECISION)
+                if BASIS == 0:
+                    rows = place_rows(quad, two, odd, values, group, BM, BI, RG, True)
+                else:
+                    rows, last, before = next_rows(
+                        xs, None, at, group, last, before, grid, tl.float32, R, M, BASIS, BM, BI, RG, True
+                    )
+                slope += sum_rows(products * rows, BM, BI, RG) * FACTOR
+        if BASE != 0:
+            for o0 in range(0, O, BK):
+                gs = load_part(g, row, o0 + k, g_row, g_column, B, O, EVEN_O)
+                c = load_base(base_tile + o0, i, o0 + k, I, O, EVEN_I, EVEN_O)
+                base_products = product(gs, tl.trans(c), base_products, PRECISION)
+            slope += base_products * base_activation(xs, BASE, M, SHORT)
+        store_slope(t, slope, row, i, B, I)
+
+
+@triton.jit
+def store_slope(t, slope, row, i, B, I):
+    """t[row, i] = slope."""
     stored = (row < B)[:, None] & (i < I)[None, :]
     tl.store(t + row[:, None] * I + i[None, :], narrow(slope, t.dtype.element_ty), mask=stored)
 

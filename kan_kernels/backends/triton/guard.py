@@ -11,6 +11,10 @@ _NAMES = {
     "kan_linear_grad_input": ("x", "spline_weight", "base_weight", "g"),
     "kan_linear_grad_weight": ("x", "row_scale", "g"),
     "kan_linear_backward": ("x", "spline_weight", "base_weight", "g"),
+    "kan_activation": ("x", "row_scale", "spline_weight", "base_weight"),
+    "kan_activation_grad_input": ("x", "spline_weight", "base_weight", "g"),
+    "kan_activation_grad_weight": ("x", "row_scale", "g"),
+    "kan_activation_backward": ("x", "spline_weight", "base_weight", "g"),
 }
 
 
@@ -28,7 +32,7 @@ def check(op: str, args: tuple) -> None:
     if expected is not None:
         raise ValueError(f"functions: got {functions}, expected {expected}")
     _number("base", base, 0, max(BASE_CODES.values()))
-    _number("derivative", derivative, 0, MAX_DERIVATIVE + (op == "kan_linear_grad_input"))
+    _number("derivative", derivative, 0, MAX_DERIVATIVE + op.endswith("_grad_input"))
     x = given["x"]
     _shape("x", x, (None, None))
     rows, features = x.shape
@@ -47,7 +51,7 @@ def check(op: str, args: tuple) -> None:
         "spline_weight": ((features, functions, width), (dtype,)),
         "base_weight": ((features, width), (dtype,)),
         "bias": ((width,), (dtype,)),
-        "g": ((rows, width), (dtype,)),
+        "g": ((rows, width) if op.startswith("kan_linear") else (rows, features, width), (dtype,)),
         "like": ((features, functions, width), (dtype,)),
         "grid": ((features, grid.shape[1]), (torch.float64 if dtype == torch.float64 else torch.float32,)),
     }

@@ -203,7 +203,7 @@ def _weights(
     gathers = tiling.sums_rows(case)
     uniform = not gathers and _uniform(case, grid, derivative + (t is not None), derivative)
     spline_weight, base_weight, grid = map(_dense, (spline_weight, base_weight, grid))
-    part_rows, parts = tiling.parts(case, x.device)
+    part_rows, parts = tiling.parts(case, x.device, precision(case.dtype))
     sums = (d_spline, d_base)
     if parts > 1:
         accumulate = torch.float64 if g.dtype == torch.float64 else torch.float32

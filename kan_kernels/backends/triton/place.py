@@ -136,6 +136,21 @@ def sum_rows(rows, BM: tl.constexpr, BI: tl.constexpr, RG: tl.constexpr):
 
 
 @triton.jit
+def times_columns(factor, tile, n: tl.constexpr, BM: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr):
+    """factor [BM, WIDTH] times columns WIDTH * n onwards of a tile [BM, N], which stay with their threads.
+
+    A sum with -0.0, which the compiler leaves out: a split tile would go through shared memory.
+    """
+    if N == WIDTH:
+        out = tile * factor
+    else:
+        products = tl.reshape(tile, (BM, N // WIDTH, WIDTH)) * factor[:, None, :]
+        wanted = (tl.arange(0, N // WIDTH) == n)[None, :, None]
+        out = tl.sum(tl.where(wanted, products, -0.0), 1)
+    return out
+
+
+@triton.jit
 def spread(per_input, BI: tl.constexpr, RG: tl.constexpr, PAIRS: tl.constexpr):
     """[BI * RG]: one number an input, repeated for each of its rows."""
     if PAIRS:

@@ -7,15 +7,33 @@ INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 
 @triton.jit
-def product(a, b, acc, PRECISION: tl.constexpr):
+def product(a, b, acc, PRECISION: tl.constexpr, INFINITE: tl.constexpr = False):
     """acc + a @ b, in acc's dtype. The interpreter would multiply the bit patterns of bfloat16.
 
-    "tf32x3" starts from zero in the tensor core, which truncates, and adds acc by ordinary additions.
+    "tf32x3" is three products of TF32 parts, which start from zero in the tensor core, which truncates, and
+    add acc by ordinary additions. What is infinite becomes NaN there, but in an a that may be INFINITE.
     """
     if INTERPRETED and a.dtype == tl.bfloat16:
         a = a.to(tl.float32)
         b = b.to(tl.float32)
-    return tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=acc.dtype)
+    if PRECISION == "tf32x3":
+        high_a, high_b = high_part(a), high_part(b)
+        low_a, low_b = a - high_a, b - high_b
+        if INFINITE:
+            low_a = tl.where(low_a == low_a, low_a, 0.0)
+        out = tl.zeros(acc.shape, acc.dtype)
+        out = tl.dot(low_a, high_b, out, input_precision="tf32", out_dtype=acc.dtype)
+        out = tl.dot(high_a, low_b, out, input_precision="tf32", out_dtype=acc.dtype)
+        out = tl.dot(high_a, high_b, out, input_precision="tf32", out_dtype=acc.dtype) + acc
+    else:
+        out = tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=acc.dtype)
+    return out
+
+
+@triton.jit
+def high_part(value):
+    """float32 cut to the bits of TF32, so that value - high_part(value) is exact."""
+    return (value.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -94,6 +112,16 @@ def load_coefficients(tile, group, i, r, n, I, O, R: tl.constexpr, RG: tl.conste
         rows = tl.load(at, mask=((i < I) & (r < R))[:, None], other=0.0)
     else:
         rows = tl.load(at, mask=((i < I) & (r < R))[:, None] & (n < O)[None, :], other=0.0)
+    return rows
+
+
+@triton.jit
+def load_base(tile, i, n, I, O, EVEN_I: tl.constexpr, EVEN_O: tl.constexpr):
+    """The base's weights of the inputs i, columns n, at `tile`. 0 past the ends."""
+    if EVEN_I and EVEN_O:
+        rows = tl.load(tile)
+    else:
+        rows = tl.load(tile, mask=(i < I)[:, None] & (n < O)[None, :], other=0.0)
     return rows
 
 

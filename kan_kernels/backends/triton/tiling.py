@@ -11,7 +11,7 @@ import torch
 
 from ..._core.checks import HALF_DTYPES
 from . import tuning
-from .blocking import ceil_div, power_of_two
+from .blocking import ceil_div, power_of_two, split
 
 INPUTS = 16  # of a tile of gradients
 ROW_SUM_COLUMNS, ROW_SUM_ROWS = 16, 32  # outputs and basis rows of a tile of gather_backward, at most
@@ -113,23 +113,23 @@ def row_sums(case: Case) -> dict[str, int]:
     return {"BM": rows, "BN": columns, "BR": min(basis_rows, ROW_SUM_ROWS), "num_warps": 8, "num_stages": 1}
 
 
-def parts(case: Case, device: torch.device) -> tuple[int, int]:
+def parts(case: Case, device: torch.device, precision: str = "ieee") -> tuple[int, int]:
     """(rows of a part, number of parts) of a sum over the batch.
 
-    Enough parts to fill the device twice, none short, and partial sums no larger than x and y.
+    As many as leave the fewest processors idle, up to two for each; none short, and partial sums no larger
+    than x and y.
     """
     if sums_rows(case):
         tile, shortest = row_sums(case), 1024
         programs = case.features * ceil_div(case.basis_rows, tile["BR"]) * ceil_div(case.width, tile["BN"])
     else:
         shortest = 256
-        programs = ceil_div(case.features * case.basis_rows, INPUTS * 8) * ceil_div(case.width, 128)
-    wanted = ceil_div(2 * processors(device), programs)
+        wide = case.warp_groups and precision != "tf32x3" and _even_tiles(case.width)
+        tiles = ceil_div(case.width, 256 if wide else 128)
+        programs = ceil_div(case.features * case.basis_rows, INPUTS * 8) * tiles
     weights = case.features * (case.basis_rows + 1) * case.width
     allowed = case.rows * (case.features + case.width) // weights
-    count = max(1, min(wanted, allowed, case.rows // shortest))
-    rows = ceil_div(ceil_div(case.rows, count), 64) * 64
-    return rows, ceil_div(case.rows, rows)
+    return split(case.rows, programs, allowed, shortest, processors(device))
 
 
 @cache
@@ -178,10 +178,18 @@ def _forward_tiles(case: Case, constants: dict, exact: bool, small: bool):
             (128, 256, 8, 32, 8, 3),
             (128, 64, 8, 32, 4, 4),
         ]
+        if case.warp_groups and case.rows >= 4096:  # half of the reads of coefficients
+            shapes = [(256, 128, 8, 32, 8, 3), *shapes[:3]]
+        elif case.warp_groups and _even_tiles(
+            case.width
+        ):  # basis and base are made for twice as many outputs
+            shapes = [shapes[2], *shapes[:2], shapes[3]]
     elif exact and not case.warp_groups:  # three products of TF32 parts
         shapes = [(32, 64, 4, 32, 8, 2)] if long else [(64, 64, 4, 32, 8, 2)]
+    elif exact and long:
+        shapes = [(64, 64, 4, 32, 8, 2)]
     elif exact:
-        shapes = [(64, 64, 4, 32, 8, 2)] if long else [(64, 128, 4, 32, 8, 2), (64, 64, 4, 32, 4, 2)]
+        shapes = [(128, 128, 4, 32, 8, 2), (64, 128, 4, 32, 8, 2), (64, 64, 4, 32, 4, 2)]
     elif long and not case.warp_groups:
         shapes = [(64, 64, 4, 32, 8, 2)]
     elif long:
@@ -190,6 +198,8 @@ def _forward_tiles(case: Case, constants: dict, exact: bool, small: bool):
         shapes = [(64, 128, 8, 32, 8, 2), (64, 64, 8, 32, 8, 3)]
     else:
         shapes = [(128, 128, 8, 32, 4, 2), (64, 64, 8, 32, 4, 3), (128, 64, 8, 32, 4, 3)]
+        if case.rows >= 4096:
+            shapes = [(256, 128, 8, 32, 8, 2), *shapes]
     if case.arch // 10 != 9:
         shapes = [(bm, bn, bi, bk, 8, stages) for bm, bn, bi, bk, _, stages in shapes]
     for bm, bn, bi, bk, warps, stages in shapes:
@@ -208,27 +218,35 @@ def _forward_tiles(case: Case, constants: dict, exact: bool, small: bool):
 
 
 def _input_tiles(case: Case, constants: dict, exact: bool, small: bool):
-    """(BM, BK, warps, stages)."""
+    """(BM, BK, inputs, warps, stages)."""
+    # twice the inputs for each read of g, where a tile holds all rows of them
+    inputs = 2 * INPUTS if case.basis_rows <= 8 and case.features > INPUTS else INPUTS
     if small:
-        shapes = [(32, 16, 4, 1)]
+        shapes = [(32, 16, inputs, 4, 1)]
     elif case.order > 3 or (exact and not case.warp_groups):
-        shapes = [(32, 32, 8, 2)]
+        shapes = [(32, 32, INPUTS, 8, 2)]
     elif not case.warp_groups:
-        shapes = [(64, 64 if case.half else 32, 8, 2)]
+        shapes = [(64, 64 if case.half else 32, INPUTS, 8, 2)]
     elif case.half:
-        shapes = [(128, 64, 8, 3), (64, 64, 4, 3), (128, 32, 8, 4)]
+        shapes = [
+            (128, 64, inputs, 8, 3),
+            (128, 64, INPUTS, 8, 3),
+            (64, 64, INPUTS, 4, 3),
+            (128, 32, INPUTS, 8, 4),
+        ]
     elif exact:
-        shapes = [(64, 32, 8, 2)]
+        shapes = [(128, 32, INPUTS, 8, 2), (64, 32, INPUTS, 8, 2)]
     else:
-        shapes = [(128, 32, 8, 2), (64, 32, 4, 3)]
-    for bm, bk, warps, stages in shapes:
+        shapes = [(128, 32, inputs, 8, 3), (128, 32, INPUTS, 8, 2), (64, 32, INPUTS, 4, 3)]
+    for bm, bk, bi, warps, stages in shapes:
         bk = _columns(case.width, bk)
         yield {
             "BM": min(bm, max(64 if bm > 32 else bm, power_of_two(case.rows))),
             "BK": bk,
-            "BI": INPUTS,
+            "BI": bi,
+            "TOGETHER": case.warp_groups or not exact,  # strict products with mma.sync would spill
             "RG": _group(case),
-            "EVEN_I": case.features % INPUTS == 0,
+            "EVEN_I": case.features % bi == 0,
             "EVEN_O": case.width % bk == 0,
             "num_warps": warps,
             "num_stages": stages,
@@ -246,10 +264,16 @@ def _backward_tiles(case: Case, constants: dict, exact: bool, small: bool):
         shapes = [(16, 64, 8, 1)]
     elif case.half:
         shapes = [(64, 128, 8, 3), (64, 256, 8, 3), (64, 64, 4, 3)]
+        if case.warp_groups and _even_tiles(case.width):
+            shapes = [shapes[1], shapes[0], shapes[2]]
     elif exact and not case.warp_groups:
         shapes = [(16, 64, 8, 2)]
-    else:
+    elif exact or not case.warp_groups:
         shapes = [(32, 128, 8, 2), (64, 128, 8, 2), (32, 64, 4, 2)]
+    else:
+        shapes = [(32, 256, 8, 3), (32, 128, 8, 2), (32, 64, 4, 2)]
+        if not _even_tiles(case.width):
+            shapes = [shapes[1], shapes[0], shapes[2]]
     if small:
         shapes, most = [(32, columns if constants["ONE_PASS"] else 32, 4, 1)], columns
     for bm, bn, warps, stages in shapes:
@@ -272,8 +296,15 @@ def _base_tiles(case: Case, constants: dict, exact: bool, small: bool):
         shapes = [(16, 16, 16, 4, 1)]
     else:
         strict = constants["PRECISION"] == "tf32x3"
-        bm = 32 if strict or not case.warp_groups else 64
-        shapes = [(bm, 64, 64, 8 if strict else 4, 3 if case.half else 2)]
+        wide = _even_tiles(case.width)  # each value is made once for 256 outputs
+        if not case.warp_groups:
+            shapes = [(32, 64, 64, 8, 2) if strict else (32, 128, 64, 4, 3 if case.half else 2)]
+        elif strict:
+            shapes = [(32, 128, 128, 8, 2)]
+        elif wide:
+            shapes = [(32, 256, 128, 8, 3 if case.half else 2)]
+        else:
+            shapes = [(64 if case.half else 32, 128, 64, 4, 3)]
     for bm, bn, bi, warps, stages in shapes:
         columns = _columns(case.width, bn)
         yield {
@@ -293,6 +324,11 @@ _TILES = {
     "dense_backward": _backward_tiles,
     "base_gradient": _base_tiles,
 }
+
+
+def _even_tiles(width: int) -> bool:
+    """Whether tiles of 256 outputs hold no more of what does not exist than tiles of 128."""
+    return ceil_div(width, 128) % 2 == 0
 
 
 def _group(case: Case) -> int:

@@ -73,6 +73,8 @@ WIDE = [
     Case(130, 40, 200, 5, 3, 1, dtype=HALF[1]),
     Case(70, 100, 136, 5, 3, 0, side=True, dtype=HALF[0]),  # the ring of knot panels wraps
     Case(70, 100, 136, 5, 3, 0, dtype=HALF[1]),
+    Case(129, 130, 72, 89, 3, 0, "adaptive"),  # enough blocks for the input's gradient to take large tiles
+    Case(130, 1530, 8, 3, 2, 0, "ranges", dtype=HALF[1]),
 ]
 
 
@@ -173,6 +175,27 @@ def test_same_bits(case: Case) -> None:
 def test_golden_numbers(name: str) -> None:
     """The golden fixtures through autograd: y, every gradient, the second order."""
     check_layer(cuda_host.NAME, name)
+
+
+# (shape, path) of a backward pass of 1000 rows, and the blocks that each of its kernels must have
+SMALL = {
+    "dense": (Case(1000, 64, 64, 5, 3, 0), "dense", {"dense_input": 64, "dense_weight": 128}),
+    "gather": (Case(1000, 64, 10, 5, 3, 0), "gather", {"gather_backward": 48}),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", SMALL)
+def test_small_batches_fill_a_card(name: str) -> None:
+    """A batch of 1000 rows is enough for more than a few processors, and is added up to the same numbers."""
+    case, path, expected = SMALL[name]
+    with cuda_host.options(path=path):
+        if path == "dense":
+            check_dense("backward", case, False)
+        else:
+            check_op(cuda_host.NAME, "backward", case, build(case))
+    for kernel, blocks in expected.items():
+        assert cuda_host.blocks(kernel) >= blocks, kernel
 
 
 def test_the_emulator_sees_faults() -> None:

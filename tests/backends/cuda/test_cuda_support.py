@@ -75,7 +75,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "DEVICES", ("cpu", "cuda"))
     monkeypatch.setattr(library, "LOAD_ERROR", None)
     monkeypatch.setattr(cuda_support, "built", lambda: ("80-real 90-real", (13000, 13000)))
-    costs = {name: cost_model.Cost("dense", 1.0) for name in ("native", "triton")}
+    costs = {name: cost_model.Cost("dense", {"forward": 1.0}) for name in ("native", "triton")}
     monkeypatch.setattr(cost_model, "gpu_costs", lambda *_: costs)
     monkeypatch.setattr(cost_model, "native_path", lambda *_: "dense path")
 
@@ -117,10 +117,10 @@ def test_the_costs_are_those_of_the_device_of_x(monkeypatch: pytest.MonkeyPatch)
     """The cost model is asked for the architecture of x's own device."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=None: (12 if index else 9, 0))
     asked = []
-    monkeypatch.setattr(cost_model, "gpu_costs", lambda case, major, tf32: asked.append(major))
+    monkeypatch.setattr(cost_model, "gpu_costs", lambda case, device, tf32: asked.append(device.arch))
     for index in (1, 0, None):
         dispatch._gpu_costs(Problem("cuda", torch.float32, torch.float32, 8, 8, 8, 3, index=index))
-    assert asked == [12, 9, 9]
+    assert asked == [120, 90, 90]
 
 
 def test_the_report_asks_every_device(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:

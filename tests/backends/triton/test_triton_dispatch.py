@@ -58,6 +58,9 @@ def test_a_gpu_without_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None
         ({"dtype": torch.float64}, "float64 has no matrix kernel"),
         ({"basis": "rbf", "functions": 200, "order": 0}, "tf32x3 operands on matrix units"),
         ({"basis": "chebyshev", "functions": 41, "order": 0}, "tf32x3 operands on matrix units"),
+        ({"op": "kan_activation"}, "each x looks up the polynomial of its cell"),
+        ({"op": "kan_activation", "order": 5}, "the basis is evaluated in place"),
+        ({"op": "kan_activation", "dtype": torch.float64}, "gradients summed row by row"),
     ):
         choice = dispatch.choose(situation(**changes))
         assert choice.backend.NAME == "triton" and words in choice.why, choice.why
@@ -82,17 +85,18 @@ def test_a_gpu_without_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_the_cheaper_backend_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where both fused backends can run, the cost model decides, in figures; either can be forced."""
+    wide = {"in_features": 512, "out_features": 512}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
     monkeypatch.setattr(BACKENDS["native"], "can_run", lambda case: None)
     monkeypatch.setattr(BACKENDS["triton"], "can_run", lambda case: None)
     for changes, chosen in (
-        ({"dtype": torch.bfloat16, "in_features": 512, "out_features": 512}, "triton"),  # warp-group products
+        ({**wide, "dtype": torch.bfloat16}, "triton"),  # warp-group products
         ({"out_features": 5}, "native"),  # narrow
         ({"functions": 203}, "native"),  # a long grid
         ({"dtype": torch.float64}, "native"),
         (
-            {"basis": "rbf", "functions": 5, "order": 0, "dtype": torch.bfloat16},
+            {**wide, "basis": "rbf", "functions": 5, "order": 0, "dtype": torch.bfloat16},
             "triton",
         ),  # more outputs share a value
         ({"basis": "rbf", "functions": 5, "order": 0, "out_features": 5}, "native"),
@@ -102,9 +106,9 @@ def test_the_cheaper_backend_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
             "native",
         ),
     ):
-        choice = dispatch.choose(situation(**changes))
-        assert chosen == choice.backend.NAME and "cycles an edge" in choice.why, str(choice)
-        assert all("cycles an edge" in reason for reason in choice.passed_over.values())
+        choice = dispatch.choose(situation(**{"rows": 8192, "training": True, **changes}))
+        assert chosen == choice.backend.NAME and "us a training step" in choice.why, str(choice)
+        assert all("us a training step" in reason for reason in choice.passed_over.values())
         assert dispatch.choose(situation(**changes), "native").backend.NAME == "native"
 
 

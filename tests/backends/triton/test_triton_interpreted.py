@@ -136,6 +136,23 @@ def test_one_pass() -> None:
         assert [name for name, _, _ in seen] == names
 
 
+def test_more_inputs_than_a_slice() -> None:
+    """The input's gradient of more inputs than the basis is made for at a time, on any knots too."""
+    for case in (Case(20, 37, 33, dtype=torch.bfloat16), Case(20, 21, 33, 4, 3, 1, "adaptive")):
+        with launches() as seen:
+            check_op("triton", "input", case, build(case))
+        assert [(name, tile["BI"], tile["TOGETHER"]) for name, _, tile in seen] == [("dense_input", 32, True)]
+
+
+def test_infinity_is_kept_by_strict_products() -> None:
+    """Infinity in x: the base's products are infinite or NaN where plain torch's are."""
+    for op in ("forward", "weight"):
+        inputs = build(Case(9, 5, 20))
+        inputs.x[2, 3] = torch.inf
+        got, want = run_op("triton", op, inputs)[-1], run_op("reference", op, inputs)[-1]
+        assert torch.equal(got.isinf(), want.isinf()) and want.isinf().any()
+
+
 @pytest.mark.long
 def test_sums_in_parts() -> None:
     """A long batch is summed in parts, in order, and the parts are as many as the shapes say."""
