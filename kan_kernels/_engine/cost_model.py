@@ -50,8 +50,8 @@ _CARDS = {
 }
 _LANES = 128.0  # that start an instruction in a cycle
 # Ratios of the passes, the base's products among them, by backend, architecture and operands, at [512,512]:
-# tests/budgets/step.json. Of an architecture that is not here, the cycles of the nearest older one, and its own
-# matrix rate.
+# tests/budgets/step.json. Of an architecture that is not here, the cycles of the nearest older one, and its
+# own matrix rate.
 RATIOS: dict[str, dict[int, dict[str, tuple[float, float, float]]]] = {
     "triton": {
         80: {"half": (1.86, 1.73, 1.13), "tf32": (1.15, 1.51, 1.08), "strict": (1.06, 1.33, 1.28)},

@@ -3,8 +3,8 @@
 
 Needs cmake and a compiler with the sanitizers' runtimes; no torch, no pytest. Exit status 0 means: no bad
 address, no undefined behaviour, every entry written and right, on each instruction set that this machine
-runs, or on the one that is named. `--quick` compiles in three quarters of the time, without the checks of each
-pointer that ASan mostly sees too: null, misaligned, an object that is too small.
+runs, or on the one that is named. `--quick` compiles in three quarters of the time, without the checks of
+each pointer that ASan mostly sees too: null, misaligned, an object that is too small.
 """
 
 from __future__ import annotations

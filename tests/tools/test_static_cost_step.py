@@ -51,7 +51,7 @@ def test_what_does_not_fit_is_an_error() -> None:
 
 
 def test_turns_of_the_compiled_kernels() -> None:
-    """A loop turns as often as its products take; what is around it once for its inner turns; the rest once a block."""
+    """A loop turns as often as its products take, what is around it once for its inner turns."""
     products = 2.0 * step.ROWS * 512**2
     for tile in cuda_step.tiles("bf16", 512):
         per_block = products * 9 / tile.blocks

@@ -42,7 +42,9 @@ class LoopCost:
     notes: list[str] = field(default_factory=list)
     whole: bool = False  # no loop: all the code
     indices: list[int] = field(default_factory=list, repr=False)  # into the code, of what is around a loop
-    around: LoopCost | None = None  # one turn of the loop that holds this one, without what lies in inner loops
+    around: LoopCost | None = (
+        None  # one turn of the loop that holds this one, without what lies in inner loops
+    )
 
     @property
     def bound(self) -> str:
@@ -69,8 +71,8 @@ class LoopCost:
 
 @dataclass
 class KernelCost:
-    """One kernel. ``loops`` has the hot loop first; ``rest`` is what lies in none of them and not around them,
-    counted once; ``spills`` counts loads and stores of local memory.
+    """One kernel. ``loops`` has the hot loop first; ``rest`` is what lies neither in them nor around them, counted
+    once; ``spills`` counts loads and stores of local memory.
     """
 
     name: str

@@ -18,7 +18,7 @@ _BLOCKS = 264  # parts of the batch until there are so many, csrc/cuda/blocking.
 
 @dataclass(frozen=True)
 class Tile:
-    """How a pass is cut, csrc/cuda/dense/: blocks, and turns of an inner loop for one of the loop around it."""
+    """How a pass is cut, csrc/cuda/dense/: blocks, and inner turns for one of the loop around them."""
 
     name: str  # of the pass
     kernel: str
@@ -35,9 +35,7 @@ def tiles(dtype: str, width: int) -> tuple[Tile, Tile, Tile]:
         "forward", "dense_forward_kernel", columns // 8,
         ROWS // rows * -(-width // columns), 4 if strict else 8,
     )  # fmt: skip
-    inputs = Tile(
-        "input's gradient", "dense_input_kernel", rows // 32, ROWS // rows * -(-width // 32), 2
-    )
+    inputs = Tile("input's gradient", "dense_input_kernel", rows // 32, ROWS // rows * -(-width // 32), 2)
     outputs = 256 if not strict and -(-width // 128) % 2 == 0 else 128
     blocks = -(-width // 16) * -(-width // outputs)
     depth = 32 if outputs == 128 else 16  # rows of a step in 32 bits, of which a turn takes 8

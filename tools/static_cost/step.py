@@ -13,7 +13,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from .arch import architecture
@@ -34,6 +33,7 @@ _PASSES = {  # of the Triton kernels, then of the compiled ones
     "weight": ("dense_backward", "base_gradient", "weights' gradient"),
 }
 _SLACK = 0.005  # by which a ratio may exceed its budget: figures are rounded
+
 
 @dataclass(frozen=True)
 class Kernel:
