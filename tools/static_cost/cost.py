@@ -71,8 +71,8 @@ class LoopCost:
 
 @dataclass
 class KernelCost:
-    """One kernel. ``loops`` has the hot loop first; ``rest`` is what lies neither in them nor around them, counted
-    once; ``spills`` counts loads and stores of local memory.
+    """One kernel. ``loops`` has the hot loop first; ``rest`` is what lies neither in them nor around them,
+    counted once; ``spills`` counts loads and stores of local memory.
     """
 
     name: str
