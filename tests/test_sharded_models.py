@@ -285,7 +285,8 @@ def two_dimensions(rank: int, size: int) -> None:
     dist.barrier()
 
 
-@pytest.mark.parametrize("size", (2, pytest.param(4, marks=pytest.mark.long)))
+@pytest.mark.long
+@pytest.mark.parametrize("size", (2, 4))
 def test_ranks(size: int, tmp_path: Path) -> None:
     """All cases, on as many ranks."""
     ranks.start(__file__, tmp_path, size)

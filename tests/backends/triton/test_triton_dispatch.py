@@ -148,6 +148,7 @@ compiled(torch.rand(4, 3))
 """
 
 
+@pytest.mark.long  # a process of its own that compiles
 def test_everything_else_works_without_triton() -> None:
     """Layers, training, torch.compile; the reason says what to install."""
     child(WITHOUT)
