@@ -312,14 +312,15 @@ def _specs(
     **settings,
 ) -> Iterator[Spec]:
     name = "tf32" if settings.get("tf32") else _SHORT[dtype]
-    kernels = [launched.name for launched in record(op, dtype, shape, **settings)]
-    for kernel in dict.fromkeys(kernels):  # the parts of d_spline and d_base are summed by one kernel
+    kernels = {arch: [one.name for one in record(op, dtype, shape, **settings, arch=arch)] for arch in archs}
+    # The parts of d_spline and d_base are summed by one kernel, where there are parts.
+    for kernel in dict.fromkeys(name for names in kernels.values() for name in names):
 
         def launched(arch: int, kernel=kernel) -> Launch:
             made = record(op, dtype, shape, **settings, arch=arch)
             return next(entry for entry in made if entry.name == kernel)
 
-        yield Spec(kernel, name, options, archs, launched)
+        yield Spec(kernel, name, options, tuple(arch for arch in archs if kernel in kernels[arch]), launched)
 
 
 def compile_spec(spec: Spec, arch: int | str) -> Compiled:
