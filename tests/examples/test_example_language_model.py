@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks.readme import refresh
 from harness import run_example
 
 gpt: Any = importlib.import_module("examples.language_model")
@@ -67,3 +69,11 @@ def test_images_and_a_table() -> None:
         assert all(abs(r["parameters"] - task.parameters) < 0.1 * task.parameters for r in of), of
         assert all(r["score"] > (0.5 if task.name == "digits" else 0.1) for r in of), of
     assert "| digits | multi-head KAN |" in module.block(result)
+
+
+@pytest.mark.parametrize("name,marker", [("language_model", "language"), ("digits_and_diabetes", "small-data")])
+def test_the_page_has_the_committed_results(name: str, marker: str) -> None:
+    """docs/heads.md shows what the result files hold."""
+    module: Any = importlib.import_module(f"examples.{name}")
+    text = module.block(json.loads(module.PATH.read_text()))
+    assert refresh(module.PAGE, text, True, module.COMMAND, marker) == 0
