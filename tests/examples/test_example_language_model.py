@@ -71,7 +71,9 @@ def test_images_and_a_table() -> None:
     assert "| digits | multi-head KAN |" in module.block(result)
 
 
-@pytest.mark.parametrize("name,marker", [("language_model", "language"), ("digits_and_diabetes", "small-data")])
+@pytest.mark.parametrize(
+    "name,marker", [("language_model", "language"), ("digits_and_diabetes", "small-data")]
+)
 def test_the_page_has_the_committed_results(name: str, marker: str) -> None:
     """docs/heads.md shows what the result files hold."""
     module: Any = importlib.import_module(f"examples.{name}")
