@@ -43,6 +43,7 @@ def test_text_and_curves() -> None:
     assert math.isnan(gpt.loss_at(curve, 1, 5.0))
 
 
+@pytest.mark.long
 def test_toy_models_learn() -> None:
     """Every kind gets below the bits of a byte drawn evenly, and the tables and picture are made."""
     result = run_example("language_model")
@@ -58,6 +59,7 @@ def test_toy_models_learn() -> None:
     assert len(gpt.picture(result).axes) == 2
 
 
+@pytest.mark.long
 def test_images_and_a_table() -> None:
     """Models of a task are of one size, and better than guessing after a few epochs."""
     pytest.importorskip("sklearn")

@@ -70,6 +70,7 @@ def test_turns_of_the_compiled_kernels() -> None:
     assert [tile.last for tile in cuda_step.tiles("bf16", 128)] == [16, 4, 4]
 
 
+@pytest.mark.long
 def test_no_compiled_ratio_has_risen() -> None:
     """The steps of the library's own architectures, read anew."""
     try:
