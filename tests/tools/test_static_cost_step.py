@@ -110,11 +110,15 @@ def test_the_page_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.long
 def test_no_ratio_has_risen() -> None:
-    """Every committed step of the Triton kernels, compiled and counted anew."""
+    """Committed steps of the Triton kernels, of the wide layer, compiled and counted anew."""
     pytest.importorskip("triton", reason="Triton is not installed: there is nothing to compile with")
     budget = step.load()
     for key in budget["steps"]:
         provider, arch, dtype, widths = key.split("/")
-        if provider == "triton":
+        if (
+            provider == "triton"
+            and widths == "[512,512]"
+            and (arch, dtype) in (("sm_80", "bf16"), *(("sm_90", one) for one in step.DTYPES))
+        ):
             facts = [int(arch.removeprefix("sm_"))], [dtype], [int(widths.strip("[]").split(",")[0])]
             assert not step.check(budget, step.triton_steps(*facts))
