@@ -20,6 +20,7 @@ GATHER = [
     Case(2200, 2, 3, 5, 3, 0, side=True),
     Case(4200, 2, 3, 5, 3, 0),
     Case(33, 3, 40, 5, 1, 0, points="extension", dtype=torch.float64),
+    Case(34, 3, 140, 5, 3, 0),  # more outputs than a warp holds at a time
 ]
 DENSE = [
     Case(70, 100, 136, 5, 3, 0, "ranges", dtype=HALF[0]),  # the loop for uniform knots
