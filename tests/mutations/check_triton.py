@@ -53,6 +53,7 @@ ACTIVATIONS = [
     (Case(40, 5, 1, 9, 3, 0, "adaptive", "nan", BFLOAT, torch.float32), ("forward", "backward")),
     (Case(11, 3, 4, 5, 2, 1, "steep", "nan", base=None), ("forward", "input", "weight")),
     (Case(37, 3, 3, 4, 2, 0, "adaptive", "mixed", torch.float64), ("forward", "backward")),
+    (Case(12, 6, 4, points="inf"), ("input",)),  # of 5 heads in two blocks, whose base is infinite
 ]
 
 

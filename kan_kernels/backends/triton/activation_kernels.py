@@ -133,20 +133,27 @@ def store_part(out, tile, rows, columns, end, size, EVEN: tl.constexpr):
 
 
 @triton.jit
-def slope(
+def slope_sums(
     x, gs, i, h0, spline, base_weight, grid, table, places, pairs, I, H,
     R: tl.constexpr, K: tl.constexpr, M: tl.constexpr, STEPS: tl.constexpr, BASIS: tl.constexpr,
-    BASE: tl.constexpr, SHORT: tl.constexpr, BH: tl.constexpr,
+    BASE: tl.constexpr, BH: tl.constexpr,
 ):  # fmt: skip
-    """X_M of a tile x[.., i]: the BH tiles of gs times the functions of the heads from h0, summed."""
+    """The BH tiles of gs times the functions of x[.., i], and times the base weights, summed over heads."""
     found = functions(x, i, h0, spline, grid, table, places, pairs, I, H, R, K, M, STEPS, BASIS, BH)
-    total = poison(x, None)
+    total = tl.zeros(x.shape, x.dtype)
     of_base = tl.zeros(x.shape, x.dtype)
     for h in tl.static_range(BH):
         total += tl.where(h0 + h < H, gs[h] * found[h], 0.0)
         if BASE != 0:
             b = tl.load(base_weight + i.to(tl.int64) * H + tl.minimum(h0 + h, H - 1))
             of_base += tl.where(h0 + h < H, gs[h] * b.to(x.dtype)[None, :], 0.0)
+    return total, of_base
+
+
+@triton.jit
+def slope(x, total, of_base, M: tl.constexpr, BASE: tl.constexpr, SHORT: tl.constexpr):
+    """X_M from both sums over all heads: the base may be infinite, and its share is taken once."""
+    total += poison(x, None)
     if BASE != 0:
         total += of_base * base_activation(x, BASE, M, SHORT)
     return total
@@ -184,13 +191,17 @@ def activation_input(
     xs = load_rows(x, tl.minimum(row, B - 1), i, x_row, x_column, I, EVEN_I).to(compute)
     xs = judged(xs, at, table, I)
     total = tl.zeros((BM, BI), compute)
+    of_base = tl.zeros((BM, BI), compute)
     for first in range(0, H, BH):
         h0 = first + tl.zeros((), tl.int32)  # in the interpreter it is a Python number
         gs = load_heads(g, row, i, h0, g_row, g_feature, g_head, B, I, H, compute, EVEN_I, BH)
-        total += slope(
+        sums = slope_sums(
             xs, gs, at, h0, spline, base_weight, grid, table, places, pairs, I, H,
-            R, K, M, STEPS, BASIS, BASE, SHORT, BH,
+            R, K, M, STEPS, BASIS, BASE, BH,
         )  # fmt: skip
+        total += sums[0]
+        of_base += sums[1]
+    total = slope(xs, total, of_base, M, BASE, SHORT)
     store_part(t + row[:, None] * I + i[None, :], total, row, i, B, I, EVEN_I)
 
 
@@ -294,10 +305,11 @@ def activation_backward(
                 new = new + (base_sums[h] + tl.where((m < end)[:, None], activation * wide[h], 0.0),)
             base_sums = new
         if ONE_PASS:
-            dx = slope(
+            both = slope_sums(
                 xs, wide, at, h0, spline, base_weight, grid, table, places, pairs, I, H,
-                R, K, M + 1, STEPS, BASIS, BASE, SHORT, BH,
+                R, K, M + 1, STEPS, BASIS, BASE, BH,
             )  # fmt: skip
+            dx = slope(xs, both[0], both[1], M + 1, BASE, SHORT)
             store_part(t + m[:, None] * I + i[None, :], dx, m, i, end, I, EVEN_I)
     rows = spread(tl.sum(lost, 0), BI, RG, True)
     flat = part * I * R * H + (tile_i.to(tl.int64) * R + tile_r) * H
