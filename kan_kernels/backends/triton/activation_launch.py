@@ -141,7 +141,8 @@ def _gradient_tile(case: tiling.Case, products: bool) -> dict:
     if group * heads > ROWS:
         heads = max(1, ROWS // group)
     if products:
-        rows, columns = 32 if case.device == "cpu" else 64, tiling.INPUTS
+        exact = not case.half and case.order > LOOKED_UP  # windows of values fill the registers
+        rows, columns = 32 if exact or case.device == "cpu" else 64, tiling.INPUTS
     else:
         rows, columns = 16, 4
     return {
