@@ -42,9 +42,7 @@ class LoopCost:
     notes: list[str] = field(default_factory=list)
     whole: bool = False  # no loop: all the code
     indices: list[int] = field(default_factory=list, repr=False)  # into the code, of what is around a loop
-    around: LoopCost | None = (
-        None  # one turn of the loop that holds this one, without what lies in inner loops
-    )
+    around: LoopCost | None = None  # one turn of the loop that holds this one, without any inner loop
 
     @property
     def bound(self) -> str:

@@ -60,6 +60,14 @@ def _elementwise(case: tiling.Case, derivative: int, base: int) -> dict:
     return _constants(case, derivative, base) | {"SHORT": case.half, "H": case.width}
 
 
+def _functions(case: tiling.Case, derivative: int, spline_weight: Tensor, base_weight, grid: Tensor) -> tuple:
+    """What the kernels without sums over the rows read of a layer: weights, knots, and the tables of both."""
+    uniform = case.half and _uniform(case, grid, derivative)
+    spline_weight, base_weight, grid = map(_dense, (spline_weight, base_weight, grid))
+    table = _table(grid, case.order, uniform)
+    return spline_weight, base_weight, grid, table, *_lookup(case, derivative, spline_weight, grid, uniform)
+
+
 def kan_activation(
     x, row_scale, spline_weight, base_weight, grid, functions, order, base, derivative, basis
 ) -> Tensor:
@@ -69,15 +77,12 @@ def kan_activation(
     if v.numel() == 0:
         return v.transpose(1, 2)
     case = _case(x, spline_weight.dtype, heads, functions, order, basis)
-    uniform = case.half and _uniform(case, grid, derivative)
-    spline_weight, base_weight, grid = map(_dense, (spline_weight, base_weight, grid))
-    table = _table(grid, order, uniform)
-    places, pairs = _lookup(case, derivative, spline_weight, grid, uniform)
+    spline_weight, base_weight, *tables = _functions(case, derivative, spline_weight, base_weight, grid)
     tile = _tile(case)
     blocks = ceil_div(rows, tile["BM"]) * ceil_div(heads, tile["BH"]) * ceil_div(features, tile["BI"])
     tiling.launch(
         activation_kernels.activation_forward, x.device, blocks,
-        (x, row_scale, spline_weight, base_weight, grid, table, places, pairs, v,
+        (x, row_scale, spline_weight, base_weight, *tables, v,
          rows, features, *_strides(x), *_strides(row_scale)),
         _elementwise(case, derivative, base), tile,
     )  # fmt: skip
@@ -93,15 +98,12 @@ def kan_activation_grad_input(
     if t.numel() == 0 or not heads:
         return t
     case = _case(x, spline_weight.dtype, heads, functions, order, basis)
-    uniform = case.half and _uniform(case, grid, derivative)
-    spline_weight, base_weight, grid = map(_dense, (spline_weight, base_weight, grid))
-    table = _table(grid, order, uniform)
-    places, pairs = _lookup(case, derivative, spline_weight, grid, uniform)
+    spline_weight, base_weight, *tables = _functions(case, derivative, spline_weight, base_weight, grid)
     tile = _tile(case)
     blocks = ceil_div(rows, tile["BM"]) * ceil_div(features, tile["BI"])
     tiling.launch(
         activation_kernels.activation_input, x.device, blocks,
-        (x, spline_weight, base_weight, g, grid, table, places, pairs, t,
+        (x, spline_weight, base_weight, g, *tables, t,
          rows, features, *_strides(x), *g.stride()),
         _elementwise(case, derivative, base), tile,
     )  # fmt: skip
