@@ -127,16 +127,15 @@ void set_dense_input_blocking(DenseArgs& a) {
   const SplineLayer& l = a.layer;
   a.row_blocks = row_blocks(l);
   const int64_t rows = dense_input_rows(l.weight_dtype == DType::f32 && !a.tf32);
-  const int64_t columns = ceil_div(l.in_features, dense_input_inputs(a)) * dense_input_parts(a);
+  const int64_t columns = ceil_div(l.in_features, dense_input_inputs(a)) * dense_parts(a);
   a.wide = l.order < kDenseOrder || ceil_div(l.batch, rows) * columns >= kFull;  // lower orders have one tile
 }
 
 void set_dense_weight_blocking(DenseArgs& a) {
   const SplineLayer& l = a.layer;
   a.row_blocks = row_blocks(l);
-  const int64_t parts = ceil_div(ceil_div(l.functions, kGroupRows), a.row_blocks);
-  const int64_t blocks =
-      ceil_div(l.in_features, dense_weight_inputs(a)) * parts * ceil_div(l.out_features, dense_weight_outputs(a));
+  const int64_t blocks = ceil_div(l.in_features, dense_weight_inputs(a)) * dense_parts(a) *
+                         ceil_div(l.out_features, dense_weight_outputs(a));
   const int64_t rows = dense_weight_rows(a);
   split(a, ceil_div(l.batch, rows) * rows, blocks, rows, most_parts(l), rows);
 }

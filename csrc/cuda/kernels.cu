@@ -48,7 +48,7 @@ struct DensePasses {
       input.aligned = input.aligned && whole_pieces(l.spline_weight, l.out_features, l.weight_dtype) &&
                       (!l.base_weight || whole_pieces(l.base_weight, l.out_features, l.weight_dtype));
       set_dense_input_blocking(input);
-      input_parts = dense_input_parts(input);
+      input_parts = dense_parts(input);
     }
     if (args.d_spline) {
       weight.d_spline = args.d_spline, weight.d_base = args.d_base;

@@ -51,6 +51,30 @@ KAN_DEVICE void make_splines(Spline<Matrix, K> (&spline)[Rows], const DenseArgs&
   }
 }
 
+template <class M, int K>
+struct Operands {
+  using Matrix = M;
+  static constexpr int kOrder = K;
+};
+
+// Calls run(Operands<Matrix, K>) for a layer's dtype and order.
+template <class Run>
+void with_operands(const DenseArgs& a, Run run) {
+  const auto with_order = [&](auto matrix) {
+    using Matrix = typename decltype(matrix)::Matrix;
+    if (a.layer.order == 1) return run(Operands<Matrix, 1>{});
+    if (a.layer.order == 2) return run(Operands<Matrix, 2>{});
+    run(Operands<Matrix, 3>{});
+  };
+  switch (a.layer.weight_dtype) {
+    case DType::bf16: return with_order(Operands<HalfMatrix<true>, 0>{});
+    case DType::f16: return with_order(Operands<HalfMatrix<false>, 0>{});
+    default:
+      if (a.tf32) return with_order(Operands<FloatMatrix<false>, 0>{});
+      with_order(Operands<FloatMatrix<true>, 0>{});
+  }
+}
+
 }  // namespace
 }  // namespace cuda
 }  // namespace kan

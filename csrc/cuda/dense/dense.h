@@ -63,10 +63,13 @@ int64_t dense_forward_rows(const DenseArgs& a);  // of x in one block
 int64_t dense_forward_columns(const DenseArgs& a);
 
 // The backward kernels: either gradient on its own.
+// Blocks that share an input: each has some of its coefficient rows.
+inline int64_t dense_parts(const DenseArgs& a) {
+  return ceil_div(ceil_div(a.layer.functions, kGroupRows), a.row_blocks);
+}
 void dense_input(const DenseArgs& a, void* stream);
 int64_t dense_input_rows(bool strict);           // of x in one block, if wide
 int64_t dense_input_inputs(const DenseArgs& a);  // of one block
-int64_t dense_input_parts(const DenseArgs& a);   // blocks that share an input's rows: their sums are added
 void dense_weight(const DenseArgs& a, void* stream);
 int64_t dense_weight_rows(const DenseArgs& a);    // of x in one step
 int64_t dense_weight_inputs(const DenseArgs& a);  // of one block

@@ -263,7 +263,7 @@ void run_tile(DenseArgs a, void* stream) {
   a.uniform = Matrix::kQuick && a.input_derivative < K;
   if (a.uniform) a.slope = uniform_polynomials(K, a.input_derivative);
   const Grid grid{ceil_div(a.layer.batch, L::kRows),
-                  ceil_div(a.layer.in_features, dense_input_inputs(a)) * dense_input_parts(a), 1};
+                  ceil_div(a.layer.in_features, dense_input_inputs(a)) * dense_parts(a), 1};
   launch<DenseArgs>("dense_input", dense_input_kernel<Matrix, K, M>, grid, kThreads, L::bytes(a), stream, a);
 }
 
@@ -275,27 +275,16 @@ void run(const DenseArgs& a, void* stream) {
   run_tile<Matrix, K, 2 * Matrix::kTiles>(a, stream);
 }
 
-template <class Matrix>
-void run_order(const DenseArgs& a, void* stream) {
-  if (a.layer.order == 1) return run<Matrix, 1>(a, stream);
-  if (a.layer.order == 2) return run<Matrix, 2>(a, stream);
-  run<Matrix, 3>(a, stream);
-}
-
 }  // namespace
 
 int64_t dense_input_rows(bool strict) { return 2 * 16 * 2 * (strict ? 1 : 2); }
 int64_t dense_input_inputs(const DenseArgs& a) { return kSlots / a.row_blocks; }
-int64_t dense_input_parts(const DenseArgs& a) {
-  return ceil_div(ceil_div(a.layer.functions, kGroupRows), a.row_blocks);
-}
 
 void dense_input(const DenseArgs& a, void* stream) {
-  switch (a.layer.weight_dtype) {
-    case DType::bf16: return run_order<HalfMatrix<true>>(a, stream);
-    case DType::f16: return run_order<HalfMatrix<false>>(a, stream);
-    default: return a.tf32 ? run_order<FloatMatrix<false>>(a, stream) : run_order<FloatMatrix<true>>(a, stream);
-  }
+  with_operands(a, [&](auto operands) {
+    using Operands = decltype(operands);
+    run<typename Operands::Matrix, Operands::kOrder>(a, stream);
+  });
 }
 
 }  // namespace cuda

@@ -304,8 +304,7 @@ void run_tile(DenseArgs a, void* stream) {
   const DType stored = a.parts ? DType::f32 : a.layer.weight_dtype;
   a.pairs = whole_pairs(a.parts ? a.parts : a.d_spline, a.layer.out_features, stored) &&
             (a.parts || !a.d_base || whole_pairs(a.d_base, a.layer.out_features, stored));
-  const int64_t parts = ceil_div(ceil_div(a.layer.functions, kGroupRows), a.row_blocks);
-  const Grid grid{ceil_div(a.layer.in_features, dense_weight_inputs(a)) * parts,
+  const Grid grid{ceil_div(a.layer.in_features, dense_weight_inputs(a)) * dense_parts(a),
                   ceil_div(a.layer.out_features, L::kOutputs), a.splits};
   launch<DenseArgs>("dense_weight", dense_weight_kernel<Matrix, K, N>, grid, kThreads, L::bytes(a), stream, a);
 }
@@ -320,13 +319,6 @@ void run(const DenseArgs& a, void* stream) {
     if (outputs == 64) return run_tile<Matrix, K, 2>(a, stream);
   }
   run_tile<Matrix, K, 4>(a, stream);
-}
-
-template <class Matrix>
-void run_order(const DenseArgs& a, void* stream) {
-  if (a.layer.order == 1) return run<Matrix, 1>(a, stream);
-  if (a.layer.order == 2) return run<Matrix, 2>(a, stream);
-  run<Matrix, 3>(a, stream);
 }
 
 }  // namespace
@@ -345,11 +337,10 @@ int64_t dense_weight_outputs(const DenseArgs& a) {
 }
 
 void dense_weight(const DenseArgs& a, void* stream) {
-  switch (a.layer.weight_dtype) {
-    case DType::bf16: return run_order<HalfMatrix<true>>(a, stream);
-    case DType::f16: return run_order<HalfMatrix<false>>(a, stream);
-    default: return a.tf32 ? run_order<FloatMatrix<false>>(a, stream) : run_order<FloatMatrix<true>>(a, stream);
-  }
+  with_operands(a, [&](auto operands) {
+    using Operands = decltype(operands);
+    run<typename Operands::Matrix, Operands::kOrder>(a, stream);
+  });
 }
 
 }  // namespace cuda
