@@ -60,7 +60,7 @@ def _elementwise(case: tiling.Case, derivative: int, base: int) -> dict:
     return _constants(case, derivative, base) | {"SHORT": case.half, "H": case.width}
 
 
-def _functions(case: tiling.Case, derivative: int, spline_weight: Tensor, base_weight, grid: Tensor) -> tuple:
+def _functions(case: tiling.Case, derivative: int, spline_weight, base_weight, grid) -> tuple:
     """What the kernels without sums over the rows read of a layer: weights, knots, and the tables of both."""
     uniform = case.half and _uniform(case, grid, derivative)
     spline_weight, base_weight, grid = map(_dense, (spline_weight, base_weight, grid))
