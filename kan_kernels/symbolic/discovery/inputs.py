@@ -2,12 +2,13 @@
 
 import keyword
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..._core import checks
+from ...data import Dataset, unframed
 from ..expressions import _names
 from .joint import Loss, Rows
 from .networks import Data, Widths
@@ -24,6 +25,39 @@ def names_of(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
         if not name.isidentifier() or keyword.iskeyword(name):
             raise ValueError(f"names: got {name!r}, expected identifiers, which formulas can be written with")
     return tuple(names)
+
+
+class Given(NamedTuple):
+    """What the search is about: x and y in the units of the data, names, the eps of what y was kept in.
+
+    eps: None where y's own dtype says it.
+    """
+
+    x: Any
+    y: Any
+    names: Sequence[str] | None
+    eps: float | None
+
+
+def given(x: Any, y: Any, names: Sequence[str] | None) -> Given:
+    """Return the data and names of a data set or of data frames, and anything else as it is."""
+    if not isinstance(x, Dataset):
+        if y is None:
+            raise TypeError("y: got None, expected what x is explained by; only a Dataset holds both")
+        x, called = unframed(x)
+        return Given(x, unframed(y)[0], called if names is None else names, None)
+    if y is not None:
+        raise ValueError(f"y: got {type(y).__name__} beside a Dataset, expected None: it holds its own")
+    rows, target = x.train
+    eps = torch.finfo(target.dtype).eps
+    rows, target = rows.double(), target.double()
+    if x.normalizer is not None:
+        rows = x.normalizer.undo(rows)
+    if x.output_normalizer is not None:
+        target = x.output_normalizer.undo(target)
+    if x.normalizer is not None or x.output_normalizer is not None:
+        eps *= 2  # rounded on the way there and back
+    return Given(rows, target, x.names if names is None else names, eps)
 
 
 def rows_of(x: Any, y: Any, loss: Loss | None) -> tuple[Tensor, Tensor, int, float]:
@@ -81,7 +115,7 @@ def split(x: Tensor, y: Tensor, outputs: int, eps: float, loss: Loss | None, see
     if squared:
         spread, size = float((y - y.mean(0)).square().mean().sqrt()), float(y.square().mean().sqrt())
         if eps < 1e-12:
-            least, most = _DOUBLE
+            least, most = max(_DOUBLE[0], 4 * eps), _DOUBLE[1]
             size = max(spread, 1e-2 * size)
         else:
             least, most = (share * eps for share in _SINGLE)
