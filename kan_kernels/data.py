@@ -39,8 +39,9 @@ class Dataset:
     """A data set as models see it, and what leads back to the data: names and units.
 
     `fit(model, data)`, `plot(model, data)`, `formula(model, data=data)` and `discover(data)` take it, as do
-    `prune` and all that takes x, given `data.train[0]`. New data go through `normalizer.apply` before the model, and its
-    output through `output_normalizer.undo`, where there are any; `formula` folds both into its constants.
+    `prune` and all that takes x, given `data.train[0]`. New data go through `normalizer.apply` before the
+    model, and its output through `output_normalizer.undo`, where there are any; `formula` folds both into its
+    constants.
 
     Attributes:
         train: (x, y), x (rows, in) and y (rows, out); standardised where there are normalizers.

@@ -108,7 +108,11 @@ def test_longer_limits_start_from_what_the_shorter_left_open() -> None:
     assert feynman.within(runs, 30.0) == [runs[1], runs[3], runs[4]]
     assert "| 30 s |" not in feynman.summary(runs)
     text = feynman.summary([*runs, run("discover", seconds=30.0)])
-    rows = ["| 30 s | 0% | discover | 0 of 1", "| 30 s | 0% | gplearn | 1 of 1", "| 10 s | 0% | gplearn | 0 of 1"]
+    rows = [
+        "| 30 s | 0% | discover | 0 of 1",
+        "| 30 s | 0% | gplearn | 1 of 1",
+        "| 10 s | 0% | gplearn | 0 of 1",
+    ]
     assert all(row in text for row in rows)
 
 

@@ -23,8 +23,10 @@ class Checkpoint:
         """Write where a search is."""
         state = {
             "format": FORMAT, "identity": self.identity, "opened": search.opened, "stage": search.stage,
-            "reads": search.reads, "work": search.work, "networks": search.networks, "least": search.least,
+            "reads": search.reads, "structures": search.structures, "work": search.work,
+            "networks": search.networks, "least": search.least,
             "seconds": time.monotonic() - search.start + search.before,
+            "shapes": search.shapes, "order": search.order, "grouped": list(search.grouped),
             "laws": [law.state() for law in search.pool.laws.values()],
             "started": {n: [trained.state() for trained in own] for n, own in search.started.items()},
         }  # fmt: skip
@@ -47,9 +49,10 @@ class Checkpoint:
             raise ValueError(
                 f"checkpoint: {str(self.path)!r} is of other data, names, seeds, shapes or options"
             )
-        for name in ("opened", "stage", "reads", "work", "networks", "least"):
+        plain = ("opened", "stage", "reads", "structures", "work", "networks", "least", "shapes", "order")
+        for name in plain:
             setattr(search, name, state[name])
-        search.before = state["seconds"]
+        search.before, search.grouped = state["seconds"], set(state["grouped"])
         for law in map(Law.from_state, state["laws"]):
             search.pool.laws[law.skeleton()] = law
         for number, own in state["started"].items():

@@ -5,7 +5,7 @@ and all constants fitted together, as for a network.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from .propose import first
 from .reading import LIKELY, PLAINER, QUICK_STEPS, STEPS, Reader
 from .separable import Splines, Structure
 
-EACH_STAGE, AT_LAST = 2, 6  # structures that are read after each stage, and after all
+EACH_STAGE, AT_LAST, AT_GROUPS = 2, 6, 3  # structures that are read after each stage, after all, of groups
 REFINED = 8  # combinations of a structure that are fitted to the end
 LIMITED = 2e-3  # the relative error that splines may leave of a curve
 CLOSE, WORST = 1.3, 0.3  # of the least relative error, and the relative error up to which structures are read
@@ -41,6 +41,14 @@ def laws(reader: Reader, known: int = 0) -> Iterator[Judged]:
             return
     search.look_at_both()
     yield from search.read(search.limit(), AT_LAST)
+
+
+def grouped_laws(reader: Reader, groups: Sequence[tuple[int, ...]]) -> Iterator[Judged]:
+    """Add laws in which these groups of inputs separate; yield the errors of each structure that was read."""
+    search = _Direct(reader, 0)
+    for system in coordinates.grouped(groups, reader.data.train.x, reader.allowed):
+        search.look(system)
+    yield from search.read(search.limit(), AT_GROUPS)
 
 
 class _Direct:

@@ -1,17 +1,16 @@
 """What `discover` is given, checked: rows, names, shapes; the split into rows to fit and rows to judge."""
 
 import keyword
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..._core import checks
 from ...data import Dataset, unframed
 from ..expressions import _names
 from .joint import Loss, Rows
-from .networks import Data, Widths
+from .networks import Data
 
 LEAST_ROWS, FITTED, JUDGED = 12, 2000, 4096
 # What rounding leaves of y, as a share of its size; below the second share a formula is exact.
@@ -144,41 +143,3 @@ def check_loss(loss: Loss, y: Tensor, outputs: int) -> None:
         raise ValueError("loss: its value has no gradient by the prediction, expected one")
     if not bool(value.isfinite()):
         raise ValueError("loss: is not finite where all predictions are 0")
-
-
-def shapes_of(shapes: object, inputs: int, outputs: int) -> list[Widths]:
-    """Return the shapes of a search, the simplest first."""
-    if isinstance(shapes, str):
-        if shapes != "auto":
-            raise ValueError(f'shapes: got {shapes!r}, expected "auto" or a list of widths')
-        found: list[Widths] = [(inputs, outputs)]
-        for sums, products in ((1, 0), (0, 1), (1, 1), (2, 0), (0, 2), (1, 2), (3, 0), (5, 0)):
-            found.append((inputs, (sums, products) if products else sums, outputs))
-        return found
-    if not isinstance(shapes, Iterable):
-        raise TypeError(f'shapes: got {shapes!r}, expected "auto" or a list of widths')
-    found = [_shape(widths, inputs, outputs) for widths in shapes]
-    if not found:
-        raise ValueError("shapes: got none, expected at least one list of widths")
-    return found
-
-
-def _shape(widths: Any, inputs: int, outputs: int) -> Widths:
-    expected = f"widths such as [{inputs}, 2, {outputs}], or with (sums, products) in place of 2"
-    if isinstance(widths, str) or not isinstance(widths, Sequence) or len(widths) < 2:
-        raise TypeError(f"shapes: got {widths!r}, expected {expected}")
-    plain: list[int | tuple[int, int]] = []
-    for n, width in enumerate(widths):
-        if isinstance(width, Sequence) and not isinstance(width, str):
-            if n != 1 or len(widths) != 3 or len(width) != 2:
-                raise ValueError(f"shapes: got {widths!r}, expected products in the one hidden layer only")
-            products = checks.integer("shapes: products", width[1], 0)
-            width = checks.integer("shapes: sums", width[0], 0)
-            if width + products == 0:
-                raise ValueError(f"shapes: got {widths!r}, expected at least one node")
-            plain.append((width, products) if products else width)
-        else:
-            plain.append(checks.integer("shapes: width", width, 1))
-    if (plain[0], plain[-1]) != (inputs, outputs):
-        raise ValueError(f"shapes: got {widths!r}, expected {expected}")
-    return tuple(plain)

@@ -26,8 +26,8 @@ class Discovery:
         stopped: why the search ended: "exact", "searched", "budget", "work" or "interrupted".
         work: trainings and joint fits that were done; `discover(..., work=...)` does as many again.
         seconds: how long that took.
-        networks: how many spline networks were trained to the end and read. 0 with a budget too small for one.
-        structures: how many one-layer networks of coordinates, which are a regression, were read before them.
+        networks: how many spline networks were trained to the end and read; 0 where time was too short.
+        structures: how many one-layer networks of coordinates were read, which are a regression.
 
     Example:
         >>> x = torch.linspace(-1, 1, 60)

@@ -14,13 +14,15 @@ from torch import Tensor
 from ..._core import checks
 from ...nn import function_library as library
 from ...training.loop import _bar
-from . import direct, inputs, laws, networks, reading
+from . import coordinates, direct, inputs, laws, networks, reading
 from .checkpoint import Checkpoint
 from .joint import Loss
 from .laws import Pool, short
 from .networks import Data, Trained, Widths
 from .result import Discovery
+from .shapes import groups_of, proposed, shapes_of
 
+PROBE = 1  # the place of the network that is looked at for its structure, where no regression was before
 READ = 3  # networks of a shape that are trained to the end and read, the best of all seeds
 
 
@@ -100,7 +102,7 @@ def discover(
     rows, target, outputs, eps = inputs.rows_of(x, y, loss)
     eps = eps if kept is None else kept
     known = inputs.names_of(names, rows.shape[1])
-    wanted = inputs.shapes_of(shapes, rows.shape[1], outputs)
+    wanted = shapes_of(shapes, rows.shape[1], outputs)
     candidates = library.resolve(functions)
     resume = checks.boolean("resume", resume)
     path = None if checkpoint is None else Path(checkpoint)
@@ -150,7 +152,10 @@ class Search:
         self.before = 0.0  # seconds of the searches that this one continues
         self.work = self.stage = self.networks = 0
         self.opened = 0  # 1: a constant and a line are there; 2: all that needs no training
-        self.reads = self.skipped = 0  # structures read without training; those that a resumed search skips
+        self.reads = self.skipped = (
+            0  # structures read before all training; those that a resumed search skips
+        )
+        self.structures = 0  # all that were read
         self.shown = ""
         self.least = math.inf  # loss of the networks read
         self.started: dict[int, list[Trained]] = {}  # by the shape's number, in the order of the seeds
@@ -158,6 +163,12 @@ class Search:
         # the best network of the first three shapes comes before the second best of the first, and so on
         places = [(n, r) for n, shape in enumerate(shapes) for r in range(min(READ, len(self._seeds(shape))))]
         self.order = sorted(places, key=lambda place: (place[0] + 2 * place[1], place[0]))
+        self.all_shapes = all_shapes
+        if all_shapes and (not self.direct or data.train.x.shape[1] > coordinates.PAIRS):
+            widest = (len(shapes) - 1, 0)  # whose structure says what else to try
+            self.order.remove(widest)
+            self.order.insert(PROBE, widest)
+        self.grouped: set[tuple] = set()  # kinds and groups of inputs that were looked at
         self.reader = reading.Reader(data, self.pool, functions, names, self.tick)
 
     def tick(self) -> None:
@@ -189,10 +200,8 @@ class Search:
             if self.opened == 1:
                 self._without_networks()
                 self._save(opened=2)
-            for number, rank in self.order[self.stage :]:
-                if self.pool.best().exact:
-                    break
-                self._read(number, rank)
+            while self.stage < len(self.order) and not self.pool.best().exact:
+                self._read(*self.order[self.stage])
                 self.stage += 1
                 self._save()
             if self.pool.best().exact:
@@ -208,10 +217,10 @@ class Search:
         seconds = time.monotonic() - self.start + self.before
         front = self.pool.front()
         for law in front:
-            if law.network is None and self.networks + self.reads:
+            if law.network is None and self.networks + self.structures:
                 law.network = laws.rms(self.least) if law.squared else self.least
         best = self.pool.best()
-        return Discovery(tuple(front), best, stopped, self.work, seconds, self.networks, self.reads)
+        return Discovery(tuple(front), best, stopped, self.work, seconds, self.networks, self.structures)
 
     def _save(self, opened: int | None = None) -> None:
         """Write a checkpoint: what follows does not depend on whether the search was broken off here."""
@@ -243,6 +252,7 @@ class Search:
                 self.skipped -= 1
                 continue
             self.reads += 1
+            self.structures += 1
             self.least = min(self.least, judged.valid)
             self._save()
 
@@ -258,8 +268,39 @@ class Search:
         trained = networks.fine(self.data, ranked[rank])
         self.least = min(self.least, trained.valid)
         self.tick()
+        if self.all_shapes and self._propose(trained, (number, rank)):
+            return
         self.networks += 1
         self.reader.read(trained, str(list(shape)))
+
+    def _propose(self, trained: Trained, place: tuple[int, int]) -> bool:
+        """Put shapes before a network that have the structure that it has, where no network had it before.
+
+        Where splines of coordinates are a regression, they are looked at here. Returns whether the network
+        has to wait.
+        """
+        found = {kind: tuple(own) for kind, own in groups_of(self.data, trained).items()}
+        groups = {kind: own for kind, own in found.items() if (kind, own) not in self.grouped}
+        self.grouped.update(groups.items())
+        count = self.data.train.x.shape[1]
+        for own in dict.fromkeys(groups.values()) if self.direct and count > coordinates.PAIRS else ():
+            for judged in direct.grouped_laws(self.reader, own):
+                self.structures += 1
+                self.least = min(self.least, judged.valid)
+                if self.pool.best().exact:
+                    return True
+        left = self.order[self.stage + 1 :]
+        first: list[tuple[int, int]] = []
+        for shape in proposed(groups, count, self.data.outputs):
+            if shape not in self.shapes:
+                self.shapes.append(shape)
+                left += [(len(self.shapes) - 1, rank) for rank in range(min(READ, len(self.seeds)))]
+            other = (self.shapes.index(shape), 0)
+            if other in left and other not in first:
+                first.append(other)
+        rest = [other for other in left if other not in first]
+        self.order[self.stage + 1 :] = [*first, place, *rest] if first else rest
+        return bool(first)
 
     def _seeds(self, shape: Widths) -> list[int]:
         return self.seeds if len(shape) > 2 else self.seeds[:1]  # one layer is nearly convex
