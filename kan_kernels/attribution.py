@@ -13,6 +13,7 @@ from .inspection import (
     edge_magnitudes,
     layers_of,
     node_and_subnode_values,
+    opened,
     products_of,
 )
 from .nn import KANLinear, Products
@@ -142,6 +143,7 @@ class Scores:
         output: int | None = None,
         node: tuple[int, int] | None = None,
     ) -> None:
+        model, x = opened(model, x)
         layers = layers_of(model)
         self.products = products_of(model)
         target = _target(self.products, kind, output, node)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import replicas
 from .._core import checks
-from ..inspection import layers_of, products_of
+from ..inspection import layers_of, opened, products_of
 from ..nn import KANLinear, Products
 from ..nn import function_library as functions
 from .actions import R2_FLOOR, Candidate, _check_share, _finite, _fit_edges, _set
@@ -115,7 +115,7 @@ def auto(
     the formulas explain less of the outputs than `r2_threshold`, as one edge has to.
 
     Args:
-        model: a KAN or a KANLinear.
+        model: a KAN or a KANLinear, or `SelectedInputs` of one.
         x: (..., in), input of the model.
         y: what the model should give, (..., out), or what the loss takes.
         loss: of (prediction, y), a scalar; the mean squared error by default, whose root is reported.
@@ -136,6 +136,7 @@ def auto(
         >>> auto(layer, torch.rand(64, 1), library=["x", "exp"]).fixed[0].best.name
         'x'
     """
+    model, x = opened(model, x)
     layers = layers_of(model)
     candidates = functions.resolve(library)
     _check_share("complexity_weight", complexity_weight)

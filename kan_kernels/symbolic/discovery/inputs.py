@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..._core import checks
 from ...data import Dataset, unframed
-from ..expressions import _names
+from ..expressions import numbered
 from .joint import Loss, Rows
 from .networks import Data
 
@@ -19,7 +20,7 @@ _DOUBLE, _SINGLE = (1e-15, 1e-11), (1.0, 16.0)  # in float64; of the eps of othe
 
 def names_of(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
     """Return the names of the inputs, identifiers."""
-    names = _names(names, None, count)
+    names = checks.names("names", numbered(count) if names is None else names, count, "input")
     for name in names:
         if not name.isidentifier() or keyword.iskeyword(name):
             raise ValueError(f"names: got {name!r}, expected identifiers, which formulas can be written with")

@@ -132,6 +132,6 @@ def train(data: Data, model: KAN, steps: int) -> None:
         raise KeyboardInterrupt
 
 
-def judged(data: Data, model: KAN, seed: int) -> Trained:
+def judged(data: Data, model: KAN, seed: int | None) -> Trained:
     """Return the network with its losses."""
     return Trained(seed, data.loss(model, data.train), data.loss(model, data.valid), model)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._core import checks
+from ..._core import checks, threads
 from ...nn import function_library as library
 from ...training.loop import _bar
 from . import coordinates, direct, inputs, laws, networks, reading
@@ -113,7 +113,7 @@ def discover(
     open_bar = _bar(None if progress is None else checks.boolean("progress", progress))
     data = inputs.split(rows, target, outputs, eps, loss, seeds[0])
     identity = _identity(rows, target, known, seeds, wanted, candidates, loss)
-    with open_bar(total=None) as bar:
+    with threads.few(len(data.train.x)), open_bar(total=None) as bar:
         run = Search(data, known, seeds, wanted, candidates, budget, work, bar, isinstance(shapes, str))
         if path is not None:
             run.checkpoint = Checkpoint(path, identity)

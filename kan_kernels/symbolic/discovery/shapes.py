@@ -1,6 +1,6 @@
 """Shapes of networks: those of a search, and those that the structure of a trained one proposes."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -60,7 +60,7 @@ def _hidden(inputs: int, sums: int, products: int, outputs: int) -> Widths:
     return (inputs, (sums, products) if products else sums, outputs)
 
 
-def groups_of(data: Data, trained: Trained) -> dict[str, Groups]:
+def groups_of(data: Data, trained: Trained) -> Mapping[str, Groups]:
     """Return which inputs belong together in a network, by each kind of separability, of all outputs.
 
     Nothing where the network is too far from the data, or nothing separates.
@@ -90,7 +90,7 @@ def _variance(data: Data) -> float:
     return float(data.scale.square().mean())
 
 
-def proposed(groups: dict[str, Groups], inputs: int, outputs: int) -> Iterator[Widths]:
+def proposed(groups: Mapping[str, Groups], inputs: int, outputs: int) -> Iterator[Widths]:
     """Yield shapes that have a structure, the plainest first.
 
     What separates by addition is a node for each group of several inputs, a product where there are two of
