@@ -48,8 +48,13 @@ def test_groups_of_a_network() -> None:
     assert found["additive"] == [(0, 1), (2, 3), (4,), (5,)]
     assert groups(products, x, valid=1.0) == {}
     found = groups(lambda x: (1.5 + x[:, 0] * x[:, 1]) * x[:, 2:].sum(1).sin(), x)
-    assert found["multiplicative"] == [(0, 1), (2, 3, 4, 5)] and "additive" not in found
-    found = groups(lambda x: 1 / (4 + x[:, 0] ** 2 + x[:, 1] + x[:, 2] * x[:, 3] + x[:, 4] + x[:, 5]), x)
+    assert found["multiplicative"] == [(0, 1), (2, 3, 4, 5)]
+
+    def behind(x: Tensor) -> Tensor:
+        both = (x[:, 2] - x[:, 3]) ** 2 + 2 * x[:, 2]  # a product of functions would separate behind exp
+        return 1 / (7 + x[:, 0] ** 2 + x[:, 1] + both + x[:, 4] + x[:, 5])
+
+    found = groups(behind, x)
     assert found["general"] == [(0,), (1,), (2, 3), (4,), (5,)]
 
 
