@@ -15,6 +15,7 @@ import ranks
 from kan_kernels import functional as F
 from kan_kernels._core import fakes
 from kan_kernels._engine import sharding
+from kan_kernels.backends import BACKENDS
 from sharded import F64, close, draw, line
 
 case = ranks.Cases()
@@ -83,12 +84,12 @@ def rules(rank: int, size: int) -> None:
     """Every op, in every way that its rule accepts, also of sizes that ranks do not divide: the results lie
     as the rule says and are those of one process.
     """
-    mesh, tried = line(size), dict.fromkeys(sharding._LINEAR | sharding._OTHERS, 0)
+    mesh, tried = line(size), dict.fromkeys(sharding.RULES, 0)
     for sizes in ((8, 4, 4, 1), (9, 5, 7, 0)):
         for sample, args in samples(*sizes).items():
             name = sample.partition(" ")[0]
             op = getattr(torch.ops.kan_kernels, name).default
-            rule = (sharding._LINEAR | sharding._OTHERS)[name]
+            rule = sharding.RULES[name]
             want = op(*args)
             for results, given in sharding.placements(op, rule, *args):
                 arguments = [lying(arg, at, mesh) for arg, at in zip(args, given, strict=True)]
@@ -151,14 +152,22 @@ def gradients(rank: int, size: int) -> None:
             close(got, true, (name, n))
 
 
-def test_every_op_has_a_rule() -> None:
-    """All that return tensors, but for networks, which are called layer by layer."""
-    ruled = set(sharding._LINEAR) | set(sharding._OTHERS)
-    assert ruled | {"kan_network", "kan_network_backward"} == {
-        *fakes.LINEAR,
-        *fakes.ACTIVATION,
-        *fakes.OTHERS,
-    }
+def tensor_ops(namespace: str) -> set[str]:
+    """The ops of a namespace that return tensors."""
+    every = [name.partition(".")[0] for name in torch._C._dispatch_get_all_op_names()]
+    ops = {name.partition("::")[2] for name in every if name.startswith(f"{namespace}::")}
+    overloads = {name: getattr(getattr(torch.ops, namespace), name).default for name in ops}
+    return {n for n, op in overloads.items() if any("Tensor" in str(r.type) for r in op._schema.returns)}
+
+
+@pytest.mark.parametrize("name", [name for name, module in BACKENDS.items() if module.NAMESPACE is not None])
+def test_every_op_has_a_rule(name: str) -> None:
+    """DTensor knows all that return tensors, in every namespace, but for networks, called layer by layer."""
+    namespace = BACKENDS[name].NAMESPACE
+    ops, known = tensor_ops(namespace), DTensor._op_dispatcher.sharding_propagator.op_strategy_funcs
+    assert {*fakes.LINEAR, *fakes.ACTIVATION} <= ops
+    without = {op for op in ops if getattr(getattr(torch.ops, namespace), op).default not in known}
+    assert without == ({"kan_network", "kan_network_backward"} if name == "native" else set())
 
 
 @pytest.mark.parametrize("size", (2, pytest.param(4, marks=pytest.mark.long)))
