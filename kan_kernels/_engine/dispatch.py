@@ -68,6 +68,7 @@ def _forced_while_exporting() -> str | None:
     return "reference" if exporting_to_onnx() else None
 
 
+@_constant_while_compiling  # it imports, which is not traced
 def exporting_to_onnx() -> bool:
     """Whether either exporter of torch.onnx runs the model."""
     return "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export()
