@@ -7,11 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-F64 = torch.float64
-
-
-def draw(*shape: int, seed: int = 3) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
+from sharded import F64, draw
 
 
 def knots(features: int, dtype: torch.dtype = F64) -> Tensor:
