@@ -57,6 +57,7 @@ def to_c(model: Any, *, name: str = "kan", dtype: str | None = None, table: int 
         >>> print(to_c(KANLinear(1, 1, 1, 0, base=None), name="step").splitlines()[-4])
         static inline void step(const float *x, float *y) {
     """
+    model = getattr(model, "_orig_mod", model)  # in what torch.compile returned
     layers = _layers(model)
     check_name("name", name)
     if dtype is None:

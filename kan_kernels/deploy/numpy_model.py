@@ -138,6 +138,7 @@ def to_numpy_model(kan) -> NumpyKAN:
         >>> to_numpy_model(KAN([2, 5, 1]))
         NumpyKAN([2, 5, 1], float32)
     """
+    kan = getattr(kan, "_orig_mod", kan)  # in what torch.compile returned
     layers = layers_of("kan", kan, "kan_kernels.symbolic.to_python")
     products = getattr(kan, "products", None) or []
     arities = [tuple(p.get_extra_state().tolist()) if p.arities else () for p in products]

@@ -175,6 +175,14 @@ def test_what_the_refusal_names_works() -> None:
     np.testing.assert_allclose(to_numpy_model(layer)(x.numpy()), want, rtol=1e-5, atol=1e-6)
 
 
+def test_compiled_models_are_taken() -> None:
+    """Those that torch.compile wrapped are the models inside, with their products."""
+    net = KAN([2, (1, 1), 1])
+    compiled, x = torch.compile(net), np.zeros((3, 2), np.float32)
+    np.testing.assert_array_equal(to_numpy_model(compiled)(x), to_numpy_model(net)(x))
+    assert deploy.to_c(compiled) == deploy.to_c(net)
+
+
 def test_latency() -> None:
     """A [2, 5, 1] KAN at n = 1 takes under 20 us on a quiet machine; 40 us are allowed where others
     share it.
