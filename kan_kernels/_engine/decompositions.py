@@ -55,10 +55,13 @@ def kan_conv(
     if base_weight is not None:
         activated = reference.base_activation(rows, base).unsqueeze(-1)
         values, weight = torch.cat((values, activated), -1), torch.cat((weight, base_weight.unsqueeze(1)), 1)
-    image = values.flatten(-2).movedim(-1, 1)
+    # axes by their numbers: of -1 the exporter of traces makes no permutation
+    image = values.flatten(-2).movedim(dims + 1, 1)
     inputs = weight.shape[0] // groups
     # (C, R, *kernel, O / groups) -> (O, C / groups * R, *kernel)
-    weight = weight.unflatten(0, (groups, inputs)).movedim(-1, 1).flatten(2, 3).flatten(0, 1).to(grid.dtype)
+    weight = (
+        weight.unflatten(0, (groups, inputs)).movedim(dims + 3, 1).flatten(2, 3).flatten(0, 1).to(grid.dtype)
+    )
     pairs = list(pairwise(padding))[::2]
     if any(before != after for before, after in pairs):
         image = functional.pad(image, [n for pair in reversed(pairs) for n in pair])

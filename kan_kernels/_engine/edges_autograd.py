@@ -24,6 +24,7 @@ _chosen: dict[tuple, ModuleType] = {}
 
 def backend_of(op: str, x: Tensor, dtype: torch.dtype, functions: int, order: int, base: int) -> ModuleType:
     """Return the backend that runs an op on edges."""
+    functions = functions if isinstance(functions, int) else int(functions)  # a symbol, which has no hash
     key = (op, x.device, x.dtype, dtype, functions, order, base, dispatch.forced_backend())
     found = None if torch.compiler.is_compiling() else _chosen.get(key)
     if found is None:

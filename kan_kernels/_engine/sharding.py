@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from .._core import fakes
 from .._core.on_import import after_import
 from ..backends import BACKENDS, native
 
@@ -25,11 +26,13 @@ _LINEAR = {
     "kan_linear_grad_weight": "bi bi bo i. i.o -> i.o io?base",
     "kan_linear_backward": "bi i.o io bo i. -> bi i.o io?base",
 }
-_OTHERS = {
+_ACTIVATION = {
     "kan_activation": "bi bi i.o io i. -> bio",
     "kan_activation_grad_input": "bi i.o io bio i. -> bi",
     "kan_activation_grad_weight": "bi bi bio i. -> i.o io?base",
     "kan_activation_backward": "bi i.o io bio i. -> bi i.o io?base",
+}
+_OTHERS = {
     "kan_conv": "bi* i.*o i*o +o i. -> bo*",
     "kan_conv_backward": "bi* i.*o i*o bo* i. -> bi*?need_x i.*o?need_weight i*o?need_weight,base",
     "edge_gram": "bi bi i. -> i.. i..",
@@ -44,6 +47,9 @@ _OTHERS = {
     "layer_norm_rbf": "b. . . .. .. . .. -> b.",
     "layer_norm_rbf_backward": "b. . . .. .. b. .. -> b.?need_x . . .. ..?base .",
 }
+RULES = _LINEAR | _ACTIVATION | _OTHERS
+"""Of every op; the library in C++ has them all, other fused backends those of layers and activations."""
+assert _LINEAR.keys() == fakes.LINEAR.keys() and _ACTIVATION.keys() == fakes.ACTIVATION.keys()
 _Way = tuple[list[Any], list[Any]]
 
 
@@ -124,7 +130,7 @@ def _register_all() -> None:
     for backend in BACKENDS.values():
         if backend.NAMESPACE is None:
             continue
-        for name, rule in (_LINEAR | _OTHERS if backend is native else _LINEAR).items():
+        for name, rule in (RULES if backend is native else _LINEAR | _ACTIVATION).items():
             op = getattr(getattr(torch.ops, backend.NAMESPACE), name).default
             register_sharding(op)(partial(placements, op, rule))
 

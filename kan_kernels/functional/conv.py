@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._core import checks
-from .._core.tracing import untraced
+from .._core.tracing import tracing, untraced
 from .._engine import conv_autograd, decompositions, dispatch
 from .._engine.conv_composed import Axis, Form, composed
 from .._engine.layer import autocast, spec_of
@@ -69,7 +69,8 @@ def kan_conv(
     if not batched:
         x = x.unsqueeze(0)
 
-    if torch.compiler.is_exporting() and _on_reference(form):  # its blocks have one batch size
+    exporting = torch.compiler.is_exporting() or (tracing() and dispatch.exporting_to_onnx())
+    if exporting and _on_reference(form):  # its blocks have one batch size
         dtype = torch.float64 if spline_weight.dtype == torch.float64 else torch.float32
         tensors = x, spline_weight, base_weight, bias, grid.to(dtype)
         y = decompositions.kan_conv(*tensors, *conv_autograd.numbers(form, x))

@@ -13,7 +13,6 @@ import tokenize
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -23,32 +22,8 @@ import kan_kernels
 from documents import ROOT, tracked
 from kan_kernels import symbolic
 from kan_kernels.nn import function_library
+from tools import public_names
 
-PUBLIC = (
-    "kan_kernels",
-    "kan_kernels.attribution",
-    "kan_kernels.data",
-    "kan_kernels.deploy",
-    "kan_kernels.distributed",
-    "kan_kernels.estimators",
-    "kan_kernels.functional",
-    "kan_kernels.grids",
-    "kan_kernels.growth",
-    "kan_kernels.inspection",
-    "kan_kernels.integrations",
-    "kan_kernels.integrations.cheby_kan",
-    "kan_kernels.integrations.convert",
-    "kan_kernels.integrations.efficient_kan",
-    "kan_kernels.integrations.fast_kan",
-    "kan_kernels.integrations.fourier_kan",
-    "kan_kernels.nn",
-    "kan_kernels.plotting",
-    "kan_kernels.pruning",
-    "kan_kernels.regularization",
-    "kan_kernels.structure",
-    "kan_kernels.symbolic",
-    "kan_kernels.training",
-)
 EXTRAS = {
     "kan_kernels.estimators": "sklearn",
     "kan_kernels.integrations.pykan.convert": "kan",
@@ -128,24 +103,13 @@ def test_examples(name: str, alone: None) -> None:
 def public() -> dict[str, Any]:
     """Return the public functions and classes, each by the first of its names."""
     found: dict[int, tuple[str, Any]] = {}
-    for name in PUBLIC:
+    for name in public_names.MODULES:
         module = importlib.import_module(name)
-        for word in getattr(module, "__all__", None) or own_names(module):
+        for word in public_names.own_names(module):
             thing = getattr(module, word)
             if callable(thing):
                 found.setdefault(id(thing), (f"{name}.{word}", thing))
     return dict(found.values())
-
-
-def own_names(module: ModuleType) -> list[str]:
-    """Return the names of public functions and classes that a module without `__all__` defines."""
-    return [
-        name
-        for name, thing in vars(module).items()
-        if not name.startswith("_")
-        and (inspect.isclass(thing) or inspect.isfunction(thing))
-        and inspect.unwrap(thing).__module__ == module.__name__
-    ]
 
 
 def section(doc: str, *names: str) -> str:

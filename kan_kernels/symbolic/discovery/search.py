@@ -108,6 +108,8 @@ def discover(
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and not path.parent.is_dir():
         raise ValueError(f"checkpoint: there is no folder {str(path.parent)!r}")
+    if path is not None and path.is_dir():
+        raise ValueError(f"checkpoint: {str(path)!r} is a folder, expected a file")
     if resume and path is None:
         raise ValueError("resume: got True without checkpoint, expected the file to resume from")
     open_bar = _bar(None if progress is None else checks.boolean("progress", progress))
