@@ -23,8 +23,8 @@ Of gplearn the most exact program of all generations and the one it chooses are 
 formula of its front, and each counts as exact if any of them is; of ours only `found.best`. Error and
 complexity are those of the exact formula, or else of the one with the least error on the data.
 
-Within a longer limit only what the shorter one left open is run again, from the start: a rival's exact formula
-counts for longer limits too, and so does ours where the search ended by itself because nothing was left to explain.
+Within a longer limit only what the shorter one left open is run again, from the start: a rival's exact
+formula counts for longer limits too, and so does ours where the search ended because nothing was left.
 
 Results are written after every run, JSON, a table and a picture; what is missing there is run, the rest kept.
 """
@@ -138,7 +138,7 @@ def decided(run: dict[str, Any]) -> bool:
 
 
 def within(runs: list[dict[str, Any]], limit: float) -> list[dict[str, Any]]:
-    """Return the longest run within a limit of each equation, noise and method whose outcome there is known."""
+    """Return the longest run within a limit of each equation, noise and method that is known there."""
     last = {}
     for run in sorted(runs, key=lambda r: r["seconds"]):
         if run["seconds"] <= limit:
@@ -218,8 +218,8 @@ def table(document: dict[str, Any]) -> str:
     """Return the results as tables."""
     runs = within(document["runs"], LIMITS[0])
     parts = [
-        f"Made by `python -m benchmarks.feynman`. {_conditions(document['meta'])} What exact means, and what a "
-        "longer limit runs again, is written in `benchmarks/feynman.py`. Errors are root mean squares on new "
+        f"Made by `python -m benchmarks.feynman`. {_conditions(document['meta'])} What exact means, and what "
+        "a longer limit runs again, is written in `benchmarks/feynman.py`. Errors are root mean squares on new "
         "points without noise, as shares of the spread of y.\n"
     ]
     parts.append(summary(document["runs"]))
@@ -249,7 +249,7 @@ def table(document: dict[str, Any]) -> str:
 def _later(runs: list[dict[str, Any]]) -> str:
     """Return what longer limits changed."""
     lines = []
-    for shorter, longer in zip(LIMITS, LIMITS[1:], strict=False):
+    for shorter, longer in itertools.pairwise(LIMITS):
         before = {(r["noise"], r["method"], r["equation"]): r["exact"] for r in within(runs, shorter)}
         for run in within(runs, longer):
             key = run["noise"], run["method"], run["equation"]
