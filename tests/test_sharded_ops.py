@@ -83,12 +83,12 @@ def rules(rank: int, size: int) -> None:
     """Every op, in every way that its rule accepts, also of sizes that ranks do not divide: the results lie
     as the rule says and are those of one process.
     """
-    mesh, tried = line(size), dict.fromkeys(sharding._LINEAR | sharding._OTHERS, 0)
+    mesh, tried = line(size), dict.fromkeys(sharding.RULES, 0)
     for sizes in ((8, 4, 4, 1), (9, 5, 7, 0)):
         for sample, args in samples(*sizes).items():
             name = sample.partition(" ")[0]
             op = getattr(torch.ops.kan_kernels, name).default
-            rule = (sharding._LINEAR | sharding._OTHERS)[name]
+            rule = sharding.RULES[name]
             want = op(*args)
             for results, given in sharding.placements(op, rule, *args):
                 arguments = [lying(arg, at, mesh) for arg, at in zip(args, given, strict=True)]
@@ -153,7 +153,7 @@ def gradients(rank: int, size: int) -> None:
 
 def test_every_op_has_a_rule() -> None:
     """All that return tensors, but for networks, which are called layer by layer."""
-    ruled = set(sharding._LINEAR) | set(sharding._OTHERS)
+    ruled = set(sharding.RULES)
     assert ruled | {"kan_network", "kan_network_backward"} == {
         *fakes.LINEAR,
         *fakes.ACTIVATION,

@@ -15,6 +15,7 @@ from benchmarks.basis_forms import FastKANLayer
 from harness import check_same_bits, poisoned_memory
 from kan_kernels import use_backend
 from kan_kernels._engine import layer_norm_rbf
+from kan_kernels.backends import native
 from kan_kernels.integrations import accelerate, explain, fast_kan
 
 F32, F64 = torch.float32, torch.float64
@@ -40,10 +41,10 @@ def arguments(
     grid = torch.cat([centres + 0.1 * made(fan_in, functions), 0.5 + made(fan_in, 1).abs()], 1)
     scale, shift = (made(fan_in), made(fan_in)) if affine else (None, None)
     base_weight, bias = (made(fan_out, fan_in), made(fan_out)) if base else (None, None)
-    return [x, scale, shift, made(fan_out, fan_in * functions), base_weight, bias, grid, 1e-3, base]
+    return [x, scale, shift, made(fan_out, fan_in * functions), base_weight, bias, grid, 1e-3, base, native]
 
 
-def plainly(x, scale, shift, spline_weight, base_weight, bias, grid, epsilon, base) -> Tensor:
+def plainly(x, scale, shift, spline_weight, base_weight, bias, grid, epsilon, base, _) -> Tensor:
     """The same in plain torch, step by step."""
     centred = x - x.mean(1, keepdim=True)
     z = centred / (centred.square().mean(1, keepdim=True) + epsilon).sqrt()
@@ -186,7 +187,7 @@ def test_op_checks() -> None:
     for affine in (True, False):
         args, _ = leaves(arguments((6, 3, 2, 4), "silu" if affine else None, affine=affine))
         args[8] = 1 if affine else 0
-        torch.library.opcheck(torch.ops.kan_kernels.layer_norm_rbf, tuple(args))
+        torch.library.opcheck(torch.ops.kan_kernels.layer_norm_rbf, tuple(args[:9]))
     args = arguments((6, 3, 2, 4), "silu")
     for at, value, message in (
         (3, torch.ones(2, 13, dtype=F64), r"spline_weight has shape \(2, 13\), expected \(2, 12\)"),

@@ -73,7 +73,7 @@ class FastKANLayer(Accelerated):
         if getattr(self, "layernorm", None) is None:
             return ""
         features = self.spline_linear.weight.shape[1] // len(self.rbf.grid)
-        return "" if layers.why_not_one_op(self, features) else ", all of the layer in one op"
+        return "" if isinstance(layers.one_op(self, features), str) else ", all of the layer in one op"
 
     _kan_kernels_note = Accelerated._kan_kernels_for_now
 
