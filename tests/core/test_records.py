@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+
 import pytest
 import torch
 
+from harness import ROOT
 from kan_kernels import _C, explain
 from kan_kernels import functional as F
 from kan_kernels._core.bases import BASES, BY_CODE, FULL_SUPPORT
@@ -31,6 +34,18 @@ def test_a_reference_for_each() -> None:
         order, functions = (3, 8) if basis.local else (0, 8)
         grid = torch.linspace(-1, 1, basis.columns(functions, order)).expand(2, -1).contiguous()
         assert basis_values(torch.zeros(5, 2), grid, functions, order, 0, basis.code).shape == (5, 2, 8)
+
+
+def test_records_speak_for_themselves() -> None:
+    """Docstrings have the formula and limit of every record; no other line of `functional` names a basis."""
+    said = " ".join((F.basis_linear.__doc__ or "").split())
+    for name in FULL_SUPPORT:
+        assert BASES[name].formula and f'- "{name}": {BASES[name].said}.' in said, name
+    for file in (ROOT / "kan_kernels" / "functional").glob("*.py"):
+        literals = {
+            node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)
+        }
+        assert not literals & set(BASES), file
 
 
 def test_unknown_names_list_the_known() -> None:

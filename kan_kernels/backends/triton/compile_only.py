@@ -15,7 +15,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ..._core.bases import BASES
+from ..._core.bases import BASES, FULL_SUPPORT
 from . import launch, launcher, tiling
 from .blocking import ceil_div
 
@@ -207,7 +207,7 @@ def specializations() -> Iterator[Spec]:
         **once,
     )
     yield from _specs("kan_linear_grad_weight", torch.float64, (1000, 64, 64), "[64,64] G=5", **once)
-    for basis in ("rbf", "chebyshev", "fourier"):
+    for basis in FULL_SUPPORT:
         yield from _global_basis(basis)
     yield from _activations()
 

@@ -98,11 +98,11 @@ def dense_backward(
             if M + 1 <= K or BASIS != 0:
                 if BASIS == 0:
                     quad, two, odd, values = window(xs, at, grid, table, I, K, M + 1, POLY_X, R + K, STEPS)
+                if BASIS != 0:  # before the products, with whose registers a recurrence would spill
+                    rows = rows_of_group(xs, None, at, 0, grid, tl.float32, R, M + 1, BASIS, BM, BI, RG, True)
                 products = product(gs, tl.trans(coefficients), tl.zeros((BM, BI * RG), tl.float32), PRECISION)
                 if BASIS == 0:
                     rows = place_rows(quad, two, odd, values, 0, BM, BI, RG, True)
-                else:
-                    rows = rows_of_group(xs, None, at, 0, grid, tl.float32, R, M + 1, BASIS, BM, BI, RG, True)
                 slope += sum_rows(products * rows, BM, BI, RG) * FACTOR
             if BASE != 0:
                 products = product(gs, tl.trans(base_rows), tl.zeros((BM, BI), tl.float32), PRECISION)

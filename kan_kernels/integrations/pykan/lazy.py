@@ -96,7 +96,7 @@ class LazyTensor(Tensor):
 
 
 def _outside_transforms() -> AbstractContextManager[Any]:
-    """Leave torch.func's transforms inside: they have no part in what was made before them."""
+    """Return a context without torch.func's transforms, which have no part in what was made before them."""
     if not transforming():
         return nullcontext()
     from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
