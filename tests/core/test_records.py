@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 
 import pytest
 import torch
@@ -46,6 +47,15 @@ def test_records_speak_for_themselves() -> None:
             node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)
         }
         assert not literals & set(BASES), file
+
+
+def test_nobody_else_compares_codes() -> None:
+    """Code outside of the records asks them: it compares no basis with a number or a name of its own."""
+    asked = r"\b(if|or|and|not) ([\w.]+\.)?basis( and| or| else|:|\))"
+    compared = re.compile(rf"""(?i)\bbasis\s*[!=]=\s*[\d"']|{asked}""")
+    for file in (ROOT / "kan_kernels").rglob("*.py"):
+        found = [text for text in file.read_text().splitlines() if compared.search(text.split("#")[0])]
+        assert not found, (file, found)
 
 
 def test_unknown_names_list_the_known() -> None:

@@ -50,7 +50,7 @@ CASES = [
 
 # bases of full support: groups of rows in a loop, fetched rows, every order of derivative, infinite x
 BASES = [
-    (case("rbf", 13, 11, 5, 20, derivative=2, knots="adaptive", points="inside"), ("forward", "weight")),
+    (case("rbf", 13, 11, 5, 20, derivative=3, knots="adaptive", points="inside"), ("forward", "weight")),
     (case("rbf", 5, 9, 3, 20, derivative=1, points="inf", base=None), ("forward",)),
     (case("chebyshev", 33, 7, 3, 20, derivative=1, points="inside", base=None), ("forward", "weight")),
     (case("chebyshev", 6, 7, 3, 5, derivative=1, points="inside"), ("forward", "backward")),

@@ -9,6 +9,7 @@ from functools import cache
 
 import torch
 
+from ..._core.bases import BY_CODE
 from ..._core.checks import HALF_DTYPES
 from . import tuning
 from .blocking import ceil_div, power_of_two, split
@@ -35,6 +36,11 @@ class Case:
     arch: int = 90  # compute capability, 90 where there is none
     basis: int = 0  # its code; the order is that of B-splines, 0 for others
     fits: bool = True  # whether the basis keeps to the range of a 16-bit operand
+
+    @property
+    def local(self) -> bool:
+        """Whether a row sees the functions of its cell alone."""
+        return BY_CODE[self.basis].local
 
     @property
     def half(self) -> bool:
@@ -67,7 +73,7 @@ def gathers(case: Case, precision: str) -> bool:
     """
     if sums_rows(case):
         return True
-    return not case.basis and case.basis_rows >= GATHER_ROWS["half" if case.half else precision]
+    return case.local and case.basis_rows >= GATHER_ROWS["half" if case.half else precision]
 
 
 def sums_rows(case: Case) -> bool:
