@@ -208,7 +208,7 @@ def specializations() -> Iterator[Spec]:
     )
     yield from _specs("kan_linear_grad_weight", torch.float64, (1000, 64, 64), "[64,64] G=5", **once)
     for basis in FULL_SUPPORT:
-        yield from _global_basis(basis)
+        yield from _full_support(basis)
     yield from _activations()
 
 
@@ -251,7 +251,7 @@ def step(dtype: torch.dtype, shape: tuple[int, int, int], arch: int, tf32: bool)
     ]
 
 
-def _global_basis(basis: str) -> Iterator[Spec]:
+def _full_support(basis: str) -> Iterator[Spec]:
     """The kernels of a basis of full support, each in what strains it."""
     wide, both = (8192, 512, 512), (80, 90)
     facts: dict[str, Any] = {"basis": basis, "grid_size": 8, "base": 0}

@@ -18,7 +18,7 @@ INPUTS = 16  # of a tile of gradients
 ROW_SUM_COLUMNS, ROW_SUM_ROWS = 16, 32  # outputs and basis rows of a tile of gather_backward, at most
 GATHER_WIDTH = 16  # outputs up to which a layer is too narrow for matrix units
 # Basis rows from which k+1 fetched rows beat R products: matrix rate / R against 8 gathered edges a clock and
-# processor (docs/design.md). An estimate: no GPU has confirmed it.
+# processor (docs/triton.md). An estimate: no GPU has confirmed it.
 GATHER_ROWS = {"half": 256, "tf32": 128, "tf32x3": 48, "ieee": 48}
 
 

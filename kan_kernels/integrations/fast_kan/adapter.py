@@ -305,7 +305,7 @@ def _examine(module: Any) -> tuple[str | None, frozenset[int] | None]:
             *options[:_KNOWN],
             *probe.kind_of(module.base_activation if module.use_base_update else None),
         )
-    return probe.remembered((verdict.token, *options), work)
+    return probe.stored((verdict.token, *options), work)
 
 
 _RANGES = ("grid_min", "grid_max", "num_grids", "denominator")

@@ -142,6 +142,9 @@ class RadialBasisFunction(nn.Module):
         grid_min, grid_max, num_grids: the centres, evenly from one to the other.
         denominator: the width; None takes the distance of neighbouring centres.
 
+    Raises:
+        TypeError, ValueError: naming the argument.
+
     Example:
         >>> RadialBasisFunction(0, 1, 2)(torch.tensor([0.0]))
         tensor([[1.0000, 0.3679]])
@@ -309,6 +312,9 @@ class FastKAN(nn.Module):
         layers_hidden: at least two positive sizes, from the input's to the output's.
         grid_min, grid_max, num_grids, use_base_update, base_activation, spline_weight_init_scale, backend: as
             for FastKANLayer, the same for every layer.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
 
     Example:
         >>> FastKAN([2, 5, 1])(torch.zeros(4, 2)).shape
