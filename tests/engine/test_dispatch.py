@@ -13,6 +13,7 @@ from torch import Tensor
 from harness import FUSED
 from kan_kernels import KAN, explain, use_backend
 from kan_kernels import functional as F
+from kan_kernels._core.bases import BASES
 from kan_kernels._core.problem import COMPOSED, FAMILIES, OPS, Problem
 from kan_kernels._engine import cost_model, dispatch
 from kan_kernels.backends import BACKENDS, FUNCTIONS, native
@@ -168,6 +169,16 @@ def test_a_third_backend_runs_every_op(op: str, monkeypatch: pytest.MonkeyPatch)
         assert set(ran) <= {*FUNCTIONS[op], *among} and len(set(ran)) > 1
         (first,) = torch.autograd.grad(y.sum(), x, create_graph=True)
         torch.autograd.grad(first.sum(), x, allow_unused=True)
+
+
+@NATIVE
+def test_the_rows_of_a_gemm_are_the_librarys() -> None:
+    """`explain` names the number that the library answers, where it takes a GEMM at all."""
+    code = BASES["rbf"].code
+    assert torch.ops.kan_kernels.cpu_gemm_rows(512, 512, 8, 0, code) == 1024
+    assert "up to 1024 rows may be values" in explain((512, 512), basis="rbf", functions=8)
+    assert torch.ops.kan_kernels.cpu_gemm_rows(8, 8, 8, 0, code) == 0
+    assert "rows may be" not in explain((8, 8), basis="rbf", functions=8) + explain((512, 512))
 
 
 def test_the_contract_names_what_a_backend_has() -> None:

@@ -14,6 +14,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from benchmarks.basis_forms import FastKANLayer
 from harness import check_same_bits, poisoned_memory
 from kan_kernels import use_backend
+from kan_kernels._core.problem import Problem
 from kan_kernels._engine import layer_norm_rbf
 from kan_kernels.backends import native
 from kan_kernels.integrations import accelerate, explain, fast_kan
@@ -201,6 +202,22 @@ def test_op_checks() -> None:
             layer_norm_rbf.layer_norm_rbf(*args[:at], value, *args[at + 1 :])
     with pytest.raises(ValueError, match="width of feature 0"):
         layer_norm_rbf.layer_norm_rbf(*args[:6], torch.zeros(3, 5, dtype=F64), *args[7:])
+
+
+def test_limits_are_the_ops() -> None:
+    """What the backend says it can run, the op runs, and nothing else: the library is asked."""
+    for fan_in, fan_out, dtype in ((64, 8, F64), (65, 8, F64), (64, 9, F32), (3, 2, torch.float16)):
+        facts = {"functions": 4, "basis": "rbf", "op": "layer_norm_rbf"}
+        reason = native.can_run(Problem("cpu", dtype, dtype, fan_in, fan_out, **facts))
+        given = [
+            a.to(dtype) if isinstance(a, Tensor) else a for a in arguments((5, fan_in, fan_out, 4), None)
+        ]
+        if reason is None:
+            assert layer_norm_rbf.layer_norm_rbf(*given).shape == (5, fan_out) and fan_in == 64
+        else:
+            assert ("64 features" in reason) == (dtype != torch.float16)
+            with pytest.raises(RuntimeError, match=r"expected 1 to|must be float32 or float64"):
+                layer_norm_rbf.layer_norm_rbf(*given)
 
 
 def layers(dtype: torch.dtype = F64, **options: Any) -> tuple[Any, Any]:
