@@ -17,6 +17,7 @@ from torch.nn import functional
 from ..._core import checks
 from ..._core.bases import MAX_FUNCTIONS
 from ..._core.tensor_cache import TensorCache, readable
+from ..._core.tracing import untraced
 from ..._engine import dispatch, layer_norm_rbf
 from ...functional import basis_linear
 from .._shared.eligible import watched
@@ -64,7 +65,7 @@ def evaluate(
     is more than a GEMM.
     """
     if rows is not None and normalise:
-        module = one_op(layer, rows.shape[0], backend)
+        module = untraced(one_op, layer, rows.shape[0], backend)
         if not isinstance(module, str) and layer_norm_rbf.why_not_call(x, layer.spline_linear.weight) is None:
             return _in_one_op(layer, x, rows, module, backend)
     z = layer.layernorm(x) if normalise else x
@@ -96,7 +97,7 @@ def one_op(layer: Any, features: int, backend: str | None = None) -> ModuleType 
     """Return the backend that runs a call of the layer with its layernorm as the op layer_norm_rbf, or why
     the call is more than that op.
     """
-    norm = layer.layernorm
+    norm, features = layer.layernorm, int(features)  # while torch.jit traces a size is a tensor
     if type(norm).forward is not nn.LayerNorm.forward or watched(norm):
         return "layernorm has hooks or another forward than LayerNorm's"
     if tuple(norm.normalized_shape) != (features,):
