@@ -186,9 +186,7 @@ def _forward_tiles(case: Case, constants: dict, exact: bool, small: bool):
         ]
         if case.warp_groups and case.rows >= 4096:  # half of the reads of coefficients
             shapes = [(256, 128, 8, 32, 8, 3), *shapes[:3]]
-        elif case.warp_groups and _even_tiles(
-            case.width
-        ):  # basis and base are made for twice as many outputs
+        elif case.warp_groups and _even_tiles(case.width):  # values are made for twice as many outputs
             shapes = [shapes[2], *shapes[:2], shapes[3]]
     elif exact and not case.warp_groups:  # three products of TF32 parts
         shapes = [(32, 64, 4, 32, 8, 2)] if long else [(64, 64, 4, 32, 8, 2)]
