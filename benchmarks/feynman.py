@@ -219,8 +219,8 @@ def table(document: dict[str, Any]) -> str:
     runs = within(document["runs"], LIMITS[0])
     parts = [
         f"Made by `python -m benchmarks.feynman`. {_conditions(document['meta'])} What exact means, and what "
-        "a longer limit runs again, is written in `benchmarks/feynman.py`. Errors are root mean squares on new "
-        "points without noise, as shares of the spread of y.\n"
+        "a longer limit runs again, is written in `benchmarks/feynman.py`. Errors are root mean squares on "
+        "new points without noise, as shares of the spread of y.\n"
     ]
     parts.append(summary(document["runs"]))
     for noise in NOISE:

@@ -70,6 +70,9 @@ def node_scores(
     Args:
         model, x, kind, output, node: as for `edge_scores`.
 
+    Raises:
+        TypeError, ValueError: naming the argument; also if a score is not finite.
+
     Example:
         >>> [len(score) for score in node_scores(KAN([2, 5, 1]), torch.rand(8, 2))]
         [2, 5, 1]
@@ -89,6 +92,9 @@ def input_scores(
 
     Args:
         model, x, kind, output, node: as for `edge_scores`.
+
+    Raises:
+        TypeError, ValueError: naming the argument; also if a score is not finite.
 
     Example:
         >>> input_scores(KAN([2, 5, 1]), torch.rand(8, 2)).shape

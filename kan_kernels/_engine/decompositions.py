@@ -15,7 +15,7 @@ from torch.nn import functional
 from .._core import fakes
 from .._core.bases import BSPLINE, RBF
 from .._core.products import by_layer, multiply
-from ..backends import BACKENDS, native, reference
+from ..backends import reference, with_op
 
 _CONVOLUTIONS = (functional.conv1d, functional.conv2d, functional.conv3d)
 
@@ -89,14 +89,10 @@ def layer_norm_rbf(
 
 def table() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
     """Return the function of every op that has one, in all fused backends."""
-    found: dict[torch._ops.OpOverload, Callable[..., Any]] = {}
-    for backend in BACKENDS.values():
-        if backend.NAMESPACE is not None:
-            ops = getattr(torch.ops, backend.NAMESPACE)
-            names = fakes.LINEAR | fakes.ACTIVATION
-            found |= {getattr(ops, name).default: getattr(reference, name) for name in names}
-    if native.NAMESPACE is not None:
-        ops = torch.ops.kan_kernels
-        for function in (kan_network, kan_conv, layer_norm_rbf):
-            found[getattr(ops, function.__name__).default] = function
-    return found
+    functions = {name: getattr(reference, name) for name in fakes.LINEAR | fakes.ACTIVATION}
+    functions |= {function.__name__: function for function in (kan_network, kan_conv, layer_norm_rbf)}
+    return {
+        getattr(getattr(torch.ops, backend.NAMESPACE), name).default: function
+        for name, function in functions.items()
+        for backend in with_op(name)
+    }

@@ -14,7 +14,7 @@ import torch
 from .._core import fakes
 from .._core.bases import BY_CODE
 from .._core.on_import import after_import
-from ..backends import BACKENDS, native
+from ..backends import with_op
 
 Shape = Sequence[int]
 
@@ -174,15 +174,12 @@ assert {function.__name__ for function in _OTHERS} == fakes.OTHERS.keys()
 
 
 def _register(counter: ModuleType) -> None:
-    for backend in BACKENDS.values():
-        if backend.NAMESPACE is not None:
-            ops = getattr(torch.ops, backend.NAMESPACE)
-            formulas = _LINEAR | _ACTIVATION
-            if backend is native:
-                formulas |= {function.__name__: function for function in _OTHERS}
-            for name, function in formulas.items():
-                if getattr(ops, name) not in counter.flop_registry:
-                    counter.register_flop_formula(getattr(ops, name))(function)
+    formulas = _LINEAR | _ACTIVATION | {function.__name__: function for function in _OTHERS}
+    for name, function in formulas.items():
+        for backend in with_op(name):
+            op = getattr(getattr(torch.ops, backend.NAMESPACE), name)
+            if op not in counter.flop_registry:
+                counter.register_flop_formula(op)(function)
 
 
 def register() -> None:

@@ -113,7 +113,10 @@ def latex(
     """Return a line of LaTeX for each output.
 
     Args:
-        model, names, digits, normalizer, output_normalizer, data: as for `formula`, whose errors it raises.
+        model, names, digits, normalizer, output_normalizer, data: as for `formula`.
+
+    Raises:
+        ImportError, TypeError, ValueError: as `formula`.
 
     Example:
         >>> layer = KANLinear(1, 1)
@@ -197,7 +200,10 @@ def to_function(
     Made by sympy.lambdify from expressions in symbols of our own: no text of the user's is run.
 
     Args:
-        model, digits, normalizer, output_normalizer, data: as for `formula`, whose errors it raises.
+        model, digits, normalizer, output_normalizer, data: as for `formula`.
+
+    Raises:
+        ImportError, TypeError, ValueError: as `formula`.
 
     Example:
         >>> layer = KANLinear(1, 1)

@@ -9,6 +9,7 @@ import importlib
 import inspect
 import io
 import re
+import textwrap
 import tokenize
 from collections.abc import Iterator
 from functools import cache
@@ -127,6 +128,32 @@ def arguments(thing: Any) -> list[str]:
     return list(inspect.signature(thing).parameters)
 
 
+def raised(thing: Any) -> list[str]:
+    """Return the errors about arguments that a function, or the making of an object, raises itself or by
+    `checks`, and, of arguments that are "as for" another function, those of that one.
+    """
+    doc = inspect.cleandoc(thing.__doc__ or "")
+    for name in re.findall(r"as for `(\w+)`", section(doc, "Args")):
+        other = thing.__globals__.get(name) if inspect.isfunction(thing) else None
+        if (
+            other is not None
+            and other is not thing
+            and section(inspect.cleandoc(other.__doc__ or ""), "Raises")
+        ):
+            return [f"those of {name}"]
+    made = thing.__init__ if inspect.isclass(thing) else inspect.unwrap(thing)
+    if dataclasses.is_dataclass(thing):
+        made = getattr(thing, "__post_init__", None)
+    if not inspect.isfunction(made):
+        return []
+    tree = ast.parse(textwrap.dedent(inspect.getsource(made)))
+    calls = [node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise)]
+    names = {ast.unparse(call.func) for call in calls if isinstance(call, ast.Call)}
+    found = names & {"TypeError", "ValueError"}
+    checked = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    return sorted(found | {name for name in checked if name.startswith("checks.")})
+
+
 def lacks(thing: Any) -> list[str]:
     """Return what the docstring of a public function or class does not say."""
     doc = inspect.cleandoc(thing.__doc__ or "")
@@ -139,6 +166,8 @@ def lacks(thing: Any) -> list[str]:
     missing = [f"the argument {name}" for name in arguments(thing) if name not in said]
     if ">>> " not in section(doc, "Example"):
         missing.append("an Example")
+    if not section(doc, "Raises") and (errors := raised(thing)):
+        missing.append(f"Raises, with {', '.join(errors)}")
     if not inspect.isclass(thing):
         returns = inspect.signature(thing).return_annotation
         gives = str(returns) not in ("None", "Iterator[None]", "collections.abc.Iterator[None]")
@@ -167,6 +196,20 @@ def test_lacks_sees_what_is_missing() -> None:
         return x + y
 
     assert lacks(bare) == ["the argument y", "an Example", "Returns"]
+
+    def strict(x: int) -> None:
+        """Check.
+
+        Args:
+            x: a number.
+
+        Example:
+            >>> 1
+        """
+        if x < 0:
+            raise ValueError("x")
+
+    assert lacks(strict) == ["Raises, with ValueError"]
 
 
 def mood(node: ast.AST, doc: str) -> bool:
@@ -209,7 +252,7 @@ def test_docstrings_are_imperative() -> None:
 
 
 def prose(path: Path) -> Iterator[str]:
-    """Yield the comments and docstrings of a source file."""
+    """Yield the comments, docstrings and names of functions and classes of a source file."""
     text = (ROOT / path).read_text(encoding="utf-8")
     if path.suffix != ".py":
         yield from re.findall(r"//[^\n]*|/\*.*?\*/", text, re.DOTALL)
@@ -220,10 +263,12 @@ def prose(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             yield str(node.value.value)
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name.replace("_", " ")
 
 
 def test_words() -> None:
-    """Comments and docstrings have one word for a thing."""
+    """Comments, docstrings and names have one word for a thing."""
     wrong, count = [], 0
     for path in tracked():
         if path.parts[0] in ("kan_kernels", "csrc", "python") and path.suffix in (".py", ".h", ".cpp", ".cu"):

@@ -63,7 +63,7 @@ assert share(lambda: (large @ large).exp())[0] > 0.1, "the measure sees no threa
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are counted in /proc")
 @pytest.mark.long
 def test_a_scientists_network_stays_on_one_thread() -> None:
-    """1000 rows through fit with a penalty, grids, pruning, formulas and discover: the other threads sleep."""
+    """1000 rows through fit, grids, pruning, formulas and discover: the other threads sleep."""
     child(WORK, {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "0", "OMP_WAIT_POLICY": "passive"})
 
 
