@@ -1,6 +1,6 @@
 """The Feynman equations with up to three variables: `symbolic.discover` against gplearn and pyoperon.
 
-    python -m benchmarks.feynman [--python PYTHON] [--equation NAME ...] [--noise 0 0.01] [--seconds 10]
+    python -m benchmarks.feynman [--python PYTHON] [--equation NAME ...] [--noise 0 0.01] [--seconds 10 30]
 
 PYTHON is one that has gplearn and pyoperon (`pip install gplearn pyoperon` in an environment of its own). Of
 each equation 1000 points are drawn, uniform in its ranges; noise is normal, its standard deviation that share
@@ -23,10 +23,14 @@ Of gplearn the most exact program of all generations and the one it chooses are 
 formula of its front, and each counts as exact if any of them is; of ours only `found.best`. Error and
 complexity are those of the exact formula, or else of the one with the least error on the data.
 
+Within a longer limit only what the shorter one left open is run again, from the start: a rival's exact
+formula counts for longer limits too, and so does ours where the search ended because nothing was left.
+
 Results are written after every run, JSON, a table and a picture; what is missing there is run, the rest kept.
 """
 
 import argparse
+import itertools
 import json
 import os
 import signal
@@ -50,6 +54,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "symbolic.md"
 OURS = "discover"
 METHODS = (OURS, "gplearn", "pyoperon")
 NOISE = (0.0, 0.01)
+LIMITS = (10.0, 30.0)
 ROWS = 1000
 
 
@@ -111,6 +116,7 @@ def run(equation: Equation, noise: float, method: str, seconds: float, python: s
     result = {
         "equation": equation.name, "noise": noise, "method": method, "exact": False, "by": "",
         "error": None, "complexity": None, "formula": None, "cpu": made["cpu"], "wall": made["wall"],
+        "seconds": seconds,
     }  # fmt: skip
     result |= {key: made[key] for key in ("versions", "stopped", "failed") if key in made}
     equal = judge.exact if noise == 0 else judge.same_structure
@@ -126,10 +132,26 @@ def run(equation: Equation, noise: float, method: str, seconds: float, python: s
     return result
 
 
+def decided(run: dict[str, Any]) -> bool:
+    """Whether longer limits have nothing to add."""
+    return run["exact"] and (run["method"] != OURS or run.get("stopped") == "exact")
+
+
+def within(runs: list[dict[str, Any]], limit: float) -> list[dict[str, Any]]:
+    """Return the longest run within a limit of each equation, noise and method that is known there."""
+    last = {}
+    for run in sorted(runs, key=lambda r: r["seconds"]):
+        if run["seconds"] <= limit:
+            last[run["noise"], run["method"], run["equation"]] = run
+    return [run for run in last.values() if run["seconds"] == limit or decided(run)]
+
+
 def write(document: dict[str, Any]) -> None:
     """Write the results, the table and the picture."""
     place = {e.name: n for n, e in enumerate(EQUATIONS)}
-    document["runs"].sort(key=lambda r: (r["noise"], place[r["equation"]], METHODS.index(r["method"])))
+    document["runs"].sort(
+        key=lambda r: (r["noise"], place[r["equation"]], METHODS.index(r["method"]), r["seconds"])
+    )
     lines = ",\n  ".join(json.dumps(r) for r in document["runs"])
     head = json.dumps({k: v for k, v in document.items() if k != "runs"}, indent=1)[:-2]
     (RESULTS / "feynman.json").write_text(f'{head},\n "runs": [\n  {lines}\n ]\n}}\n')
@@ -140,58 +162,67 @@ def write(document: dict[str, Any]) -> None:
 
 def block(document: dict[str, Any]) -> str:
     """Return what the documentation says."""
-    meta = document["meta"]
-    versions = ", ".join(f"{name} {number}" for name, number in meta["versions"].items())
+    return f"{summary(document['runs'])}\n\n{_conditions(document['meta'])}{_missing(document['runs'])}\n"
+
+
+def _conditions(meta: dict[str, Any]) -> str:
+    """Return what was measured, with what and where."""
+    machines = [f"{limit} s on {m['cpu']}, {m['date']}" for limit, m in meta["machines"].items()]
+    versions = [f"{name} {number}" for name, number in meta["versions"].items()]
     return (
-        f"{summary(document['runs'])}\n\n{meta['seconds']:g} seconds of processor time for each run, one "
-        f"core of a shared machine ({meta['cpu']}), {meta['date']}; {versions}."
-        f"{_missing(document['runs'])}\n"
+        "The limit is of processor time on one core of a shared machine: "
+        f"{'; '.join(machines)}; {', '.join(versions)}."
     )
 
 
 def _missing(runs: list[dict[str, Any]]) -> str:
     """Return what to say of equations that were not run yet with all methods."""
     left = [
-        noise for noise in NOISE if sum(r["noise"] == noise for r in runs) < len(EQUATIONS) * len(METHODS)
+        f"{noise:.0%} noise and {limit:g} s"
+        for limit in LIMITS
+        for noise in NOISE
+        if 0 < len(_common(runs, noise, limit)) < len(EQUATIONS)
     ]
-    which = " and ".join(f"{noise:.0%} noise" for noise in left)
-    return f" With {which} only the equations in the table were run with all methods so far." if left else ""
+    return f" Not every equation was run with all methods at {', '.join(left)}." if left else ""
+
+
+def _common(runs: list[dict[str, Any]], noise: float, limit: float) -> set[str]:
+    """Return the equations of which every method's outcome is known."""
+    known = [(r["method"], r["equation"]) for r in within(runs, limit) if r["noise"] == noise]
+    return set.intersection(*({e for m, e in known if m == method} for method in METHODS))
 
 
 def summary(runs: list[dict[str, Any]]) -> str:
     """Return a table of how many equations each method found, of those that all of them were run on."""
-    head = ["noise", "method", "exact", "error, median", "complexity of the exact, median", "CPU seconds"]
+    head = ["limit", "noise", "method", "exact", "error, median", "complexity of the exact, median"]
     body = []
-    for noise in NOISE:
-        tried = [{r["equation"] for r in runs if (r["noise"], r["method"]) == (noise, m)} for m in METHODS]
-        common = set.intersection(*tried)
-        for method in METHODS:
-            own = [
-                r for r in runs if (r["noise"], r["method"]) == (noise, method) and r["equation"] in common
-            ]
-            if not own:
-                continue
-            good = [r for r in own if r["exact"]]
-            errors = [np.inf if r["error"] is None else r["error"] for r in own]
-            sizes = f"{np.median([r['complexity'] for r in good]):g}" if good else "-"
-            spent = [r["cpu"] for r in own if r["cpu"] is not None]
-            cpu = f"{np.median(spent):.1f}" if spent else "-"
-            share = f"{len(good)} of {len(own)} ({100 * len(good) / len(own):.0f}%)"
-            body.append([f"{noise:.0%}", method, share, f"{np.median(errors):.1e}", sizes, cpu])
+    for limit in LIMITS:
+        for noise in NOISE:
+            common = _common(runs, noise, limit)
+            for method in METHODS if common else ():
+                own = [
+                    r
+                    for r in within(runs, limit)
+                    if (r["noise"], r["method"]) == (noise, method) and r["equation"] in common
+                ]
+                good = [r for r in own if r["exact"]]
+                errors = [np.inf if r["error"] is None else r["error"] for r in own]
+                sizes = f"{np.median([r['complexity'] for r in good]):g}" if good else "-"
+                share = f"{len(good)} of {len(own)} ({100 * len(good) / len(own):.0f}%)"
+                row = [f"{limit:g} s", f"{noise:.0%}", method, share, f"{np.median(errors):.1e}", sizes]
+                body.append(row)
     return markdown_table(head, body, tuple(range(len(head))))
 
 
 def table(document: dict[str, Any]) -> str:
     """Return the results as tables."""
-    meta, runs = document["meta"], document["runs"]
-    versions = ", ".join(f"{name} {number}" for name, number in meta["versions"].items())
+    runs = within(document["runs"], LIMITS[0])
     parts = [
-        f"Made by `python -m benchmarks.feynman`: {meta['seconds']:g} seconds of processor time for each "
-        f"run, one core, a shared machine ({meta['cpu']}), {meta['date']}; {versions}. What exact means is "
-        "written in `benchmarks/feynman.py`. Errors are root mean squares on new points without noise, as "
-        "shares of the spread of y.\n"
+        f"Made by `python -m benchmarks.feynman`. {_conditions(document['meta'])} What exact means, and what "
+        "a longer limit runs again, is written in `benchmarks/feynman.py`. Errors are root mean squares on "
+        "new points without noise, as shares of the spread of y.\n"
     ]
-    parts.append(summary(runs))
+    parts.append(summary(document["runs"]))
     for noise in NOISE:
         head = ["equation", "law", *(f"{m}: error, complexity" for m in METHODS)]
         body = []
@@ -201,17 +232,32 @@ def table(document: dict[str, Any]) -> str:
                 law = f"`{equation.formula}`"
                 body.append([equation.name, law, *(_cell(own.get(method)) for method in METHODS)])
         if body:
-            parts.append(f"\nNoise {noise:.0%}. In bold: exact.\n")
+            parts.append(f"\nNoise {noise:.0%}, {LIMITS[0]:g} seconds. In bold: exact.\n")
             parts.append(markdown_table(head, body, tuple(range(len(head)))))
     failures = [
         [f"{r['noise']:.0%}", r["equation"], f"`{_short(r['formula'])}`"]
         for r in runs if r["method"] == OURS and not r["exact"]
     ]  # fmt: skip
-    parts.append("\nWhat `discover` did not find, and what it said instead:\n")
+    parts.append(_later(document["runs"]))
+    parts.append(f"\nWhat `discover` did not find in {LIMITS[0]:g} seconds, and what it said instead:\n")
     parts.append(
         markdown_table(["noise", "equation", "formula"], failures, (0, 1, 2)) if failures else "Nothing."
     )
     return "\n".join(parts) + "\n"
+
+
+def _later(runs: list[dict[str, Any]]) -> str:
+    """Return what longer limits changed."""
+    lines = []
+    for shorter, longer in itertools.pairwise(LIMITS):
+        before = {(r["noise"], r["method"], r["equation"]): r["exact"] for r in within(runs, shorter)}
+        for run in within(runs, longer):
+            key = run["noise"], run["method"], run["equation"]
+            if before.get(key, run["exact"]) != run["exact"]:
+                what = "found" if run["exact"] else "no longer found"
+                lines.append(f"- {run['method']}, {run['noise']:.0%} noise: {run['equation']}, {what}")
+    body = "\n".join(lines) or "Nothing."
+    return f"\nWhat longer limits changed:\n\n{body}\n"
 
 
 def _cell(result: dict[str, Any] | None) -> str:
@@ -244,7 +290,7 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
     rows = [(noise, method) for noise in NOISE for method in METHODS]
     with plt.rc_context({"svg.hashsalt": "feynman", "font.size": 9}):
         figure, axes = plt.subplots(figsize=(11, 2.9), layout="constrained")
-        known = {(r["noise"], r["method"], r["equation"]): r["exact"] for r in runs}
+        known = {(r["noise"], r["method"], r["equation"]): r["exact"] for r in within(runs, LIMITS[0])}
         for n, (noise, method) in enumerate(rows):
             y = -n - 0.5 * (noise > 0)
             for k, equation in enumerate(EQUATIONS):
@@ -278,32 +324,30 @@ def main() -> None:
     parser.add_argument("--equation", nargs="*", default=[e.name for e in EQUATIONS])
     parser.add_argument("--noise", nargs="*", type=float, default=NOISE)
     parser.add_argument("--method", nargs="*", default=METHODS, choices=METHODS)
-    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--seconds", nargs="*", type=float, default=LIMITS, choices=LIMITS)
     parser.add_argument("--answer", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.answer:
         json.dump(ours(json.load(sys.stdin)), sys.stdout)
         return
     path = RESULTS / "feynman.json"
-    document = json.loads(path.read_text()) if path.exists() else {"meta": None, "runs": []}
-    if document["meta"] is None:
-        document["meta"] = {**basics(), "seconds": options.seconds, "versions": {}}
-    if document["meta"]["seconds"] != options.seconds:
-        raise SystemExit(f"--seconds: {path} has {document['meta']['seconds']}; move it away to start anew")
+    new: dict[str, Any] = {"meta": {"machines": {}, "versions": {}}, "runs": []}
+    document = json.loads(path.read_text()) if path.exists() else new
     document["runs"] = [r for r in document["runs"] if r["formula"] is not None]  # what failed is run again
-    known = {(r["equation"], r["noise"], r["method"]) for r in document["runs"]}
     write(document)
-    for noise in options.noise:
-        for equation in EQUATIONS:
-            for method in options.method:
-                if equation.name not in options.equation or (equation.name, noise, method) in known:
-                    continue
-                result = run(equation, noise, method, options.seconds, options.python)
-                versions = result.pop("versions", {})
-                document["meta"]["versions"] |= {k: v for k, v in versions.items() if k in METHODS}
-                document["runs"].append(result)
-                write(document)
-                print(*(f"{key}={value}" for key, value in result.items()), flush=True)
+    tasks = itertools.product(options.seconds, options.noise, EQUATIONS, options.method)
+    for seconds, noise, equation, method in tasks:
+        key = equation.name, noise, method
+        known = {(r["equation"], r["noise"], r["method"]) for r in within(document["runs"], seconds)}
+        if equation.name not in options.equation or key in known:
+            continue
+        result = run(equation, noise, method, seconds, options.python)
+        versions = result.pop("versions", {})
+        document["meta"]["versions"] |= {k: v for k, v in versions.items() if k in METHODS}
+        document["meta"]["machines"].setdefault(f"{seconds:g}", basics())
+        document["runs"].append(result)
+        write(document)
+        print(*(f"{key}={value}" for key, value in result.items()), flush=True)
 
 
 if __name__ == "__main__":

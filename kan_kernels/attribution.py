@@ -13,6 +13,7 @@ from .inspection import (
     edge_magnitudes,
     layers_of,
     node_and_subnode_values,
+    opened,
     products_of,
 )
 from .nn import KANLinear, Products
@@ -69,6 +70,9 @@ def node_scores(
     Args:
         model, x, kind, output, node: as for `edge_scores`.
 
+    Raises:
+        TypeError, ValueError: naming the argument; also if a score is not finite.
+
     Example:
         >>> [len(score) for score in node_scores(KAN([2, 5, 1]), torch.rand(8, 2))]
         [2, 5, 1]
@@ -88,6 +92,9 @@ def input_scores(
 
     Args:
         model, x, kind, output, node: as for `edge_scores`.
+
+    Raises:
+        TypeError, ValueError: naming the argument; also if a score is not finite.
 
     Example:
         >>> input_scores(KAN([2, 5, 1]), torch.rand(8, 2)).shape
@@ -142,6 +149,7 @@ class Scores:
         output: int | None = None,
         node: tuple[int, int] | None = None,
     ) -> None:
+        model, x = opened(model, x)
         layers = layers_of(model)
         self.products = products_of(model)
         target = _target(self.products, kind, output, node)

@@ -38,9 +38,10 @@ class Normalizer(NamedTuple):
 class Dataset:
     """A data set as models see it, and what leads back to the data: names and units.
 
-    `fit(model, data)`, `plot(model, data)` and `formula(model, data=data)` take it, as do `prune` and all
-    that takes x, given `data.train[0]`. New data go through `normalizer.apply` before the model, and its
-    output through `output_normalizer.undo`, where there are any; `formula` folds both into its constants.
+    `fit(model, data)`, `plot(model, data)`, `formula(model, data=data)` and `discover(data)` take it, as do
+    `prune` and all that takes x, given `data.train[0]`. New data go through `normalizer.apply` before the
+    model, and its output through `output_normalizer.undo`, where there are any; `formula` folds both into its
+    constants.
 
     Attributes:
         train: (x, y), x (rows, in) and y (rows, out); standardised where there are normalizers.
@@ -231,10 +232,18 @@ def _split(rows: int, test: float, seed: int) -> tuple[Tensor, Tensor]:
     return order[: rows - held].sort().values, order[rows - held :].sort().values
 
 
-def _columns(argument: str, values: Any) -> tuple[Tensor, list[str] | None]:
-    """Return (rows, columns) float64 on the CPU, and the names that a data frame gives its columns."""
+def unframed(values: Any) -> tuple[Any, list[str] | None]:
+    """Return the array of a data frame, or of a column of one, and its names; anything else as it is.
+
+    Args:
+        values: with `to_numpy`, as in pandas and polars, or not.
+
+    Example:
+        >>> unframed([[1.0, 2.0]])
+        ([[1.0, 2.0]], None)
+    """
     called: list[str] | None = None
-    if hasattr(values, "to_numpy") and not isinstance(values, Tensor):  # of pandas, polars and others
+    if hasattr(values, "to_numpy") and not isinstance(values, Tensor):
         columns = getattr(values, "columns", None)
         single = getattr(values, "name", None)
         if columns is not None:
@@ -242,6 +251,12 @@ def _columns(argument: str, values: Any) -> tuple[Tensor, list[str] | None]:
         elif single is not None:
             called = [str(single)]
         values = values.to_numpy()
+    return values, called
+
+
+def _columns(argument: str, values: Any) -> tuple[Tensor, list[str] | None]:
+    """Return (rows, columns) float64 on the CPU, and the names that a data frame gives its columns."""
+    values, called = unframed(values)
     expected = "an array, a tensor or a data frame of numbers"
     try:
         found = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))

@@ -13,7 +13,7 @@ from ._core import checks
 from ._core.bases import BASE_CODES
 from .backends import reference
 from .functional.edges import compute_dtype
-from .nn import KAN, KANLinear, Products
+from .nn import KAN, KANLinear, Products, SelectedInputs
 from .nn.heads import HeadFunctions
 
 __all__ = ["Activations", "activations"]
@@ -36,9 +36,18 @@ def layers_of(model: nn.Module, *, sharded: bool = False) -> list[KANLinear]:
     if isinstance(model, KAN):
         return list(model.layers)  # type: ignore[arg-type]
     expected = "a KAN or a KANLinear"
+    if isinstance(model, SelectedInputs):
+        expected += "; go on with its .model and .select(x)"
     if isinstance(model, HeadFunctions):
         expected += "; head_functions.functions_of shows the functions of heads as one"
     raise TypeError(f"model: got {type(model).__name__}, expected {expected}")
+
+
+def opened(model: nn.Module, x: Any = None) -> tuple[nn.Module, Any]:
+    """Return the model in `SelectedInputs` and its columns of x; any other model, and x, as they are."""
+    if not isinstance(model, SelectedInputs):
+        return model, x
+    return model.model, None if x is None else model.select(x)
 
 
 def products_of(model: nn.Module) -> list[Products]:
@@ -137,7 +146,7 @@ def activations(model: nn.Module, x: Tensor) -> list[Activations]:
     Edges are dense, rows times in times out: for pictures and tables, not for a large batch.
 
     Args:
-        model: a KAN or KANLinear.
+        model: a KAN or KANLinear, or `SelectedInputs` of one.
         x: (..., in) finite, in the model's dtype.
 
     Raises:
@@ -148,6 +157,7 @@ def activations(model: nn.Module, x: Tensor) -> list[Activations]:
         >>> first.edges.shape, torch.allclose(first.edges.sum(1), second.inputs, atol=1e-5)
         (torch.Size([8, 2, 5]), True)
     """
+    model, x = opened(model, x)
     layers = layers_of(model)
     values, outputs = node_and_subnode_values(model, check_data(x, layers[0]))
     edges = [edge_values(layer, inside) for layer, inside in zip(layers, values, strict=False)]

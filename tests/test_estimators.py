@@ -43,6 +43,12 @@ def test_checks(estimator: Any, check: Any) -> None:
         KANRegressor(solver="adam", batch_size=16, early_stopping=True, max_iter=300),
         KANRegressor(prune=True, max_iter=3, edge_threshold=0.0, node_threshold=0.0),
         KANClassifier(early_stopping=True, validation_fraction=0.3, max_iter=5),
+        # thresholds as they come, at which nodes go and splines stay
+        KANRegressor((), lamb=1e-3, formula=True, library=("x", "x^2", "sin"), max_iter=3),
+        KANRegressor((2,), lamb=1e-2, prune=True, max_iter=3),
+        KANRegressor((2,), lamb=1e-2, prune=True, formula=True, library=("x", "x^2"), max_iter=3),
+        KANClassifier((), lamb=1e-3, formula=True, library=("x", "x^2"), max_iter=3),
+        KANClassifier((2,), lamb=1e-2, prune=True, max_iter=3),
     ]
 )
 def test_checks_of_options(estimator: Any, check: Any) -> None:

@@ -22,7 +22,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import parallelize_module
 
 import ranks
-from kan_kernels import KANActivation
+from kan_kernels import KANActivation, deploy
 from kan_kernels.distributed import ColwiseKAN, RowwiseKAN
 from kan_kernels.grids import refine, update_grid
 from kan_kernels.training import fit
@@ -62,6 +62,15 @@ def knots_under_styles(rank: int, size: int) -> None:
         fit(net, data, **options)
     with pytest.raises(ValueError, match="checkpoint: holds whole models"):
         fit(net, data, optimizer="adam", checkpoint="never.pt", **options)
+
+
+@case
+def written_from_whole_models(rank: int, size: int) -> None:
+    """The NumPy model and the C header take whole models, and say so."""
+    net = parallelize_module(make(), line(size), STYLES["all"]())
+    for write in (deploy.to_numpy_model, deploy.to_c):
+        with pytest.raises(ValueError, match="its parameters are sharded over ranks, expected whole ones"):
+            write(net)
 
 
 def same_state(net: nn.Module, whole: nn.Module, error: float = 1e-11) -> None:

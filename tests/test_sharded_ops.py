@@ -15,57 +15,11 @@ import ranks
 from kan_kernels import functional as F
 from kan_kernels._core import fakes
 from kan_kernels._engine import sharding
-from sharded import F64, close, draw, line
+from kan_kernels.backends import BACKENDS
+from op_samples import knots, samples
+from sharded import close, draw, line
 
 case = ranks.Cases()
-
-
-def knots(features: int, dtype: torch.dtype = F64) -> Tensor:
-    return torch.linspace(-2, 2, 12, dtype=dtype).repeat(features, 1) + draw(features, 1).to(dtype) / 10
-
-
-def samples(b: int, i: int, o: int, base: int) -> dict[str, tuple[Any, ...]]:
-    """The arguments of every op that has rules."""
-    x, w, g = draw(b, i), draw(i, 8, o), draw(b, o)
-    wb = draw(i, o) if base else None
-    bias, s, heads, grid = draw(o), draw(b, i, seed=5), draw(b, i, o), knots(i)
-    numbers = 8, 3, base, 0, 0
-    image, filters = draw(b, i, 5, 4), draw(i, 8, 3, 2, o)
-    base_filters = draw(i, 3, 2, o) if base else None
-    conv = 3, base, [1, 1], [1, 1, 0, 0], [1, 1], 1, False
-    rbf = (draw(i), draw(i), draw(o, 8 * i), draw(o, i) if base else None)
-    centres = torch.cat([torch.linspace(-2, 2, 8, dtype=F64), torch.tensor([0.5], dtype=F64)]).repeat(i, 1)
-    band, border = torch.ops.kan_kernels.edge_gram(x, None, grid, 3, base)
-    found: dict[str, tuple[Any, ...]] = {
-        "kan_linear": (x, s, w, wb, bias, grid, *numbers),
-        "kan_linear_grad_input": (x, w, wb, g, grid, *numbers),
-        "kan_linear_grad_weight": (x, s, g, grid, *numbers, w),
-        "kan_linear_backward": (x, w, wb, g, grid, *numbers),
-        "kan_activation": (x, s, w, wb, grid, *numbers),
-        "kan_activation_grad_input": (x, w, wb, heads, grid, *numbers),
-        "kan_activation_grad_weight": (x, s, heads, grid, *numbers),
-        "kan_activation_backward": (x, w, wb, heads, grid, *numbers),
-        "kan_conv": (image, filters, base_filters, bias, grid, *conv),
-        "edge_gram": (x, s, grid, 3, base),
-        "edge_gram_grad_input": (x, s, grid, 3, base, band, border),
-        "edge_cross_gram": (x, s, grid, 3, knots(i) * 1.5, 3),
-        "edge_moments": (x, w, wb, grid, 3, base, 1),
-        "edge_l1": (x, w, wb, grid, 3, base),
-        "layer_norm_rbf": (x, *rbf, bias, centres, 1e-5, base),
-        "layer_norm_rbf_backward": (x, *rbf, g, centres, 1e-5, base, True),
-    }
-    pictures = torch.ops.kan_kernels.kan_conv(*found["kan_conv"])
-    moments = torch.ops.kan_kernels.edge_moments(*found["edge_moments"])[1:]
-    for need_x, need_weight in ((True, True), (False, True), (True, False)):
-        name = f" {need_x} {need_weight}"
-        found["kan_conv_backward" + name] = (
-            image, filters, base_filters, pictures.sin(), grid, *conv, need_x, need_weight
-        )  # fmt: skip
-        found["edge_moments_backward" + name] = (
-            *found["edge_moments"], draw(i, o), draw(i, o, seed=4), *moments, need_x, need_weight
-        )  # fmt: skip
-        found["edge_l1_backward" + name] = (x, w, wb, draw(i, o), grid, 3, base, need_x, need_weight)
-    return found
 
 
 def lying(value: Any, placement: Any, mesh: DeviceMesh) -> Any:
@@ -83,12 +37,12 @@ def rules(rank: int, size: int) -> None:
     """Every op, in every way that its rule accepts, also of sizes that ranks do not divide: the results lie
     as the rule says and are those of one process.
     """
-    mesh, tried = line(size), dict.fromkeys(sharding._LINEAR | sharding._OTHERS, 0)
+    mesh, tried = line(size), dict.fromkeys(sharding.RULES, 0)
     for sizes in ((8, 4, 4, 1), (9, 5, 7, 0)):
         for sample, args in samples(*sizes).items():
             name = sample.partition(" ")[0]
             op = getattr(torch.ops.kan_kernels, name).default
-            rule = (sharding._LINEAR | sharding._OTHERS)[name]
+            rule = sharding.RULES[name]
             want = op(*args)
             for results, given in sharding.placements(op, rule, *args):
                 arguments = [lying(arg, at, mesh) for arg, at in zip(args, given, strict=True)]
@@ -151,14 +105,22 @@ def gradients(rank: int, size: int) -> None:
             close(got, true, (name, n))
 
 
-def test_every_op_has_a_rule() -> None:
-    """All that return tensors, but for networks, which are called layer by layer."""
-    ruled = set(sharding._LINEAR) | set(sharding._OTHERS)
-    assert ruled | {"kan_network", "kan_network_backward"} == {
-        *fakes.LINEAR,
-        *fakes.ACTIVATION,
-        *fakes.OTHERS,
-    }
+def tensor_ops(namespace: str) -> set[str]:
+    """The ops of a namespace that return tensors."""
+    every = [name.partition(".")[0] for name in torch._C._dispatch_get_all_op_names()]
+    ops = {name.partition("::")[2] for name in every if name.startswith(f"{namespace}::")}
+    overloads = {name: getattr(getattr(torch.ops, namespace), name).default for name in ops}
+    return {n for n, op in overloads.items() if any("Tensor" in str(r.type) for r in op._schema.returns)}
+
+
+@pytest.mark.parametrize("name", [name for name, module in BACKENDS.items() if module.NAMESPACE is not None])
+def test_every_op_has_a_rule(name: str) -> None:
+    """DTensor knows all that return tensors, in every namespace, but for networks, called layer by layer."""
+    namespace = BACKENDS[name].NAMESPACE
+    ops, known = tensor_ops(namespace), DTensor._op_dispatcher.sharding_propagator.op_strategy_funcs
+    assert {*fakes.LINEAR, *fakes.ACTIVATION} <= ops
+    without = {op for op in ops if getattr(getattr(torch.ops, namespace), op).default not in known}
+    assert without == ({"kan_network", "kan_network_backward"} if name == "native" else set())
 
 
 @pytest.mark.parametrize("size", (2, pytest.param(4, marks=pytest.mark.long)))

@@ -14,6 +14,7 @@ from kan_kernels.attribution import edge_scores, input_scores, interactions, nod
 from kan_kernels.growth import expand_depth, expand_width
 from kan_kernels.inspection import activations
 from kan_kernels.nn import SelectedInputs
+from kan_kernels.plotting import plot
 from kan_kernels.pruning import prune, prune_inputs
 from kan_kernels.structure import groups, separability, symmetry
 
@@ -264,8 +265,9 @@ def test_a_pruned_model_of_the_full_input() -> None:
     spoiled = x.clone()
     spoiled[:, 1] = torch.nan
     assert torch.equal(whole(spoiled), small(x[:, [0, 2]])) and whole.names == ["a", "c"]
-    other = SelectedInputs(make([2, 2, 1], seed=5), [0, 1], 3)
+    other = SelectedInputs(make([2, 2, 1], seed=5), [0, 1], 3, names=["a", "b", "c"])
     other.load_state_dict(whole.state_dict())
+    assert other.names == ["a", "c"]
     assert torch.equal(other(x), whole(x))
     for kept, message in (([], "kept: got"), ([1, 1], "kept: got"), ([3], "kept: input: got 3")):
         with pytest.raises(ValueError, match=message):
@@ -284,3 +286,34 @@ def test_activations() -> None:
     torch.testing.assert_close(first.edges.sum(1) + 2, first.outputs)
     torch.testing.assert_close(second.outputs, model(x).detach())
     assert not first.edges.requires_grad
+
+
+def test_tools_take_a_pruned_model_of_the_full_input() -> None:
+    """Scores, activations, pictures, formulas and their fits: of all columns, by their names."""
+    pytest.importorskip("sympy")
+    x = points()
+    small = make([2, 1], seed=3)
+    whole = SelectedInputs(small, [2, 0], 3, names=["a", "b", "c"])
+    spoiled, kept = x.clone(), x[:, [2, 0]]
+    spoiled[:, 1] = torch.nan
+    assert torch.equal(input_scores(whole, spoiled), input_scores(small, kept))
+    assert torch.equal(activations(whole, spoiled)[0].edges, activations(small, kept)[0].edges)
+    with pytest.raises(TypeError, match=r"model: got SelectedInputs, .* \.model and \.select\(x\)"):
+        prune(whole, x)
+    y = (2 * x[:, 2] - 3 * x[:, 0])[:, None]
+    symbolic.auto(whole, spoiled, library=["x"], r2_threshold=0)
+    assert symbolic.polish(whole, spoiled, y) < 1e-12
+    assert str(symbolic.formula(whole, digits=6)) == "[-3*a + 2*c]"
+    assert str(symbolic.formula(whole, ["p", "q", "r"], digits=6, normalizer=(0.0, [1.0, 1.0, 2.0]))) == (
+        "[-3*p + r]"
+    )
+    assert symbolic.to_function(whole)(1.0, 5.0, 2.0)[0] == pytest.approx(1.0)
+    source: dict = {}
+    exec(symbolic.to_python(whole), source)
+    assert source["kan"](a=1.0, b=5.0, c=2.0) == pytest.approx(1.0)
+    assert "double a, double b, double c" in symbolic.to_c(whole)
+    pytest.importorskip("matplotlib")
+    texts = {text.get_text() for text in plot(whole, x).axes[0].texts}
+    assert {"a", "c"} <= texts and "b" not in texts
+    texts = {text.get_text() for text in plot(whole, x, inputs=["p", "q", "r"]).axes[0].texts}
+    assert {"p", "r"} <= texts and "q" not in texts

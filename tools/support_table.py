@@ -22,7 +22,7 @@ import torch
 from benchmarks.readme import refresh
 from kan_kernels._core import cuda_support, library
 from kan_kernels._core.bases import BASES, MAX_DERIVATIVE, MAX_SPLINE_ORDER
-from kan_kernels._core.problem import COMPOSED, OPS, Problem, bases_of
+from kan_kernels._core.problem import COMPOSED, FAMILIES, OPS, Problem, bases_of
 from kan_kernels.backends import BACKENDS, native, triton
 
 ROOT = Path(__file__).absolute().parent.parent
@@ -108,7 +108,7 @@ def cell(name: str, asked: Problem) -> str:
     said = "all" if not lacking else f"all but {' and '.join(lacking)}"
     if len(lacking) > 1:
         said = ", ".join(str(d).removeprefix("torch.") for d in have)
-    return f"{said}; {highest(name, asked)}" if asked.op == "kan_linear" else said
+    return f"{said}; {highest(name, asked)}" if asked.op in FAMILIES else said
 
 
 def reasons() -> list[str]:

@@ -6,6 +6,8 @@
 namespace kan {
 namespace cpu {
 
+constexpr int64_t kGemmRowsPerOutput = 2;  // up to which a layer may be a GEMM of values: see linear/gemm.h
+
 // Sums over the rows of products of two functions of one input, all in double whatever x is stored as. The functions
 // are the n splines, the constant 1 and, where there is one, the base activation, in this order.
 //   band[i,r,d]   = sum_b w[b,i] B_r(x[b,i]) B_{r+d}(x[b,i]), 0 past the last spline   (in, n, k + 1)

@@ -49,11 +49,13 @@ struct CpuDevice {
   }
 };
 
-bool cpu_takes_gemm(int64_t batch, int64_t in, int64_t out, int64_t functions, int64_t dtype, int64_t basis) {
+// The most rows of a call that is a GEMM of values, or 0: no call of such a layer is one.
+int64_t cpu_gemm_rows(int64_t in, int64_t out, int64_t functions, int64_t dtype, int64_t basis) {
   Layer layer;
-  layer.batch = batch, layer.in_features = in, layer.out_features = out, layer.functions = int(functions);
+  layer.batch = cpu::kGemmRowsPerOutput * out, layer.in_features = in, layer.out_features = out,
+  layer.functions = int(functions);
   layer.basis = int(basis), layer.weight_dtype = DType(dtype);
-  return cpu::kernels().takes_gemm(layer, with_gemm());
+  return cpu::kernels().takes_gemm(layer, with_gemm()) ? layer.batch : 0;
 }
 
 }  // namespace
@@ -61,7 +63,7 @@ bool cpu_takes_gemm(int64_t batch, int64_t in, int64_t out, int64_t functions, i
 }  // namespace kan
 
 STABLE_TORCH_LIBRARY_FRAGMENT(kan_kernels, m) {
-  m.def("cpu_takes_gemm(int batch, int in_features, int out_features, int functions, int dtype, int basis) -> bool");
+  m.def("cpu_gemm_rows(int in_features, int out_features, int functions, int dtype, int basis) -> int");
   m.def(
       "kan_linear(Tensor x, Tensor? row_scale, Tensor spline_weight, Tensor? base_weight, Tensor? bias, Tensor grid, "
       "int functions, int order, int base, int derivative, int basis) -> Tensor");
@@ -88,5 +90,5 @@ STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CPU, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CompositeExplicitAutograd, m) {
-  m.impl("cpu_takes_gemm", TORCH_BOX(&kan::ops::cpu_takes_gemm));
+  m.impl("cpu_gemm_rows", TORCH_BOX(&kan::ops::cpu_gemm_rows));
 }

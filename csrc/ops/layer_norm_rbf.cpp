@@ -6,8 +6,18 @@ namespace kan {
 namespace ops {
 namespace {
 
-constexpr int64_t kMostOutputs = 8,
-                  kMostFeatures = 64;  // as kan_kernels/backends/native/__init__.py has them
+constexpr int64_t kMostOutputs = 8, kMostFeatures = 64;
+
+bool takes(DType dtype) { return dtype == DType::f32 || dtype == DType::f64; }
+
+// Why the op is not for layers of these sizes, or an empty string.
+std::string layer_norm_rbf_reason(int64_t in, int64_t out, int64_t dtype) {
+  if (out > kMostOutputs || in > kMostFeatures) {
+    return "it has more than " + std::to_string(kMostOutputs) + " outputs or " + std::to_string(kMostFeatures) +
+           " features";
+  }
+  return takes(DType(dtype)) ? "" : "the op takes float32 and float64";
+}
 
 // The layer's tensors, checked and made contiguous; owns what it had to copy.
 struct LayerNormRbfTensors {
@@ -27,7 +37,7 @@ struct LayerNormRbfTensors {
     check(in >= 1 && in <= kMostFeatures, "x has ", in, " features, expected 1 to ", kMostFeatures);
     check(out >= 1 && out <= kMostOutputs, "spline_weight has ", out, " rows, expected 1 to ", kMostOutputs);
     const DType dtype = dtype_of(x, "x");
-    check(dtype == DType::f32 || dtype == DType::f64, "x must be float32 or float64");
+    check(takes(dtype), "x must be float32 or float64");
     check(dtype_of(spline, "spline_weight") == dtype, "spline_weight must have x's dtype");
     check(dtype_of(grid, "grid") == dtype, "grid must have x's dtype");
     check(base.has_value() == (base_code != kNoBase), "base_weight must be given if and only if base is not 0");
@@ -102,6 +112,11 @@ STABLE_TORCH_LIBRARY_FRAGMENT(kan_kernels, m) {
       "layer_norm_rbf_backward(Tensor x, Tensor? scale, Tensor? shift, Tensor spline_weight, Tensor? base_weight, "
       "Tensor g, Tensor grid, float epsilon, int base, bool need_x) -> (Tensor, Tensor, Tensor, Tensor, Tensor, "
       "Tensor)");
+  m.def("layer_norm_rbf_reason(int in_features, int out_features, int dtype) -> str");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CompositeExplicitAutograd, m) {
+  m.impl("layer_norm_rbf_reason", TORCH_BOX(&kan::ops::layer_norm_rbf_reason));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CPU, m) {

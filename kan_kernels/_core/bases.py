@@ -7,6 +7,7 @@ nothing of torch, so torch-free code can use it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 MIN_TORCH = (2, 11)  # TORCH_TARGET_VERSION of CMakeLists.txt, and pyproject.toml
@@ -40,6 +41,7 @@ class Basis:
     local: bool = False  # a row sees the order + 1 functions of its cell; else all R: full support
     cuda: bool = True  # the library has CUDA kernels for it
     cycles: float = 0.0  # instructions of one function in the GPU kernels of full support, for the cost model
+    formula: str = ""  # of B_r, and where its grid has which columns: for docstrings
 
     def why_not(self, functions: int) -> str | None:
         """Return what is expected in place of so many functions, or None."""
@@ -48,6 +50,12 @@ class Basis:
         if self.even is not None and functions % 2:
             return f"an even number: {self.even}"
         return None
+
+    @property
+    def said(self) -> str:
+        """Return its formula with the numbers of functions that it takes."""
+        even = "" if self.even is None else ", even"
+        return f"{self.formula}; R up to {self.most}{even}"
 
 
 def _about_centres(grid: Any) -> str | None:
@@ -90,9 +98,24 @@ BSPLINE = Basis(
     "bspline", 0, "knots", lambda functions, order: functions + order + 1, _about_knots, None, local=True
 )
 RBF = Basis(
-    "rbf", 1, "centres and their width", lambda functions, _: functions + 1, _about_centres, cycles=38.0
+    "rbf",
+    1,
+    "centres and their width",
+    lambda functions, _: functions + 1,
+    _about_centres,
+    cycles=38.0,
+    formula="exp(-((x - c_r) / h)^2), the Gaussians of FastKAN (arXiv 2405.06721), 0 at +-inf; "
+    "grid (in, R + 1): the finite centres c of each feature, then their width h > 0",
 )
-CHEBYSHEV = Basis("chebyshev", 2, None, lambda functions, _: 0, cycles=25.0)
+CHEBYSHEV = Basis(
+    "chebyshev",
+    2,
+    None,
+    lambda functions, _: 0,
+    cycles=25.0,
+    formula="T_r for r = 0 .. R-1, meant for x in [-1, 1], NaN at +-inf; ChebyKAN's (arXiv 2405.07200) is "
+    "that of torch.tanh(x); no grid",
+)
 FOURIER = Basis(
     "fourier",
     3,
@@ -101,6 +124,8 @@ FOURIER = Basis(
     most=2 * MAX_FREQUENCIES,
     even="cosines, then sines",
     cuda=False,
+    formula="cos(g x) for g = 1 .. R/2, then sin(g x) likewise, those of FourierKAN, NaN at +-inf and, on "
+    "the CPU in float64, from 2^128 on; no grid",
 )
 ORTHOGONAL = Basis(
     "orthogonal",
@@ -109,8 +134,26 @@ ORTHOGONAL = Basis(
     lambda functions, _: 3 * functions,
     _about_coefficients,
     cycles=30.0,
+    formula="polynomials by their three-term recurrence, B_r = (a_r x + b_r) B_{r-1} - c_r B_{r-2} with "
+    "B_{-1} = 1 and B_{-2} = 0, NaN at +-inf; grid (in, 3R): a, then b, then c, of the classical families "
+    "from `functional.polynomials`",
 )
 
 BASES: dict[str, Basis] = {basis.name: basis for basis in (BSPLINE, RBF, CHEBYSHEV, FOURIER, ORTHOGONAL)}
 BY_CODE: tuple[Basis, ...] = tuple(BASES.values())  # at the place of its code
 FULL_SUPPORT = tuple(name for name, basis in BASES.items() if not basis.local)
+LISTED = "BASES"  # the line of a docstring in whose place stand the formulas of these
+
+
+def with_formulas(text: str) -> str:
+    """Return a docstring with the formulas of the bases of full support at its line `LISTED`."""
+    lines = text.splitlines(keepends=True)
+    for n, line in enumerate(lines):
+        if line.strip() == LISTED:
+            first = line.replace(LISTED, "- ").rstrip("\n")
+            more = line.replace(LISTED, "  ").rstrip("\n")
+            items = [f'"{name}": {BASES[name].said}.' for name in FULL_SUPPORT]
+            lines[n] = "".join(
+                fill(item, 106, initial_indent=first, subsequent_indent=more) + "\n" for item in items
+            )
+    return "".join(lines)

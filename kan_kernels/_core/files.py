@@ -8,14 +8,22 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; it takes its place at the end, and goes after an error."""
+    """Yield a path beside `path` to write to; it takes its place at the end, and goes after an error.
+
+    Raises:
+        OSError: the file cannot be made or replaced; of `path`, whoever was writing.
+    """
     target = Path(path)
     partial = target.with_name(f"{target.name}.partial")
     try:
+        partial.open("wb").close()  # the writers' own errors are of many kinds, and not all name a file
         yield partial
         os.replace(partial, target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        if isinstance(error, OSError) and str(error.filename) == str(partial):
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from None
         raise
 
 

@@ -77,14 +77,15 @@ class ComposedFunction(Function):
         return cls.apply(*args)
 
     @classmethod
-    def register(cls, op: str) -> None:
-        """Give the op, whose arguments are those of the Function, the same first gradients."""
+    def register(cls, op: str, *constants: Any) -> None:
+        """Give the op the same first gradients; the Function has its arguments, and behind them constants."""
 
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            cls.keep(ctx, inputs)
+            cls.keep(ctx, (*inputs, *constants))
 
         def backward(ctx: Any, *cotangents: Any) -> tuple[Tensor | None, ...]:
-            return *cls.gradients(ctx, *cotangents), *(None,) * (len(ctx.constants) - cls.INPUTS)
+            others = len(ctx.constants) - cls.INPUTS - len(constants)
+            return *cls.gradients(ctx, *cotangents), *(None,) * others
 
         torch.library.register_autograd(op, backward, setup_context=setup_context)
 

@@ -87,7 +87,7 @@ def cpu_isa() -> str | None:
 def define(
     namespace: str, kernels: dict[str, Callable[..., Any]], keys: tuple[str, ...]
 ) -> torch.library.Library:
-    """Define the ops of layers and activations in another namespace, for a backend in Python.
+    """Define ops of layers and activations in another namespace, for a backend in Python.
 
     Keep the result alive. kernels: op name -> its function. keys: the dispatch keys ("CUDA", "CPU") whose
     tensors they take.
@@ -97,7 +97,8 @@ def define(
         library.define(op + SCHEMAS[op], tags=(torch.Tag.pt2_compliant_tag,))
         for key in keys:
             library.impl(op, kernel, key)
-    _register(namespace, fakes.LINEAR | fakes.ACTIVATION)
+    every = fakes.LINEAR | fakes.ACTIVATION
+    _register(namespace, {op: every[op] for op in kernels})
     return library
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from .bases import BASES, MAX_DERIVATIVE, MAX_SPLINE_ORDER
+from .bases import BASES, MAX_DERIVATIVE, MAX_SPLINE_ORDER, RBF
 from .checks import DTYPES
 
 OPS = {
@@ -34,7 +34,7 @@ def bases_of(op: str) -> tuple[str, ...]:
     """Return the names of the bases that an op is for, whoever runs it."""
     if op in FAMILIES:
         return tuple(BASES)
-    return ("rbf",) if op == "layer_norm_rbf" else ("bspline",)
+    return (RBF.name,) if op == "layer_norm_rbf" else tuple(name for name, b in BASES.items() if b.local)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .._core.bases import BY_CODE
 from .._core.function import Function, map_rows, map_stack, recording, transforming
 from .._core.library import map_op
 from .._core.problem import Spec
@@ -80,7 +81,7 @@ def _weight(x, s, g, grid, spec: Spec, like: Some = None) -> tuple[Tensor, Tenso
         return Weight.apply(x, s, g, grid, spec)
     if not spec.summed:
         return spec.backend.kan_activation_grad_weight(x, s, g, grid, *spec.numbers)
-    like = like if spec.basis else None
+    like = None if BY_CODE[spec.basis].local else like
     return spec.backend.kan_linear_grad_weight(x, s, g, grid, *spec.numbers, like)
 
 
@@ -126,7 +127,7 @@ def _times(s: Some, t: Tensor) -> Tensor:
     return t if s is None else s * t
 
 
-# The gradients of each contraction. Each line is one entry of the table in docs/design.md.
+# The gradients of each contraction. Each line is one entry of the table in docs/mathematics.md.
 
 
 def _input_gradients(tensors, spec: Spec, t, needs):

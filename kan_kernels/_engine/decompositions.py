@@ -15,7 +15,7 @@ from torch.nn import functional
 from .._core import fakes
 from .._core.bases import BSPLINE, RBF
 from .._core.products import by_layer, multiply
-from ..backends import BACKENDS, native, reference
+from ..backends import reference, with_op
 
 _CONVOLUTIONS = (functional.conv1d, functional.conv2d, functional.conv3d)
 
@@ -55,10 +55,13 @@ def kan_conv(
     if base_weight is not None:
         activated = reference.base_activation(rows, base).unsqueeze(-1)
         values, weight = torch.cat((values, activated), -1), torch.cat((weight, base_weight.unsqueeze(1)), 1)
-    image = values.flatten(-2).movedim(-1, 1)
+    # axes by their numbers: of -1 the exporter of traces makes no permutation
+    image = values.flatten(-2).movedim(dims + 1, 1)
     inputs = weight.shape[0] // groups
     # (C, R, *kernel, O / groups) -> (O, C / groups * R, *kernel)
-    weight = weight.unflatten(0, (groups, inputs)).movedim(-1, 1).flatten(2, 3).flatten(0, 1).to(grid.dtype)
+    weight = (
+        weight.unflatten(0, (groups, inputs)).movedim(dims + 3, 1).flatten(2, 3).flatten(0, 1).to(grid.dtype)
+    )
     pairs = list(pairwise(padding))[::2]
     if any(before != after for before, after in pairs):
         image = functional.pad(image, [n for pair in reversed(pairs) for n in pair])
@@ -86,14 +89,10 @@ def layer_norm_rbf(
 
 def table() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
     """Return the function of every op that has one, in all fused backends."""
-    found: dict[torch._ops.OpOverload, Callable[..., Any]] = {}
-    for backend in BACKENDS.values():
-        if backend.NAMESPACE is not None:
-            ops = getattr(torch.ops, backend.NAMESPACE)
-            names = fakes.LINEAR | fakes.ACTIVATION
-            found |= {getattr(ops, name).default: getattr(reference, name) for name in names}
-    if native.NAMESPACE is not None:
-        ops = torch.ops.kan_kernels
-        for function in (kan_network, kan_conv, layer_norm_rbf):
-            found[getattr(ops, function.__name__).default] = function
-    return found
+    functions = {name: getattr(reference, name) for name in fakes.LINEAR | fakes.ACTIVATION}
+    functions |= {function.__name__: function for function in (kan_network, kan_conv, layer_norm_rbf)}
+    return {
+        getattr(getattr(torch.ops, backend.NAMESPACE), name).default: function
+        for name, function in functions.items()
+        for backend in with_op(name)
+    }

@@ -19,6 +19,7 @@ import torch
 
 from .._core import checks, library
 from .._core.problem import COMPOSED, FAMILIES, OPS, Problem, bases_of
+from .._core.tracing import within_trace
 from ..backends import BACKENDS
 from . import cost_model
 
@@ -51,15 +52,26 @@ def forced_backend() -> str | None:
     """The name given to the innermost `use_backend` of this thread or task, or None."""
     if torch.compiler.is_compiling():
         return _forced_while_compiling(_last_forced)
-    return _forced.get()
+    name = _forced.get()
+    if name is None and within_trace():  # the exporter of TorchScript's graphs
+        return _forced_while_exporting()
+    return name
 
 
 @_constant_while_compiling
 def _forced_while_compiling(guard: str | None) -> str | None:
-    name = _forced.get()
-    if name is None and "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export():
-        return "reference"  # of plain operators, which are all that there is
-    return name
+    return _forced.get() or _forced_while_exporting()
+
+
+def _forced_while_exporting() -> str | None:
+    """Of plain operators, which are all that ONNX has."""
+    return "reference" if exporting_to_onnx() else None
+
+
+@_constant_while_compiling  # it imports, which is not traced
+def exporting_to_onnx() -> bool:
+    """Whether either exporter of torch.onnx runs the model."""
+    return "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export()
 
 
 @contextlib.contextmanager
@@ -111,6 +123,12 @@ def choose(problem: Problem, backend: str | None = None) -> Choice:
         asked_by = "torch.onnx" if _forced.get() is None else "use_backend"
     if backend is not None:
         module = BACKENDS[backend]
+        if not module.DIFFERENTIABLE and exporting_to_onnx():
+            raise RuntimeError(
+                f"backend {backend!r}, asked for by {asked_by} for {problem.op} of {problem.in_features} -> "
+                f"{problem.out_features}: ONNX has no operator for its kernels; export with backend=None, "
+                "which takes plain operators"
+            )
         reason = module.can_run(problem)
         if reason is None:
             return Choice(module, f"asked for by {asked_by}", {})

@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from .._core.bases import BASE_NAMES
 from .._core.function import ComposedFunction, transforming
 from .._core.problem import Problem
-from ..backends import native, reference
+from ..backends import reference, with_op
 from . import dispatch
 
 Some = Tensor | None
@@ -24,6 +24,7 @@ _chosen: dict[tuple, ModuleType] = {}
 
 def backend_of(op: str, x: Tensor, dtype: torch.dtype, functions: int, order: int, base: int) -> ModuleType:
     """Return the backend that runs an op on edges."""
+    functions = functions if isinstance(functions, int) else int(functions)  # a symbol, which has no hash
     key = (op, x.device, x.dtype, dtype, functions, order, base, dispatch.forced_backend())
     found = None if torch.compiler.is_compiling() else _chosen.get(key)
     if found is None:
@@ -160,6 +161,7 @@ class EdgeL1(ComposedFunction):
         return [t if need else None for t, need in zip(results, needs, strict=True)]
 
 
-if native.NAMESPACE is not None:
-    Gram.register("kan_kernels::edge_gram")
-    EdgeL1.register("kan_kernels::edge_l1")
+for _backend in with_op("edge_gram"):
+    Gram.register(f"{_backend.NAMESPACE}::edge_gram")
+for _backend in with_op("edge_l1"):
+    EdgeL1.register(f"{_backend.NAMESPACE}::edge_l1")

@@ -14,7 +14,7 @@ import torch
 from .._core import fakes
 from .._core.bases import BY_CODE
 from .._core.on_import import after_import
-from ..backends import BACKENDS, native
+from ..backends import with_op
 
 Shape = Sequence[int]
 
@@ -105,6 +105,44 @@ def layer_norm_rbf_backward(
     return (1 + need_x) * layer_norm_rbf(x, scale, shift, weight, base_weight, None, grid, epsilon, base)
 
 
+def edge_gram(x: Shape, w: Any, grid: Any, order: int, base: int, **_: Any) -> int:
+    m = order + 1 + bool(base)  # functions of a cell: their pairs, and each beside the constant 1
+    return 2 * prod(x) * (m * (m + 1) // 2 + m)
+
+
+def edge_gram_grad_input(x: Shape, w: Any, grid: Any, order: int, base: int, *_: Any, **__: Any) -> int:
+    m = order + 1 + bool(base)
+    return 2 * prod(x) * (m * m + m)
+
+
+def edge_cross_gram(
+    x: Shape, w: Any, grid: Any, order: int, other_grid: Any, other_order: int, **_: Any
+) -> int:
+    return 2 * prod(x) * (order + 1) * (other_order + 1)
+
+
+def edge_moments(
+    x: Shape, weight: Shape, base_weight: Any, grid: Any, order: int, base: int, *_: Any, **__: Any
+) -> int:
+    features, n, out = weight
+    rows = n + bool(base)
+    # of every edge the mean, and a quadratic form along the band, with a row and a column of the base
+    form = n * (2 * order + 1) - order * (order + 1) + (2 * n + 1) * bool(base) + rows
+    return edge_gram(x, None, grid, order, base) + 2 * features * out * (rows + form)
+
+
+def edge_moments_backward(
+    x: Shape, weight: Shape, base_weight: Any, grid: Any, order: int, base: int, correction: Any, d_mean: Any,
+    d_std: Any, std: Any, spread: Any, first: Any, need_x: bool, need_weight: bool, **_: Any,
+) -> int:  # fmt: skip
+    features, n, out = weight
+    rows = n + bool(base)
+    # of mean and deviation for every coefficient; for x the cotangents of the sums
+    sums = 2 * rows + n * (order + 1) - order * (order + 1) // 2 + rows * bool(base)
+    edges = 2 * features * out * (need_weight * 2 * rows + need_x * sums)
+    return edges + need_x * edge_gram_grad_input(x, None, grid, order, base)
+
+
 def edge_l1(x: Shape, weight: Shape, base_weight: Any, grid: Any, order: int, base: int, **_: Any) -> int:
     return _layer(x, weight[2], weight[1], order, base, 0)
 
@@ -119,7 +157,8 @@ def edge_l1_backward(
 
 _OTHERS = (
     kan_network, kan_network_backward, kan_conv, kan_conv_backward, layer_norm_rbf, layer_norm_rbf_backward,
-    edge_l1, edge_l1_backward,
+    edge_gram, edge_gram_grad_input, edge_cross_gram, edge_moments, edge_moments_backward, edge_l1,
+    edge_l1_backward,
 )  # fmt: skip
 _LINEAR = {f.__name__: f for f in (
     kan_linear, kan_linear_grad_input, kan_linear_grad_weight, kan_linear_backward,
@@ -131,18 +170,16 @@ _ACTIVATION = {
     "kan_activation_backward": kan_linear_backward,
 }
 assert _LINEAR.keys() == fakes.LINEAR.keys() and _ACTIVATION.keys() == fakes.ACTIVATION.keys()
+assert {function.__name__ for function in _OTHERS} == fakes.OTHERS.keys()
 
 
 def _register(counter: ModuleType) -> None:
-    for backend in BACKENDS.values():
-        if backend.NAMESPACE is not None:
-            ops = getattr(torch.ops, backend.NAMESPACE)
-            formulas = _LINEAR | _ACTIVATION
-            if backend is native:
-                formulas |= {function.__name__: function for function in _OTHERS}
-            for name, function in formulas.items():
-                if getattr(ops, name) not in counter.flop_registry:
-                    counter.register_flop_formula(getattr(ops, name))(function)
+    formulas = _LINEAR | _ACTIVATION | {function.__name__: function for function in _OTHERS}
+    for name, function in formulas.items():
+        for backend in with_op(name):
+            op = getattr(getattr(torch.ops, backend.NAMESPACE), name)
+            if op not in counter.flop_registry:
+                counter.register_flop_formula(op)(function)
 
 
 def register() -> None:

@@ -5,6 +5,7 @@ the layers one by one. Beyond the first derivative, under torch.func and in forw
 """
 
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,11 +18,13 @@ from .._core.function import ComposedFunction, transforming
 from .._core.problem import Problem, Spec
 from .._core.products import by_layer, multiply
 from .._core.tracing import tracing
-from ..backends import native
+from ..backends import with_op
 from . import autograd, cost_model, dispatch
 from .layer import work
 
 Numbers = tuple[int, int, int, tuple[int, ...]]
+NUMBERS = 4
+CONSTANTS = NUMBERS + 1  # of the Function, behind its tensors: the backend too
 
 
 @dataclass(slots=True)
@@ -61,12 +64,15 @@ class Layers:
         return sums + len(arities) if arities else self.tensors[self.count - 1].shape[2]
 
 
-_reasons: dict[tuple[Any, ...], str | None] = {}
-_REASONS_LIMIT = 4096
+_found: dict[tuple[Any, ...], ModuleType | str] = {}
+_FOUND_LIMIT = 4096
 
 
-def why_not(x: Any, layers: Layers) -> str | None:
-    """Return why this call is no case for the op, or None. What is wrong with an argument the layers say."""
+def backend_of(x: Any, layers: Layers) -> ModuleType | str:
+    """Return the backend that runs the op for this call, or why it is no case for the op.
+
+    What is wrong with an argument the layers say.
+    """
     if type(x) is not Tensor or x.is_nested or x.layout is not torch.strided or x.dim() == 0:
         return "x is no plain tensor"
     compiling = torch.compiler.is_compiling()
@@ -75,7 +81,7 @@ def why_not(x: Any, layers: Layers) -> str | None:
     if torch._C._is_any_autocast_enabled():
         return "there is autocast"
     if compiling:
-        return _why_never(x, layers)
+        return _chosen(x, layers)
     if tracing():
         return "a trace holds the layers"
     if x.requires_grad and torch.is_grad_enabled():
@@ -96,16 +102,16 @@ def why_not(x: Any, layers: Layers) -> str | None:
         tensors[-1].dtype,
     )
     try:
-        return _reasons[key]
+        return _found[key]
     except KeyError:
-        if len(_reasons) >= _REASONS_LIMIT:
-            _reasons.clear()
-        reason = _reasons[key] = _why_never(x, layers)
-        return reason
+        if len(_found) >= _FOUND_LIMIT:
+            _found.clear()
+        found = _found[key] = _chosen(x, layers)
+        return found
 
 
-def _why_never(x: Tensor, layers: Layers) -> str | None:
-    """Return why all calls with tensors like these are no case for the op, or None."""
+def _chosen(x: Tensor, layers: Layers) -> ModuleType | str:
+    """Return the backend for all calls with tensors like these, or why they are no case for the op."""
     weights, first = layers.tensors[: layers.count], layers.tensors[0]
     if torch.is_grad_enabled():
         trained = {t.requires_grad for t in layers.tensors[: -layers.count]}
@@ -119,6 +125,7 @@ def _why_never(x: Tensor, layers: Layers) -> str | None:
         return "meta tensors"
     if layers.products and (x.device.type != "cpu" or first.dtype in checks.HALF_DTYPES):
         return "between them nodes are multiplied, in one call on the CPU alone, in float32 and float64"
+    backends: list[ModuleType] = []
     for n, weight in enumerate(weights):
         if weight.dim() != 3 or weight.dtype != first.dtype or weight.device != x.device:
             return f"layers[{n}] has other weights than layers[0]"
@@ -131,13 +138,14 @@ def _why_never(x: Tensor, layers: Layers) -> str | None:
         )
         for op in ("kan_linear", "kan_network"):  # what another backend runs faster stays with it
             module, composed = dispatch.run_on(replace(problem, op=op), layers.backend)
-            if module is not native or composed:
+            backends.append(module)
+            if composed or module is not backends[0]:
                 return f"the backend {module.NAME!r} calls them one by one"
-    return None
+    return backends[0]
 
 
-def call(x: Tensor, layers: Layers) -> Tensor:
-    """Return what the layers return (..., out), for a call that `why_not` has nothing against.
+def call(x: Tensor, layers: Layers, backend: ModuleType) -> Tensor:
+    """Return what the layers return (..., out), by the op of the backend that `backend_of` returned.
 
     Raises:
         RuntimeError: of shapes, dtypes and knots; the layers, called one by one, say it better.
@@ -146,21 +154,23 @@ def call(x: Tensor, layers: Layers) -> Tensor:
     rows = x if rank == 2 else x.unsqueeze(0) if rank == 1 else x.flatten(0, -2)
     if torch.is_grad_enabled() and (x.requires_grad or layers.tensors[0].requires_grad):
         run = Network.plain if torch.compiler.is_compiling() else Network.apply
-        y: Tensor = run(rows, *layers.tensors, *layers.numbers)[0]
+        y: Tensor = run(rows, *layers.tensors, *layers.numbers, backend)[0]
     else:
-        y = forward(rows, layers)[0]
+        y = forward(rows, layers, backend)[0]
     return y if rank == 2 else y.reshape(*x.shape[:-1], y.shape[1])
 
 
-def forward(x: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
+def forward(x: Tensor, layers: Layers, backend: ModuleType) -> tuple[Tensor, Tensor]:
     """Return y (B, out) and what `weight_gradients` needs, of x (B, in): `call` without autograd."""
-    y, hidden = native.kan_network(x, layers.tensors, *layers.numbers)
+    y, hidden = backend.kan_network(x, layers.tensors, *layers.numbers)
     return y, hidden
 
 
-def weight_gradients(x: Tensor, hidden: Tensor, g: Tensor, layers: Layers) -> list[Tensor]:
+def weight_gradients(
+    x: Tensor, hidden: Tensor, g: Tensor, layers: Layers, backend: ModuleType
+) -> list[Tensor]:
     """Return the gradients of all tensors but the grids for the cotangent g (B, out), without autograd."""
-    return _gradients(x, layers.tensors, hidden, g, layers.numbers, False, True)[1:]
+    return _gradients(x, layers.tensors, hidden, g, (layers.numbers, backend), False, True)[1:]
 
 
 def inputs(x: Tensor, hidden: Tensor, layers: Layers) -> list[Tensor]:
@@ -176,13 +186,13 @@ def inputs(x: Tensor, hidden: Tensor, layers: Layers) -> list[Tensor]:
 
 
 def _gradients(
-    x: Tensor, tensors: list[Tensor], hidden: Tensor, g: Tensor, numbers: Numbers, need_x: bool,
-    need_weight: bool,
+    x: Tensor, tensors: list[Tensor], hidden: Tensor, g: Tensor, made_by: tuple[Numbers, ModuleType],
+    need_x: bool, need_weight: bool,
 ) -> list[Any]:  # fmt: skip
     """Return the gradients of x and of all tensors but the grids, None where they are not needed."""
-    count, order, base, products = numbers
+    (count, order, base, products), backend = made_by
     needs = need_x, need_weight
-    dx, *made = native.kan_network_backward(x, hidden, tensors, count, g, order, base, *needs, products)
+    dx, *made = backend.kan_network_backward(x, hidden, tensors, count, g, order, base, *needs, products)
     return [dx if need_x else None, *(made if need_weight else [None] * (len(tensors) - count))]
 
 
@@ -196,35 +206,36 @@ def launches(layers: Layers, batch: int = 1024) -> str:
 
 
 class Network(ComposedFunction):
-    """y and what lies between the layers, of x (B, in), all tensors of `Layers`, and its `numbers`."""
+    """y and what lies between the layers, of x (B, in), tensors and numbers of `Layers`, and a backend."""
 
     @classmethod
     def inputs_of(cls, ctx):
-        return len(ctx.constants) - 4 - ctx.constants[-4]
+        return len(ctx.constants) - CONSTANTS - ctx.constants[-CONSTANTS]
 
     @staticmethod
     def forward(x, *rest):
-        return native.kan_network(x, list(rest[:-4]), *rest[-4:])
+        *given, backend = rest
+        return backend.kan_network(x, list(given[:-NUMBERS]), *given[-NUMBERS:])
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[:-4], output[1])
-        ctx.constants = *[None] * (len(inputs) - 4), *inputs[-4:]
+        ctx.save_for_backward(*inputs[:-CONSTANTS], output[1])
+        ctx.constants = *[None] * (len(inputs) - CONSTANTS), *inputs[-CONSTANTS:]
 
     @staticmethod
     def kept(ctx):
         *tensors, hidden = ctx.saved_tensors
-        return (*tensors, *ctx.constants[-4:]), (hidden,)
+        return (*tensors, *ctx.constants[-CONSTANTS:]), (hidden,)
 
     @classmethod
     def compose(cls, x, *rest):
-        *tensors, count, order, base, products = rest
+        *tensors, count, order, base, products, backend = rest
         groups = by_layer(products, count)
         kinds = [tensors[n * count : (n + 1) * count] for n in range(len(tensors) // count)]
         for n, weight in enumerate(kinds[0]):
-            spec = Spec(weight.shape[1], order, base, 0, BSPLINE.code, native)
+            spec = Spec(weight.shape[1], order, base, 0, BSPLINE.code, backend)
             bias = kinds[-2][n] if len(kinds) == 3 + bool(base) else None
             x = autograd.kan_linear(x, weight, kinds[1][n] if base else None, bias, kinds[-1][n], spec)
             if groups[n][1]:
@@ -239,25 +250,27 @@ class Network(ComposedFunction):
             edges = ctx.next_functions
             need_x = autograd.runs(edges[0][0])
             need_weight = any(autograd.runs(node) for node, _ in edges[1 : cls.inputs_of(ctx)])
-        return _gradients(x, tensors, hidden, g, ctx.constants[-4:], need_x, need_weight)
+        *numbers, backend = ctx.constants[-CONSTANTS:]
+        return _gradients(x, tensors, hidden, g, (numbers, backend), need_x, need_weight)
 
 
-def _register() -> None:
-    """Give the op the same first gradients, for torch.compile and torch.export."""
+def _register(backend: ModuleType) -> None:
+    """Give the op of a backend the same first gradients, for torch.compile and torch.export."""
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        Network.setup_context(ctx, (inputs[0], *inputs[1], *inputs[2:]), output)
+        Network.setup_context(ctx, (inputs[0], *inputs[1], *inputs[2:], backend), output)
 
     def backward(ctx: Any, g: Tensor, _: Any) -> tuple[Any, ...]:
         x, *tensors, hidden = ctx.saved_tensors
         need_x, need_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1])
-        numbers = ctx.constants[-4:]
-        dx, *found = _gradients(x, tensors, hidden, g, numbers, need_x, need_weight)
+        *numbers, _ = ctx.constants[-CONSTANTS:]
+        dx, *found = _gradients(x, tensors, hidden, g, (numbers, backend), need_x, need_weight)
         products: list[None] | None = None if numbers[-1] else []  # to torch an empty list is one of tensors
         return dx, [*found, *[None] * (len(tensors) - len(found))], None, None, None, products
 
-    torch.library.register_autograd("kan_kernels::kan_network", backward, setup_context=setup_context)
+    op = f"{backend.NAMESPACE}::kan_network"
+    torch.library.register_autograd(op, backward, setup_context=setup_context)
 
 
-if native.NAMESPACE is not None:
-    _register()
+for _backend in with_op("kan_network"):
+    _register(_backend)

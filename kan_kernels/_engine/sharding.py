@@ -3,7 +3,7 @@
 An op is written as einsum has it, a letter for each dimension of its tensors: b rows, i inputs, o outputs;
 what is "." stays whole. Along a letter every tensor that has it is sharded, and a result without it is a sum
 of which each rank has a part. That follows from the trilinear form (`_engine/autograd.py`). `kan_network` is
-not here: layers of DTensors are called one by one (`network.why_not`).
+not here: layers of DTensors are called one by one (`network.backend_of`).
 """
 
 import warnings
@@ -15,17 +15,15 @@ from typing import Any
 import torch
 
 from .._core.on_import import after_import
-from ..backends import BACKENDS, native
+from ..backends import with_op
 
 # Arguments -> results. "+" is a term of the sum, "*" all dimensions of an image; behind "?" stand the
 # arguments without which a result is empty.
-_LINEAR = {
+RULES = {
     "kan_linear": "bi bi i.o io +o i. -> bo",
     "kan_linear_grad_input": "bi i.o io bo i. -> bi",
     "kan_linear_grad_weight": "bi bi bo i. i.o -> i.o io?base",
     "kan_linear_backward": "bi i.o io bo i. -> bi i.o io?base",
-}
-_OTHERS = {
     "kan_activation": "bi bi i.o io i. -> bio",
     "kan_activation_grad_input": "bi i.o io bio i. -> bi",
     "kan_activation_grad_weight": "bi bi bio i. -> i.o io?base",
@@ -121,10 +119,8 @@ def _register(_: ModuleType) -> None:
 def _register_all() -> None:
     from torch.distributed.tensor.experimental import register_sharding
 
-    for backend in BACKENDS.values():
-        if backend.NAMESPACE is None:
-            continue
-        for name, rule in (_LINEAR | _OTHERS if backend is native else _LINEAR).items():
+    for name, rule in RULES.items():
+        for backend in with_op(name):
             op = getattr(getattr(torch.ops, backend.NAMESPACE), name).default
             register_sharding(op)(partial(placements, op, rule))
 

@@ -13,7 +13,8 @@ from .._core import checks
 from .._core.bases import BASE_CODES
 from ..backends import reference
 from ..inspection import products_of
-from ..nn import KAN, KANLinear, Products
+from ..nn import KANLinear, Products
+from .numpy_model import layers_of
 
 _WORDS = """
 auto break case char const continue default do double else enum extern float for goto if inline int long main
@@ -56,6 +57,7 @@ def to_c(model: Any, *, name: str = "kan", dtype: str | None = None, table: int 
         >>> print(to_c(KANLinear(1, 1, 1, 0, base=None), name="step").splitlines()[-4])
         static inline void step(const float *x, float *y) {
     """
+    model = getattr(model, "_orig_mod", model)  # in what torch.compile returned
     layers = _layers(model)
     check_name("name", name)
     if dtype is None:
@@ -102,15 +104,8 @@ def _first(model: Any) -> KANLinear:
 
 
 def _layers(model: Any) -> list[_Layer]:
-    if not isinstance(model, (KAN, KANLinear)):
-        raise TypeError(f"model: got {type(model).__name__}, expected a KAN or a KANLinear")
     found = []
-    for n, layer in enumerate([model] if isinstance(model, KANLinear) else model.layers):
-        if layer.symbolic is not None:
-            raise ValueError(
-                f"model: layer {n} has symbolic edges, expected splines only; where all edges have formulas, "
-                "kan_kernels.symbolic.to_c writes them"
-            )
+    for layer in layers_of("model", model, "kan_kernels.symbolic.to_c"):
         spline, base = layer.masked_weights()
         values: list[Any] = [
             None if t is None else t.detach().cpu().double().numpy()

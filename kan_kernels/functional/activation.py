@@ -103,8 +103,8 @@ def multi_head_kan_linear(
     """Apply a layer whose edge functions are tied: y[..., o] = sum_i mix[i,o] f[h(o),i](x[..., i]) + bias[o].
 
     The outputs are in `heads` groups of neighbours, h(o) = o // (out / heads); f are the functions of
-    `kan_activation`. What that op returns, (..., in, heads), is the largest tensor there is; torch's matrix
-    product does the rest.
+    `kan_activation`. What that op returns, (..., in, heads), is the largest tensor there is; the rest is
+    torch's GEMM.
 
     Args:
         x, spline_weight, grid, spline_order, base_weight, base, backend: as for `kan_activation`.

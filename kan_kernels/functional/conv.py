@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from .._core import checks
-from .._core.tracing import untraced
+from .._core.problem import Spec
+from .._core.tracing import tracing, untraced
 from .._engine import conv_autograd, decompositions, dispatch
 from .._engine.conv_composed import Axis, Form, composed
 from .._engine.layer import autocast, spec_of
@@ -69,22 +70,26 @@ def kan_conv(
     if not batched:
         x = x.unsqueeze(0)
 
-    if torch.compiler.is_exporting() and _on_reference(form):  # its blocks have one batch size
+    exporting = torch.compiler.is_exporting() or (tracing() and dispatch.exporting_to_onnx())
+    if exporting and _on_reference(form):  # its blocks have one batch size
         dtype = torch.float64 if spline_weight.dtype == torch.float64 else torch.float32
         tensors = x, spline_weight, base_weight, bias, grid.to(dtype)
         y = decompositions.kan_conv(*tensors, *conv_autograd.numbers(form, x))
-    elif untraced(_is_one_kernel, x, spline_weight, base_weight, grid, form):
-        dtype = torch.float64 if spline_weight.dtype == torch.float64 else torch.float32
-        y = conv_autograd.kan_conv(x, spline_weight, base_weight, bias, grid.to(dtype), form)
     else:
-        y = composed(x, spline_weight, grid, base_weight, bias, form)
+        spec = untraced(_spec, x, spline_weight, base_weight, grid, form)
+        if spec.composed:
+            y = composed(x, spline_weight, grid, base_weight, bias, form)
+        else:
+            dtype = torch.float64 if spline_weight.dtype == torch.float64 else torch.float32
+            tensors = x, spline_weight, base_weight, bias, grid.to(dtype)
+            y = conv_autograd.kan_conv(*tensors, form, spec.backend)
     return y if batched else y.squeeze(0).contiguous()
 
 
 def _form(
     x, spline_weight, grid, spline_order, base_weight, base, bias, stride, padding, dilation, groups, backend
 ) -> Form:
-    """The constants of a convolution, once what `_is_one_kernel` will not see is known to fit."""
+    """The constants of a convolution, once what `_spec` will not see is known to fit."""
     dims = _check(x, spline_weight, grid, spline_order, base_weight, bias, groups)
     kernel = tuple(spline_weight.shape[2:-1])
     size = tuple(x.shape[-dims:])
@@ -103,12 +108,12 @@ def _form(
     return Form(tuple(axes), checks.integer("groups", groups, 1), order, base, backend)
 
 
-def _is_one_kernel(x, spline_weight, base_weight, grid, form: Form) -> bool:
-    """Whether a backend runs the convolution itself; operands as the kernels will see them."""
+def _spec(x, spline_weight, base_weight, grid, form: Form) -> Spec:
+    """Which backend runs it, and whether by a kernel of its own; operands as the kernels will see them."""
     flat_base = None if base_weight is None else base_weight.flatten(1)
     rows, weight = x.movedim(1, -1), spline_weight.flatten(2)
     given = (rows, weight, grid, flat_base, None, form.order, form.base, 0, form.backend)
-    return not spec_of(*given, op="kan_conv").composed
+    return spec_of(*given, op="kan_conv")
 
 
 def _on_reference(form: Form) -> bool:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .._core import checks
+from .._core.bases import with_formulas
 from .._engine.layer import call
 from ..backends import reference
 
@@ -72,22 +73,15 @@ def basis_linear(
     """Apply `kan_linear` on a basis of full support: every function reaches over the whole line.
 
     y[..., o] = sum_i ( base_weight[i,o] base(x[..., i]) + sum_r weight[i,r,o] B_r(x[..., i]) ) + bias[o];
-    basis="rbf": B_r(x) = exp(-((x - c_r) / h)^2), the Gaussians of FastKAN (arXiv 2405.06721), 0 at +-inf;
-    basis="chebyshev": B_r = T_r for r = 0 .. R-1, meant for x in [-1, 1], NaN at +-inf. ChebyKAN's
-    (arXiv 2405.07200) is that of torch.tanh(x);
-    basis="fourier": cos(g x) for g = 1 .. R/2, then sin(g x) likewise, those of FourierKAN, NaN at +-inf
-        and, on the CPU in float64, from 2^128 on;
-    basis="orthogonal": polynomials by their three-term recurrence, B_r = (a_r x + b_r) B_{r-1} - c_r B_{r-2}
-        with B_{-1} = 1 and B_{-2} = 0, NaN at +-inf; `functional.polynomials` has the classical families.
+    the functions B_r of a basis, and its grid:
+
+    BASES
 
     Args:
         x: (..., in), also nested. The weights' dtype, or float32 beside 16-bit weights.
-        weight: (in, R, out), float32, float64, bfloat16 or float16; 1 <= R <= 256, or for "fourier" an even
-            R up to 1024.
-        grid: for "rbf" (in, R + 1): the finite centres c of each feature, then their width h > 0; for
-            "orthogonal" (in, 3R): a, then b, then c; in the weights' dtype or float32, without gradient. None
-            for the others.
-        basis: "rbf", "chebyshev", "fourier" or "orthogonal".
+        weight: (in, R, out), float32, float64, bfloat16 or float16.
+        grid: of the basis, in the weights' dtype or float32, without gradient; None where it has none.
+        basis: the name of one of them.
         base_weight: (in, out), present exactly if there is a base.
         base: "silu", "identity" or None.
         bias: (out,).
@@ -108,6 +102,9 @@ def basis_linear(
         derivative = checks.derivative(derivative)
     record = checks.full_support(basis)
     return call(x, weight, grid, base_weight, bias, 0, base, derivative, backend, record)
+
+
+basis_linear.__doc__ = with_formulas(basis_linear.__doc__ or "")
 
 
 def bspline_basis(x: Tensor, grid: Tensor, spline_order: int, derivative: int = 0) -> Tensor:

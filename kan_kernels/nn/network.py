@@ -123,11 +123,11 @@ class KAN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., widths[0]) to y (..., widths[-1]); of a pair of widths, sums first."""
         layers = gather(self)
-        if not isinstance(layers, str) and network.why_not(x, layers) is None:
+        if not isinstance(layers, str) and not isinstance(backend := network.backend_of(x, layers), str):
             if torch.compiler.is_compiling():
-                return network.call(x, layers)
+                return network.call(x, layers, backend)
             try:
-                return network.call(x, layers)
+                return network.call(x, layers, backend)
             except RuntimeError:
                 pass  # of knots and shapes the layers say more
         products: Any = self._modules.get("products")
@@ -147,11 +147,12 @@ class KAN(nn.Module):
         layers = gather(self)
         if not isinstance(layers, str):
             weight = layers.tensors[0]
-            reason = network.why_not(weight.new_empty(0, weight.shape[0]), layers)
-            if reason is None:
+            found = network.backend_of(weight.new_empty(0, weight.shape[0]), layers)
+            if not isinstance(found, str):
                 said = "kan_network runs all layers in one call, where x needs no gradient"
-                return said + (f" ({network.launches(layers)})" if weight.is_cuda else "")
-            layers = reason
+                counted = weight.is_cuda and found.NAME == "native"
+                return said + (f" ({network.launches(layers)})" if counted else "")
+            layers = found
         return f"its layers are called one by one: {layers}"
 
 

@@ -23,6 +23,9 @@ class Products(nn.Module):
         sums: of the outputs, how many stay as they are, >= 0.
         arities: for each product how many outputs it multiplies, each >= 2.
 
+    Raises:
+        TypeError, ValueError: naming the argument.
+
     Example:
         >>> Products(1, [2, 3])(torch.tensor([7.0, 2.0, 3.0, 1.0, 2.0, 5.0]))
         tensor([ 7.,  6., 10.])

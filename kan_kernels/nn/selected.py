@@ -11,8 +11,8 @@ from .._core import checks
 class SelectedInputs(nn.Module):
     """A model of some columns of x, called with all of them: what `prune_inputs` made, in place of the whole.
 
-    Only the columns that stay are looked at; the others may hold anything. Training, pruning and formulas go
-    on with `model` and `select(x)`.
+    Only the columns that stay are looked at; the others may hold anything. Scores, pictures and formulas take
+    it as it is; what changes the number of nodes goes on with `model` and `select(x)`.
 
     Args:
         model: maps (..., columns that stay) to y.
@@ -22,7 +22,7 @@ class SelectedInputs(nn.Module):
 
     Attributes:
         model: the model. kept: buffer, int64. in_features: as given.
-        names: of the columns that stay, or None.
+        column_names: of all columns, or None.
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -46,10 +46,15 @@ class SelectedInputs(nn.Module):
         if not columns or len(set(columns)) != len(columns):
             raise ValueError(f"kept: got {columns}, expected at least one column, and each once")
         called = None if names is None else checks.names("names", names, in_features, "input")
-        self.names = None if called is None else [called[i] for i in columns]
+        self.column_names = called
         self.model = model
         where = next(model.parameters(), torch.empty(0)).device
         self.register_buffer("kept", torch.tensor(columns, device=where))
+
+    @property
+    def names(self) -> list[str] | None:
+        """Return the names of the columns that stay, in the order of the model's inputs."""
+        return None if self.column_names is None else [self.column_names[i] for i in self.kept.tolist()]
 
     def select(self, x: Tensor) -> Tensor:
         """Return the columns of x (..., in_features) that the model takes."""

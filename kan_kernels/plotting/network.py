@@ -15,9 +15,10 @@ from ..inspection import (
     check_data,
     layers_of,
     node_values,
+    opened,
     products_of,
 )
-from ..nn import Products
+from ..nn import Products, SelectedInputs
 from ..nn.heads import HeadFunctions
 from .scores import edge_metric
 from .seen import Seen, look
@@ -65,8 +66,8 @@ def plot(
     to a circle with a cross.
 
     Args:
-        model: a KAN or KANLinear; or a KANActivation or MultiHeadKANLinear, whose functions lead from its
-            inputs to its heads.
+        model: a KAN or KANLinear, or `SelectedInputs` of one; or a KANActivation or MultiHeadKANLinear, whose
+            functions lead from its inputs to its heads.
         x: (..., in) finite inputs of the model, in its dtype; None takes the range of every layer's knots. A
             `kan_kernels.data.Dataset` gives its training data and names.
         inputs, outputs: names, one for each; x1, x2, ... and y1, y2, ... by default. Mathematics between $.
@@ -95,6 +96,11 @@ def plot(
         x = None if x is None else model.function_rows(x)
         outputs = [f"head {h + 1}" for h in range(model.heads)] if outputs is None else outputs
         model = functions_of(model)
+    if isinstance(model, SelectedInputs):
+        if inputs is not None and len(inputs) == model.in_features:
+            inputs = [inputs[i] for i in model.kept.tolist()]
+        inputs = model.names if inputs is None else inputs
+    model, x = opened(model, x)
     layers, products = layers_of(model), products_of(model)
     names = names_of("inputs", inputs, layers[0].in_features, "x")
     results = names_of("outputs", outputs, products[-1].nodes, "y")

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .._core.files import replacing
+
 INK, FAINT, PAPER = "#1a1a1a", "#c8c8c8", "#ffffff"
 ACCENT, FORMULA, ALARM = "#0072b2", "#d55e00", "#b2182b"  # blue, vermilion: apart for every kind of eye
 _STYLE = {
@@ -57,6 +59,8 @@ def formula_label(name: str, r2: float) -> str:
 def save(figure: Any, path: str | os.PathLike[str], dpi: int = 160) -> None:
     """Write a figure as .png or .svg (or what else matplotlib knows), without a date or random names in it.
 
+    The file is whole or not there; what was there stays until the new one is whole.
+
     Args:
         figure: of matplotlib.
         path: its suffix names the format.
@@ -64,6 +68,7 @@ def save(figure: Any, path: str | os.PathLike[str], dpi: int = 160) -> None:
 
     Raises:
         ValueError: the path has no suffix that matplotlib knows.
+        OSError: it cannot be written.
 
     Example:
         >>> save(new_figure(3, 2), "empty.svg")
@@ -71,9 +76,13 @@ def save(figure: Any, path: str | os.PathLike[str], dpi: int = 160) -> None:
         '<?xml'
     """
     suffix = Path(path).suffix.lower()
+    known = figure.canvas.get_supported_filetypes()
+    if suffix[1:] not in known:
+        expected = f"one that ends in {', '.join(f'.{name}' for name in sorted(known))}"
+        raise ValueError(f"path: got {os.fspath(path)!r}, expected {expected}")
     metadata = {"Date": None} if suffix == ".svg" else {"CreationDate": None} if suffix == ".pdf" else None
-    with style():
-        figure.savefig(path, dpi=dpi, metadata=metadata, facecolor=PAPER)
+    with style(), replacing(path) as partial:
+        figure.savefig(partial, dpi=dpi, metadata=metadata, facecolor=PAPER, format=suffix[1:])
 
 
 def names_of(argument: str, names: Sequence[str] | None, count: int, letter: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import replicas
 from .._core import checks
-from ..inspection import layers_of, products_of
+from ..inspection import layers_of, opened, products_of
 from ..nn import KANLinear, Products
 from ..nn import function_library as functions
 from .actions import R2_FLOOR, Candidate, _check_share, _finite, _fit_edges, _set
@@ -111,17 +111,18 @@ def auto(
 
     With y, the whole decides: the formulas are polished together, and while the error on (x, y) is more than
     `worsening` times what it was, the edge with the least r2 goes back to its spline. Without y nothing is
-    known about the error, and the report says so, beside how far the outputs moved.
+    known about the error, and the report says so, beside how far the outputs moved; there edges go back while
+    the formulas explain less of the outputs than `r2_threshold`, as one edge has to.
 
     Args:
-        model: a KAN or a KANLinear.
+        model: a KAN or a KANLinear, or `SelectedInputs` of one.
         x: (..., in), input of the model.
         y: what the model should give, (..., out), or what the loss takes.
         loss: of (prediction, y), a scalar; the mean squared error by default, whose root is reported.
         worsening: at least 1; how many times larger the error may become.
         library: names of the candidates; None: all functions.
-        r2_threshold: 0 to 1; candidates that explain less are out of the question. At 0 are those that
-            explain nothing, r2 <= 1e-5, such as the constant.
+        r2_threshold: 0 to 1; candidates that explain less are out of the question, of an edge and, without y,
+            of the whole. At 0 are those that explain nothing of an edge, r2 <= 1e-5, such as the constant.
         complexity_weight: as for `suggest`.
         group: as for `grids.update_grid`: the rows of all ranks count, and all get the same.
 
@@ -135,6 +136,7 @@ def auto(
         >>> auto(layer, torch.rand(64, 1), library=["x", "exp"]).fixed[0].best.name
         'x'
     """
+    model, x = opened(model, x)
     layers = layers_of(model)
     candidates = functions.resolve(library)
     _check_share("complexity_weight", complexity_weight)
@@ -162,8 +164,15 @@ def auto(
     reports = _chosen(layers, products_of(model), x, candidates, r2_threshold, complexity_weight)
     original = _outputs(model, x)
     if y is None:
+        while True:
+            trial = copy.deepcopy(model)
+            _apply(layers_of(trial), reports)
+            change = _change(original, _outputs(trial, x))
+            if change**2 <= 1 - r2_threshold or not any(report.fixed for report in reports):
+                break
+            reports = _without_worst(reports)
         _apply(layers, reports)
-        return Report(tuple(reports), _change(original, _outputs(model, x)))
+        return Report(tuple(reports), change)
     before = error_of(model, x, y, loss)
     allowed = worsening * before
     if loss is None:
@@ -179,15 +188,16 @@ def auto(
                 after = torch.inf
         if after <= allowed:
             break
-        least = min((r for r in reports if r.fixed), key=lambda report: report.best.r2)
-        reports = [EdgeReport(*_place(r), r.best, False) if r is least else r for r in reports]
+        reports = _without_worst(reports)
     _apply(layers, reports)
     model.load_state_dict(trial.state_dict())
     return Report(tuple(reports), _change(original, _outputs(model, x)), before, after)
 
 
-def _place(report: EdgeReport) -> tuple[int, int, int]:
-    return report.layer, report.input, report.output
+def _without_worst(reports: list[EdgeReport]) -> list[EdgeReport]:
+    """Return the reports with the fixed edge of the least r2 as a spline."""
+    least = min((r for r in reports if r.fixed), key=lambda report: report.best.r2)
+    return [replace(r, fixed=False) if r is least else r for r in reports]
 
 
 def _chosen(

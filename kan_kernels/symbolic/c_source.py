@@ -8,7 +8,6 @@ import torch
 
 from ..data import Dataset
 from ..deploy.c_header import check_name
-from ..inspection import layers_of
 from .expressions import PRECISION, _names, _steps, _sympy, formula
 
 _CONSTANTS = {"M_PI": "3.14159265358979323846", "M_E": "2.71828182845904523536"}  # that sympy's printer names
@@ -47,7 +46,7 @@ def to_c(
     sympy = _sympy()
     from sympy.printing.c import C99CodePrinter
 
-    names = _names(names, data, layers_of(model)[0].in_features)
+    names = _names(names, data, model)
     for name in (*names, function):
         check_name("names, function", name)
     if function in names:

@@ -10,8 +10,8 @@ import torch
 
 from .._core import checks
 from ..data import Dataset
-from ..inspection import layers_of, products_of
-from ..nn import KANLinear
+from ..inspection import layers_of, opened, products_of
+from ..nn import KANLinear, SelectedInputs
 from ..nn import function_library as library
 from .curves import active_pairs, fixed_edges
 
@@ -36,7 +36,8 @@ def formula(
     not expanded. Products of nodes are multiplied out where the formula is shorter for it.
 
     Args:
-        model: a KAN or a KANLinear; each edge is off (`edge_mask`) or has a formula.
+        model: a KAN or a KANLinear, or `SelectedInputs` of one; each edge is off (`edge_mask`) or has a
+            formula.
         names: of the inputs; x_1, x_2, ... by default. They become sympy symbols and are never evaluated.
         digits: decimals that numbers are rounded to, last, after constants were collected and the result
             simplified; whole numbers become integers, and what becomes 0 disappears. None: no rounding.
@@ -60,12 +61,13 @@ def formula(
         [3*(0.5*x - 0.5)**2 + 0.5]
     """
     sympy = _sympy()
-    layers, products = layers_of(model), products_of(model)
-    names = _names(names, data, layers[0].in_features)
+    kan = opened(model)[0]
+    layers, products = layers_of(kan), products_of(kan)
+    names = _names(names, data, model)
     if data is not None:
         normalizer = data.normalizer if normalizer is None else normalizer
         output_normalizer = data.output_normalizer if output_normalizer is None else output_normalizer
-    units = _normalizer("normalizer", normalizer, layers[0].in_features)
+    units = _normalizer("normalizer", normalizer, len(names))
     output_units = _normalizer("output_normalizer", output_normalizer, products[-1].nodes)
     if digits is not None:
         digits = checks.integer("digits", digits, 0, PRECISION)
@@ -76,6 +78,8 @@ def formula(
         values = [
             _scaled(x, 1 / std, -mean / std, sympy) for x, mean, std in zip(values, *units, strict=True)
         ]
+    if isinstance(model, SelectedInputs):
+        values = [values[i] for i in model.kept.tolist()]
     inner: dict[Any, Any] = {}  # products of nodes are symbols until constants are collected around them
     for layer, multiply in zip(layers, products, strict=True):
         values = _layer(layer, values, sympy)
@@ -109,7 +113,10 @@ def latex(
     """Return a line of LaTeX for each output.
 
     Args:
-        model, names, digits, normalizer, output_normalizer, data: as for `formula`, whose errors it raises.
+        model, names, digits, normalizer, output_normalizer, data: as for `formula`.
+
+    Raises:
+        ImportError, TypeError, ValueError: as `formula`.
 
     Example:
         >>> layer = KANLinear(1, 1)
@@ -159,7 +166,7 @@ def to_python(
     printers = {"math": PythonCodePrinter, "numpy": NumPyPrinter}
     if module not in printers:
         raise ValueError(f"module: got {module!r}, expected 'math' or 'numpy'")
-    names = _names(names, data, layers_of(model)[0].in_features)
+    names = _names(names, data, model)
     expected = "an identifier that the source does not use itself"
     for name in (*names, function):
         if not name.isidentifier() or keyword.iskeyword(name) or name == module:
@@ -193,7 +200,10 @@ def to_function(
     Made by sympy.lambdify from expressions in symbols of our own: no text of the user's is run.
 
     Args:
-        model, digits, normalizer, output_normalizer, data: as for `formula`, whose errors it raises.
+        model, digits, normalizer, output_normalizer, data: as for `formula`.
+
+    Raises:
+        ImportError, TypeError, ValueError: as `formula`.
 
     Example:
         >>> layer = KANLinear(1, 1)
@@ -202,7 +212,7 @@ def to_function(
         [12.5]
     """
     sympy = _sympy()
-    names = [f"x_{i + 1}" for i in range(layers_of(model)[0].in_features)]
+    names = [f"x_{i + 1}" for i in range(len(_names(None, None, model)))]
     units = {"normalizer": normalizer, "output_normalizer": output_normalizer, "data": data}
     values = formula(model, names, digits, **units)
     symbols = [sympy.Symbol(name) for name in names]
@@ -225,12 +235,21 @@ def _sympy() -> Any:
     return sympy
 
 
-def _names(names: Sequence[str] | None, data: Dataset | None, count: int) -> list[str]:
+def _names(names: Sequence[str] | None, data: Dataset | None, model: torch.nn.Module) -> list[str]:
+    """Return the names of all columns of x: those given, the data's, the model's, or x_1, x_2, ..."""
     if data is not None and not isinstance(data, Dataset):
         raise TypeError(f"data: got {type(data).__name__}, expected a kan_kernels.data.Dataset")
-    if names is None:
-        names = [f"x_{i + 1}" for i in range(count)] if data is None else data.names
-    return checks.names("names", names, count, "input")
+    names = data.names if names is None and data is not None else names
+    if isinstance(model, SelectedInputs):
+        count, names = model.in_features, model.column_names if names is None else names
+    else:
+        count = layers_of(model)[0].in_features
+    return checks.names("names", numbered(count) if names is None else names, count, "input")
+
+
+def numbered(count: int) -> list[str]:
+    """Return x_1, x_2, ..."""
+    return [f"x_{i + 1}" for i in range(count)]
 
 
 def _normalizer(name: str, pair: object, count: int) -> tuple[list[float], list[float]] | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import replicas
 from .._core import checks, threads
-from ..inspection import layers_of, products_of
+from ..inspection import layers_of, opened, products_of
 from .curves import rows
 from .descent import Loss, NotFinite, curvature_of, descend, normal_equations
 
@@ -60,6 +60,8 @@ def polish(
         >>> polish(layer, x, residual=lambda model, x: model(x) - x) < 1e-6
         True
     """
+    if residual is None:
+        model, x = opened(model, x)
     layers = layers_of(model)
     for name, function in (("loss", loss), ("residual", residual)):
         if function is not None and not callable(function):

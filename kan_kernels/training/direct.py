@@ -1,6 +1,7 @@
 """The mean squared error of a KAN and its gradient by calls of kernels: what autograd does, without it."""
 
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +11,6 @@ from .._core.bases import BASE_CODES, BSPLINE
 from .._engine import network
 from .._engine.edges_autograd import backend_of
 from .._engine.penalties import EdgePenalty
-from ..backends import native
 from ..nn.network import KAN, gather, hooked
 
 _CALL, _FORWARD = KAN.__call__, KAN.forward
@@ -42,18 +42,21 @@ class SquaredError:
     `grad` of the parameters.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, layers: network.Layers, weights: Weights | None) -> None:
-        prediction, self._hidden = network.forward(x, layers)
+    def __init__(
+        self, x: Tensor, y: Tensor, layers: network.Layers, backend: ModuleType, weights: Weights | None
+    ) -> None:
+        prediction, self._hidden = network.forward(x, layers, backend)
         self.value = nn.functional.mse_loss(prediction, y)
         self.penalty: Tensor | None = None
         self._x, self._layers, self._residual = x, layers, prediction.sub_(y)
+        self._backend = backend
         if weights is None:
             return
         self._lamb, self._slopes = weights.lamb, []
         self._numbers = layers.order, BASE_CODES[layers.base]
         self._inputs = network.inputs(x, self._hidden, layers)
         for n, inside in enumerate(self._inputs):
-            norm = native.edge_l1(inside, *layers.of(n), *self._numbers)
+            norm = backend.edge_l1(inside, *layers.of(n), *self._numbers)
             value, slope = EdgePenalty.forward(norm, *weights[1:])
             self.penalty = value if self.penalty is None else self.penalty + value
             self._slopes.append(slope)
@@ -67,7 +70,9 @@ class SquaredError:
         """Add `scale` times the gradient to that of the parameters."""
         cotangent = self._residual.mul(2 * scale / max(1, self._residual.numel()))
         if self.penalty is None:
-            gradients = network.weight_gradients(self._x, self._hidden, cotangent, self._layers)
+            gradients = network.weight_gradients(
+                self._x, self._hidden, cotangent, self._layers, self._backend
+            )
         else:
             gradients = self._with_penalty(cotangent, scale * self._lamb)
         for parameter, gradient in zip(self._layers.tensors, gradients, strict=False):
@@ -75,17 +80,17 @@ class SquaredError:
 
     def _with_penalty(self, g: Tensor, scale: float) -> list[Tensor]:
         """Return the gradients, layer by layer: what a layer reads is part of its penalty too."""
-        layers, (order, base) = self._layers, self._numbers
+        layers, backend, (order, base) = self._layers, self._backend, self._numbers
         made: list[list[Tensor]] = [[], [], []]  # last layer first
         for n in reversed(range(layers.count)):
             x, (weight, base_weight, grid) = self._inputs[n], layers.of(n)
             numbers = weight.shape[1], order, base, 0, BSPLINE.code
             if n:
-                dx, d_spline, d_base = native.kan_linear_backward(x, weight, base_weight, g, grid, *numbers)
+                dx, d_spline, d_base = backend.kan_linear_backward(x, weight, base_weight, g, grid, *numbers)
             else:
-                d_spline, d_base = native.kan_linear_grad_weight(x, None, g, grid, *numbers, None)
+                d_spline, d_base = backend.kan_linear_grad_weight(x, None, g, grid, *numbers, None)
             slope = self._slopes[n] * scale
-            of_edges = native.edge_l1_backward(
+            of_edges = backend.edge_l1_backward(
                 x, weight, base_weight, slope, grid, *self._numbers, n > 0, True
             )
             made[0].append(d_spline.add_(of_edges[1]))
@@ -108,28 +113,28 @@ def squared_error(
     if KAN.forward is not _FORWARD or KAN.__call__ is not _CALL or x.requires_grad or y.requires_grad:
         return None
     layers = gather(model)
-    if isinstance(layers, str) or network.why_not(x, layers) is not None or x.dim() != 2:
+    if isinstance(layers, str) or isinstance(backend := network.backend_of(x, layers), str) or x.dim() != 2:
         return None
     if not all(_is_plain_leaf(t) for t in layers.tensors[: -layers.count]):
         return None
     weight = layers.tensors[layers.count - 1]
     if y.shape != (x.shape[0], layers.nodes) or y.dtype != weight.dtype or y.device != weight.device:
         return None
-    if weights is not None and (layers.products or not _has_edge_kernels(x, layers)):
+    if weights is not None and (layers.products or not _has_edge_kernels(x, layers, backend)):
         return None
     try:
-        return SquaredError(x, y, layers, weights)
+        return SquaredError(x, y, layers, backend, weights)
     except RuntimeError:  # the layers say what is wrong
         return None
 
 
-def _has_edge_kernels(x: Tensor, layers: network.Layers) -> bool:
-    """Return whether the library has the norms of the edges, in the dtype of the weights."""
+def _has_edge_kernels(x: Tensor, layers: network.Layers, backend: ModuleType) -> bool:
+    """Return whether the backend of the layers has the norms of the edges, in the dtype of the weights."""
     if x.dtype not in (torch.float32, torch.float64) or len(x) == 0:
         return False
     base = BASE_CODES[layers.base]
     return all(
-        backend_of("edge_l1", x, weight.dtype, weight.shape[1], layers.order, base) is native
+        backend_of("edge_l1", x, weight.dtype, weight.shape[1], layers.order, base) is backend
         for weight in layers.tensors[: layers.count]
     )
 

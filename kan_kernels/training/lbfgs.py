@@ -93,7 +93,7 @@ class LBFGS(torch.optim.LBFGS):
                 state.update(old_dirs=[], old_stps=[], ro=[], H_diag=1.0)
                 d, t = gradient.neg(), min(1.0, 1.0 / float(gradient.abs().sum())) * lr
             else:
-                self._remember(state, gradient, group["history_size"])
+                self._store(state, gradient, group["history_size"])
                 d, t = _direction(state, gradient), lr
             state.update(d=d, t=t, prev_flat_grad=gradient, prev_loss=value)
             slope = float(gradient.dot(d))
@@ -129,7 +129,7 @@ class LBFGS(torch.optim.LBFGS):
         torch._foreach_copy_(self._params, self._parts)
 
     @staticmethod
-    def _remember(state: dict, gradient: Tensor, size: int) -> None:
+    def _store(state: dict, gradient: Tensor, size: int) -> None:
         """Store the last step and what it did to the gradient, if that shows curvature."""
         y, s = gradient - state["prev_flat_grad"], state["d"] * state["t"]
         curvature = float(y.dot(s))

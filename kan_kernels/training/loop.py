@@ -142,6 +142,8 @@ def fit(
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and not path.parent.is_dir():
         raise ValueError(f"checkpoint: there is no folder {str(path.parent)!r}")
+    if path is not None and path.is_dir():
+        raise ValueError(f"checkpoint: {str(path)!r} is a folder, expected a file")
     source = _source(resume, path)
     update_grid_at = list(update_grid_at)
     update_options, penalty_options = dict(update_grid or {}), dict(regularization or {})

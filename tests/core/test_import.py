@@ -109,3 +109,26 @@ def test_is_typed() -> None:
     from pathlib import Path
 
     assert (Path(kan_kernels.__file__).parent / "py.typed").exists()
+
+
+BASE = """
+import importlib, pkgutil, torch, kan_kernels
+from kan_kernels._core.function import Function
+for found in pkgutil.walk_packages(kan_kernels.__path__, "kan_kernels."):
+    if not found.name.endswith("__main__"):
+        try:
+            importlib.import_module(found.name)
+        except ModuleNotFoundError as error:  # a library that one part alone needs
+            assert not error.name.startswith("kan_kernels"), error
+def below(cls):
+    return [c for direct in cls.__subclasses__() for c in (direct, *below(direct))]
+ours = [c for c in below(torch.autograd.Function) if c.__module__.startswith("kan_kernels")]
+assert len(ours) > 10 and Function in ours
+assert all(issubclass(c, Function) for c in ours), [c for c in ours if not issubclass(c, Function)]
+assert not [c for c in ours if "apply" in vars(c) and c is not Function]
+"""
+
+
+def test_one_base_of_all_functions() -> None:
+    """Every autograd Function of the package derives from `_core.function.Function`, whose apply it has."""
+    child(BASE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from harness import FUSED
-from kan_kernels import KAN, KANConv1d, KANConv2d, KANConv3d, KANLinear, MultiHeadKANLinear, deploy, symbolic
+from kan_kernels import (
+    KAN,
+    KANActivation,
+    KANConv1d,
+    KANConv2d,
+    KANConv3d,
+    KANLinear,
+    MultiHeadKANLinear,
+    deploy,
+    symbolic,
+    use_backend,
+)
 from kan_kernels.integrations import cheby_kan, efficient_kan, fast_kan, fourier_kan
 
 NATIVE = pytest.mark.skipif("native" not in FUSED, reason="native is not among KAN_TEST_BACKENDS")
@@ -48,6 +60,14 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
+FIXED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
+    "KAN": (lambda: KAN([3, 5, 2], backend="native"), (3,), "kan_linear of 3 -> 5"),
+    "KANLinear": (lambda: nn.Sequential(KANLinear(3, 4, backend="native")), (3,), "kan_linear of 3 -> 4"),
+    "KANConv2d": (lambda: KANConv2d(2, 3, 3, backend="native"), (2, 5, 5), "kan_conv of 2 -> 27"),
+    "KANActivation": (lambda: KANActivation(3, backend="native"), (3,), "kan_activation of 3 -> 1"),
+}
+
+
 def sample(model: nn.Module, shape: tuple[int, ...], batch: int) -> Tensor:
     """Return rows with a NaN, where there are several, and values beyond the knots."""
     x = torch.randn(batch, *shape, dtype=next(model.parameters()).dtype) * 1.5
@@ -74,6 +94,47 @@ def test_onnx(name: str) -> None:
     program = torch.onnx.export(model, given, dynamo=True, dynamic_shapes=dynamic, verbose=False)
     session = runtime.InferenceSession(program.model_proto.SerializeToString())  # type: ignore[union-attr]
     compare(model, shape, lambda x: session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+
+
+# the traced graph of a composed convolution is that of one image size, of a KAN on its own half a second
+@pytest.mark.parametrize(
+    "name", ["KAN", *(pytest.param(name, marks=pytest.mark.long) for name in MODELS if name != "KAN")]
+)
+def test_onnx_of_a_trace(name: str, tmp_path: Path) -> None:
+    """The exporter without dynamo gets plain operators too, and the backend is chosen anew after it."""
+    pytest.importorskip("onnx", reason="torch.onnx needs onnx, a test extra")
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is a test extra")
+    model, shape = MODELS[name][0]().eval(), MODELS[name][1]
+    x, path = sample(model, shape, 5), tmp_path / "model.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of its old exporter
+        torch.onnx.export(
+            model, (x,), path, dynamo=False, input_names=["x"], dynamic_axes={"x": {0: "batch"}}
+        )
+    session = runtime.InferenceSession(path)
+    compare(model, shape, lambda x: session.run(None, {"x": x.numpy()})[0])
+    if "native" in FUSED:
+        x = sample(model, shape, 5)
+        with use_backend("native"):
+            want = model(x)
+        torch.testing.assert_close(model(x), want, rtol=0, atol=0, equal_nan=True)
+
+
+@NATIVE
+@pytest.mark.parametrize("dynamo", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", FIXED)
+def test_onnx_of_a_fixed_backend(name: str, dynamo: bool, tmp_path: Path) -> None:
+    """A layer whose `backend` is a fused one is an error with its sizes and the way out."""
+    if dynamo:
+        pytest.importorskip("onnxscript", reason="torch.onnx needs onnxscript, a test extra")
+    model, shape, what = FIXED[name]
+    match = rf"backend 'native', asked for by backend= for {what}: ONNX has no operator .* backend=None"
+    with pytest.raises(Exception, match=match), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model().eval(), (torch.randn(5, *shape),), tmp_path / "m.onnx", dynamo=dynamo, verbose=False
+        )
+    assert not list(tmp_path.iterdir())
 
 
 @NATIVE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,21 @@ import pytest
 import torch
 
 from harness import child
-from kan_kernels import KAN, KANLinear, NumpyKAN, to_numpy_model
+from kan_kernels import (
+    KAN,
+    KANActivation,
+    KANConv1d,
+    KANConv2d,
+    KANConv3d,
+    KANFeedForward,
+    KANLinear,
+    MultiHeadKANLinear,
+    NumpyKAN,
+    deploy,
+    to_numpy_model,
+)
+from kan_kernels.integrations import cheby_kan, convert, efficient_kan, fast_kan
+from kan_kernels.nn import LazyKANLinear
 
 OPTIONS: list[dict[str, Any]] = [
     {}, {"bias": True, "base": None}, {"base": "identity", "grid_size": 9, "spline_order": 5}, {"dtype":
@@ -113,6 +128,59 @@ def test_foreign_files(kind: str, tmp_path: Path) -> None:
         path.write_bytes({"npy": (tmp_path / "a.npy").read_bytes(), "text": b"text\n", "empty": b""}[kind])
     with pytest.raises(ValueError, match=r"path: .* is not a file that NumpyKAN.save wrote"):
         NumpyKAN.load(path)
+
+
+def holding(layer: torch.nn.Module) -> KAN:
+    net = KAN([2, 3])
+    net.layers[0] = layer
+    return net
+
+
+OTHERS: dict[str, Callable[[], object]] = {
+    "KANConv1d": lambda: KANConv1d(2, 3, 3),
+    "KANConv2d": lambda: KANConv2d(2, 3, 3),
+    "KANConv3d": lambda: KANConv3d(2, 3, 3),
+    "MultiHeadKANLinear": lambda: MultiHeadKANLinear(2, 3),
+    "KANActivation": lambda: KANActivation(2),
+    "KANFeedForward": lambda: KANFeedForward(6, 8, 2),
+    "efficient_kan.KAN": lambda: efficient_kan.KAN([2, 3, 1]),
+    "efficient_kan.KANLinear": lambda: efficient_kan.KANLinear(2, 3),
+    "FastKAN": lambda: fast_kan.FastKAN([2, 3]),
+    "ChebyKANLayer": lambda: cheby_kan.ChebyKANLayer(2, 3, 4),
+    "Sequential": lambda: torch.nn.Sequential(KANLinear(2, 3)),
+    "KANConv2d in a KAN": lambda: holding(KANConv2d(2, 3, 3)),
+    "type": lambda: KANLinear,
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_layers_are_refused(name: str) -> None:
+    """Whatever is no KAN of KANLinear is named, by the NumPy model and the C header alike."""
+    model, kind = OTHERS[name](), name.partition(" ")[0].rpartition(".")[2]
+    for argument, write in (("kan", to_numpy_model), ("model", deploy.to_c)):
+        with pytest.raises(TypeError, match=rf"^{argument}: .*\b{kind}, expected a KAN or a KANLinear \("):
+            write(model)
+
+
+def test_what_the_refusal_names_works() -> None:
+    """A converted efficient-kan model has a NumPy twin; so has a lazy layer, once it has met an x."""
+    theirs, x = efficient_kan.KAN([2, 3, 1]), torch.rand(20, 2)
+    got = to_numpy_model(convert.from_efficient_kan(theirs))(x.numpy())
+    np.testing.assert_allclose(got, theirs(x).detach().numpy(), rtol=1e-5, atol=1e-6)
+    layer = LazyKANLinear(3)
+    for write in (to_numpy_model, deploy.to_c):
+        with pytest.raises(ValueError, match="layer 0 has met no x yet"):
+            write(layer)
+    want = layer(x).detach().numpy()
+    np.testing.assert_allclose(to_numpy_model(layer)(x.numpy()), want, rtol=1e-5, atol=1e-6)
+
+
+def test_compiled_models_are_taken() -> None:
+    """Those that torch.compile wrapped are the models inside, with their products."""
+    net = KAN([2, (1, 1), 1])
+    compiled, x = torch.compile(net), np.zeros((3, 2), np.float32)
+    np.testing.assert_array_equal(to_numpy_model(compiled)(x), to_numpy_model(net)(x))
+    assert deploy.to_c(compiled) == deploy.to_c(net)
 
 
 def test_latency() -> None:

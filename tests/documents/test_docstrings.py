@@ -9,11 +9,11 @@ import importlib
 import inspect
 import io
 import re
+import textwrap
 import tokenize
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -23,32 +23,8 @@ import kan_kernels
 from documents import ROOT, tracked
 from kan_kernels import symbolic
 from kan_kernels.nn import function_library
+from tools import public_names
 
-PUBLIC = (
-    "kan_kernels",
-    "kan_kernels.attribution",
-    "kan_kernels.data",
-    "kan_kernels.deploy",
-    "kan_kernels.distributed",
-    "kan_kernels.estimators",
-    "kan_kernels.functional",
-    "kan_kernels.grids",
-    "kan_kernels.growth",
-    "kan_kernels.inspection",
-    "kan_kernels.integrations",
-    "kan_kernels.integrations.cheby_kan",
-    "kan_kernels.integrations.convert",
-    "kan_kernels.integrations.efficient_kan",
-    "kan_kernels.integrations.fast_kan",
-    "kan_kernels.integrations.fourier_kan",
-    "kan_kernels.nn",
-    "kan_kernels.plotting",
-    "kan_kernels.pruning",
-    "kan_kernels.regularization",
-    "kan_kernels.structure",
-    "kan_kernels.symbolic",
-    "kan_kernels.training",
-)
 EXTRAS = {
     "kan_kernels.estimators": "sklearn",
     "kan_kernels.integrations.pykan.convert": "kan",
@@ -128,24 +104,13 @@ def test_examples(name: str, alone: None) -> None:
 def public() -> dict[str, Any]:
     """Return the public functions and classes, each by the first of its names."""
     found: dict[int, tuple[str, Any]] = {}
-    for name in PUBLIC:
+    for name in public_names.MODULES:
         module = importlib.import_module(name)
-        for word in getattr(module, "__all__", None) or own_names(module):
+        for word in public_names.own_names(module):
             thing = getattr(module, word)
             if callable(thing):
                 found.setdefault(id(thing), (f"{name}.{word}", thing))
     return dict(found.values())
-
-
-def own_names(module: ModuleType) -> list[str]:
-    """Return the names of public functions and classes that a module without `__all__` defines."""
-    return [
-        name
-        for name, thing in vars(module).items()
-        if not name.startswith("_")
-        and (inspect.isclass(thing) or inspect.isfunction(thing))
-        and inspect.unwrap(thing).__module__ == module.__name__
-    ]
 
 
 def section(doc: str, *names: str) -> str:
@@ -163,6 +128,32 @@ def arguments(thing: Any) -> list[str]:
     return list(inspect.signature(thing).parameters)
 
 
+def raised(thing: Any) -> list[str]:
+    """Return the errors about arguments that a function, or the making of an object, raises itself or by
+    `checks`, and, of arguments that are "as for" another function, those of that one.
+    """
+    doc = inspect.cleandoc(thing.__doc__ or "")
+    for name in re.findall(r"as for `(\w+)`", section(doc, "Args")):
+        other = thing.__globals__.get(name) if inspect.isfunction(thing) else None
+        if (
+            other is not None
+            and other is not thing
+            and section(inspect.cleandoc(other.__doc__ or ""), "Raises")
+        ):
+            return [f"those of {name}"]
+    made = thing.__init__ if inspect.isclass(thing) else inspect.unwrap(thing)
+    if dataclasses.is_dataclass(thing):
+        made = getattr(thing, "__post_init__", None)
+    if not inspect.isfunction(made):
+        return []
+    tree = ast.parse(textwrap.dedent(inspect.getsource(made)))
+    calls = [node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise)]
+    names = {ast.unparse(call.func) for call in calls if isinstance(call, ast.Call)}
+    found = names & {"TypeError", "ValueError"}
+    checked = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    return sorted(found | {name for name in checked if name.startswith("checks.")})
+
+
 def lacks(thing: Any) -> list[str]:
     """Return what the docstring of a public function or class does not say."""
     doc = inspect.cleandoc(thing.__doc__ or "")
@@ -175,6 +166,8 @@ def lacks(thing: Any) -> list[str]:
     missing = [f"the argument {name}" for name in arguments(thing) if name not in said]
     if ">>> " not in section(doc, "Example"):
         missing.append("an Example")
+    if not section(doc, "Raises") and (errors := raised(thing)):
+        missing.append(f"Raises, with {', '.join(errors)}")
     if not inspect.isclass(thing):
         returns = inspect.signature(thing).return_annotation
         gives = str(returns) not in ("None", "Iterator[None]", "collections.abc.Iterator[None]")
@@ -203,6 +196,20 @@ def test_lacks_sees_what_is_missing() -> None:
         return x + y
 
     assert lacks(bare) == ["the argument y", "an Example", "Returns"]
+
+    def strict(x: int) -> None:
+        """Check.
+
+        Args:
+            x: a number.
+
+        Example:
+            >>> 1
+        """
+        if x < 0:
+            raise ValueError("x")
+
+    assert lacks(strict) == ["Raises, with ValueError"]
 
 
 def mood(node: ast.AST, doc: str) -> bool:
@@ -245,7 +252,7 @@ def test_docstrings_are_imperative() -> None:
 
 
 def prose(path: Path) -> Iterator[str]:
-    """Yield the comments and docstrings of a source file."""
+    """Yield the comments, docstrings and names of functions and classes of a source file."""
     text = (ROOT / path).read_text(encoding="utf-8")
     if path.suffix != ".py":
         yield from re.findall(r"//[^\n]*|/\*.*?\*/", text, re.DOTALL)
@@ -256,10 +263,12 @@ def prose(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             yield str(node.value.value)
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name.replace("_", " ")
 
 
 def test_words() -> None:
-    """Comments and docstrings have one word for a thing."""
+    """Comments, docstrings and names have one word for a thing."""
     wrong, count = [], 0
     for path in tracked():
         if path.parts[0] in ("kan_kernels", "csrc", "python") and path.suffix in (".py", ".h", ".cpp", ".cu"):

@@ -9,9 +9,9 @@ import importlib.util
 import io
 import re
 import shlex
+import shutil
 from collections import Counter
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,10 @@ from tools import build_needs
 
 NOT_RUN = Counter(
     {
-        "compiles C++ for half a minute": 1,
         "fastkan is not on PyPI": 1,
         "needs jax and a model of jaxKAN": 1,
-        "needs onnxscript": 1,
-        "needs several ranks": 1,
     }
 )
-CONTINUES = "continues the first block"
 LANGUAGES = {"python", "bash", "text", "output"}
 
 
@@ -72,22 +68,20 @@ def execute(block: Block, names: dict[str, Any]) -> str:
     return printed.getvalue()
 
 
-@cache
-def run(block: Block) -> tuple[str, dict[str, Any]]:
-    """Run a block once in a namespace of its own, for those that continue it too."""
-    names: dict[str, Any] = {"__name__": "pasted"}
-    return execute(block, names), names
+def runnable() -> list[Any]:
+    """Return the blocks that run, as parameters; those that say that they take long are marked."""
+    blocks = [block for block in PYTHON if not block.marker.startswith("not run")]
+    long = pytest.mark.long
+    return [pytest.param(b, id=str(b), marks=long if b.marker.startswith("long: ") else ()) for b in blocks]
 
 
-@pytest.mark.parametrize("block", [b for b in PYTHON if not b.marker.startswith("not run")], ids=str)
+@pytest.mark.parametrize("block", runnable())
 def test_block_runs_alone(block: Block, elsewhere: Path) -> None:
     """In a namespace of its own, as a reader pastes it; an output block behind it is what it prints."""
-    assert block.marker in ("", CONTINUES) or not block.marker.startswith("continues")
-    if block.marker == CONTINUES:
-        first = next(other for other in PYTHON if other.path == block.path)
-        printed = execute(block, dict(run(first)[1]))
-    else:
-        printed, _ = run(block)
+    assert not block.marker or block.marker.startswith("long: "), block.marker
+    if "compiles C++" in block.marker and shutil.which("g++") is None:
+        pytest.skip("there is no C++ compiler `g++` on the path")
+    printed = execute(block, {"__name__": "pasted"})
     position = BLOCKS.index(block)
     following = BLOCKS[position + 1 : position + 2]
     if following and following[0].language == "output":

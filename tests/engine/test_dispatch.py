@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from harness import FUSED
-from kan_kernels import explain, use_backend
+from kan_kernels import KAN, explain, use_backend
 from kan_kernels import functional as F
+from kan_kernels._core.bases import BASES
 from kan_kernels._core.problem import COMPOSED, FAMILIES, OPS, Problem
 from kan_kernels._engine import cost_model, dispatch
-from kan_kernels.backends import BACKENDS, native
+from kan_kernels.backends import BACKENDS, FUNCTIONS, native
+from kan_kernels.integrations import fast_kan
+from kan_kernels.training.direct import Weights, squared_error
 
 NATIVE = pytest.mark.skipif("native" not in FUSED, reason="native is not among KAN_TEST_BACKENDS")
 
@@ -96,3 +101,97 @@ def test_a_third_fused_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("native", "triton"):
         monkeypatch.setattr(BACKENDS[name], "can_run", lambda p: "not here")
     assert dispatch.choose(problem("kan_linear", "cuda")).backend.NAME == "other"
+
+
+def _in_one_op(x: Tensor) -> Tensor:
+    layer = fast_kan.FastKANLayer(2, 2, num_grids=4).double()
+    result: Tensor = layer(x)
+    return result
+
+
+def _network(x: Tensor) -> Tensor:
+    """A step of the training too, which calls kernels without autograd."""
+    model = KAN([2, 2], grid_size=2, spline_order=1).double()
+    direct = squared_error(model, x.detach(), torch.ones(5, 2, dtype=x.dtype), Weights(1.0, 1.0, 1.0))
+    assert direct is not None
+    direct.backward(1.0)
+    model(x.detach()).sum().backward()
+    result: Tensor = model(x)
+    return result
+
+
+_WEIGHT, _GRID = torch.ones(2, 3, 2, dtype=torch.float64), torch.linspace(-2, 2, 5).double().repeat(2, 1)
+_SPLINE: dict[str, Any] = {"spline_order": 1, "base": None}
+CALLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "kan_linear": lambda x: F.kan_linear(x, _WEIGHT, _GRID, **_SPLINE),
+    "kan_activation": lambda x: F.kan_activation(x, _WEIGHT, _GRID, **_SPLINE),
+    "kan_conv": lambda x: F.kan_conv(x.t()[None], _WEIGHT[:, :, None].expand(2, 3, 2, 2), _GRID, **_SPLINE),
+    "edge_gram": lambda x: F.edge_moments(x, _WEIGHT, _GRID, **_SPLINE)[0],
+    "edge_l1": lambda x: F.edge_l1(x, _WEIGHT, _GRID, **_SPLINE),
+    "layer_norm_rbf": _in_one_op,
+    "kan_network": _network,
+}
+
+
+@NATIVE
+@pytest.mark.parametrize("op", OPS)
+def test_a_third_backend_runs_every_op(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is chosen is what runs, with the gradients and what they are composed of; nobody else does."""
+    ran: list[str] = []
+
+    def recorded(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args: ran.append(name) or run(*args)
+
+    def refused(*_: Any) -> None:
+        raise AssertionError("native was not chosen")
+
+    other = SimpleNamespace(
+        NAME="other",
+        DIFFERENTIABLE=False,
+        STACKS=False,
+        NAMESPACE=None,
+        can_run=lambda p: None,
+        why=lambda p: "kernels of somebody else",
+    )
+    for name in {name for names in FUNCTIONS.values() for name in names}:
+        setattr(other, name, recorded(name, getattr(native, name)))
+        monkeypatch.setattr(native, name, refused)
+    monkeypatch.setitem(BACKENDS, "other", other)
+    basis = {"basis": "rbf", "functions": 8} if op == "layer_norm_rbf" else {}
+    assert ": other: asked for by backend=" in explain((8, 4), op=op, backend="other", **basis)
+    torch.manual_seed(0)
+    x = torch.rand(5, 2, dtype=torch.float64, requires_grad=True)
+    with use_backend("other"):
+        y = CALLS[op](x)
+        (first,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
+        among = FUNCTIONS["kan_linear"] + FUNCTIONS["edge_l1"] if op == "kan_network" else ()
+        assert op in ran or op == "edge_gram"
+        assert set(ran) <= {*FUNCTIONS[op], *among} and len(set(ran)) > 1
+        (first,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        torch.autograd.grad(first.sum(), x, allow_unused=True)
+
+
+@NATIVE
+def test_the_rows_of_a_gemm_are_the_librarys() -> None:
+    """`explain` names the number that the library answers, where it takes a GEMM at all."""
+    code = BASES["rbf"].code
+    assert torch.ops.kan_kernels.cpu_gemm_rows(512, 512, 8, 0, code) == 1024
+    assert "up to 1024 rows may be values" in explain((512, 512), basis="rbf", functions=8)
+    assert torch.ops.kan_kernels.cpu_gemm_rows(8, 8, 8, 0, code) == 0
+    assert "rows may be" not in explain((8, 8), basis="rbf", functions=8) + explain((512, 512))
+
+
+def test_the_contract_names_what_a_backend_has() -> None:
+    """Each backend has all functions of the ops that it runs, and with a namespace their ops."""
+    for module in BACKENDS.values():
+        for op, names in FUNCTIONS.items():
+            basis = problem(op).basis
+            runs = any(module.can_run(problem(op, device)) is None for device in ("cpu", "cuda"))
+            assert not runs or all(hasattr(module, name) for name in names), (module.NAME, op, basis)
+        if module.NAMESPACE is not None:
+            ops = getattr(torch.ops, module.NAMESPACE)
+            of_module = [n for names in FUNCTIONS.values() for n in names if hasattr(module, n)]
+            assert of_module and all(hasattr(ops, name) for name in of_module)
+            assert module.LINEAR_OP.name().endswith("::kan_linear")
+            assert module.ACTIVATION_OP.name().endswith("::kan_activation")
+    assert set(FUNCTIONS) == set(OPS)

@@ -13,7 +13,7 @@ from torch import nn
 import peer_efficient_kan as peer
 from harness import BACKENDS
 from kan_kernels import KAN, KANConv2d, KANLinear, explain, functional, integrations, use_backend
-from kan_kernels._engine import dispatch, layer, network
+from kan_kernels._engine import dispatch, layer, layer_norm_rbf, network
 from kan_kernels.integrations import accelerate, cheby_kan, efficient_kan, fast_kan, fourier_kan
 
 HALF = torch.bfloat16
@@ -28,6 +28,7 @@ MODULES: list[tuple[Callable[[], nn.Module], str]] = [
     (lambda: fast_kan.FastKANLayer(3, 2, use_layernorm=False), "torch.float32, 8 functions of 'rbf': "),
     (lambda: fast_kan.FastKANLayer(3, 2, use_base_update=False, backend="reference"),
      "8 functions of 'rbf': reference: asked for by backend="),
+    (lambda: fast_kan.FastKANLayer(3, 2), "8 functions of 'rbf', layer_norm_rbf: "),
     (lambda: cheby_kan.ChebyKANLayer(3, 2, 4), "torch.float32, 5 functions of 'chebyshev': "),
     (lambda: fourier_kan.NaiveFourierKANLayer(3, 2, 4), "torch.float32, 8 functions of 'fourier': "),
 ]  # fmt: skip
@@ -45,7 +46,8 @@ def cases_of(monkeypatch: pytest.MonkeyPatch, call: Callable[[], Any]) -> list[t
     with monkeypatch.context() as patch:
         patch.setattr(dispatch, "choose", spy)
         patch.setattr(layer, "_specs", {})
-        patch.setattr(network, "_reasons", {})
+        patch.setattr(network, "_found", {})
+        layer_norm_rbf._chosen.cache_clear()
         call()
     return seen
 
@@ -57,8 +59,9 @@ def test_the_case_that_runs(make: Any, text: str, monkeypatch: pytest.MonkeyPatc
     told = cases_of(monkeypatch, lambda: said.append(explain(module)))
     x = torch.randn(5, 3, dtype=next(module.parameters()).dtype)
     assert set(told) == set(cases_of(monkeypatch, lambda: module(x)))
-    whole = isinstance(module, KAN)  # has a line for all layers, which are chosen for alone and as a network
-    assert text in said[0] and len(said[0].splitlines()) == whole + len(set(told)) // (1 + whole)
+    whole = isinstance(module, KAN)  # has a line for all layers too
+    sizes = {(case.in_features, case.out_features) for case, _ in told}
+    assert text in said[0] and len(said[0].splitlines()) == whole + len(sizes)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+import peer_efficient_kan
+from benchmarks import basis_forms
 from harness import FUSED, child
 from kan_kernels import KAN, KANActivation, KANConv2d, KANLinear, use_backend
-from kan_kernels.integrations import cheby_kan, efficient_kan, fast_kan, fourier_kan
+from kan_kernels import functional as F
+from kan_kernels._engine import edges_autograd
+from kan_kernels.integrations import accelerate, cheby_kan, efficient_kan, fast_kan, fourier_kan
 
 NATIVE = pytest.mark.skipif("native" not in FUSED, reason="native is not among KAN_TEST_BACKENDS")
 
@@ -57,6 +61,68 @@ def test_count(name: str) -> None:
     first = 2 * 11 * 35 * 5 if name == "KAN" else forward
     if name not in ("ChebyKAN", "FastKAN"):  # tanh and layer norm: the gradient of what is behind them
         assert count(model, x) == 3 * forward - first
+
+
+# as their authors wrote them: (model, edges a row, coefficients that an edge meets)
+ACCELERATED: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
+    "efficient-kan": (lambda: peer_efficient_kan.KAN([5, 7, 3]), 35 + 21, 5),
+    "FastKAN": (lambda: basis_forms.FastKANLayer(5, 7), 35, 9),
+    "ChebyKAN": (lambda: basis_forms.ChebyKANLayer(5, 7, 4), 35, 5),
+    "FourierKAN": (lambda: basis_forms.NaiveFourierKANLayer(5, 7, 4), 35, 8),
+    "pykan": (lambda: pykan().KAN(width=[5, 7, 3], grid=5, k=3, auto_save=False), 35 + 21, 5),
+}
+
+
+def pykan() -> Any:
+    return pytest.importorskip("kan", reason="pykan is a test extra")
+
+
+@NATIVE
+@pytest.mark.parametrize("name", ACCELERATED)
+def test_count_of_accelerated_models(name: str) -> None:
+    """Other codebases' models count what the same layers of ours do, forward and backward."""
+    make, edges, active = ACCELERATED[name]
+    model = make()
+    accelerate(model)
+    x = torch.randn(11, 5)
+    forward = 2 * 11 * edges * active
+    assert count(model, x, backward=False) == forward
+    assert count(model, x.requires_grad_()) == 3 * forward
+
+
+@NATIVE
+def test_count_of_statistics() -> None:
+    """Sums over 11 rows of 5 inputs: 4 cubic functions of a cell and the base are 5 functions."""
+    layer, x = KANLinear(5, 7), torch.randn(11, 5)
+    grid, weights = layer.grid.double(), (layer.spline_weight.detach(), layer.base_weight.detach())
+
+    def of(call: Callable[..., Any], *inputs: torch.Tensor) -> tuple[int, int]:
+        from torch.utils.flop_counter import FlopCounterMode
+
+        inputs = tuple(t.clone().requires_grad_() for t in inputs)
+        with FlopCounterMode(display=False) as counter:
+            made = call(*inputs)
+            forward = int(counter.get_total_flops())
+            sum(t.sum() for t in (made if isinstance(made, tuple) else (made,))).backward()
+        return forward, int(counter.get_total_flops()) - forward
+
+    # 15 pairs, and 5 beside the constant 1; of a derivative a 5 x 5 form and a linear one
+    pairs, slopes = 2 * 11 * 5 * (15 + 5), 2 * 11 * 5 * (25 + 5)
+    gram = of(lambda x: torch.ops.kan_kernels.edge_gram(x, None, grid, 3, 1), x)
+    assert gram[0] == pairs
+    assert of(lambda x: edges_autograd.Gram.run(x, None, grid, 3, 1), x) == (pairs, slopes)
+    quadratic = grid[:, 1:-1].contiguous()
+    cross = of(lambda x: x.sum() + torch.ops.kan_kernels.edge_cross_gram(x, None, grid, 3, quadratic, 2), x)
+    assert cross[0] == 2 * 11 * 5 * 4 * 3
+    # an edge: 9 means; 8 functions beside 7, less 12 at the ends; 17 with the base; 9 at last
+    form = 2 * 35 * (9 + 8 * 7 - 12 + 17 + 9)
+    # 2 a coefficient; for x two linear forms, 4 a function less 6 at the end, and the base's 9
+    back = 2 * 35 * (2 * 9 + 2 * 9 + 8 * 4 - 6 + 9) + slopes
+    moments = of(lambda x, w, b: F.edge_moments(x, w, layer.grid, spline_order=3, base_weight=b), x, *weights)
+    assert moments == (pairs + form, back)
+    # |phi| of every edge, then its sign anew, and the gradients of weights and x
+    l1 = of(lambda x, w, b: F.edge_l1(x, w, layer.grid, spline_order=3, base_weight=b), x, *weights)
+    assert l1 == (2 * 11 * 35 * 5, 3 * 2 * 11 * 35 * 5)
 
 
 def test_count_of_the_reference() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -172,6 +173,19 @@ def test_add_graph() -> None:
     kernels = [node for node in graph.nodes() if node.kind().startswith("kan_kernels::")]
     assert [node.kind() for node in kernels] == ["kan_kernels::kan_linear"] * 2
     assert "layers.1" in kernels[1].scopeName()
+
+
+def test_summary_writer(tmp_path: Path) -> None:
+    """TensorBoard's own writer takes models, and its file names the layers."""
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed: too large for one test")
+    from torch.utils.tensorboard import SummaryWriter
+
+    for model, x in ((KAN([3, 5, 2]), torch.randn(5, 3)), (KANConv2d(2, 3, 3), torch.randn(2, 2, 5, 5))):
+        with SummaryWriter(str(tmp_path)) as writer:
+            writer.add_graph(model, x)
+    events = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert b"kan_kernels::kan_linear" in events and b"kan_kernels::kan_conv" in events
+    assert b"KANLinear[1]" in events
 
 
 @pytest.mark.parametrize("make", LINEAR.values(), ids=LINEAR)

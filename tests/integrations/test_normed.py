@@ -14,7 +14,9 @@ from torch.autograd import gradcheck, gradgradcheck
 from benchmarks.basis_forms import FastKANLayer
 from harness import check_same_bits, poisoned_memory
 from kan_kernels import use_backend
+from kan_kernels._core.problem import Problem
 from kan_kernels._engine import layer_norm_rbf
+from kan_kernels.backends import native
 from kan_kernels.integrations import accelerate, explain, fast_kan
 
 F32, F64 = torch.float32, torch.float64
@@ -40,10 +42,10 @@ def arguments(
     grid = torch.cat([centres + 0.1 * made(fan_in, functions), 0.5 + made(fan_in, 1).abs()], 1)
     scale, shift = (made(fan_in), made(fan_in)) if affine else (None, None)
     base_weight, bias = (made(fan_out, fan_in), made(fan_out)) if base else (None, None)
-    return [x, scale, shift, made(fan_out, fan_in * functions), base_weight, bias, grid, 1e-3, base]
+    return [x, scale, shift, made(fan_out, fan_in * functions), base_weight, bias, grid, 1e-3, base, native]
 
 
-def plainly(x, scale, shift, spline_weight, base_weight, bias, grid, epsilon, base) -> Tensor:
+def plainly(x, scale, shift, spline_weight, base_weight, bias, grid, epsilon, base, _) -> Tensor:
     """The same in plain torch, step by step."""
     centred = x - x.mean(1, keepdim=True)
     z = centred / (centred.square().mean(1, keepdim=True) + epsilon).sqrt()
@@ -186,7 +188,7 @@ def test_op_checks() -> None:
     for affine in (True, False):
         args, _ = leaves(arguments((6, 3, 2, 4), "silu" if affine else None, affine=affine))
         args[8] = 1 if affine else 0
-        torch.library.opcheck(torch.ops.kan_kernels.layer_norm_rbf, tuple(args))
+        torch.library.opcheck(torch.ops.kan_kernels.layer_norm_rbf, tuple(args[:9]))
     args = arguments((6, 3, 2, 4), "silu")
     for at, value, message in (
         (3, torch.ones(2, 13, dtype=F64), r"spline_weight has shape \(2, 13\), expected \(2, 12\)"),
@@ -200,6 +202,22 @@ def test_op_checks() -> None:
             layer_norm_rbf.layer_norm_rbf(*args[:at], value, *args[at + 1 :])
     with pytest.raises(ValueError, match="width of feature 0"):
         layer_norm_rbf.layer_norm_rbf(*args[:6], torch.zeros(3, 5, dtype=F64), *args[7:])
+
+
+def test_limits_are_the_ops() -> None:
+    """What the backend says it can run, the op runs, and nothing else: the library is asked."""
+    for fan_in, fan_out, dtype in ((64, 8, F64), (65, 8, F64), (64, 9, F32), (3, 2, torch.float16)):
+        facts = {"functions": 4, "basis": "rbf", "op": "layer_norm_rbf"}
+        reason = native.can_run(Problem("cpu", dtype, dtype, fan_in, fan_out, **facts))
+        given = [
+            a.to(dtype) if isinstance(a, Tensor) else a for a in arguments((5, fan_in, fan_out, 4), None)
+        ]
+        if reason is None:
+            assert layer_norm_rbf.layer_norm_rbf(*given).shape == (5, fan_out) and fan_in == 64
+        else:
+            assert ("64 features" in reason) == (dtype != torch.float16)
+            with pytest.raises(RuntimeError, match=r"expected 1 to|must be float32 or float64"):
+                layer_norm_rbf.layer_norm_rbf(*given)
 
 
 def layers(dtype: torch.dtype = F64, **options: Any) -> tuple[Any, Any]:

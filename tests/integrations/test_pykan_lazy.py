@@ -148,3 +148,38 @@ def test_lazy_tensor() -> None:
     assert calls == [1] and type(lazy * 1) is Tensor and a.grad is not None
     assert torch.cat([lazy, lazy]).shape == (4, 3) and lazy.requires_grad and "2." in repr(lazy)
     assert type(torch.stack((lazy, a))) is Tensor and (lazy.detach().numpy() == 2 * a.detach().numpy()).all()
+
+
+class Makes(torch.autograd.Function):
+    """A Function that returns a lazy tensor, as a reentrant checkpoint does."""
+
+    @staticmethod
+    def forward(ctx: Any, t: Tensor) -> Tensor:
+        return LazyTensor((2, 3), torch.square, t)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return 3 * g
+
+
+TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "grad": lambda t: torch.func.grad(lambda x: (x * x * t).sum())(torch.ones(3)),
+    "vmap": lambda t: torch.func.vmap(lambda x: x * t)(torch.ones(4, 3)),
+    "jvp": lambda t: torch.func.jvp(lambda x: x * x * t, (torch.ones(3),), (torch.ones(3),))[1],
+    "hessian": lambda t: torch.func.hessian(lambda x: (x * x * t).sum())(torch.ones(3)),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_read_inside_of_torch_func(name: str) -> None:
+    """What was made before a transform is its constant, with its own gradient, a Function's too."""
+    a = torch.arange(1.0, 7.0).view(2, 3).requires_grad_()
+    squares = a.detach().square().requires_grad_()
+    want = TRANSFORMS[name](squares)
+    (of_squares,) = torch.autograd.grad(want.sum(), squares)
+    for lazy, slope in ((LazyTensor((2, 3), torch.square, a), 2 * a.detach()), (Makes.apply(a), 3.0)):
+        got = TRANSFORMS[name](lazy)
+        torch.testing.assert_close(got, want)
+        torch.testing.assert_close(torch.autograd.grad(got.sum(), a)[0], slope * of_squares)
+    with pytest.raises(RuntimeError, match="computed when read: pass it times 1"):
+        torch.func.vmap(torch.sin)(LazyTensor((2, 3), torch.square, a.detach()))

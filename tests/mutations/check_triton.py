@@ -11,6 +11,7 @@ os.environ["KAN_TEST_BACKENDS"] = "reference,triton"
 import torch
 
 from activation_cases import build_activation, check_activation, run_activation
+from basis_cases import case
 from cases import HALF, Case, build
 from harness import check_op, run_op
 
@@ -47,6 +48,23 @@ CASES = [
     (Case(560, 1, 20, 3, 1, 0), ("weight",), False),
 ]
 
+# bases of full support: groups of rows in a loop, fetched rows, every order of derivative, infinite x
+BASES = [
+    (case("rbf", 13, 11, 5, 20, derivative=3, knots="adaptive", points="inside"), ("forward", "weight")),
+    (case("rbf", 5, 9, 3, 20, derivative=1, points="inf", base=None), ("forward",)),
+    (case("chebyshev", 33, 7, 3, 20, derivative=1, points="inside", base=None), ("forward", "weight")),
+    (case("chebyshev", 6, 7, 3, 5, derivative=1, points="inside"), ("forward", "backward")),
+    (case("fourier", 14, 7, 2, 20, derivative=1, points="outside", base=None), ("forward", "weight")),
+    (
+        case("orthogonal", 33, 7, 3, 20, derivative=2, knots="adaptive", points="inside"),
+        ("forward", "weight"),
+    ),
+    (
+        case("orthogonal", 6, 7, 3, 5, derivative=1, knots="adaptive", points="inside"),
+        ("forward", "backward"),
+    ),
+]
+
 # the same for activations: looked up on uniform knots and on any, evaluated, several heads in blocks, float64
 ACTIVATIONS = [
     (Case(37, 9, 2, dtype=BFLOAT, side=True), ("forward", "weight", "backward")),
@@ -73,9 +91,8 @@ def check_verdict() -> None:
 
 def check_infinity() -> None:
     """The base of infinity times a weight is infinite in strict float32, forward and in the gradient."""
-    case = Case(9, 5, 20)
     for op in ("forward", "weight"):
-        inputs = build(case)
+        inputs = build(Case(9, 5, 20))
         inputs.x[2, 3] = torch.inf
         *_, got = run_op("triton", op, inputs)
         *_, want = run_op("reference", op, inputs)
@@ -85,15 +102,18 @@ def check_infinity() -> None:
 def main() -> None:
     """Raises AssertionError, or what the kernel raises, on the first fault."""
     torch.set_num_threads(1)
-    for case, ops, tf32 in CASES:
+    for of_splines, ops, tf32 in CASES:
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
         for op in ops:
-            check_op("triton", op, case, build(case))
+            check_op("triton", op, of_splines, build(of_splines))
     torch.set_float32_matmul_precision("highest")
-    for case, ops in ACTIVATIONS:
-        inputs = build_activation(case)
+    for of_basis, ops in BASES:
         for op in ops:
-            check_activation("triton", op, case, inputs)
+            check_op("triton", op, of_basis, build(of_basis))
+    for of_heads, ops in ACTIVATIONS:
+        inputs = build_activation(of_heads)
+        for op in ops:
+            check_activation("triton", op, of_heads, inputs)
     check_verdict()
     torch.set_float32_matmul_precision("highest")
     check_infinity()

@@ -66,7 +66,7 @@ def whole(net: KAN) -> Callable[[Tensor], Tensor]:
     def call(x: Tensor) -> Tensor:
         layers = gather(net)
         assert not isinstance(layers, str)
-        return network.call(x, layers)
+        return network.call(x, layers, native)
 
     return call
 
@@ -75,7 +75,7 @@ def whole(net: KAN) -> Callable[[Tensor], Tensor]:
 def layers_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Call the layers one by one inside."""
     with monkeypatch.context() as patch:
-        patch.setattr(network, "why_not", lambda *_: "a test")
+        patch.setattr(network, "backend_of", lambda *_: "a test")
         yield
 
 
@@ -177,7 +177,7 @@ def test_derivatives_of_any_order() -> None:
     learnt, grids = layers.tensors[:-2], layers.tensors[-2:]
 
     def f(x: Tensor, *weights: Tensor) -> Tensor:
-        return network.call(x, dataclasses.replace(layers, tensors=[*weights, *grids]))
+        return network.call(x, dataclasses.replace(layers, tensors=[*weights, *grids]), native)
 
     inputs = (x, *learnt)
     assert torch.autograd.gradcheck(f, inputs)

@@ -124,6 +124,7 @@ int main(int argc, char** argv) {
     for (uint64_t seed = first; seed < first + cases; ++seed) {
       check(*kernels, seed);
       check_sums(*kernels, seed);
+      check_norms(*kernels, seed);
       for (uint64_t n = 0; n < 2; ++n) check_activations(*kernels, 2 * seed + n);
       for (uint64_t n = 0; n < 2; ++n) check_bases(*kernels, 2 * seed + n);
       for (uint64_t n = 0; n < 3; ++n) check_images(*kernels, 3 * seed + n);

@@ -249,5 +249,6 @@ void check_sums(const kan::cpu::KernelTable& kernels, uint64_t seed);         //
 void check_bases(const kan::cpu::KernelTable& kernels, uint64_t seed);        // bases.cpp
 void check_images(const kan::cpu::KernelTable& kernels, uint64_t seed);       // images.cpp
 void check_activations(const kan::cpu::KernelTable& kernels, uint64_t seed);  // activations.cpp
+void check_norms(const kan::cpu::KernelTable& kernels, uint64_t seed);        // norms.cpp
 
 }  // namespace sanitize

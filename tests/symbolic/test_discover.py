@@ -159,7 +159,7 @@ def test_says_what_it_could_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
     x = points(200)
     y = (3 * x[:, 0] * x[:, 1]).sin()
     found = symbolic.discover(x, y, budget=0)
-    assert found.stopped == "budget" and found.networks == 0 and "no spline network was read" in str(found)
+    assert found.stopped == "budget" and found.networks == 0 and "no network was trained" in str(found)
     options: dict[str, Any] = {"functions": ["x"], "shapes": [[2, 2, 1]], "seeds": [0], "budget": 1e6}
     found = symbolic.discover(x, x[:, 0] ** 2 + x[:, 1], **options)
     worse = [law for law in found.front if law.worse_than_network]
@@ -168,9 +168,12 @@ def test_says_what_it_could_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kan_kernels.symbolic.discovery.networks.coarse", interrupt)
-    found = symbolic.discover(x, 2 * x[:, 0] + y, **options)
-    assert found.stopped == "interrupted" and found.best.shape == "linear"
+    for place in ("networks.coarse", "networks.grids.update_grid", "reading.choices"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"kan_kernels.symbolic.discovery.{place}", interrupt)
+            found = symbolic.discover(x, 2 * x[:, 0] + y, **options)
+        assert found.stopped == "interrupted" and found.best.shape == "linear"
+        assert found.networks == (place == "reading.choices")
 
 
 def test_single_precision() -> None:

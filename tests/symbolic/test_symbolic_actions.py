@@ -183,37 +183,6 @@ def test_polish() -> None:
     assert symbolic.polish(log, x[..., :1], x[..., :1].sqrt()) < 0.3, "steps out of the domain are not taken"
 
 
-def test_auto_with_y_lets_the_whole_decide() -> None:
-    """An edge that by its own r2 would have become a line makes the whole worse, and stays a spline; the
-    numbers of the whole are in the report, and are those of the model.
-    """
-    layer = KANLinear(2, 1, 20, base=None, dtype=torch.float64)
-    x = torch.rand(400, 2, dtype=torch.float64) * 2 - 1
-    line = torch.linspace(-1, 1, 200, dtype=torch.float64)[:, None]
-    curves = [line[:, 0] + 0.2 * torch.sin(9 * line[:, 0]), line[:, 0].square()]
-    basis = functional.bspline_basis(line.repeat(1, 2), layer.grid, layer.spline_order)
-    with torch.no_grad():
-        for i, curve in enumerate(curves):
-            layer.spline_weight[i, :, 0] = torch.linalg.lstsq(basis[:, i], curve[:, None]).solution[:, 0]
-    y = (x[:, 0] + 0.2 * torch.sin(9 * x[:, 0]) + x[:, 1].square())[:, None]
-    blind, seeing, only = (copy.deepcopy(layer) for _ in range(3))
-    report = symbolic.auto(blind, x, library=["x", "x^2"])
-    assert len(report.fixed) == 2 and report.before is None and report.change > 0.1
-    assert "2 of 2 edges fixed; outputs moved by 0." in str(report) and "needs y" in str(report)
-    report = symbolic.auto(seeing, x, y, library=["x", "x^2"])
-    assert [(edge.input, edge.best.name) for edge in report.fixed] == [(1, "x^2")]
-    assert report.before is not None and report.after is not None
-    assert report.after <= 1.1 * report.before
-    error = float((seeing(x) - y).detach().square().mean().sqrt())
-    assert error == pytest.approx(report.after, rel=1e-6) and "1 of 2 edges fixed; error of the whole" in str(
-        report
-    )
-    report = symbolic.auto(only, x, y, library=["x", "x^2"], worsening=1e9)
-    assert len(report.fixed) == 2 and report.after is not None and report.after > 0.05
-    report = symbolic.auto(layer, x, (y > 0.5).double(), loss=torch.nn.functional.l1_loss)
-    assert report.after is not None and report.before is not None and report.after <= 1.1 * report.before
-
-
 def test_polish_under_other_losses() -> None:
     """Cross entropy to the minimum that LBFGS finds too; a differential equation by its residual alone."""
     x = torch.rand(300, 1, dtype=torch.float64) * 2 - 1

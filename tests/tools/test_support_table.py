@@ -11,7 +11,7 @@ from bases import make_grid
 from kan_kernels import functional as F
 from kan_kernels._core import library
 from kan_kernels._core.bases import BASES
-from kan_kernels._core.problem import OPS
+from kan_kernels._core.problem import OPS, bases_of
 from kan_kernels.backends import native
 from tools import support_table
 
@@ -30,6 +30,18 @@ def test_kernels_are_those_of_the_library() -> None:
         for op in OPS:
             assert (device in found[op]) == (device in library.devices_of(op)), (device, op)
     assert found["kan_linear"] == ("cpu", "cuda") and found["kan_conv"] == ("cpu",)
+
+
+@pytest.mark.skipif(library.LOAD_ERROR is not None, reason="the library is not built")
+@pytest.mark.parametrize("op", OPS)
+def test_cells_name_the_derivative_that_an_op_takes(op: str) -> None:
+    """An op whose schema has `derivative` says how high it goes, on every backend; no other does."""
+    schema = getattr(torch.ops.kan_kernels, op).default._schema
+    takes = "derivative" in [argument.name for argument in schema.arguments]
+    for _, name, device, amd in support_table.PLACES:
+        with support_table.every_device(amd):
+            said = support_table.cell(name, support_table.problem(op, bases_of(op)[0], device))
+        assert said in ("-", "composed") or (" m" in said) == takes, (name, device, said)
 
 
 def test_table_follows_the_backends() -> None:

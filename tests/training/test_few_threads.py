@@ -44,6 +44,8 @@ work = {
     "prune": lambda: prune(model, x, node_threshold=0, edge_threshold=0),
     "auto": lambda: symbolic.auto(model, x, library=["x", "x^2", "sin"], r2_threshold=0),
     "polish": lambda: symbolic.polish(model, x, y, steps=2),
+    "discover": lambda: symbolic.discover(x, y, work=60, progress=False),
+    "discover by networks": lambda: symbolic.discover(x, y, shapes=[[4, 2, 1]], seeds=[0, 1], work=30),
     "fit of formulas": lambda: fit(model, (x, y), steps=1, progress=False),
 }
 import time
@@ -61,7 +63,7 @@ assert share(lambda: (large @ large).exp())[0] > 0.1, "the measure sees no threa
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are counted in /proc")
 @pytest.mark.long
 def test_a_scientists_network_stays_on_one_thread() -> None:
-    """1000 rows through fit with a penalty, grids, pruning, auto and polish: the other threads sleep."""
+    """1000 rows through fit, grids, pruning, formulas and discover: the other threads sleep."""
     child(WORK, {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "0", "OMP_WAIT_POLICY": "passive"})
 
 

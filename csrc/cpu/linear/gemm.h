@@ -41,7 +41,8 @@ template <class T>
 bool suits_gemm(const Layer& layer, const Shape& s, const cpu::Executor& executor) {
   const bool matrix = layer.out_stride == 0 || layer.feature_stride == s.functions;
   return executor.gemm && !s.local && s.in > 0 && matrix && layer.weight_dtype == kDTypeOf<T> &&
-         s.out >= kGemmOutputs && s.batch >= kGemmBatch && s.batch <= 2 * s.out && GemmBlocks(s).count > 1;
+         s.out >= kGemmOutputs && s.batch >= kGemmBatch && s.batch <= cpu::kGemmRowsPerOutput * s.out &&
+         GemmBlocks(s).count > 1;
 }
 
 // The weights (in * functions, out) from a feature on, as they lie.

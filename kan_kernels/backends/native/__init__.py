@@ -14,7 +14,6 @@ from ..._core.problem import OPS, Problem, beyond_limits, without_kernel
 NAME = "native"
 DIFFERENTIABLE = False
 NAMESPACE = "kan_kernels" if library.LOAD_ERROR is None else None  # of its torch ops
-MOST_OUTPUTS, MOST_FEATURES = 8, 64  # of layer_norm_rbf, as csrc/ops/layer_norm_rbf.cpp has them
 # what `python -m benchmarks paths` switches off; csrc/ops/gemm.h reads it too
 _OFF = os.environ.get("KAN_KERNELS_OFF", "").split(",")
 STACKS = "stacks" not in _OFF
@@ -83,11 +82,15 @@ def can_run(problem: Problem) -> str | None:
     bases = tuple(name for name, basis in BASES.items() if problem.device == "cpu" or basis.cuda)
     reason = without_kernel(problem, NAME, ops, bases) or beyond_limits(problem)
     if reason is None and problem.op == "layer_norm_rbf":
-        if problem.out_features > MOST_OUTPUTS or problem.in_features > MOST_FEATURES:
-            return f"it has more than {MOST_OUTPUTS} outputs or {MOST_FEATURES} features"
-        if problem.dtype not in (torch.float32, torch.float64):
-            return "the op takes float32 and float64"
+        sizes = problem.in_features, problem.out_features
+        reason = _asked("layer_norm_rbf_reason", *sizes, _DTYPES.index(problem.dtype)) or None
     return reason
+
+
+def _asked(question: str, *numbers: int) -> Any:
+    """Return what the library answers: a question is no part of what make_fx records."""
+    with _disable_current_modes():
+        return getattr(torch.ops.kan_kernels, question)(*numbers)
 
 
 def why(problem: Problem) -> str:
@@ -95,10 +98,8 @@ def why(problem: Problem) -> str:
     if problem.device == "cpu":
         if problem.op != "kan_linear":
             return f"a compiled kernel for cpu: {OPS[problem.op]}"
-        p, rows = problem, 2 * problem.out_features  # the most with which it pays
-        shape = rows, p.in_features, p.out_features, p.functions, _DTYPES.index(p.dtype), BASES[p.basis].code
-        gemm = f"; up to {rows} rows may be values from our kernels and a library's GEMM"
-        with _disable_current_modes():  # a question, and no part of what make_fx records
-            said = gemm if torch.ops.kan_kernels.cpu_takes_gemm(*shape) else ""
-        return "compiled kernels for cpu, the fastest where they can run" + said
+        sizes = problem.in_features, problem.out_features, problem.functions
+        rows = _asked("cpu_gemm_rows", *sizes, _DTYPES.index(problem.dtype), BASES[problem.basis].code)
+        gemm = f"; up to {rows} rows may be values from our kernels and a library's GEMM" if rows else ""
+        return "compiled kernels for cpu, the fastest where they can run" + gemm
     return f"compiled kernels for {problem.device}"

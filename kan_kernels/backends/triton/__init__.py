@@ -86,7 +86,7 @@ def _why_activation(problem: Problem) -> str:
 
     if problem.dtype == torch.float64:
         kernels = "float64 bases are evaluated in place, and gradients summed row by row"
-    elif problem.basis == "bspline" and problem.order <= activation_launch.LOOKED_UP:
+    elif BASES[problem.basis].local and problem.order <= activation_launch.LOOKED_UP:
         kernels = "each x looks up the polynomial of its cell"
     else:
         kernels = "the basis is evaluated in place"

@@ -13,7 +13,7 @@ import triton.language as tl
 
 from .basis import base_activation, exact_cell, exact_window, window
 from .cell_polynomials import FIRST, coefficients, exact_place, monomials, series_at, sum_of, uniform_place
-from .full_support import first_state, next_row, rows_of_group
+from .full_support import IS_LOCAL, first_state, next_row, rows_of_group
 from .place import place, place_rows, spread, tile_pairs
 from .tiles import load_part, load_rows, narrow, poison, product, scale_all
 
@@ -36,12 +36,13 @@ def functions(
 
     Heads from H on repeat the last one. NaN in x is for the caller to add.
     """
+    LOCAL: tl.constexpr = IS_LOCAL[BASIS]
     out = ()
     wide = i.to(tl.int64)
-    if BASIS == 0 and M > K:
+    if LOCAL and M > K:
         for _ in tl.static_range(BH):
             out = out + (tl.zeros(x.shape, x.dtype),)
-    elif BASIS == 0 and pairs is not None:
+    elif LOCAL and pairs is not None:
         TERMS: tl.constexpr = K + 1 - M
         WIDTH: tl.constexpr = 2 if TERMS > 2 else 1
         own = pairs + wide * (R + K + 2) * H * WIDTH
@@ -58,7 +59,7 @@ def functions(
                 out = out + (series_at(v, c, TERMS),)
             else:
                 out = out + (sum_of(powers, c),)
-    elif BASIS == 0:
+    elif LOCAL:
         knots = grid + (wide * (R + K + 1))[None, :] + tl.zeros(x.shape, tl.int32)
         first, values = exact_cell(x, knots, K, M, R + K, STEPS)
         for h in tl.static_range(BH):
@@ -212,7 +213,8 @@ def basis_rows(
     BASIS: tl.constexpr, BM: tl.constexpr, BI: tl.constexpr, RG: tl.constexpr,
 ):  # fmt: skip
     """[BM, BI * RG] in dtype, the columns in pairs: rows RG * group onwards of the basis at x[.., i]."""
-    if BASIS == 0:
+    LOCAL: tl.constexpr = IS_LOCAL[BASIS]
+    if LOCAL:
         if x.dtype == tl.float64:
             knots = grid + (i.to(tl.int64) * (R + K + 1))[None, :] + tl.zeros(x.shape, tl.int32)
             quad, two, odd, values = exact_window(x, knots, K, M, R + K, STEPS)
@@ -244,6 +246,7 @@ def activation_backward(
     PRECISION: of products on matrix units; None: sums as they are. ONE_PASS needs H <= BH and R <= RG.
     Without it, spline, base_weight, places, pairs and t are not touched.
     """
+    LOCAL: tl.constexpr = IS_LOCAL[BASIS]
     dtype: tl.constexpr = g.dtype.element_ty
     compute: tl.constexpr = tl.float64 if dtype == tl.float64 else tl.float32
     operand: tl.constexpr = compute if PRECISION is None else dtype
@@ -281,7 +284,7 @@ def activation_backward(
         if side is not None:
             sides = load_part(side, m, i, side_row, side_column, end, I, EVEN_I).to(compute)
         lost += poison(xs, sides)
-        if M <= K or BASIS != 0:
+        if M <= K or not LOCAL:
             a = basis_rows(
                 xs, sides, at, group, grid, table, I, operand, R, K, M, STEPS, POLY, BASIS, BM, BI, RG
             )

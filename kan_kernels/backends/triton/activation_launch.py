@@ -38,7 +38,7 @@ def _lookup(case: tiling.Case, derivative: int, spline_weight: Tensor, grid: Ten
 
 
 def _looked_up(case: tiling.Case) -> bool:
-    return not case.basis and case.dtype != torch.float64 and case.order <= LOOKED_UP
+    return case.local and case.dtype != torch.float64 and case.order <= LOOKED_UP
 
 
 def _tile(case: tiling.Case) -> dict:
@@ -46,7 +46,7 @@ def _tile(case: tiling.Case) -> dict:
     columns = min(64 if case.half else 32, max(4, power_of_two(case.features)))
     if case.dtype == torch.float64:
         elements = 256
-    elif _looked_up(case) or case.basis:
+    elif _looked_up(case) or not case.local:
         elements = 4096 if case.half and case.width == 1 else 2048
     else:  # a window of values and its knots for each
         elements = 512

@@ -15,7 +15,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ..._core.bases import BASES
+from ..._core.bases import BASES, FULL_SUPPORT
 from . import launch, launcher, tiling
 from .blocking import ceil_div
 
@@ -207,8 +207,8 @@ def specializations() -> Iterator[Spec]:
         **once,
     )
     yield from _specs("kan_linear_grad_weight", torch.float64, (1000, 64, 64), "[64,64] G=5", **once)
-    for basis in ("rbf", "chebyshev", "fourier"):
-        yield from _global_basis(basis)
+    for basis in FULL_SUPPORT:
+        yield from _full_support(basis)
     yield from _activations()
 
 
@@ -251,7 +251,7 @@ def step(dtype: torch.dtype, shape: tuple[int, int, int], arch: int, tf32: bool)
     ]
 
 
-def _global_basis(basis: str) -> Iterator[Spec]:
+def _full_support(basis: str) -> Iterator[Spec]:
     """The kernels of a basis of full support, each in what strains it."""
     wide, both = (8192, 512, 512), (80, 90)
     facts: dict[str, Any] = {"basis": basis, "grid_size": 8, "base": 0}

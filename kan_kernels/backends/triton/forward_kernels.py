@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from .basis import base_activation, window
-from .full_support import first_state, next_rows
+from .full_support import IS_LOCAL, first_state, next_rows
 from .place import place, tile_pairs
 from .table_kernel import verdict
 from .tiles import load_base, load_coefficients, load_rows, lost_rows, narrow, poison, product, scale_all
@@ -26,6 +26,7 @@ def dense_forward(
 
     The spline takes BI inputs and RG of their rows a step, then the base takes BK inputs a step.
     """
+    LOCAL: tl.constexpr = IS_LOCAL[BASIS]
     dtype: tl.constexpr = spline.dtype.element_ty
     PAIRS: tl.constexpr = dtype != tl.float32
     SHORT: tl.constexpr = dtype != tl.float32 or PRECISION == "tf32"
@@ -38,7 +39,7 @@ def dense_forward(
     acc = tl.zeros((BM, BN), tl.float32)
     if table is not None:
         acc += verdict(table, I, 256)
-    if M <= K or BASIS != 0:
+    if M <= K or not LOCAL:
         lost = tl.zeros((BM, BI), tl.float32)
         tile_i, tile_r = tile_pairs(BI, RG, PAIRS)
         coefficients = spline + (tile_i * R + tile_r).to(tl.int64)[:, None] * O + n[None, :]
@@ -47,14 +48,14 @@ def dense_forward(
             i = i0 + tl.arange(0, BI)
             xs = load_rows(x, m, i, x_row, x_column, I, EVEN_I)
             at = i if EVEN_I else tl.minimum(i, I - 1)
-            if BASIS == 0:
+            if LOCAL:
                 quad, two, odd, values = window(xs, at, grid, table, I, K, M, POLY, R + K, STEPS)
             else:
                 last, before = first_state(xs, at, grid, R, M, BASIS)
             sides = None
             if side is not None:
                 sides = load_rows(side, m, i, side_row, side_column, I, EVEN_I)
-                if BASIS == 0:
+                if LOCAL:
                     values = scale_all(values, sides)
                 lost += poison(xs, sides)
             elif BASE == 0:
@@ -62,7 +63,7 @@ def dense_forward(
             step = coefficients + wide * i0
             if NG <= 4:  # unrolled: one loop to pipeline
                 for group in tl.static_range(NG):
-                    if BASIS == 0:
+                    if LOCAL:
                         a = place(quad, two, odd, values, group, dtype, BM, BI, RG, PAIRS)
                     else:
                         a, last, before = next_rows(
@@ -72,7 +73,7 @@ def dense_forward(
                     acc = product(a, b, acc, PRECISION)
             else:
                 for group in range(NG):
-                    if BASIS == 0:
+                    if LOCAL:
                         a = place(quad, two, odd, values, group, dtype, BM, BI, RG, PAIRS)
                     else:
                         a, last, before = next_rows(

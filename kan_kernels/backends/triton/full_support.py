@@ -6,13 +6,20 @@ before it is a pair of tiles (last, before): T_{n-1}^(M) and T_{n-2}^(M), or, fo
 waves, which need none, x in turns, in two parts; for orthogonal polynomials tuples, a tile for each
 derivative up to M.
 
-BASIS is the code in _core/bases.py; the plain versions are backends/reference/<name>.py.
+BASIS is the code of a record in _core/bases.py; the plain versions are backends/reference/<name>.py.
 """
 
 import triton
 import triton.language as tl
 
+from ..._core import bases
 from .tiles import fused, narrow, scale_all
+
+IS_LOCAL = tl.constexpr(tuple(basis.local for basis in bases.BY_CODE))  # at the places of their codes
+RBF = tl.constexpr(bases.RBF.code)
+CHEBYSHEV = tl.constexpr(bases.CHEBYSHEV.code)
+FOURIER = tl.constexpr(bases.FOURIER.code)
+ORTHOGONAL = tl.constexpr(bases.ORTHOGONAL.code)
 
 
 @triton.jit
@@ -163,12 +170,12 @@ def recurrence(x, a, b, c, last, before, M: tl.constexpr):
 @triton.jit
 def first_state(x, i, grid, R: tl.constexpr, M: tl.constexpr, BASIS: tl.constexpr):
     """(last, before) for row 0 of x[.., i]."""
-    if BASIS == 1:
+    if BASIS == RBF:
         last = inverse_width(grid, i, R)[None, :]
         before = last
-    elif BASIS == 3:
+    elif BASIS == FOURIER:
         last, before = turns_of(x)
-    elif BASIS == 4:
+    elif BASIS == ORTHOGONAL:
         last, before = before_first(x, M)
     else:
         last = tl.zeros(x.shape, x.dtype)
@@ -179,12 +186,12 @@ def first_state(x, i, grid, R: tl.constexpr, M: tl.constexpr, BASIS: tl.constexp
 @triton.jit
 def next_row(x, i, n, last, before, grid, R: tl.constexpr, M: tl.constexpr, BASIS: tl.constexpr):
     """(row n of x[.., i], last, before); rows from R on are not of the basis, but can be multiplied by 0."""
-    if BASIS == 1:
+    if BASIS == RBF:
         centre = tl.load(grid + i.to(tl.int64) * (R + 1) + tl.minimum(n, R - 1))
         row = gaussian(x, centre[None, :], last, M)
-    elif BASIS == 3:
+    elif BASIS == FOURIER:
         row = wave(tl.minimum(n, R - 1), last, before, R, M)
-    elif BASIS == 4:
+    elif BASIS == ORTHOGONAL:
         at = grid + i.to(tl.int64) * (3 * R) + tl.minimum(n, R - 1)
         a, b, c = tl.load(at)[None, :], tl.load(at + R)[None, :], tl.load(at + 2 * R)[None, :]
         rows = recurrence(x, a, b, c, last, before, M)
@@ -201,7 +208,7 @@ def next_row(x, i, n, last, before, grid, R: tl.constexpr, M: tl.constexpr, BASI
 @triton.jit
 def skip_rows(x, i, count, last, before, grid, R: tl.constexpr, M: tl.constexpr, BASIS: tl.constexpr):
     """(last, before) for row `count`, from those for row 0."""
-    if BASIS == 2 or BASIS == 4:
+    if BASIS == CHEBYSHEV or BASIS == ORTHOGONAL:  # noqa: SIM109  # in the kernels there is no `in`
         for n in range(count):
             _, last, before = next_row(x, i, n, last, before, grid, R, M, BASIS)
     return last, before
@@ -268,13 +275,13 @@ def join_rows(values, dtype: tl.constexpr, BM: tl.constexpr, BI: tl.constexpr, R
 @triton.jit
 def rows_at(x, r, i, grid, upto, R: tl.constexpr, M: tl.constexpr, BASIS: tl.constexpr):
     """[BM, BR]: the rows r, all below `upto`, of BM numbers x of feature i, for a scalar i."""
-    if BASIS == 1:
+    if BASIS == RBF:
         centres = tl.load(grid + i * (R + 1) + tl.minimum(r, R - 1))
         rows = gaussian(x[:, None], centres[None, :], inverse_width(grid, i, R), M)
-    elif BASIS == 3:
+    elif BASIS == FOURIER:
         coarse, fine = turns_of(x)
         rows = wave(r[None, :], coarse[:, None], fine[:, None], R, M)
-    elif BASIS == 4:
+    elif BASIS == ORTHOGONAL:
         rows = tl.zeros((x.shape[0], r.shape[0]), x.dtype)
         states, previous = before_first(x, M)
         for n in range(tl.minimum(upto, R)):

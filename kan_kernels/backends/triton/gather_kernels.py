@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from .basis import base_activation, exact_cell
-from .full_support import first_state, next_row, rows_at
+from .full_support import IS_LOCAL, first_state, next_row, rows_at
 from .tiles import load_part, load_rows, narrow, poison, scale_all
 
 
@@ -23,6 +23,7 @@ def gather_forward(
     BM: tl.constexpr, BN: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
     """One tile [BM rows, BN outputs], BI inputs a step; float64 if the coefficients are, else float32."""
+    LOCAL: tl.constexpr = IS_LOCAL[BASIS]
     compute: tl.constexpr = tl.float64 if spline.dtype.element_ty == tl.float64 else tl.float32
     tiles = tl.cdiv(O, BN)
     pid = tl.program_id(0)
@@ -40,7 +41,7 @@ def gather_forward(
             sides = load_rows(side, m, i, side_row, side_column, I, False).to(compute)
         if BASE == 0 or side is not None:
             acc += tl.sum(poison(xs, sides), 1)[:, None]
-        if BASIS != 0:
+        if not LOCAL:
             last, before = first_state(xs, at, grid, R, M, BASIS)
             mask = (i < I)[:, None] & (n < O)[None, :]
             for r in range(R):
@@ -86,6 +87,7 @@ def gather_input(
     BM: tl.constexpr, BN: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
     """X_M of BM rows and BI inputs, BN outputs a step; float64 if the coefficients are, else float32."""
+    LOCAL: tl.constexpr = IS_LOCAL[BASIS]
     compute: tl.constexpr = tl.float64 if spline.dtype.element_ty == tl.float64 else tl.float32
     blocks = tl.cdiv(I, BI)
     pid = tl.program_id(0)
@@ -95,7 +97,7 @@ def gather_input(
     at = tl.minimum(i, I - 1).to(tl.int64)
     xs = load_rows(x, tl.minimum(row, B - 1), i, x_row, x_column, I, False).to(compute)
     slope = poison(xs, None)
-    if M <= K and BASIS == 0:
+    if M <= K and LOCAL:
         knots = grid + (at * (R + K + 1))[None, :] + tl.zeros((BM, BI), tl.int64)
         first, values = exact_cell(xs, knots, K, M, R + K, STEPS)
     if BASE != 0:
@@ -103,7 +105,7 @@ def gather_input(
     for o0 in range(0, O, BN):
         n = o0 + tl.arange(0, BN)
         gs = load_part(g, row, n, g_row, g_column, B, O, False).to(compute)[:, None, :]
-        if BASIS != 0:
+        if not LOCAL:
             last, before = first_state(xs, at, grid, R, M, BASIS)
             mask = (i < I)[:, None] & (n < O)[None, :]
             for r in range(R):
@@ -147,6 +149,7 @@ def gather_backward(
 
     ONE_PASS needs R <= BR and O <= BN. Without it, spline, base_weight and t are not touched.
     """
+    LOCAL: tl.constexpr = IS_LOCAL[BASIS]
     compute: tl.constexpr = tl.float64 if g.dtype.element_ty == tl.float64 else tl.float32
     row_blocks = (R + BR - 1) // BR
     column_blocks = tl.cdiv(O, BN)
@@ -179,8 +182,8 @@ def gather_backward(
             lost += poison(xs, factor)
         else:
             lost += poison(xs, None)
-        if M <= K or BASIS != 0:
-            if BASIS == 0:
+        if M <= K or not LOCAL:
+            if LOCAL:
                 first, values = exact_cell(xs, knots, K, M, R + K, STEPS)
                 rows = rows_of(first, values, r, BM, BR)
             else:
@@ -191,8 +194,8 @@ def gather_backward(
             base_acc += (base_activation(xs, BASE, M, False) * factor)[:, None] * gs
         if ONE_PASS:
             slope = poison(xs, None)
-            if M + 1 <= K or BASIS != 0:
-                if BASIS == 0:
+            if M + 1 <= K or not LOCAL:
+                if LOCAL:
                     first, values = exact_cell(xs, knots, K, M + 1, R + K, STEPS)
                     rows = rows_of(first, values, r, BM, BR)
                 else:

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from .basis import base_activation, window
-from .full_support import first_state, next_rows, rows_of_group
+from .full_support import IS_LOCAL, first_state, next_rows, rows_of_group
 from .place import place, place_rows, spread, sum_rows, tile_pairs, times_columns
 from .table_kernel import verdict
 from .tiles import (
@@ -41,6 +41,7 @@ def dense_backward(
     ONE_PASS needs O <= BN and R <= RG, and holds its coefficients in the tile all along. Without it, spline,
     base_weight and t are not touched.
     """
+    LOCAL: tl.constexpr = IS_LOCAL[BASIS]
     dtype: tl.constexpr = g.dtype.element_ty
     SHORT: tl.constexpr = dtype == tl.bfloat16 or dtype == tl.float16 or PRECISION == "tf32"
     NG: tl.constexpr = (R + RG - 1) // RG
@@ -73,18 +74,18 @@ def dense_backward(
         m = m0 + tl.arange(0, BM)
         xs = load_part(x, m, i, x_row, x_column, end, I, EVEN_I).to(tl.float32)
         gs = load_part(g, m, n, g_row, g_column, end, O, EVEN_O)
-        if M <= K and BASIS == 0:
+        if M <= K and LOCAL:
             quad, two, odd, values = window(xs, at, grid, table, I, K, M, POLY, R + K, STEPS)
         sides = None
         if side is not None:
             sides = load_part(side, m, i, side_row, side_column, end, I, EVEN_I).to(tl.float32)
-            if M <= K and BASIS == 0:
+            if M <= K and LOCAL:
                 values = scale_all(values, sides)
             lost += poison(xs, sides)
         else:
             lost += poison(xs, None)
-        if M <= K or BASIS != 0:
-            if BASIS == 0:
+        if M <= K or not LOCAL:
+            if LOCAL:
                 a = place(quad, two, odd, values, group, dtype, BM, BI, RG, True)
             else:
                 a = rows_of_group(xs, sides, at, group, grid, dtype, R, M, BASIS, BM, BI, RG, True)
@@ -95,14 +96,14 @@ def dense_backward(
             slope = poison(xs, None)
             if table is not None:
                 slope += wrong
-            if M + 1 <= K or BASIS != 0:
-                if BASIS == 0:
+            if M + 1 <= K or not LOCAL:
+                if LOCAL:
                     quad, two, odd, values = window(xs, at, grid, table, I, K, M + 1, POLY_X, R + K, STEPS)
-                products = product(gs, tl.trans(coefficients), tl.zeros((BM, BI * RG), tl.float32), PRECISION)
-                if BASIS == 0:
-                    rows = place_rows(quad, two, odd, values, 0, BM, BI, RG, True)
-                else:
+                if not LOCAL:  # before the products, with whose registers a recurrence would spill
                     rows = rows_of_group(xs, None, at, 0, grid, tl.float32, R, M + 1, BASIS, BM, BI, RG, True)
+                products = product(gs, tl.trans(coefficients), tl.zeros((BM, BI * RG), tl.float32), PRECISION)
+                if LOCAL:
+                    rows = place_rows(quad, two, odd, values, 0, BM, BI, RG, True)
                 slope += sum_rows(products * rows, BM, BI, RG) * FACTOR
             if BASE != 0:
                 products = product(gs, tl.trans(base_rows), tl.zeros((BM, BI), tl.float32), PRECISION)
@@ -159,10 +160,11 @@ def dense_input(
     TOGETHER, where a tile holds all rows of an input: the base's weights take part in the same steps, so g is
     read once, and the basis is made for 8 inputs at a time, since registers are the products' until then.
     """
+    LOCAL: tl.constexpr = IS_LOCAL[BASIS]
     dtype: tl.constexpr = spline.dtype.element_ty
     SHORT: tl.constexpr = dtype == tl.bfloat16 or dtype == tl.float16 or PRECISION == "tf32"
     NG: tl.constexpr = (R + RG - 1) // RG
-    SPLINE: tl.constexpr = M <= K or BASIS != 0
+    SPLINE: tl.constexpr = M <= K or not LOCAL
     blocks = tl.cdiv(I, BI)
     pid = tl.program_id(0)
     first = pid % blocks * BI
@@ -193,7 +195,7 @@ def dense_input(
             i = first + n * SLICE + tl.arange(0, SLICE)
             at = tl.minimum(i, I - 1)
             xs = load_rows(x, m, i, x_row, x_column, I, EVEN_I)
-            if BASIS == 0:
+            if LOCAL:
                 quad, two, odd, values = window(xs, at, grid, table, I, K, M, POLY, R + K, STEPS)
                 rows = place_rows(quad, two, odd, values, 0, BM, SLICE, RG, True)
             else:
@@ -209,7 +211,7 @@ def dense_input(
         slope = poison(xs, None) + wrong
         at = tl.minimum(i, I - 1)
         if SPLINE:
-            if BASIS == 0:
+            if LOCAL:
                 quad, two, odd, values = window(xs, at, grid, table, I, K, M, POLY, R + K, STEPS)
             else:
                 last, before = first_state(xs, at, grid, R, M, BASIS)
@@ -221,7 +223,7 @@ def dense_input(
                         tile + o0, group, tile_i, tile_r, o0 + k, I, O, R, RG, EVEN_I, EVEN_O
                     )
                     products = product(gs, tl.trans(c), products, PRECISION)
-                if BASIS == 0:
+                if LOCAL:
                     rows = place_rows(quad, two, odd, values, group, BM, BI, RG, True)
                 else:
                     rows, last, before = next_rows(

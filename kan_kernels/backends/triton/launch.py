@@ -9,6 +9,7 @@ from math import factorial
 import torch
 from torch import Tensor
 
+from ..._core.bases import BY_CODE
 from ..._core.fakes import functions_together
 from . import forward_kernels, gather_kernels, gradient_kernels, table_kernel, tiling
 from .blocking import UNIFORM_ORDERS, ceil_div, polynomials, steps
@@ -33,7 +34,7 @@ def _uniform(case: tiling.Case, grid: Tensor, derivative: int, placed: int | Non
     placed: the order of the derivative whose values become 16-bit operands, if any do.
     """
     order, dtype = case.order, case.dtype
-    if case.basis or order not in UNIFORM_ORDERS or derivative >= order or dtype == torch.float64:
+    if not case.local or order not in UNIFORM_ORDERS or derivative >= order or dtype == torch.float64:
         return False
     if dtype == torch.float32 and precision(dtype) != "tf32":
         return False
@@ -81,7 +82,7 @@ def _case(
 ) -> tiling.Case:
     """placed: the order of the derivative whose values become matrix operands, if any do."""
     # T_r'' = r^2 (r^2 - 1) / 3 at 1, and 2 / h^2, may leave the range of float16
-    fits = not (basis and placed and dtype == torch.float16)
+    fits = BY_CODE[basis].local or not placed or dtype != torch.float16
     return tiling.Case.of(x, dtype, width, functions, order, basis, fits)
 
 
@@ -163,7 +164,7 @@ def kan_linear_grad_weight(
     """Return W_m: (in, R, out) and (in, out), or an empty (0,) tensor when base is 0, in g's dtype."""
     case = _case(x, g.dtype, g.shape[1], functions, order, basis, derivative)
     d_spline, d_base = _weights(case, x, row_scale, None, None, g, grid, base, derivative, None)
-    return _laid_out(d_spline, like if basis else None), d_base
+    return _laid_out(d_spline, None if case.local else like), d_base
 
 
 def kan_linear_backward(
@@ -174,7 +175,7 @@ def kan_linear_backward(
     if tiling.one_pass(case) and case.width:
         t = x.new_empty(x.shape)
         d_spline, d_base = _weights(case, x, None, spline_weight, base_weight, g, grid, base, derivative, t)
-        return t, _laid_out(d_spline, spline_weight if basis else None), d_base
+        return t, _laid_out(d_spline, None if case.local else spline_weight), d_base
     return (
         kan_linear_grad_input(
             x, spline_weight, base_weight, g, grid, functions, order, base, derivative + 1, basis

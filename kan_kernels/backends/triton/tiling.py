@@ -9,6 +9,7 @@ from functools import cache
 
 import torch
 
+from ..._core.bases import BY_CODE
 from ..._core.checks import HALF_DTYPES
 from . import tuning
 from .blocking import ceil_div, power_of_two, split
@@ -17,7 +18,7 @@ INPUTS = 16  # of a tile of gradients
 ROW_SUM_COLUMNS, ROW_SUM_ROWS = 16, 32  # outputs and basis rows of a tile of gather_backward, at most
 GATHER_WIDTH = 16  # outputs up to which a layer is too narrow for matrix units
 # Basis rows from which k+1 fetched rows beat R products: matrix rate / R against 8 gathered edges a clock and
-# processor (docs/design.md). An estimate: no GPU has confirmed it.
+# processor (docs/triton.md). An estimate: no GPU has confirmed it.
 GATHER_ROWS = {"half": 256, "tf32": 128, "tf32x3": 48, "ieee": 48}
 
 
@@ -35,6 +36,11 @@ class Case:
     arch: int = 90  # compute capability, 90 where there is none
     basis: int = 0  # its code; the order is that of B-splines, 0 for others
     fits: bool = True  # whether the basis keeps to the range of a 16-bit operand
+
+    @property
+    def local(self) -> bool:
+        """Whether a row sees the functions of its cell alone."""
+        return BY_CODE[self.basis].local
 
     @property
     def half(self) -> bool:
@@ -67,7 +73,7 @@ def gathers(case: Case, precision: str) -> bool:
     """
     if sums_rows(case):
         return True
-    return not case.basis and case.basis_rows >= GATHER_ROWS["half" if case.half else precision]
+    return case.local and case.basis_rows >= GATHER_ROWS["half" if case.half else precision]
 
 
 def sums_rows(case: Case) -> bool:
@@ -180,9 +186,7 @@ def _forward_tiles(case: Case, constants: dict, exact: bool, small: bool):
         ]
         if case.warp_groups and case.rows >= 4096:  # half of the reads of coefficients
             shapes = [(256, 128, 8, 32, 8, 3), *shapes[:3]]
-        elif case.warp_groups and _even_tiles(
-            case.width
-        ):  # basis and base are made for twice as many outputs
+        elif case.warp_groups and _even_tiles(case.width):  # values are made for twice as many outputs
             shapes = [shapes[2], *shapes[:2], shapes[3]]
     elif exact and not case.warp_groups:  # three products of TF32 parts
         shapes = [(32, 64, 4, 32, 8, 2)] if long else [(64, 64, 4, 32, 8, 2)]

@@ -80,7 +80,7 @@ def _key(name: str, device: torch.device, case, constants: dict) -> str:
         "uniform" if constants.get("POLY") is not None else "exact",
         "one pass" if constants.get("ONE_PASS") else "",
     ]
-    if case.basis:
+    if not case.local:
         facts.append(f"basis {case.basis}")
     return " | ".join(map(str, facts))
 

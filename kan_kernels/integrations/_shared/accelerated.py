@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..._engine import dispatch
+
 
 class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
     """The common base of the fast subclasses; adapters put their methods into a subclass of it.
@@ -158,15 +160,8 @@ def traced(x: object) -> bool:
     if not isinstance(x, Tensor):
         return True
     if torch.compiler.is_compiling():
-        return _exporting_to_onnx()
+        return dispatch.exporting_to_onnx()
     return torch._C._get_tracing_state() is not None
-
-
-def _exporting_to_onnx() -> bool:
-    return torch.onnx.is_in_onnx_export()
-
-
-_exporting_to_onnx._dynamo_marked_constant = True  # type: ignore[attr-defined]  # it imports, which is not traced
 
 
 _classes: dict[tuple[type, type], type[Accelerated]] = {}

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.modules import module as nn_module
 from torch.nn.modules.module import _has_any_global_hook
 
 from ..._core import checks
@@ -52,4 +53,18 @@ def watched(module: nn.Module) -> bool:
     """Return whether somebody would miss a call of this module: hooks, or a forward put on the instance."""
     hooks = module._forward_hooks or module._forward_pre_hooks
     backward_hooks = module._backward_hooks or module._backward_pre_hooks
-    return bool(hooks or backward_hooks or _has_any_global_hook()) or "forward" in module.__dict__
+    return bool(hooks or backward_hooks) or watched_everywhere() or "forward" in module.__dict__
+
+
+def watched_everywhere() -> bool:
+    """Return whether somebody sees the calls of all modules; torch's flop counter only keeps their names."""
+    if not _has_any_global_hook():
+        return False
+    hooks = (
+        nn_module._global_forward_pre_hooks,
+        nn_module._global_forward_hooks,
+        nn_module._global_backward_pre_hooks,
+        nn_module._global_backward_hooks,
+    )
+    owners = (type(getattr(hook, "__self__", None)) for found in hooks for hook in found.values())
+    return any(owner.__module__ != "torch.utils.module_tracker" for owner in owners)

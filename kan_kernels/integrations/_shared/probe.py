@@ -344,7 +344,7 @@ _answers: dict[Any, tuple[str | None, frozenset[int] | None]] = {}
 _MOST_ANSWERS = 4096
 
 
-def remembered(
+def stored(
     key: Any, work: Callable[[], tuple[str | None, frozenset[int] | None]]
 ) -> tuple[str | None, frozenset[int] | None]:
     """Return the answer of a probe of the same code with the same options, which needs no second run."""

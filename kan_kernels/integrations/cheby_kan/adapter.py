@@ -168,4 +168,4 @@ def _examine(module: Any) -> tuple[str | None, frozenset[int] | None]:
         shapes=((2 * fan_in,), (fan_in, 1), (2, 1, 2 * fan_in)),
     )
     key = (verdict.token, fan_in, fan_out, module.degree, "arange" in module._buffers)
-    return probe.remembered(key, lambda: probe.compare(compared, verdict.known))
+    return probe.stored(key, lambda: probe.compare(compared, verdict.known))

@@ -169,7 +169,7 @@ def _examine(module: Any) -> tuple[str | None, frozenset[int] | None]:
         return clone, probe.inputs(clone.grid[:, 0], clone.grid[:, -1], generator), clone.grid.t().clone()
 
     compared = Probe(NAME, make, own, core.forward, limits=True)
-    return probe.remembered((verdict.token, *options), lambda: probe.compare(compared, verdict.known))
+    return probe.stored((verdict.token, *options), lambda: probe.compare(compared, verdict.known))
 
 
 def _options(module: Any) -> tuple[Any, ...]:

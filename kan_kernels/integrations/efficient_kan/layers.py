@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ... import functional as F
 from ..._core import checks
 from ..._core.bases import MAX_SPLINE_ORDER
+from ..._core.tracing import tracing, untraced
 from ...inspection import check_data
 from . import core
 
@@ -285,6 +286,8 @@ class KAN(nn.Module):
             update_grid: each layer moves its knots first; x is (B, in). After an error in any of them all
                 knots and coefficients are as they were, where the peer's layers before it have moved.
         """
+        if tracing() and isinstance(update_grid, Tensor):  # the exporter of ONNX makes one of the default
+            update_grid = untraced(bool, update_grid)
         if update_grid is not False and checks.boolean("update_grid", update_grid):
             return self._moving_forward(x)
         for layer in self.layers:

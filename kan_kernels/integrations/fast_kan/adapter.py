@@ -73,7 +73,7 @@ class FastKANLayer(Accelerated):
         if getattr(self, "layernorm", None) is None:
             return ""
         features = self.spline_linear.weight.shape[1] // len(self.rbf.grid)
-        return "" if layers.why_not_one_op(self, features) else ", all of the layer in one op"
+        return "" if isinstance(layers.one_op(self, features), str) else ", all of the layer in one op"
 
     _kan_kernels_note = Accelerated._kan_kernels_for_now
 
@@ -305,7 +305,7 @@ def _examine(module: Any) -> tuple[str | None, frozenset[int] | None]:
             *options[:_KNOWN],
             *probe.kind_of(module.base_activation if module.use_base_update else None),
         )
-    return probe.remembered((verdict.token, *options), work)
+    return probe.stored((verdict.token, *options), work)
 
 
 _RANGES = ("grid_min", "grid_max", "num_grids", "denominator")

@@ -7,6 +7,7 @@ size batch x in x num_grids exists.
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn import functional
 from ..._core import checks
 from ..._core.bases import MAX_FUNCTIONS
 from ..._core.tensor_cache import TensorCache, readable
+from ..._core.tracing import untraced
 from ..._engine import dispatch, layer_norm_rbf
 from ...functional import basis_linear
 from .._shared.eligible import watched
@@ -62,13 +64,10 @@ def evaluate(
     the Gaussians see layernorm(x). layernorm and base_activation run their own code, base_linear too where it
     is more than a GEMM.
     """
-    if (
-        rows is not None
-        and normalise
-        and why_not_one_op(layer, rows.shape[0], backend) is None
-        and layer_norm_rbf.why_not_call(x, layer.spline_linear.weight) is None
-    ):
-        return _in_one_op(layer, x, rows)
+    if rows is not None and normalise:
+        module = untraced(one_op, layer, rows.shape[0], backend)
+        if not isinstance(module, str) and layer_norm_rbf.why_not_call(x, layer.spline_linear.weight) is None:
+            return _in_one_op(layer, x, rows, module, backend)
     z = layer.layernorm(x) if normalise else x
     linear = layer.base_linear if layer.use_base_update and is_linear(layer.base_linear) else None
     bias = None if linear is None else linear.bias
@@ -94,31 +93,34 @@ def evaluate(
     return torch.addmm(y.reshape(-1, y.shape[-1]), flat, linear.weight.t()).view(y.shape)
 
 
-def why_not_one_op(layer: Any, features: int, backend: str | None = None) -> str | None:
-    """Return why a call of the layer with its layernorm is more than the op layer_norm_rbf, or None."""
-    norm = layer.layernorm
+def one_op(layer: Any, features: int, backend: str | None = None) -> ModuleType | str:
+    """Return the backend that runs a call of the layer with its layernorm as the op layer_norm_rbf, or why
+    the call is more than that op.
+    """
+    norm, features = layer.layernorm, int(features)  # while torch.jit traces a size is a tensor
     if type(norm).forward is not nn.LayerNorm.forward or watched(norm):
         return "layernorm has hooks or another forward than LayerNorm's"
     if tuple(norm.normalized_shape) != (features,):
         return f"layernorm is over {tuple(norm.normalized_shape)}, not over the {features} features"
+    base = None
     if layer.use_base_update:
         if not is_linear(layer.base_linear):
             return "base_linear has hooks or another forward than Linear's"
-        if kernel_base(layer.base_activation) is None:
+        base = kernel_base(layer.base_activation)
+        if base is None:
             return "the base activation has to run its own code"
-    return layer_norm_rbf.why_not_layer(layer.spline_linear.weight, features, norm.weight, backend)
+    return layer_norm_rbf.backend_of(layer.spline_linear.weight, features, norm.weight, base, backend)
 
 
-def _in_one_op(layer: Any, x: Tensor, rows: Tensor) -> Tensor:
+def _in_one_op(layer: Any, x: Tensor, rows: Tensor, module: ModuleType, asked: str | None) -> Tensor:
     norm, weight, bias, base = layer.layernorm, None, None, None
     if layer.use_base_update:
         weight, bias = layer.base_linear.weight, layer.base_linear.bias
         base = kernel_base(layer.base_activation)
     if x.dtype != rows.dtype:
         rows = rows.to(x.dtype)
-    return layer_norm_rbf.layer_norm_rbf(
-        x, norm.weight, norm.bias, layer.spline_linear.weight, weight, bias, rows, norm.eps, base
-    )
+    tensors = x, norm.weight, norm.bias, layer.spline_linear.weight, weight, bias, rows
+    return layer_norm_rbf.layer_norm_rbf(*tensors, norm.eps, base, module, asked)
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -140,6 +142,9 @@ class RadialBasisFunction(nn.Module):
     Args:
         grid_min, grid_max, num_grids: the centres, evenly from one to the other.
         denominator: the width; None takes the distance of neighbouring centres.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
 
     Example:
         >>> RadialBasisFunction(0, 1, 2)(torch.tensor([0.0]))
@@ -262,8 +267,10 @@ class FastKANLayer(nn.Module):
                 f"{sizes[0]} -> {sizes[1]} on {weight.device.type}, {weight.dtype}: plain torch, since the "
                 "centres ask for a gradient, or rbf or spline_linear has hooks or another forward"
             )
-        in_kernel = self.use_base_update and self.layernorm is None and is_linear(self.base_linear)
+        whole = self.layernorm is not None and not isinstance(one_op(self, sizes[0], self.backend), str)
+        in_kernel = self.use_base_update and is_linear(self.base_linear) and (whole or self.layernorm is None)
         return {
+            "op": "layer_norm_rbf" if whole else "kan_linear",
             "widths": sizes,
             "basis": "rbf",
             "functions": len(self.rbf.grid),
@@ -306,6 +313,9 @@ class FastKAN(nn.Module):
         layers_hidden: at least two positive sizes, from the input's to the output's.
         grid_min, grid_max, num_grids, use_base_update, base_activation, spline_weight_init_scale, backend: as
             for FastKANLayer, the same for every layer.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
 
     Example:
         >>> FastKAN([2, 5, 1])(torch.zeros(4, 2)).shape

@@ -143,4 +143,4 @@ def _examine(module: Any) -> tuple[str | None, frozenset[int] | None]:
 
     compared = Probe(NAME, make, probe.own_class(module).forward, ours, far=_FAR / module.gridsize)
     key = (verdict.token, fan_in, fan_out, module.gridsize, bool(module.addbias))
-    return probe.remembered(key, lambda: probe.compare(compared, verdict.known))
+    return probe.stored(key, lambda: probe.compare(compared, verdict.known))

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.nn.modules import module as nn_module
 
 from ... import functional as F
 from ..._core.bases import MAX_SPLINE_ORDER
 from .. import accelerate
 from .._shared.accelerated import Accelerated, traced
 from .._shared.converted import regular_inputs
+from .._shared.eligible import watched_everywhere
 from ..efficient_kan.core import kernel_base, well_determined
 from .code import is_its_own, is_zero, why_not_its_code
 from .lazy import LazyTensor
@@ -122,7 +122,7 @@ def has_own_call(layer: nn.Module) -> bool:
         or layer._forward_pre_hooks
         or layer._backward_hooks
         or layer._backward_pre_hooks
-        or nn_module._has_any_global_hook()
+        or watched_everywhere()
         or "forward" in layer.__dict__
     )
 

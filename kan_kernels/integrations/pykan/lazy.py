@@ -1,12 +1,14 @@
 """A tensor that is computed when something reads it."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 from torch.utils._pytree import tree_map_only
+
+from ..._core.function import Function, transforming
 
 # What is known before the values are.
 _METADATA = {
@@ -62,7 +64,7 @@ class LazyTensor(Tensor):
         node = _node(self)
         if node is not self._history:  # a Function returned this object
             self._history = node
-            with torch.inference_mode(False), torch.enable_grad():
+            with _outside_transforms(), torch.inference_mode(False), torch.enable_grad():
                 self._tensor = _Read.apply(self)
         return self._values()
 
@@ -93,6 +95,15 @@ class LazyTensor(Tensor):
         raise RuntimeError(f"{func} got a tensor of pykan that is computed when read: pass it times 1")
 
 
+def _outside_transforms() -> AbstractContextManager[Any]:
+    """Return a context without torch.func's transforms, which have no part in what was made before them."""
+    if not transforming():
+        return nullcontext()
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+    return temporarily_clear_interpreter_stack()
+
+
 def _node(lazy: LazyTensor) -> Any:
     with torch._C.DisableTorchFunctionSubclass():
         return lazy.grad_fn
@@ -114,16 +125,14 @@ class _Written:
 class _Deferred(Function):
     """A LazyTensor, differentiable without having been read: backward computes what it stands for."""
 
-    @classmethod
-    def apply(cls, *args: Any) -> Any:
-        """Call without Function.apply's inspect.signature().bind."""
-        return super(Function, cls).apply(*args)  # type: ignore[misc]
+    @staticmethod
+    def forward(shape: Any, build: Any, written: _Written, *inputs: Tensor) -> Tensor:
+        return LazyTensor._wrapper(shape, inputs[0])
 
     @staticmethod
-    def forward(ctx: Any, shape: Any, build: Any, written: _Written, *inputs: Tensor) -> Tensor:
-        ctx.build, ctx.written = build, written
-        ctx.save_for_backward(*inputs)
-        return LazyTensor._wrapper(shape, inputs[0])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.build, ctx.written, *tensors = inputs
+        ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -144,8 +153,12 @@ class _Read(Function):
     """The values of a LazyTensor that a Function returned, with that Function's history."""
 
     @staticmethod
-    def forward(ctx: Any, lazy: LazyTensor) -> Tensor:
+    def forward(lazy: LazyTensor) -> Tensor:
         return lazy._values().detach()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Tensor:

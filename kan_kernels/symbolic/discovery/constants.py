@@ -27,6 +27,7 @@ _KINDS = (
 )
 SIGMAS = 3.0
 HURTS = 1.01  # a loss so many times larger is one that hurts
+TINY = 1e-6  # a constant that is tried as 0, whatever is known of it
 
 
 class Plain(NamedTuple):
@@ -227,10 +228,13 @@ def snapped(
         index = free.nonzero().flatten().tolist()
         options = []
         for i, error in zip(index, errors(form, theta, free, train).tolist(), strict=True):
-            number = None if i in refused else plain(float(theta[i]), error)
+            value = float(theta[i])
+            if abs(value) < TINY:  # x was rounded too, of which what is left of y says little
+                error = max(error, abs(value))
+            number = None if i in refused else plain(value, error)
             if number is not None:
                 weight = abs(number.fraction.numerator) + number.fraction.denominator + number.pi
-                options.append((weight, abs(number.value - float(theta[i])) / error, i, number.value))
+                options.append((weight, abs(number.value - value) / error, i, number.value))
         if not options:
             return theta, free
         sure = [o for o in options if o[1] < 1e-3]

@@ -5,6 +5,7 @@ coordinates: exp(-(t/s)^2/2)/s of t/s and s, m/sqrt(1 - v^2/c^2) of m and v/c.
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from ...nn import function_library as library
 
 POWERS = {1.0: "x", 2.0: "x^2", -1.0: "1/x", -2.0: "1/x^2", 0.5: "sqrt", -0.5: "1/sqrt"}
 PAIRS, MANY = 4, 10  # of more inputs, two are joined in the plainest ways alone, and not at all
+SYSTEMS = 128  # of given groups at most
 NEAR_POLE = 1e-2  # a divisor's least size, as a share of its largest
 
 
@@ -138,6 +140,28 @@ def systems(x: Tensor, names: set[str]) -> Iterator[list[System]]:
                     stage.append((v,))
                 stage += [(v, u), (v, c)]
     yield stage
+
+
+def grouped(groups: Sequence[tuple[int, ...]], x: Tensor, names: set[str]) -> list[System]:
+    """Return the sets of coordinates in which two inputs of a group are joined to one.
+
+    Args:
+        groups: which inputs belong together, each input once; none where one has more than two.
+        x: (n, inputs), on which all coordinates are finite.
+        names: of the functions that are allowed.
+    """
+    own = inputs(x)
+    joins = sum(len(group) == 2 for group in groups)
+    if joins == 0 or max(map(len, groups)) > 2:
+        return []
+    options: list[list[Coordinate]] = []
+    for group in groups:
+        a, *rest = (own[i] for i in group)
+        ways = pairs(a, rest[0], plain=joins > 1) if rest else [a]
+        options.append([u for u in ways if _names(u) <= names and u.possible(x)])
+    if math.prod(map(len, options)) > SYSTEMS:
+        options = [ways[:2] for ways in options]
+    return list(itertools.islice(itertools.product(*options), SYSTEMS))
 
 
 def _names(coordinate: Coordinate) -> set[str]:

@@ -5,7 +5,7 @@ and all constants fitted together, as for a network.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from .propose import first
 from .reading import LIKELY, PLAINER, QUICK_STEPS, STEPS, Reader
 from .separable import Splines, Structure
 
-EACH_STAGE, AT_LAST = 2, 6  # structures that are read after each stage, and after all
+EACH_STAGE, AT_LAST, AT_GROUPS = 2, 6, 3  # structures that are read after each stage, after all, of groups
 REFINED = 8  # combinations of a structure that are fitted to the end
 LIMITED = 2e-3  # the relative error that splines may leave of a curve
 CLOSE, WORST = 1.3, 0.3  # of the least relative error, and the relative error up to which structures are read
@@ -27,9 +27,12 @@ NEARLY = 1e-6  # the relative error of a formula that is exact but for its last 
 ZERO = 0.02  # y comes near 0: its least size is that share of its largest
 
 
-def laws(reader: Reader, seed: int) -> Iterator[Judged]:
-    """Add the laws of separable structures to the reader's pool; yield the errors of each that was read."""
-    search = _Direct(reader, seed)
+def laws(reader: Reader, known: int = 0) -> Iterator[Judged]:
+    """Add the laws of separable structures to the reader's pool; yield the errors of each that was read.
+
+    known: how many of these were read before, and need not be again.
+    """
+    search = _Direct(reader, known)
     for stage in coordinates.systems(reader.data.train.x, reader.allowed):
         for system in stage:
             search.look(system)
@@ -40,11 +43,19 @@ def laws(reader: Reader, seed: int) -> Iterator[Judged]:
     yield from search.read(search.limit(), AT_LAST)
 
 
+def grouped_laws(reader: Reader, groups: Sequence[tuple[int, ...]]) -> Iterator[Judged]:
+    """Add laws in which these groups of inputs separate; yield the errors of each structure that was read."""
+    search = _Direct(reader, 0)
+    for system in coordinates.grouped(groups, reader.data.train.x, reader.allowed):
+        search.look(system)
+    yield from search.read(search.limit(), AT_GROUPS)
+
+
 class _Direct:
     """The structures found so far, and which of them were not read yet."""
 
-    def __init__(self, reader: Reader, seed: int) -> None:
-        self.reader, self.seed = reader, seed
+    def __init__(self, reader: Reader, known: int) -> None:
+        self.reader, self.known = reader, known
         self.splines = Splines(reader.data)
         self.goals = list(separable.targets(self.splines.y, reader.allowed))
         self.spread = float(reader.data.scale[0])
@@ -87,8 +98,11 @@ class _Direct:
         self.left.sort(key=self.rank)
         for structure in [s for s in self.left if s.valid / self.spread <= limit][:count]:
             self.left = [s for s in self.left if s is not structure]
-            judged = Judged(self.seed, structure.train**2, structure.valid**2)
-            read(self.reader, self.splines, structure, judged, self.spread)
+            judged = Judged(None, structure.train**2, structure.valid**2)
+            if self.known:
+                self.known -= 1
+            else:
+                read(self.reader, self.splines, structure, judged, self.spread)
             yield judged
             if self.reader.pool.best().exact:
                 return

@@ -1,16 +1,17 @@
 """What `discover` is given, checked: rows, names, shapes; the split into rows to fit and rows to judge."""
 
 import keyword
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..._core import checks
-from ..expressions import _names
+from ...data import Dataset, unframed
+from ..expressions import numbered
 from .joint import Loss, Rows
-from .networks import Data, Widths
+from .networks import Data
 
 LEAST_ROWS, FITTED, JUDGED = 12, 2000, 4096
 # What rounding leaves of y, as a share of its size; below the second share a formula is exact.
@@ -19,11 +20,44 @@ _DOUBLE, _SINGLE = (1e-15, 1e-11), (1.0, 16.0)  # in float64; of the eps of othe
 
 def names_of(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
     """Return the names of the inputs, identifiers."""
-    names = _names(names, None, count)
+    names = checks.names("names", numbered(count) if names is None else names, count, "input")
     for name in names:
         if not name.isidentifier() or keyword.iskeyword(name):
             raise ValueError(f"names: got {name!r}, expected identifiers, which formulas can be written with")
     return tuple(names)
+
+
+class Given(NamedTuple):
+    """What the search is about: x and y in the units of the data, names, the eps of what y was kept in.
+
+    eps: None where y's own dtype says it.
+    """
+
+    x: Any
+    y: Any
+    names: Sequence[str] | None
+    eps: float | None
+
+
+def given(x: Any, y: Any, names: Sequence[str] | None) -> Given:
+    """Return the data and names of a data set or of data frames, and anything else as it is."""
+    if not isinstance(x, Dataset):
+        if y is None:
+            raise TypeError("y: got None, expected what x is explained by; only a Dataset holds both")
+        x, called = unframed(x)
+        return Given(x, unframed(y)[0], called if names is None else names, None)
+    if y is not None:
+        raise ValueError(f"y: got {type(y).__name__} beside a Dataset, expected None: it holds its own")
+    rows, target = x.train
+    eps = torch.finfo(target.dtype).eps
+    rows, target = rows.double(), target.double()
+    if x.normalizer is not None:
+        rows = x.normalizer.undo(rows)
+    if x.output_normalizer is not None:
+        target = x.output_normalizer.undo(target)
+    if x.normalizer is not None or x.output_normalizer is not None:
+        eps *= 2  # rounded on the way there and back
+    return Given(rows, target, x.names if names is None else names, eps)
 
 
 def rows_of(x: Any, y: Any, loss: Loss | None) -> tuple[Tensor, Tensor, int, float]:
@@ -81,7 +115,7 @@ def split(x: Tensor, y: Tensor, outputs: int, eps: float, loss: Loss | None, see
     if squared:
         spread, size = float((y - y.mean(0)).square().mean().sqrt()), float(y.square().mean().sqrt())
         if eps < 1e-12:
-            least, most = _DOUBLE
+            least, most = max(_DOUBLE[0], 4 * eps), _DOUBLE[1]
             size = max(spread, 1e-2 * size)
         else:
             least, most = (share * eps for share in _SINGLE)
@@ -110,41 +144,3 @@ def check_loss(loss: Loss, y: Tensor, outputs: int) -> None:
         raise ValueError("loss: its value has no gradient by the prediction, expected one")
     if not bool(value.isfinite()):
         raise ValueError("loss: is not finite where all predictions are 0")
-
-
-def shapes_of(shapes: object, inputs: int, outputs: int) -> list[Widths]:
-    """Return the shapes of a search, the simplest first."""
-    if isinstance(shapes, str):
-        if shapes != "auto":
-            raise ValueError(f'shapes: got {shapes!r}, expected "auto" or a list of widths')
-        found: list[Widths] = [(inputs, outputs)]
-        for sums, products in ((1, 0), (0, 1), (1, 1), (2, 0), (0, 2), (1, 2), (3, 0), (5, 0)):
-            found.append((inputs, (sums, products) if products else sums, outputs))
-        return found
-    if not isinstance(shapes, Iterable):
-        raise TypeError(f'shapes: got {shapes!r}, expected "auto" or a list of widths')
-    found = [_shape(widths, inputs, outputs) for widths in shapes]
-    if not found:
-        raise ValueError("shapes: got none, expected at least one list of widths")
-    return found
-
-
-def _shape(widths: Any, inputs: int, outputs: int) -> Widths:
-    expected = f"widths such as [{inputs}, 2, {outputs}], or with (sums, products) in place of 2"
-    if isinstance(widths, str) or not isinstance(widths, Sequence) or len(widths) < 2:
-        raise TypeError(f"shapes: got {widths!r}, expected {expected}")
-    plain: list[int | tuple[int, int]] = []
-    for n, width in enumerate(widths):
-        if isinstance(width, Sequence) and not isinstance(width, str):
-            if n != 1 or len(widths) != 3 or len(width) != 2:
-                raise ValueError(f"shapes: got {widths!r}, expected products in the one hidden layer only")
-            products = checks.integer("shapes: products", width[1], 0)
-            width = checks.integer("shapes: sums", width[0], 0)
-            if width + products == 0:
-                raise ValueError(f"shapes: got {widths!r}, expected at least one node")
-            plain.append((width, products) if products else width)
-        else:
-            plain.append(checks.integer("shapes: width", width, 1))
-    if (plain[0], plain[-1]) != (inputs, outputs):
-        raise ValueError(f"shapes: got {widths!r}, expected {expected}")
-    return tuple(plain)

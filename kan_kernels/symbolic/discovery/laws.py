@@ -28,7 +28,8 @@ class Law:
             best that was read, or None.
         train: the same of the formula on the rows that it was fitted to.
         shape: of the network, such as "[2, 1, 1]".
-        seeds: those whose network led to these functions, in the order in which they did.
+        seeds: those whose network led to these functions, in the order in which they did; none of a
+            regression.
         exact: whether what is left is rounding error.
         squared: whether the losses are root mean square errors.
 
@@ -163,7 +164,7 @@ def table(laws: Iterable[Law], best: Law, digits: int = 5) -> Sequence[str]:
         network = "-" if law.network is None else f"{law.network:.2e}"
         mark = "*" if law is best else "!" if law.worse_than_network else ""
         lines.append(
-            f"{mark:2}{law.complexity:>10} {law.loss:>9.2e} {network:>9} {len(law.seeds):>5}  "
+            f"{mark:2}{law.complexity:>10} {law.loss:>9.2e} {network:>9} {len(law.seeds) or '-':>5}  "
             f"{', '.join(short(e, digits) for e in law.expressions)}"
         )
     return lines

@@ -3,6 +3,7 @@
 import copy
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,9 +57,9 @@ class Data:
 
 @dataclass
 class Judged:
-    """The losses of splines, and the seed they came from."""
+    """The losses of splines, and the seed they came from, None of a regression."""
 
-    seed: int
+    seed: int | None
     train: float
     valid: float
 
@@ -69,14 +70,32 @@ class Trained(Judged):
 
     model: KAN
 
+    def state(self) -> dict[str, Any]:
+        """Return plain data and tensors, for a checkpoint."""
+        losses = {"seed": self.seed, "train": self.train, "valid": self.valid}
+        return {**losses, "model": self.model.state_dict()}
 
-def coarse(data: Data, widths: Widths, seed: int) -> Trained:
-    """Return a network in float64 on a coarse grid, after a few steps."""
+
+def restored(data: Data, widths: Widths, state: dict[str, Any]) -> Trained:
+    """Return the network on a coarse grid that `state` was taken from."""
+    values = dict(state)
+    model = _new(data, widths, values["seed"])
+    model.load_state_dict(values.pop("model"))
+    return Trained(model=model, **values)
+
+
+def _new(data: Data, widths: Widths, seed: int) -> KAN:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = KAN(widths, COARSE[0], base="identity", dtype=torch.float64)
     if data.train.loss is not None:
         model.layers[-1].bias = nn.Parameter(torch.zeros(data.outputs, dtype=torch.float64))
+    return model
+
+
+def coarse(data: Data, widths: Widths, seed: int) -> Trained:
+    """Return a network in float64 on a coarse grid, after a few steps."""
+    model = _new(data, widths, seed)
     train(data, model, COARSE[1])
     return judged(data, model, seed)
 
@@ -113,6 +132,6 @@ def train(data: Data, model: KAN, steps: int) -> None:
         raise KeyboardInterrupt
 
 
-def judged(data: Data, model: KAN, seed: int) -> Trained:
+def judged(data: Data, model: KAN, seed: int | None) -> Trained:
     """Return the network with its losses."""
     return Trained(seed, data.loss(model, data.train), data.loss(model, data.valid), model)

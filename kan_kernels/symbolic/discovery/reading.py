@@ -110,7 +110,7 @@ class Reader:
                 None if trained is None else own(trained.valid),
                 own(train),
                 shape,
-                () if trained is None else (trained.seed,),
+                () if trained is None or trained.seed is None else (trained.seed,),
                 squared and max(own(loss), own(train)) <= self.pool.floor,
                 squared,
             )

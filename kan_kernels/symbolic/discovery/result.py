@@ -26,7 +26,8 @@ class Discovery:
         stopped: why the search ended: "exact", "searched", "budget", "work" or "interrupted".
         work: trainings and joint fits that were done; `discover(..., work=...)` does as many again.
         seconds: how long that took.
-        networks: how many spline networks were read. 0 with a budget too small for one.
+        networks: how many spline networks were trained to the end and read; 0 where time was too short.
+        structures: how many one-layer networks of coordinates were read, which are a regression.
 
     Example:
         >>> x = torch.linspace(-1, 1, 60)
@@ -40,6 +41,7 @@ class Discovery:
     work: int
     seconds: float
     networks: int
+    structures: int = 0
 
     @property
     def formula(self) -> Any:
@@ -55,11 +57,10 @@ class Discovery:
         lines = [*table(self.front, self.best)]
         if self.best.worse_than_network:
             lines.append("! the best formula is worse than the spline network that it was read from")
-        if not self.networks:
-            lines.append("! no spline network was read within the budget")
-        lines.append(
-            f"{STOPS[self.stopped]}: {self.networks} networks read, {self.work} fits, {self.seconds:.1f} s"
-        )
+        if not self.networks and self.stopped in ("budget", "work", "interrupted"):
+            lines.append("! no network was trained within the budget")
+        read = f"{self.structures} structures and {self.networks} networks read"
+        lines.append(f"{STOPS[self.stopped]}: {read}, {self.work} fits, {self.seconds:.1f} s")
         return "\n".join(lines)
 
     def plot(self, *, ax: Any = None) -> Any:

@@ -11,22 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._core import checks, files
+from ..._core import checks, threads
 from ...nn import function_library as library
 from ...training.loop import _bar
-from . import direct, inputs, laws, networks, reading
+from . import coordinates, direct, inputs, laws, networks, reading
+from .checkpoint import Checkpoint
 from .joint import Loss
-from .laws import Law, Pool, short
+from .laws import Pool, short
 from .networks import Data, Trained, Widths
 from .result import Discovery
+from .shapes import groups_of, proposed, shapes_of
 
-FORMAT = 1
+PROBE = 1  # the place of the network that is looked at for its structure, where no regression was before
 READ = 3  # networks of a shape that are trained to the end and read, the best of all seeds
 
 
 def discover(
     x: Any,
-    y: Any,
+    y: Any = None,
     names: Sequence[str] | None = None,
     *,
     budget: float = 60,
@@ -53,9 +55,10 @@ def discover(
     search ends: the same `work` gives the same result on any clock.
 
     Args:
-        x: (n, in) or (n,), a tensor or an array, no column constant.
-        y: (n, out) or (n,); integer classes beside a loss that takes them.
-        names: of the inputs, identifiers; x_1, x_2, ... by default.
+        x: (n, in) or (n,), a tensor, an array or a data frame, no column constant; or a `data.Dataset`, whose
+            training rows are searched in the data's own units: standardising leaves no trace in the law.
+        y: (n, out) or (n,), likewise; integer classes beside a loss that takes them. None beside a Dataset.
+        names: of the inputs, identifiers; those of the data set or frame, or x_1, x_2, ... by default.
         budget: seconds. The training or fit that is running is finished.
         work: trainings and fits, in place of the budget.
         seeds: of the networks; the first also decides which rows are fitted (three of four, at most 2000) and
@@ -66,7 +69,8 @@ def discover(
             prediction is (n, out) in float64, where classes are given (n, classes). Curves are read by the
             rows at which it is curved: of a classifier, near the border.
         functions: names from the library that edges may become; None: all.
-        checkpoint: a file that is written after every network; resume continues from it, if it is there.
+        checkpoint: a file that is written after every network and every structure that was read; resume
+            continues from it, if it is there, to what a search that was never broken off finds.
         resume: whether to.
         progress: a progress bar with the best formula so far (needs tqdm); None shows one on a terminal.
 
@@ -94,24 +98,30 @@ def discover(
         raise ValueError(f"seeds: got {seeds!r}, expected different integers, at least one")
     if loss is not None and not callable(loss):
         raise TypeError(f"loss: got {loss!r}, expected a function of (prediction, y)")
+    x, y, names, kept = inputs.given(x, y, names)
     rows, target, outputs, eps = inputs.rows_of(x, y, loss)
+    eps = eps if kept is None else kept
     known = inputs.names_of(names, rows.shape[1])
-    wanted = inputs.shapes_of(shapes, rows.shape[1], outputs)
+    wanted = shapes_of(shapes, rows.shape[1], outputs)
     candidates = library.resolve(functions)
     resume = checks.boolean("resume", resume)
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and not path.parent.is_dir():
         raise ValueError(f"checkpoint: there is no folder {str(path.parent)!r}")
+    if path is not None and path.is_dir():
+        raise ValueError(f"checkpoint: {str(path)!r} is a folder, expected a file")
     if resume and path is None:
         raise ValueError("resume: got True without checkpoint, expected the file to resume from")
     open_bar = _bar(None if progress is None else checks.boolean("progress", progress))
     data = inputs.split(rows, target, outputs, eps, loss, seeds[0])
     identity = _identity(rows, target, known, seeds, wanted, candidates, loss)
-    with open_bar(total=None) as bar:
+    with threads.few(len(data.train.x)), open_bar(total=None) as bar:
         run = Search(data, known, seeds, wanted, candidates, budget, work, bar, isinstance(shapes, str))
-        if resume and path is not None and path.exists():
-            run.load(path, identity)
-        return run.all(path, identity)
+        if path is not None:
+            run.checkpoint = Checkpoint(path, identity)
+            if resume and path.exists():
+                run.checkpoint.load(run)
+        return run.all()
 
 
 def _identity(rows: Tensor, target: Tensor, names, seeds, shapes, functions, loss: Loss | None) -> str:
@@ -143,17 +153,30 @@ class Search:
         self.deadline = self.start + budget
         self.before = 0.0  # seconds of the searches that this one continues
         self.work = self.stage = self.networks = 0
-        self.opened = False  # whether what needs no training is done
+        self.opened = 0  # 1: a constant and a line are there; 2: all that needs no training
+        self.reads = self.skipped = (
+            0  # structures read before all training; those that a resumed search skips
+        )
+        self.structures = 0  # all that were read
         self.shown = ""
         self.least = math.inf  # loss of the networks read
-        self.started: dict[int, list[Trained]] = {}
+        self.started: dict[int, list[Trained]] = {}  # by the shape's number, in the order of the seeds
+        self.checkpoint: Checkpoint | None = None
         # the best network of the first three shapes comes before the second best of the first, and so on
         places = [(n, r) for n, shape in enumerate(shapes) for r in range(min(READ, len(self._seeds(shape))))]
         self.order = sorted(places, key=lambda place: (place[0] + 2 * place[1], place[0]))
+        self.all_shapes = all_shapes
+        if all_shapes and (not self.direct or data.train.x.shape[1] > coordinates.PAIRS):
+            widest = (len(shapes) - 1, 0)  # whose structure says what else to try
+            self.order.remove(widest)
+            self.order.insert(PROBE, widest)
+        self.grouped: set[tuple] = set()  # kinds and groups of inputs that were looked at
         self.reader = reading.Reader(data, self.pool, functions, names, self.tick)
 
     def tick(self) -> None:
         """Count a training or a fit; end the search where the budget is spent."""
+        if self.skipped:  # this was counted before
+            return
         self.work += 1
         if self.bar is not None:
             self.bar.update()
@@ -169,22 +192,20 @@ class Search:
         elif self.work >= self.limit:
             raise _Spent
 
-    def all(self, path: Path | None, identity: str) -> Discovery:
+    def all(self) -> Discovery:
         """Read the networks that are left, and return what was found."""
         stopped = "searched"
         try:
             if not self.opened:
+                self._plainest()
+                self._save(opened=1)
+            if self.opened == 1:
                 self._without_networks()
-                self.opened = True
-                if path is not None:
-                    self.save(path, identity)
-            for number, rank in self.order[self.stage :]:
-                if self.pool.best().exact:
-                    break
-                self._read(number, rank)
+                self._save(opened=2)
+            while self.stage < len(self.order) and not self.pool.best().exact:
+                self._read(*self.order[self.stage])
                 self.stage += 1
-                if path is not None:
-                    self.save(path, identity)
+                self._save()
             if self.pool.best().exact:
                 stopped = "exact"
             self.reader.plainer(self.pool.best())
@@ -198,9 +219,16 @@ class Search:
         seconds = time.monotonic() - self.start + self.before
         front = self.pool.front()
         for law in front:
-            if law.network is None and self.networks:
+            if law.network is None and self.networks + self.structures:
                 law.network = laws.rms(self.least) if law.squared else self.least
-        return Discovery(tuple(front), self.pool.best(), stopped, self.work, seconds, self.networks)
+        best = self.pool.best()
+        return Discovery(tuple(front), best, stopped, self.work, seconds, self.networks, self.structures)
+
+    def _save(self, opened: int | None = None) -> None:
+        """Write a checkpoint: what follows does not depend on whether the search was broken off here."""
+        self.opened = self.opened if opened is None else opened
+        if self.checkpoint is not None:
+            self.checkpoint.save(self)
 
     def _constant(self) -> None:
         values = self.data.mean if self.data.train.loss is None else torch.zeros(self.data.outputs)
@@ -208,7 +236,7 @@ class Search:
         theta, _ = self.data.train.fit(form, theta, form.free(), 30, 1e-12)
         self.reader.keep(form, theta, None, "constant")  # something is there before time can run out
 
-    def _without_networks(self) -> None:
+    def _plainest(self) -> None:
         self._constant()
         self.tick()
         law = self.pool.best()
@@ -216,58 +244,65 @@ class Search:
         form, theta = reading.linear(self.data)
         if "x" in self.reader.allowed:
             self.reader.add(form, theta, None, "linear")
+
+    def _without_networks(self) -> None:
         if not self.direct or self.pool.best().exact:
             return
-        for judged in direct.laws(self.reader, self.seeds[0]):
-            self.networks += 1
+        self.skipped = self.reads
+        for judged in direct.laws(self.reader, self.reads):
+            if self.skipped:
+                self.skipped -= 1
+                continue
+            self.reads += 1
+            self.structures += 1
             self.least = min(self.least, judged.valid)
+            self._save()
 
     def _read(self, number: int, rank: int) -> None:
         """Train the network of a shape that comes at this rank among all seeds to the end, and read it."""
         shape = self.shapes[number]
-        if number not in self.started:
-            started = []
-            for seed in self._seeds(shape):
-                started.append(networks.coarse(self.data, shape, seed))
-                self.tick()
-            started.sort(key=lambda network: (network.valid != network.valid, network.valid))
-            self.started[number] = started
-        trained = networks.fine(self.data, self.started[number][rank])
+        started = self.started.setdefault(number, [])
+        for seed in self._seeds(shape)[len(started) :]:
+            started.append(networks.coarse(self.data, shape, seed))
+            self.tick()
+            self._save()
+        ranked = sorted(started, key=lambda network: (network.valid != network.valid, network.valid))
+        trained = networks.fine(self.data, ranked[rank])
         self.least = min(self.least, trained.valid)
         self.tick()
+        if self.all_shapes and self._propose(trained, (number, rank)):
+            return
         self.networks += 1
         self.reader.read(trained, str(list(shape)))
 
+    def _propose(self, trained: Trained, place: tuple[int, int]) -> bool:
+        """Put shapes before a network that have the structure that it has, where no network had it before.
+
+        Where splines of coordinates are a regression, they are looked at here. Returns whether the network
+        has to wait.
+        """
+        found = {kind: tuple(own) for kind, own in groups_of(self.data, trained).items()}
+        groups = {kind: own for kind, own in found.items() if (kind, own) not in self.grouped}
+        self.grouped.update(groups.items())
+        count = self.data.train.x.shape[1]
+        for own in dict.fromkeys(groups.values()) if self.direct and count > coordinates.PAIRS else ():
+            for judged in direct.grouped_laws(self.reader, own):
+                self.structures += 1
+                self.least = min(self.least, judged.valid)
+                if self.pool.best().exact:
+                    return True
+        left = self.order[self.stage + 1 :]
+        first: list[tuple[int, int]] = []
+        for shape in proposed(groups, count, self.data.outputs):
+            if shape not in self.shapes:
+                self.shapes.append(shape)
+                left += [(len(self.shapes) - 1, rank) for rank in range(min(READ, len(self.seeds)))]
+            other = (self.shapes.index(shape), 0)
+            if other in left and other not in first:
+                first.append(other)
+        rest = [other for other in left if other not in first]
+        self.order[self.stage + 1 :] = [*first, place, *rest] if first else rest
+        return bool(first)
+
     def _seeds(self, shape: Widths) -> list[int]:
         return self.seeds if len(shape) > 2 else self.seeds[:1]  # one layer is nearly convex
-
-    def save(self, path: Path, identity: str) -> None:
-        """Write a checkpoint: plain data and tensors, replaced in one go."""
-        state = {
-            "format": FORMAT, "identity": identity, "opened": self.opened, "stage": self.stage,
-            "work": self.work, "networks": self.networks, "least": self.least,
-            "seconds": time.monotonic() - self.start + self.before,
-            "laws": [law.state() for law in self.pool.laws.values()],
-        }  # fmt: skip
-        with files.replacing(path) as part:
-            torch.save(state, part)
-
-    def load(self, path: Path, identity: str) -> None:
-        """Continue from a checkpoint.
-
-        Raises:
-            ValueError: it is none, or of another search.
-        """
-        try:
-            state = torch.load(path, weights_only=True)
-        except Exception as error:
-            raise ValueError(f"checkpoint: {str(path)!r} is no file of discover's: {error}") from error
-        if not isinstance(state, dict) or state.get("format") != FORMAT or "laws" not in state:
-            raise ValueError(f"checkpoint: {str(path)!r} is no file of discover's")
-        if state["identity"] != identity:
-            raise ValueError(f"checkpoint: {str(path)!r} is of other data, names, seeds, shapes or options")
-        self.stage, self.work = state["stage"], state["work"]
-        self.opened = state.get("opened", self.stage > 0)
-        self.networks, self.before, self.least = state["networks"], state["seconds"], state["least"]
-        for law in map(Law.from_state, state["laws"]):
-            self.pool.laws[law.skeleton()] = law

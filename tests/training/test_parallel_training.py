@@ -1,0 +1,115 @@
+"""Training of several ranks against one process that has all rows: fit under DDP, FSDP2 in one dimension."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+import ranks
+from kan_kernels.grids import refine
+from kan_kernels.training import fit
+from sharded import close, draw, make
+
+case = ranks.Cases()
+# Adam divides gradients by their size, so that rounding in their means grows: to 1e-9 after some steps
+GROWN = 1e-9
+# and a fit of coefficients to rows divides by the smallest part of them that tells two apart
+FITTED = 1e-7
+
+
+def data(rank: int, size: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return all rows, and those of a rank: equal shares, whose mean gradient is the whole's."""
+    x = draw(400, 4)
+    y = x.sin() * x.flip(1)
+    own = slice(rank * 400 // size, (rank + 1) * 400 // size)
+    return (x, y), (x[own], y[own])
+
+
+def same(net: nn.Module, whole: nn.Module, error: float = GROWN) -> None:
+    """The state of one process, and the same bits on every rank."""
+    state = net.state_dict()
+    for key, value in whole.state_dict().items():
+        close(state[key], value, key, error)
+        first = [state[key].clone() if dist.get_rank() == 0 else torch.empty_like(state[key])]
+        if not hasattr(state[key], "full_tensor"):
+            dist.broadcast(first[0], 0)
+            assert torch.equal(first[0], state[key]), key
+
+
+@case
+def fit_in_parallel(rank: int, size: int) -> None:
+    """The losses and the model of one process, with knots that move on the way, by Adam and by SGD."""
+    every, own = data(rank, size)
+    for optimizer in ("adam", lambda parameters: torch.optim.SGD(parameters, 0.01)):
+        for changes in ({}, {"update_grid_at": [2, 4]}):
+            whole, net = make(), make()
+            options: dict[str, Any] = {"optimizer": optimizer, "steps": 6, "evaluate_every": 1, **changes}
+            alone = fit(whole, every, group="local", **options)
+            together = fit(DistributedDataParallel(net), own, **options)
+            got, want = (torch.tensor(history.train_loss) for history in (together, alone))
+            torch.testing.assert_close(got, want, rtol=GROWN, atol=0)
+            assert together.evaluated == alone.evaluated
+            assert want[-1] < want[0], (changes, want)
+            same(net, whole)
+
+
+@case
+def refine_between(rank: int, size: int) -> None:
+    """A model leaves its DistributedDataParallel, is refined on all rows, and is wrapped anew."""
+    every, own = data(rank, size)
+    whole, model = make(), make()
+    options: dict[str, Any] = {"optimizer": "adam", "steps": 3, "evaluate_every": 1}
+    fit(whole, every, group="local", **options)
+    first = DistributedDataParallel(model)
+    fit(first, own, **options)
+    before = model.layers[0].spline_weight
+    for new_size, new, old in ((10, own[0], every[0]), (13, own[0], every[0])):
+        refine(first.module, new_size, new, group=dist.group.WORLD)
+        refine(whole, new_size, old, group="local")
+    assert first.module.layers[0].spline_weight is not before  # what `first` sends no longer is the model's
+    for key, value in whole.state_dict().items():
+        close(model.state_dict()[key], value, key, FITTED)
+    again = DistributedDataParallel(first.module)
+    got = fit(again, own, **options).train_loss
+    want = fit(whole, every, group="local", **options).train_loss
+    torch.testing.assert_close(torch.tensor(got), torch.tensor(want), rtol=FITTED, atol=0)
+    same(model, whole, FITTED)
+
+
+@case
+def fully_sharded(rank: int, size: int) -> None:
+    """FSDP2 along one dimension: gradients of every parameter, then steps of two optimizers."""
+    every, own = data(rank, size)
+    for each_layer in (False, True):
+        for optimizer in (torch.optim.SGD, torch.optim.Adam):
+            whole, net = make(), make()
+            for layer in net.layers if each_layer else ():
+                fully_shard(layer)
+            fully_shard(net)
+            steps = [optimizer(m.parameters(), 0.05) for m in (whole, net)]
+            for _ in range(3):
+                for model, (x, y), step in ((whole, every, steps[0]), (net, own, steps[1])):
+                    step.zero_grad()
+                    (model(x) - y).square().mean().backward()
+                for (name, got), want in zip(net.named_parameters(), whole.parameters(), strict=True):
+                    close(got.grad, want.grad, name, GROWN)
+                for step in steps:
+                    step.step()
+            same(net, whole)
+
+
+@pytest.mark.parametrize("size", [1, 2, pytest.param(4, marks=pytest.mark.long)])
+def test_ranks(size: int, tmp_path: Path) -> None:
+    """All cases, on as many ranks."""
+    ranks.start(__file__, tmp_path, size)
+
+
+if __name__ == "__main__":
+    case.serve()
