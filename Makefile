@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SYSTEM_PATH := $(PATH)
+# Python writes what it compiled, wherever it was told not to: every process would compile it anew.
+unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Where nvcc is, the CUDA kernels are built too: here for the cards of this machine, by `pip install .` for all.
 ifndef TORCH_CUDA_ARCH_LIST

@@ -257,4 +257,4 @@ def kan_linear_backward(x, spline_weight, base_weight, g, grid, functions, order
 
 
 def can_run(problem) -> str | None:
-    return why_not()
+    return why_not() if problem.op in globals() else f"there are no kernels for {problem.op}"

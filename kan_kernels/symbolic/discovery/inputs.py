@@ -28,10 +28,7 @@ def names_of(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
 
 
 class Given(NamedTuple):
-    """What the search is about: x and y in the units of the data, names, the eps of what y was kept in.
-
-    eps: None where y's own dtype says it.
-    """
+    """A search's x and y in the units of the data, their names, and eps of what y was kept in, or None."""
 
     x: Any
     y: Any

@@ -1,7 +1,8 @@
 """From one trained network to laws: combinations of functions, tried on few rows, the best made plain."""
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -13,11 +14,12 @@ from .form import Form, Term
 from .joint import Rows, head, inside, settled
 from .laws import Law, Pool, rms
 from .networks import Data, Judged, Trained
-from .propose import build, choices, first
+from .propose import Edges, build, choices, ordered
 from .simplify import cleaned, simplified
 
 LIKELY, PLAINER = 20, 8  # combinations that are tried: by what they explain, and by what is plain
 QUICK_ROWS, QUICK_STEPS, STEPS = 250, 15, 80
+EXAMINED = 5  # so many times more are looked at, as different choices often make the same form
 REFINED = 3
 
 
@@ -36,15 +38,8 @@ class Reader:
         """Add the laws of a network to the pool."""
         edges = choices(self.data, trained, self.functions)
         self.tick()
-        keys = list(edges)
         tried: list[tuple[float, float, int, Form, Tensor]] = []
-        seen: set[Form] = set()
-        combinations = first(edges, LIKELY) + first(edges, PLAINER, plainness=4.0)
-        for chosen in combinations:
-            form, theta = build(self.data, trained, keys, chosen)
-            if form in seen:
-                continue
-            seen.add(form)
+        for chosen, form, theta in different(self.data, trained, edges):
             theta = inside(form, settled(form, theta), self.data.train.x)
             theta, _ = self.quick.fit(form, theta, head(form) & form.free(), 2)
             theta, value = self.quick.fit(form, theta, form.free(), QUICK_STEPS)
@@ -132,6 +127,20 @@ class Reader:
         spread = float(self.data.scale.square().mean()) if rows.loss is None else 0.0
         more = (factor - 1) * max(abs(rows.value(law.form, law.theta)), 1e-3 * spread)
         return replace(rows, floor=rows.floor + more)
+
+
+def different(data: Data, trained: Trained, edges: Edges) -> Iterator[tuple[tuple, Form, Tensor]]:
+    """Yield combinations, with the form that each makes: so many as are to be tried, no form twice."""
+    keys, seen = list(edges), set[Form]()
+    for count, plainness in ((LIKELY, 1.0), (PLAINER, 4.0)):
+        wanted = len(seen) + count
+        for chosen in itertools.islice(ordered(edges, plainness), EXAMINED * count):
+            form, theta = build(data, trained, keys, chosen)
+            if form not in seen:
+                seen.add(form)
+                yield chosen, form, theta
+            if len(seen) == wanted:
+                break
 
 
 def _same(rows: Rows, form: Form, theta: Tensor, other: Tensor) -> bool:
