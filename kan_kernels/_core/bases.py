@@ -41,6 +41,7 @@ class Basis:
     local: bool = False  # a row sees the order + 1 functions of its cell; else all R: full support
     cuda: bool = True  # the library has CUDA kernels for it
     cycles: float = 0.0  # instructions of one function in the GPU kernels of full support, for the cost model
+    coefficients: bool = False  # each function has its own in the grid, which takes registers of GPU kernels
     formula: str = ""  # of B_r, and where its grid has which columns: for docstrings
 
     def why_not(self, functions: int) -> str | None:
@@ -134,6 +135,7 @@ ORTHOGONAL = Basis(
     lambda functions, _: 3 * functions,
     _about_coefficients,
     cycles=30.0,
+    coefficients=True,
     formula="polynomials by their three-term recurrence, B_r = (a_r x + b_r) B_{r-1} - c_r B_{r-2} with "
     "B_{-1} = 1 and B_{-2} = 0, NaN at +-inf; grid (in, 3R): a, then b, then c, of the classical families "
     "from `functional.polynomials`",

@@ -268,7 +268,7 @@ def _backward_tiles(case: Case, constants: dict, exact: bool, small: bool):
         shapes = [(16, 64, 8, 1)]
     elif case.half:
         shapes = [(64, 128, 8, 3), (64, 256, 8, 3), (64, 64, 4, 3)]
-        if case.warp_groups and _even_tiles(case.width):
+        if case.warp_groups and _even_tiles(case.width) and not BY_CODE[case.basis].coefficients:
             shapes = [shapes[1], shapes[0], shapes[2]]
     elif exact and not case.warp_groups:
         shapes = [(16, 64, 8, 2)]
