@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .. import grids, replicas
-from .._core import checks
+from .._core import checks, threads
 from ..inspection import layers_of
+from ..nn.symbolic_edges import SymbolicEdges
 from ..regularization import regularization as penalty
 from . import equation
-from .data import Batches, split
+from .data import Batches, TensorBatches, split
 from .history import History
 from .objective import HISTORY_SIZE, Minimizer, Objective, builder
 from .run import Run
@@ -201,8 +202,17 @@ def fit(
         },
         open_bar=_bar(progress),
     )
-    run.prepare(source, steps, given=not isinstance(resume, bool))
-    return run.to(steps)
+    with threads.few(_in_formulas(model, train)):
+        run.prepare(source, steps, given=not isinstance(resume, bool))
+        return run.to(steps)
+
+
+def _in_formulas(model: nn.Module, batches: Any) -> int:
+    """Return how many numbers formulas make of a batch, by torch's own functions; many, where none does."""
+    edges = sum(len(module.names) for module in model.modules() if isinstance(module, SymbolicEdges))
+    if edges == 0 or not isinstance(batches, TensorBatches):
+        return threads.SERIAL + 1
+    return edges * min(len(batches.x), batches.batch_size or len(batches.x))
 
 
 def _integer_or_none(name: str, value: object) -> int | None:

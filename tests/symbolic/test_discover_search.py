@@ -74,7 +74,7 @@ def test_broken_off_anywhere(tmp_path: Path, place: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(search.networks, "COARSE", (4, 3))
     monkeypatch.setattr(search.networks, "FINE", ((6, 3),))
     y = (2 * x[:, 0]).sin() + x[:, 1] ** 2 + noise
-    work = 70 if place == "networks" else 40
+    work = 130 if place == "networks" else 40
     whole = symbolic.discover(x, y, **options, work=work)
     assert whole.work == work and (whole.networks > 1) == (place == "networks")
     path, ticks = tmp_path / "search.pt", iter(range(10**6))
