@@ -46,8 +46,8 @@ def discover(
     First come sums and products of univariate functions, behind a function, of the inputs and of products,
     ratios, sums and differences of two or three of them: one-layer KANs whose splines are a regression.
     Of each shape, from the simplest on, a network is trained coarsely for every seed; the three best are
-    trained to the end and read, the best of later shapes before the third of earlier ones. What separates in
-    a network (`kan_kernels.structure`) is tried next, in shapes that have it and in regressions. The functions
+    trained to the end and read, the best of later shapes before the third of earlier ones. What separates
+    in a network (`kan_kernels.structure`) is tried next, in shapes and regressions of it. The functions
     are those with which the whole formula has the least error, after all constants were fitted together;
     terms go, and constants become plain numbers, where that does not hurt on rows that were not fitted. The
     search ends early at a formula that leaves nothing but rounding.
