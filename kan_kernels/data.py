@@ -139,8 +139,8 @@ def from_arrays(
     if rows == 0 or (test > 0 and rows < 2):
         raise ValueError(f"x: got {rows} rows, expected at least {2 if test > 0 else 1}")
     default = ["y"] if outputs.shape[1] == 1 else [f"y_{o + 1}" for o in range(outputs.shape[1])]
-    numbered = [f"x_{i + 1}" for i in range(inputs.shape[1])]
-    names = checks.names("names", found or numbered if names is None else names, inputs.shape[1])
+    given = found or _numbered(inputs.shape[1]) if names is None else names
+    names = checks.names("names", given, inputs.shape[1])
     output_names = checks.names(
         "output_names", called or default if output_names is None else output_names, outputs.shape[1]
     )
@@ -232,18 +232,15 @@ def _split(rows: int, test: float, seed: int) -> tuple[Tensor, Tensor]:
     return order[: rows - held].sort().values, order[rows - held :].sort().values
 
 
-def unframed(values: Any) -> tuple[Any, list[str] | None]:
-    """Return the array of a data frame, or of a column of one, and its names; anything else as it is.
+def _numbered(count: int) -> list[str]:
+    """Return x_1, x_2, ..., the names of columns that have none."""
+    return [f"x_{i + 1}" for i in range(count)]
 
-    Args:
-        values: with `to_numpy`, as in pandas and polars, or not.
 
-    Example:
-        >>> unframed([[1.0, 2.0]])
-        ([[1.0, 2.0]], None)
-    """
+def _unframed(values: Any) -> tuple[Any, list[str] | None]:
+    """Return the array of a data frame, or of a column of one, and its names; anything else as it is."""
     called: list[str] | None = None
-    if hasattr(values, "to_numpy") and not isinstance(values, Tensor):
+    if hasattr(values, "to_numpy") and not isinstance(values, Tensor):  # of pandas, polars and others
         columns = getattr(values, "columns", None)
         single = getattr(values, "name", None)
         if columns is not None:
@@ -256,7 +253,7 @@ def unframed(values: Any) -> tuple[Any, list[str] | None]:
 
 def _columns(argument: str, values: Any) -> tuple[Tensor, list[str] | None]:
     """Return (rows, columns) float64 on the CPU, and the names that a data frame gives its columns."""
-    values, called = unframed(values)
+    values, called = _unframed(values)
     expected = "an array, a tensor or a data frame of numbers"
     try:
         found = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))

@@ -163,41 +163,34 @@ def auto(
         return report
     reports = _chosen(layers, products_of(model), x, candidates, r2_threshold, complexity_weight)
     original = _outputs(model, x)
-    if y is None:
-        while True:
-            trial = copy.deepcopy(model)
-            _apply(layers_of(trial), reports)
-            change = _change(original, _outputs(trial, x))
-            if change**2 <= 1 - r2_threshold or not any(report.fixed for report in reports):
-                break
-            reports = _without_worst(reports)
-        _apply(layers, reports)
-        return Report(tuple(reports), change)
-    before = error_of(model, x, y, loss)
-    allowed = worsening * before
-    if loss is None:
-        allowed += ROUNDING * float(y.double().square().mean().sqrt())
+    before, allowed = None, 1 - r2_threshold
+    if y is not None:
+        before = error_of(model, x, y, loss)
+        allowed = worsening * before
+        if loss is None:
+            allowed += ROUNDING * float(y.double().square().mean().sqrt())
+
+    def worse(trial: torch.nn.Module) -> float:
+        """Return the error of the whole, polished, or without y what the formulas leave unexplained of it."""
+        if y is None:
+            return _change(original, _outputs(trial, x)) ** 2
+        try:
+            return polish(trial, x, y, loss=loss, steps=POLISH, group=replicas.LOCAL)
+        except ValueError:  # not finite
+            return torch.inf
+
     while True:
         trial = copy.deepcopy(model)
         _apply(layers_of(trial), reports)
         after = before
-        if any(report.fixed for report in reports):
-            try:
-                after = polish(trial, x, y, loss=loss, steps=POLISH, group=replicas.LOCAL)
-            except ValueError:  # not finite
-                after = torch.inf
-        if after <= allowed:
+        if not any(report.fixed for report in reports) or (after := worse(trial)) <= allowed:
             break
-        reports = _without_worst(reports)
+        least = min((r for r in reports if r.fixed), key=lambda report: report.best.r2)
+        reports = [replace(r, fixed=False) if r is least else r for r in reports]
     _apply(layers, reports)
     model.load_state_dict(trial.state_dict())
-    return Report(tuple(reports), _change(original, _outputs(model, x)), before, after)
-
-
-def _without_worst(reports: list[EdgeReport]) -> list[EdgeReport]:
-    """Return the reports with the fixed edge of the least r2 as a spline."""
-    least = min((r for r in reports if r.fixed), key=lambda report: report.best.r2)
-    return [replace(r, fixed=False) if r is least else r for r in reports]
+    change = _change(original, _outputs(model, x))
+    return Report(tuple(reports), change, before, None if y is None else after)
 
 
 def _chosen(

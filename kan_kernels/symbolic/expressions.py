@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from .._core import checks
-from ..data import Dataset
+from ..data import Dataset, _numbered
 from ..inspection import layers_of, opened, products_of
 from ..nn import KANLinear, SelectedInputs
 from ..nn import function_library as library
@@ -212,7 +212,7 @@ def to_function(
         [12.5]
     """
     sympy = _sympy()
-    names = [f"x_{i + 1}" for i in range(len(_names(None, None, model)))]
+    names = _numbered(len(_names(None, None, model)))
     units = {"normalizer": normalizer, "output_normalizer": output_normalizer, "data": data}
     values = formula(model, names, digits, **units)
     symbols = [sympy.Symbol(name) for name in names]
@@ -244,12 +244,7 @@ def _names(names: Sequence[str] | None, data: Dataset | None, model: torch.nn.Mo
         count, names = model.in_features, model.column_names if names is None else names
     else:
         count = layers_of(model)[0].in_features
-    return checks.names("names", numbered(count) if names is None else names, count, "input")
-
-
-def numbered(count: int) -> list[str]:
-    """Return x_1, x_2, ..."""
-    return [f"x_{i + 1}" for i in range(count)]
+    return checks.names("names", _numbered(count) if names is None else names, count, "input")
 
 
 def _normalizer(name: str, pair: object, count: int) -> tuple[list[float], list[float]] | None:

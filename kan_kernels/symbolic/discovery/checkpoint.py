@@ -23,8 +23,8 @@ class Checkpoint:
         """Write where a search is."""
         state = {
             "format": FORMAT, "identity": self.identity, "opened": search.opened, "stage": search.stage,
-            "reads": search.reads, "structures": search.structures, "work": search.work,
-            "networks": search.networks, "least": search.least,
+            "structures": search.structures, "work": search.work, "networks": search.networks,
+            "least": search.least,
             "seconds": time.monotonic() - search.start + search.before,
             "shapes": search.shapes, "order": search.order, "grouped": list(search.grouped),
             "laws": [law.state() for law in search.pool.laws.values()],
@@ -49,8 +49,7 @@ class Checkpoint:
             raise ValueError(
                 f"checkpoint: {str(self.path)!r} is of other data, names, seeds, shapes or options"
             )
-        plain = ("opened", "stage", "reads", "structures", "work", "networks", "least", "shapes", "order")
-        for name in plain:
+        for name in ("opened", "stage", "structures", "work", "networks", "least", "shapes", "order"):
             setattr(search, name, state[name])
         search.before, search.grouped = state["seconds"], set(state["grouped"])
         for law in map(Law.from_state, state["laws"]):

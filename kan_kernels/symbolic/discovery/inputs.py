@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ..._core import checks
-from ...data import Dataset, unframed
-from ..expressions import numbered
+from ...data import Dataset, _numbered, _unframed
 from .joint import Loss, Rows
 from .networks import Data
 
@@ -20,7 +19,7 @@ _DOUBLE, _SINGLE = (1e-15, 1e-11), (1.0, 16.0)  # in float64; of the eps of othe
 
 def names_of(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
     """Return the names of the inputs, identifiers."""
-    names = checks.names("names", numbered(count) if names is None else names, count, "input")
+    names = checks.names("names", _numbered(count) if names is None else names, count, "input")
     for name in names:
         if not name.isidentifier() or keyword.iskeyword(name):
             raise ValueError(f"names: got {name!r}, expected identifiers, which formulas can be written with")
@@ -41,8 +40,8 @@ def given(x: Any, y: Any, names: Sequence[str] | None) -> Given:
     if not isinstance(x, Dataset):
         if y is None:
             raise TypeError("y: got None, expected what x is explained by; only a Dataset holds both")
-        x, called = unframed(x)
-        return Given(x, unframed(y)[0], called if names is None else names, None)
+        x, called = _unframed(x)
+        return Given(x, _unframed(y)[0], called if names is None else names, None)
     if y is not None:
         raise ValueError(f"y: got {type(y).__name__} beside a Dataset, expected None: it holds its own")
     rows, target = x.train

@@ -1,4 +1,4 @@
-"""The spline networks of `discover`: data in their units, a training from coarse to fine, a pruned copy."""
+"""The spline networks of `discover`: data in their units, a training from coarse to fine."""
 
 import copy
 import warnings
@@ -48,11 +48,20 @@ class Data:
         """Return y in the units of the networks."""
         return rows.y if rows.loss is not None else (rows.y - self.mean) / self.scale
 
+    def prediction(self, model: nn.Module, x: Tensor) -> Tensor:
+        """Return what a network makes of rows in its units, in y's own units."""
+        y: Tensor = model(x)
+        return y * self.scale + self.mean
+
     def loss(self, model: nn.Module, rows: Rows) -> float:
         """Return the loss of a network on rows, in y's own units."""
         with torch.no_grad():
-            prediction = model(self.units(rows.x))
-        return rows.of(prediction if rows.loss is not None else prediction * self.scale + self.mean)
+            return rows.of(self.prediction(model, self.units(rows.x)))
+
+    @property
+    def variance(self) -> float:
+        """Return the mean variance of the outputs; 1 beside a loss of the user's."""
+        return float(self.scale.square().mean())
 
 
 @dataclass

@@ -50,10 +50,7 @@ def choices(data: Data, trained: Trained, functions: list[library.Function]) -> 
     if data.train.loss is not None:
         x = x[weighed(data, trained)]
     reached = list(zip(trained.model.layers, node_values(trained.model, x), strict=False))
-    relative = trained.valid
-    if data.train.loss is None:
-        relative = trained.valid / float(data.scale.square().mean())
-    floor = min(max(relative, 1e-14), 1e-2)
+    floor = min(max(trained.valid / data.variance, 1e-14), 1e-2)
     found: Edges = {}
     for n, ((layer, inputs), share) in enumerate(zip(reached, _shares(trained.model, reached), strict=True)):
         pairs = active_pairs(layer)

@@ -124,7 +124,7 @@ class Reader:
 
     def _lenient(self, rows: Rows, law: Law, factor: float) -> Rows:
         """Return rows on which a loss that is `factor` times larger hurts nobody."""
-        spread = float(self.data.scale.square().mean()) if rows.loss is None else 0.0
+        spread = self.data.variance if rows.loss is None else 0.0
         more = (factor - 1) * max(abs(rows.value(law.form, law.theta)), 1e-3 * spread)
         return replace(rows, floor=rows.floor + more)
 

@@ -155,10 +155,7 @@ class Search:
         self.before = 0.0  # seconds of the searches that this one continues
         self.work = self.stage = self.networks = 0
         self.opened = 0  # 1: a constant and a line are there; 2: all that needs no training
-        self.reads = self.skipped = (
-            0  # structures read before all training; those that a resumed search skips
-        )
-        self.structures = 0  # all that were read
+        self.structures = self.skipped = 0  # that were read; those of them that a resumed search passes by
         self.shown = ""
         self.least = math.inf  # loss of the networks read
         self.started: dict[int, list[Trained]] = {}  # by the shape's number, in the order of the seeds
@@ -249,12 +246,11 @@ class Search:
     def _without_networks(self) -> None:
         if not self.direct or self.pool.best().exact:
             return
-        self.skipped = self.reads
-        for judged in direct.laws(self.reader, self.reads):
+        self.skipped = self.structures
+        for judged in direct.laws(self.reader, self.structures):
             if self.skipped:
                 self.skipped -= 1
                 continue
-            self.reads += 1
             self.structures += 1
             self.least = min(self.least, judged.valid)
             self._save()

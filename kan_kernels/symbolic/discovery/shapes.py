@@ -1,10 +1,10 @@
 """Shapes of networks: those of a search, and those that the structure of a trained one proposes."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ... import structure
 from ..._core import checks
@@ -65,15 +65,10 @@ def groups_of(data: Data, trained: Trained) -> Mapping[str, Groups]:
 
     Nothing where the network is too far from the data, or nothing separates.
     """
-    relative = trained.valid if data.train.loss is not None else trained.valid / _variance(data)
-    if not relative <= CLEAR**2:
+    if not trained.valid / data.variance <= CLEAR**2:
         return {}
     x = data.units(data.train.x[:ROWS])
-
-    def function(x: Tensor) -> Tensor:
-        y = trained.model(x)
-        return y if data.train.loss is not None else y * data.scale + data.mean  # products have a zero
-
+    function = partial(data.prediction, trained.model)  # in y's own units: products have a zero
     found = {}
     for kind in structure.KINDS:
         try:
@@ -84,10 +79,6 @@ def groups_of(data: Data, trained: Trained) -> Mapping[str, Groups]:
         if len(groups) > 1:
             found[kind] = groups
     return found
-
-
-def _variance(data: Data) -> float:
-    return float(data.scale.square().mean())
 
 
 def proposed(groups: Mapping[str, Groups], inputs: int, outputs: int) -> Iterator[Widths]:
