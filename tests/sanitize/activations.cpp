@@ -47,8 +47,7 @@ void check_activations(const kan::cpu::KernelTable& kernels, uint64_t seed) {
   }
   for (size_t n = 0; n < g.buffer.count; ++n) g.buffer.set(n, p.random.real(-1, 1));
   const bool with_scale = p.random.below(2);
-  const kan::cpu::Executor executor =
-      p.random.below(3) ? kan::cpu::Executor{run_serially, 1} : kan::cpu::Executor{run_on_threads, 3};
+  const kan::cpu::Executor executor = make_executor(p.random);
   p.layer.grid = grid.data.get();
   p.layer.spline_weight = spline.data.get();
   p.layer.base_weight = sizes.base ? base.data.get() : nullptr;

@@ -90,8 +90,7 @@ void check_images(const kan::cpu::KernelTable& kernels, uint64_t seed) {
   int64_t at[5];
   for (int64_t n = 0; n < x.count(); ++n) x.index(n, at), x.buffer.set(x.at(at), p.point(at[1]));
   const bool with_bias = random.below(2);
-  const kan::cpu::Executor executor =
-      random.below(3) ? kan::cpu::Executor{run_serially, 1} : kan::cpu::Executor{run_on_threads, 3};
+  const kan::cpu::Executor executor = make_executor(random);
   l.x = x.buffer.data.get(), l.x_dtype = p.x_type, l.x_strides = x.strides;
   l.grid = grid.data.get();
   l.spline_weight = spline.data.get();

@@ -29,8 +29,7 @@ void check(const kan::cpu::KernelTable& kernels, uint64_t seed) {
     for (int64_t o = 0; o < O; ++o) g.set(b, o, p.random.real(-1, 1));
   }
   const bool with_scale = p.random.below(2), with_bias = p.random.below(2);
-  const kan::cpu::Executor executor =
-      p.random.below(3) ? kan::cpu::Executor{run_serially, 1} : kan::cpu::Executor{run_on_threads, 3};
+  const kan::cpu::Executor executor = make_executor(p.random);
   p.layer.grid = grid.data.get();
   p.layer.spline_weight = spline.data.get();
   p.layer.base_weight = sizes.base ? base.data.get() : nullptr;

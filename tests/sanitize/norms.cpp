@@ -22,11 +22,7 @@ Problem make_problem(uint64_t seed) {
   return p;
 }
 
-struct Norms {
-  const kan::cpu::KernelTable& kernels;
-  uint64_t seed;
-  Problem p;
-  int64_t B, I, O, R;
+struct Norms : Drawn {
   DType type;
   Buffer grid, spline, base, bias, scale, shift;
   Matrix x, g;
@@ -35,13 +31,7 @@ struct Norms {
   bool with_bias = false;
 
   Norms(const kan::cpu::KernelTable& table, uint64_t n)
-      : kernels(table),
-        seed(n),
-        p(make_problem(n)),
-        B(p.layer.batch),
-        I(p.layer.in_features),
-        O(p.layer.out_features),
-        R(p.layer.functions),
+      : Drawn{table, n, make_problem(n)},
         type(p.compute),
         grid(type, size_t(I * (R + 1))),
         spline(type, size_t(O * I * R)),
@@ -51,7 +41,7 @@ struct Norms {
         shift(type, size_t(I)),
         x(make_matrix(p.random, type, B, I)),
         g(make_matrix(p.random, type, B, O)),
-        executor(p.random.below(3) ? kan::cpu::Executor{run_serially, 1} : kan::cpu::Executor{run_on_threads, 3}) {
+        executor(make_executor(p.random)) {
     Random& random = p.random;
     for (size_t at = 0; at < grid.count; ++at) {
       const bool width = at % size_t(R + 1) == size_t(R);

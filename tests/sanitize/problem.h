@@ -177,6 +177,11 @@ inline void run_on_threads(int64_t tasks, void (*body)(int64_t, int64_t, void*),
   for (std::thread& thread : pool) thread.join();
 }
 
+// One thread, or three.
+inline kan::cpu::Executor make_executor(Random& random) {
+  return random.below(3) ? kan::cpu::Executor{run_serially, 1} : kan::cpu::Executor{run_on_threads, 3};
+}
+
 struct Problem {
   Random random;
   kan::Layer layer;
@@ -227,6 +232,14 @@ struct Problem {
     const double low = row.front(), high = row.back(), margin = kind == 3 ? 1.0 : 0.0;
     return random.real(low - margin, high + margin);
   }
+};
+
+// What a check of some kernels starts from: a problem that was drawn, and its sizes.
+struct Drawn {
+  const kan::cpu::KernelTable& kernels;
+  uint64_t seed;
+  Problem p;
+  int64_t B = p.layer.batch, I = p.layer.in_features, O = p.layer.out_features, R = p.layer.functions;
 };
 
 inline int failures = 0;

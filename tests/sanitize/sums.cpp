@@ -20,11 +20,7 @@ Problem make_problem(uint64_t seed) {
   return p;
 }
 
-struct Sums {
-  const KernelTable& kernels;
-  uint64_t seed;
-  Problem p;
-  int64_t B, I, O, R;
+struct Sums : Drawn {
   int k;
   DType f64 = DType::f64;
   Buffer grid;       // of the layer, in the type it computes in
@@ -34,20 +30,14 @@ struct Sums {
   Executor executor;
 
   Sums(const KernelTable& table, uint64_t n)
-      : kernels(table),
-        seed(n),
-        p(make_problem(n)),
-        B(p.layer.batch),
-        I(p.layer.in_features),
-        O(p.layer.out_features),
-        R(p.layer.functions),
+      : Drawn{table, n, make_problem(n)},
         k(p.layer.order),
         grid(p.compute, size_t(I) * p.t[0].size()),
         wide_grid(f64, grid.count),
         x(make_matrix(p.random, p.compute, B, I)),
         w(make_matrix(p.random, p.x_type, B, I)),
         weighted(p.random.below(2)),
-        executor(p.random.below(3) ? Executor{run_serially, 1} : Executor{run_on_threads, 3}) {
+        executor(make_executor(p.random)) {
     for (size_t n = 0; n < grid.count; ++n) {
       const double knot = p.t[n / p.t[0].size()][n % p.t[0].size()];
       grid.set(n, knot), wide_grid.set(n, knot);

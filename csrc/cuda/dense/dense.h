@@ -62,11 +62,12 @@ void dense_forward(const DenseArgs& a, void* stream);
 int64_t dense_forward_rows(const DenseArgs& a);  // of x in one block
 int64_t dense_forward_columns(const DenseArgs& a);
 
-// The backward kernels: either gradient on its own.
-// Blocks that share an input: each has some of its coefficient rows.
+// Blocks of a backward kernel that share an input: each has some of its coefficient rows.
 inline int64_t dense_parts(const DenseArgs& a) {
   return ceil_div(ceil_div(a.layer.functions, kGroupRows), a.row_blocks);
 }
+
+// The backward kernels: either gradient on its own.
 void dense_input(const DenseArgs& a, void* stream);
 int64_t dense_input_rows(bool strict);           // of x in one block, if wide
 int64_t dense_input_inputs(const DenseArgs& a);  // of one block
