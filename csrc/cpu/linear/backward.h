@@ -27,7 +27,8 @@ class Backward {
   }
 
   void run(const cpu::Executor& executor) {
-    const bool parallel = estimated_cycles<T>(s_, (a_.input != nullptr) + (a_.d_spline != nullptr)) > kSerialCycles;
+    const int64_t contractions = (a_.input != nullptr) + (a_.d_spline != nullptr);
+    const bool parallel = estimated_cycles<T>(s_, contractions) > serial_cycles(s_);
     const bool partial = a_.d_spline && splits_ > 1;
     const std::unique_ptr<T[]> partials(partial ? new T[size_t(splits_ * s_.in * coefficient_size_)] : nullptr);
     partials_ = partials.get();

@@ -15,6 +15,7 @@ constexpr int64_t kStripCellRows = 16;              // rows of a strip for each 
 constexpr int64_t kSerialCycles = 60000;            // below this a second thread costs more than it saves
 // Of small layers, and of what is computed beside them: a second thread would gain little, and wait where others run.
 constexpr int64_t kSmallSerialCycles = 4 * kSerialCycles;
+constexpr int kSmallOutputs = 8;  // of small layers
 
 constexpr int64_t kOneCellRows = 512;  // rows of one block that all lie in one cell
 
@@ -52,6 +53,9 @@ int64_t estimated_cycles(const Shape& s, int64_t contractions) {
   const int64_t vectors = ceil_div(s.out, Simd<T>::lanes);
   return s.batch * s.in * (24 + contractions * s.n_values * vectors);
 }
+
+// Up to how many cycles a call stays on one thread.
+inline int64_t serial_cycles(const Shape& s) { return s.out <= kSmallOutputs ? kSmallSerialCycles : kSerialCycles; }
 
 // Rows of one block: enough for each cell to see several, few enough for the tile to stay in cache.
 template <class T>

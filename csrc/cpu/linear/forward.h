@@ -11,7 +11,7 @@ class Forward {
  public:
   Forward(const ForwardArgs& args, const cpu::Executor& executor)
       : a_(args), s_(args.layer), blocks_(s_.n_values, s_.local), panels_(s_.out, blocks_.widest()) {
-    parallel_ = estimated_cycles<T>(s_, 1) > kSerialCycles;
+    parallel_ = estimated_cycles<T>(s_, 1) > serial_cycles(s_);
     const int64_t threads = parallel_ ? executor.threads : 1;
     const int64_t columns_fitting = kTileBytes / int64_t(128 * sizeof(T)) / panels_.width * panels_.width;
     columns_ = min64(panels_.padded, max64(panels_.width, columns_fitting));

@@ -17,7 +17,7 @@
 namespace kan {
 namespace KAN_ISA {
 
-constexpr int kSmallOrder = 3, kSmallOutputs = 8;
+constexpr int kSmallOrder = 3;
 constexpr int kSmallColumns = 8;  // features whose columns and tables are made together
 
 // Where lanes lie among the knots. In no cell u = w = 0; both are NaN for NaN.
