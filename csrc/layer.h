@@ -8,6 +8,8 @@
 
 namespace kan {
 
+struct Products;
+
 enum class DType : int { f32, f64, bf16, f16 };
 
 // A read-only matrix of any strides (counted in elements); data == nullptr means absent.
@@ -68,15 +70,18 @@ struct BackwardArgs {
 struct NetworkForwardArgs {
   const SplineLayer* layers = nullptr;
   const void* const* biases = nullptr;  // (out) of each layer, or null
+  const Products* products = nullptr;   // of each layer, or null: none anywhere
   int count = 0;
   MatrixView x;
-  void* hidden = nullptr;  // what lies between the layers, (batch, width) behind one another, weight_dtype
+  void* hidden = nullptr;  // what lies between the layers, (batch, width) behind one another, weight_dtype: of each
+                           // layer its outputs if they are multiplied, and of all but the last its nodes
   void* y = nullptr;
 };
 
 // The gradients of x (if input != null), and of all weights (if d_spline != null).
 struct NetworkBackwardArgs {
   const SplineLayer* layers = nullptr;
+  const Products* products = nullptr;
   int count = 0;
   MatrixView x, g;
   const void* hidden = nullptr;

@@ -49,5 +49,10 @@ void network_forward(const NetworkForwardArgs& args, void* stream);
 int64_t network_backward_workspace(const NetworkBackwardArgs& args);
 void network_backward(const NetworkBackwardArgs& args, void* workspace, void* stream);
 
+// nodes (rows, p.nodes()) of outputs (rows, p.outputs()), and back the cotangent of the outputs; all contiguous but g.
+void multiply(const Products& p, DType dtype, int64_t rows, const void* outputs, void* nodes, void* stream);
+void multiply_backward(const Products& p, int64_t rows, const void* outputs, const MatrixView& g, void* cotangent,
+                       void* stream);
+
 }  // namespace cuda
 }  // namespace kan

@@ -16,7 +16,12 @@ struct CpuDevice {
     run(args, with_gemm());
   }
   static constexpr bool kNetworks = false;  // no kernel of its own for a whole network
-  static constexpr bool kProducts = true;   // whose nodes may be products
+  void multiply(const Products& p, DType dtype, int64_t rows, const void* outputs, void* nodes) const {
+    ops::multiply(p, dtype, rows, outputs, nodes);
+  }
+  void multiply_backward(const Products& p, int64_t rows, const void* outputs, const MatrixView& g, void* made) const {
+    ops::multiply_backward(p, rows, outputs, g, made);
+  }
   // A network is a task, on one thread.
   template <class Args>
   void run_all(const Args& args, const Stack& stack) const {

@@ -78,12 +78,17 @@ class CudaDevice {
   }
   // Whole networks in one launch, where that serves.
   static constexpr bool kNetworks = true;
-  static constexpr bool kProducts = false;
   template <class Args>
   bool has_network(const Args& args) const {
     return !cuda::network_reason(args, options(cuda::capability_major(index_)));
   }
   void run_network(const NetworkForwardArgs& args) const { cuda::network_forward(args, stream_); }
+  void multiply(const Products& p, DType dtype, int64_t rows, const void* outputs, void* nodes) const {
+    cuda::multiply(p, dtype, rows, outputs, nodes, stream_);
+  }
+  void multiply_backward(const Products& p, int64_t rows, const void* outputs, const MatrixView& g, void* made) const {
+    cuda::multiply_backward(p, rows, outputs, g, made, stream_);
+  }
   void run_network(const NetworkBackwardArgs& args) const {
     const Workspace space(*this, cuda::network_backward_workspace(args));
     cuda::network_backward(args, space.data, stream_);
@@ -173,14 +178,17 @@ std::string cuda_path_reason(int64_t batch, int64_t in, int64_t out, int64_t fun
 }
 
 // Why a network of these widths takes more than a launch, forward and backward: "" where it takes one.
-std::tuple<std::string, std::string> cuda_network_reason(int64_t batch, std::vector<int64_t> widths,
+std::tuple<std::string, std::string> cuda_network_reason(int64_t batch, std::vector<int64_t> in_features,
+                                                         std::vector<int64_t> out_features,
                                                          std::vector<int64_t> functions, int64_t order, int64_t base,
                                                          int64_t dtype, bool biased, int64_t capability_major) {
-  check(functions.size() > 0 && widths.size() == functions.size() + 1, "widths must be one more than functions, got ",
-        widths.size(), " and ", functions.size());
+  const size_t count = functions.size();
+  check(count > 0 && in_features.size() == count && out_features.size() == count,
+        "in_features, out_features and functions must have a number for each layer, got ", in_features.size(), ", ",
+        out_features.size(), " and ", count);
   std::vector<SplineLayer> layers;
   for (size_t n = 0; n < functions.size(); ++n) {
-    layers.push_back(layer_of(batch, widths[n], widths[n + 1], functions[n], order, base, dtype, kBSpline));
+    layers.push_back(layer_of(batch, in_features[n], out_features[n], functions[n], order, base, dtype, kBSpline));
   }
   const cuda::Options o = options(int(capability_major));
   const char something = 0;  // no kernel reads it
@@ -218,8 +226,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(kan_kernels, m) {
       "cuda_path_reason(int batch, int in_features, int out_features, int functions, int order, int base, "
       "int dtype, int derivative, int basis) -> str");
   m.def(
-      "cuda_network_reason(int batch, int[] widths, int[] functions, int order, int base, int dtype, bool biased, "
-      "int capability_major) -> (str, str)");
+      "cuda_network_reason(int batch, int[] in_features, int[] out_features, int[] functions, int order, int base, "
+      "int dtype, bool biased, int capability_major) -> (str, str)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CUDA, m) {

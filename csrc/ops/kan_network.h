@@ -134,8 +134,6 @@ struct NetworkFamily {
                           kBSpline);
       layers[n].set_weights(spline_weight, base_weight), layers[n].set_bias(bias);
       if (!products[n].any()) return;
-      kan::ops::check(Device::kProducts && (dtype == DType::f32 || dtype == DType::f64),
-                      "products are multiplied on the CPU, in float32 and float64");
       kan::ops::check(products[n].outputs() == out, "products has ", products[n].outputs(), " outputs, expected ", out);
     }
 
@@ -182,25 +180,14 @@ struct NetworkFamily {
       return outputs(between, n - 1) + (products[n - 1].any() ? products[n - 1].outputs() * x.size(0) * size : 0);
     }
     void multiplied(size_t n, const void* outputs, void* nodes) const {
-      if (!products[n].any()) return;
-      with_type(n, [&](auto type) {
-        using T = decltype(type);
-        multiply(products[n], x.size(0), static_cast<const T*>(outputs), static_cast<T*>(nodes));
-      });
+      if (products[n].any()) device.multiply(products[n], layers[n].layer.weight_dtype, x.size(0), outputs, nodes);
     }
     // The cotangent of the n-th layer's outputs from that of its nodes.
     Tensor of_outputs(size_t n, const void* outputs, const Tensor& g) const {
       Tensor made = empty(g, {x.size(0), products[n].outputs()});
-      with_type(n, [&](auto type) {
-        using T = decltype(type);
-        multiply_backward(products[n], x.size(0), static_cast<const T*>(outputs),
-                          view(g, "g", x.size(0), products[n].nodes()), static_cast<T*>(made.mutable_data_ptr()));
-      });
+      device.multiply_backward(products[n], x.size(0), outputs, view(g, "g", x.size(0), products[n].nodes()),
+                               made.mutable_data_ptr());
       return made;
-    }
-    template <class Call>
-    void with_type(size_t n, const Call& call) const {
-      layers[n].layer.weight_dtype == DType::f64 ? call(double()) : call(float());
     }
     MatrixView input(size_t n, const char* between) const {
       const Layer& layer = layers[n].layer;
@@ -216,6 +203,7 @@ struct NetworkFamily {
     for (const LayerTensors& layer : network.layers) biases.push_back(layer.bias_data());
     NetworkForwardArgs whole;
     whole.layers = plain.data(), whole.biases = biases.data(), whole.count = int(plain.size());
+    whole.products = network.products.data();
     whole.x = network.input(0, between), whole.hidden = between, whole.y = y.mutable_data_ptr();
     if (!network.device.has_network(whole)) return false;
     network.device.run_network(whole);
@@ -228,9 +216,9 @@ struct NetworkFamily {
     const size_t count = network.layers.size();
     const std::vector<SplineLayer> plain = network.plain_layers();
     NetworkBackwardArgs whole;
-    whole.layers = plain.data(), whole.count = int(count);
+    whole.layers = plain.data(), whole.products = network.products.data(), whole.count = int(count);
     whole.x = network.input(0, between), whole.hidden = between;
-    whole.g = view(g, "g", network.x.size(0), plain.back().out_features);
+    whole.g = view(g, "g", network.x.size(0), network.nodes(count - 1));
     if (!network.device.has_network(whole)) return false;
     std::vector<void*> pointers;
     for (size_t n = 0; need_weight && n + 1 < made.size(); ++n) {

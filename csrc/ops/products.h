@@ -1,27 +1,16 @@
-// Nodes that multiply neighbouring outputs of a layer (KAN 2.0, arXiv 2408.10205), behind the layers of a network.
+// Which outputs of a network's layers are multiplied, as the ops are told, and the products on the CPU.
 #pragma once
 
-#include <algorithm>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
 #include <vector>
 
 #include "checks.h"
+#include "multiply.h"
 
 namespace kan {
 namespace ops {
-
-// Of a layer's outputs the first `sums` are nodes as they are; groups of the others are multiplied, first to last.
-struct Products {
-  int64_t sums = 0;
-  std::vector<int64_t> arities;
-
-  bool any() const { return !arities.empty(); }
-  int64_t nodes() const { return sums + int64_t(arities.size()); }
-  int64_t outputs() const {
-    int64_t outputs = sums;
-    for (int64_t arity : arities) outputs += arity;
-    return outputs;
-  }
-};
 
 // Those of each layer, from its sums, how many groups it has, and their sizes; from nothing: none anywhere.
 inline std::vector<Products> products_of(const std::vector<int64_t>& numbers, size_t layers) {
@@ -41,37 +30,52 @@ inline std::vector<Products> products_of(const std::vector<int64_t>& numbers, si
   return products;
 }
 
-// nodes (rows, p.nodes()) of outputs (rows, p.outputs()), both contiguous. A group is multiplied from its first factor
-// on, as torch would: every bit is that of the layers one by one.
-template <class T>
-void multiply(const Products& p, int64_t rows, const T* outputs, T* nodes) {
-  for (int64_t row = 0; row < rows; ++row) {
-    nodes = std::copy(outputs, outputs + p.sums, nodes), outputs += p.sums;
-    for (int64_t arity : p.arities) {
-      T product = outputs[0];
-      for (int64_t n = 1; n < arity; ++n) product *= outputs[n];
-      *nodes++ = product, outputs += arity;
-    }
+template <class Call>
+void with_type(DType dtype, const Call& call) {
+  switch (dtype) {
+    case DType::f32: return call(float());
+    case DType::f64: return call(double());
+    case DType::bf16: return call(torch::headeronly::BFloat16());
+    case DType::f16: return call(torch::headeronly::Half());
   }
 }
 
-// The cotangent (rows, p.outputs()), contiguous, from that of the nodes, g.
-template <class T>
-void multiply_backward(const Products& p, int64_t rows, const T* outputs, const MatrixView& g, T* cotangent) {
-  std::vector<T> before;  // products of a group's factors before the n-th
-  for (int64_t row = 0; row < rows; ++row) {
-    const T* from = static_cast<const T*>(g.data) + row * g.row_stride;
-    for (int64_t n = 0; n < p.sums; ++n, from += g.col_stride) *cotangent++ = *from;
-    outputs += p.sums;
-    for (int64_t arity : p.arities) {
-      before.assign(1, outputs[0]);
-      for (int64_t n = 1; n + 1 < arity; ++n) before.push_back(before.back() * outputs[n]);
-      T left = *from;
-      for (int64_t n = arity - 1; n > 0; --n) cotangent[n] = left * before[n - 1], left *= outputs[n];
-      cotangent[0] = left;
-      from += g.col_stride, outputs += arity, cotangent += arity;
+// nodes (rows, p.nodes()) of outputs (rows, p.outputs()), both contiguous.
+inline void multiply(const Products& p, DType dtype, int64_t rows, const void* outputs, void* nodes) {
+  with_type(dtype, [&](auto type) {
+    using T = decltype(type);
+    const T* from = static_cast<const T*>(outputs);
+    T* to = static_cast<T*>(nodes);
+    const auto stored = [](T value) { return value; };
+    for (int64_t row = 0; row < rows; ++row) {
+      to = std::copy(from, from + p.sums, to), from += p.sums;
+      for (int64_t arity : p.arities) {
+        *to++ = product_of<T>(arity, [&](int64_t n) { return from[n]; }, stored);
+        from += arity;
+      }
     }
-  }
+  });
+}
+
+// The cotangent (rows, p.outputs()), contiguous, from that of the nodes, g, of the same dtype.
+inline void multiply_backward(const Products& p, int64_t rows, const void* outputs, const MatrixView& g,
+                              void* cotangent) {
+  with_type(g.dtype, [&](auto type) {
+    using T = decltype(type);
+    const T* factors = static_cast<const T*>(outputs);
+    T* to = static_cast<T*>(cotangent);
+    const auto stored = [](T value) { return value; };
+    for (int64_t row = 0; row < rows; ++row) {
+      const T* from = static_cast<const T*>(g.data) + row * g.row_stride;
+      for (int64_t n = 0; n < p.sums; ++n, from += g.col_stride) *to++ = *from;
+      factors += p.sums;
+      for (int64_t arity : p.arities) {
+        product_gradients<T>(
+            arity, *from, [&](int64_t n) { return factors[n]; }, stored, [&](int64_t n, T value) { to[n] = value; });
+        from += g.col_stride, factors += arity, to += arity;
+      }
+    }
+  });
 }
 
 }  // namespace ops

@@ -287,10 +287,9 @@ def network_launches(batch: int, shapes: list[tuple[int, int, int]], order: int,
 
     shapes: in, functions and out of each layer. major: of the compute capability.
     """
-    widths = [shapes[0][0], *(out for _, _, out in shapes)]
-    functions = [n for _, n, _ in shapes]
+    into, functions, out = map(list, zip(*shapes, strict=True))
     reasons = torch.ops.kan_kernels.cuda_network_reason(
-        batch, widths, functions, order, BASE_CODES[base], _DTYPES[dtype], biased, major
+        batch, into, out, functions, order, BASE_CODES[base], _DTYPES[dtype], biased, major
     )
     said = []
     for way, reason in zip(("forward", "backward"), reasons, strict=True):

@@ -123,8 +123,6 @@ def _chosen(x: Tensor, layers: Layers) -> ModuleType | str:
         return "x has another dtype"
     if x.device.type == "meta":
         return "meta tensors"
-    if layers.products and (x.device.type != "cpu" or first.dtype in checks.HALF_DTYPES):
-        return "between them nodes are multiplied, in one call on the CPU alone, in float32 and float64"
     backends: list[ModuleType] = []
     for n, weight in enumerate(weights):
         if weight.dim() != 3 or weight.dtype != first.dtype or weight.device != x.device:

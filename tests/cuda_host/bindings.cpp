@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cuda/kernels.h"
+#include "multiply.h"
 #include "warp_host.h"
 
 namespace {
@@ -83,6 +84,7 @@ struct NetworkCall {
   void *d_spline[kMost], *d_base[kMost], *d_bias[kMost];
   View x, g;
   void *hidden, *y, *input;
+  int64_t sums[kMost], groups[kMost], arities[kMost][64];  // nodes that are multiplied; no groups: none
 };
 
 template <class Args, class Call>
@@ -107,13 +109,19 @@ extern "C" const char* kan_cuda_host_network(const NetworkCall* c) {
     layer.grid = c->grid[l], layer.spline_weight = c->spline_weight[l], layer.base_weight = c->base_weight[l];
   }
   const cuda::Options options{cuda::Path(c->path)};
+  Products products[kMost];
+  for (int l = 0; l < c->count; ++l) {
+    products[l] = {c->sums[l], {c->arities[l], c->arities[l] + c->groups[l]}};
+  }
   if (c->y) {
     NetworkForwardArgs a;
+    a.products = products;
     a.layers = layers, a.biases = c->bias, a.count = int(c->count);
     a.x = c->x.get(), a.hidden = c->hidden, a.y = c->y;
     reason = run_network(a, options, [&] { cuda::network_forward(a, nullptr); });
   } else {
     NetworkBackwardArgs a;
+    a.products = products;
     a.layers = layers, a.count = int(c->count);
     a.x = c->x.get(), a.g = c->g.get(), a.hidden = c->hidden, a.input = c->input;
     if (c->d_spline[0]) a.d_spline = c->d_spline;
@@ -125,6 +133,14 @@ extern "C" const char* kan_cuda_host_network(const NetworkCall* c) {
     });
   }
   return reason.c_str();
+}
+
+// The products of one layer: the nodes of outputs, or with g the cotangent of the outputs.
+extern "C" void kan_cuda_host_multiply(int64_t sums, int64_t groups, const int64_t* arities, int64_t dtype,
+                                       int64_t rows, const void* outputs, const View* g, void* to) {
+  const Products products{sums, {arities, arities + groups}};
+  if (g->data) return cuda::multiply_backward(products, rows, outputs, g->get(), to, nullptr);
+  cuda::multiply(products, DType(dtype), rows, outputs, to, nullptr);
 }
 
 // Kernels that are wrong, for the test of the emulator itself.

@@ -374,10 +374,6 @@ def test_ops_name_the_layer() -> None:
         op(x, good, 3, 3, 1, [])
     with pytest.raises(RuntimeError, match="tensors: got 0 for 0 layers"):
         op(x, [], 0, 3, 1, [])
-    if DEVICE != "cpu":
-        with pytest.raises(RuntimeError, match="multiplied on the CPU"):
-            op(x, good, 2, 3, 1, [2, 1, 2, 2, 0])
-        return
     for products, message in (
         ([3, 1, 2, 2, 0], r"layers\[0\].*products has 5 outputs, expected 4"),
         ([2, 1, 2, 2, 0], r"layers\[1\].*grid has 4 rows, expected one for each of the 3"),
@@ -393,8 +389,6 @@ def test_ops_name_the_layer() -> None:
 @pytest.mark.parametrize(("bias", "products"), [(False, []), (True, []), (True, [1, 1, 3, 0, 1, 2])])
 def test_opcheck(bias: bool, products: list[int]) -> None:
     """torch's own checks of the ops: schema, fakes, autograd, tracing."""
-    if products and DEVICE != "cpu":
-        pytest.skip("products are multiplied on the CPU")
     widths = [3, (1, 1), (0, 1)] if products else [3, 4, 2]
     net, _ = make({"widths": widths, "batch": 9, "bias": bias, "mult_arity": [[], 3, 2] if products else 2})
     x = torch.rand(9, 3, device=DEVICE, requires_grad=True)

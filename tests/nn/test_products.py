@@ -202,8 +202,19 @@ def test_all_layers_in_one_call() -> None:
     torch.testing.assert_close(found, list(torch.autograd.grad(net(x).square().mean(), net.parameters())))
     plain = KAN([2, (3, 0), 1])
     assert plain.products is None and not isinstance(gather(plain), str)
-    half, _ = make(NETWORKS[0], dtype=torch.bfloat16)
-    assert "on the CPU alone, in float32 and float64" in explain(half)
+    for dtype in (torch.bfloat16, torch.float16):
+        half, rows = make(NETWORKS[1], dtype=dtype)
+        assert "kan_network runs all layers in one call" in explain(half)
+        x = rows.detach()
+        by_layer = x
+        for layer, multiply in zip(half.layers, half.products, strict=True):
+            by_layer = multiply(layer(by_layer))
+        assert torch.equal(half(x), by_layer)
+        g, weights = torch.randn_like(by_layer), list(half.parameters())
+        for ours, theirs in zip(
+            *(torch.autograd.grad(y, weights, g) for y in (half(x), by_layer)), strict=True
+        ):
+            assert torch.equal(ours, theirs)
     products = net.products
     assert products is not None
     handle = products[0].register_forward_hook(lambda *_: None)

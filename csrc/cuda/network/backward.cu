@@ -1,4 +1,5 @@
 // All layers backward: the gradient of x, and the weights' without atomics on floating-point numbers.
+#include "multiply.h"
 #include "network.h"
 
 namespace kan {
@@ -56,6 +57,20 @@ KAN_DEVICE T input_gradient(const NetworkArgs& a, const NetworkLayerArgs& layer,
   return a.base != kNoBase ? sum + tile.slopes[(order + 1) * tile.pairs + p] * base_sum : sum;
 }
 
+// The cotangent of a layer's outputs in tile.x, from that of its nodes in tile.y; hidden: where the tile's outputs are.
+template <class T>
+KAN_DEVICE void multiply_tile_backward(const NetworkArgs& a, const NetworkLayerArgs& layer, int rows,
+                                       const NetworkTile<T>& tile, int64_t hidden) {
+  for (int n = thread_index(); n < rows * layer.nodes; n += kNetworkThreads) {
+    const int row = n / layer.nodes, node = n % layer.nodes, first = layer.first[node];
+    const int at = row * layer.out + first;
+    product_gradients<T>(
+        layer.first[node + 1] - first, tile.y[n],
+        [&](int64_t f) { return load_as<T>(a.hidden, a.dtype, hidden + at + f); },
+        [&](T value) { return as_stored(value, a.dtype); }, [&](int64_t f, T value) { tile.x[at + f] = value; });
+  }
+}
+
 // Stores the gradient of parameter n of a layer, its splines' first.
 template <class T>
 KAN_DEVICE void store_gradient(const NetworkArgs& a, const NetworkLayerArgs& layer, int n, T value) {
@@ -71,22 +86,29 @@ network_backward_kernel(NetworkArgs a) {
   NetworkTile<T> tile(a, true);
   stage_parameters(a, tile.parameters);
   for (int n = thread_index(); n < a.parameters; n += kNetworkThreads) tile.sums[n] = T(0);
-  const int n_out = a.layer[a.layers - 1].out;
+  const int n_out = a.layer[a.layers - 1].nodes;
   for (int64_t b0 = int64_t(block_index_x()) * a.rows; b0 < a.batch; b0 += a.blocks * a.rows) {
     const int rows = int(a.batch - b0 < a.rows ? a.batch - b0 : a.rows);
-    int64_t hidden = 0;
-    for (int l = 0; l + 1 < a.layers; ++l) hidden += a.batch * a.layer[l].out;
+    int64_t hidden = 0;  // where what the layer returned begins
+    for (int l = 0; l + 1 < a.layers; ++l) hidden += a.batch * a.layer[l].columns();
     for (int n = thread_index(); n < rows * n_out; n += kNetworkThreads) {
       tile.y[n] = load_as<T>(a.g, b0 + n / n_out, n % n_out);
     }
     for (int l = a.layers - 1; l >= 0; --l) {
       const NetworkLayerArgs& layer = a.layer[l];
       const bool input = l > 0 || a.input;
-      hidden -= l > 0 ? a.batch * layer.in : 0;
-      for (int n = thread_index(); n < rows * layer.in; n += kNetworkThreads) {
-        tile.x[n] = l > 0 ? load_as<T>(a.hidden, a.dtype, hidden + b0 * layer.in + n)
-                          : load_as<T>(a.x, b0 + n / layer.in, n % layer.in);
+      if (layer.multiplied) {
+        sync_block();
+        multiply_tile_backward(a, layer, rows, tile, hidden + b0 * layer.out);
+        sync_block();
+        T* const of_outputs = tile.x;
+        tile.x = tile.y, tile.y = of_outputs;
       }
+      const int64_t nodes = hidden + (b0 - a.batch) * layer.in;  // of the layer before
+      for (int n = thread_index(); n < rows * layer.in; n += kNetworkThreads) {
+        tile.x[n] = l > 0 ? load_as<T>(a.hidden, a.dtype, nodes + n) : load_as<T>(a.x, b0 + n / layer.in, n % layer.in);
+      }
+      hidden -= l > 0 ? a.batch * a.layer[l - 1].columns() : 0;
       sync_block();
       evaluate_tile<T, K>(a, layer, rows, tile, a.weight, input);
       sync_block();

@@ -1,9 +1,25 @@
 // All layers forward: every block a few rows.
+#include "multiply.h"
 #include "network.h"
 
 namespace kan {
 namespace cuda {
 namespace {
+
+// The nodes of a layer that multiplies, from its outputs in tile.y into tile.x, and to where they are returned.
+template <class T>
+KAN_DEVICE void multiply_tile(const NetworkArgs& a, const NetworkLayerArgs& layer, int rows, const NetworkTile<T>& tile,
+                              void* to, int64_t at) {
+  for (int n = thread_index(); n < rows * layer.nodes; n += kNetworkThreads) {
+    const int row = n / layer.nodes, node = n % layer.nodes, first = layer.first[node];
+    const T* const factors = tile.y + row * layer.out + first;
+    const T product = product_of<T>(
+        layer.first[node + 1] - first, [&](int64_t f) { return factors[f]; },
+        [&](T value) { return as_stored(value, a.dtype); });
+    store_as<T>(to, a.dtype, at + n, product);
+    tile.x[n] = product;
+  }
+}
 
 template <class T, int K>
 KAN_KERNEL(kNetworkThreads, 1)
@@ -37,13 +53,19 @@ network_forward_kernel(NetworkArgs a) {
         if (a.base != kNoBase) sum += tile.values[(order + 1) * tile.pairs + p] * bases[i * layer.out + o];
       }
       if (a.biased) sum += bias[o];
-      const int64_t at = hidden + (b0 + row) * layer.out + o;
-      store_as<T>(last ? a.y : a.hidden_out, a.dtype, last ? (b0 + row) * layer.out + o : at, sum);
+      const bool returned = last && !layer.multiplied;
+      store_as<T>(returned ? a.y : a.hidden_out, a.dtype, (returned ? 0 : hidden) + b0 * layer.out + n, sum);
       tile.y[n] = as_stored(sum, a.dtype);
     }
     hidden += a.batch * layer.out;
-    T* const handed_on = tile.y;
-    tile.y = tile.x, tile.x = handed_on;
+    if (layer.multiplied) {
+      sync_block();
+      multiply_tile(a, layer, rows, tile, last ? a.y : a.hidden_out, (last ? 0 : hidden) + b0 * layer.nodes);
+      hidden += a.batch * layer.nodes;
+    } else {
+      T* const handed_on = tile.y;
+      tile.y = tile.x, tile.x = handed_on;
+    }
   }
 }
 

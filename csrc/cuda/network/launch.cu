@@ -2,6 +2,7 @@
 #include "cuda/gather/gather.h"
 #include "cuda/kernels.h"
 #include "cuda/parts.h"
+#include "multiply.h"
 #include "network.h"
 
 namespace kan {
@@ -20,7 +21,8 @@ int64_t tile_bytes(const NetworkArgs& a, bool backward) {
 }
 
 // The layers and how rows are cut; rows = 0 if they do not fit.
-NetworkArgs network_args(const SplineLayer* layers, int count, const void* const* biases, bool biased, bool backward) {
+NetworkArgs network_args(const SplineLayer* layers, const Products* products, int count, const void* const* biases,
+                         bool biased, bool backward) {
   NetworkArgs a;
   a.layers = count, a.order = layers[0].order, a.base = layers[0].base;
   a.biased = biased;
@@ -32,6 +34,12 @@ NetworkArgs network_args(const SplineLayer* layers, int count, const void* const
     to.bias = biases ? biases[l] : nullptr;
     to.in = int(from.in_features), to.out = int(from.out_features), to.functions = from.functions;
     to.parameters = a.parameters;
+    to.multiplied = products && products[l].any(), to.nodes = to.multiplied ? int(products[l].nodes()) : to.out;
+    if (to.multiplied) {
+      products[l].of_runs([&](int64_t node, int64_t output, int64_t nodes, int64_t arity) {
+        for (int64_t n = 0; n <= nodes; ++n) to.first[node + n] = uint8_t(output + n * arity);
+      });
+    }
     a.parameters += to.splines() + (a.base != kNoBase ? to.edges() : 0) + (biased ? to.out : 0);
     a.width = to.in > a.width ? to.in : a.width;
     a.width = to.out > a.width ? to.out : a.width;
@@ -45,13 +53,13 @@ NetworkArgs network_args(const SplineLayer* layers, int count, const void* const
 
 NetworkArgs network_args(const NetworkForwardArgs& args) {
   const bool biased = args.biases && args.biases[0];
-  NetworkArgs a = network_args(args.layers, args.count, args.biases, biased, false);
+  NetworkArgs a = network_args(args.layers, args.products, args.count, args.biases, biased, false);
   a.x = args.x, a.hidden_out = args.hidden, a.y = args.y;
   return a;
 }
 
 NetworkArgs network_args(const NetworkBackwardArgs& args) {
-  NetworkArgs a = network_args(args.layers, args.count, nullptr, args.d_bias != nullptr, true);
+  NetworkArgs a = network_args(args.layers, args.products, args.count, nullptr, args.d_bias != nullptr, true);
   a.x = args.x, a.g = args.g, a.hidden = args.hidden;
   a.input = args.input, a.input_dtype = args.x.dtype;
   a.weight = args.d_spline != nullptr;

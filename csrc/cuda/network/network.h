@@ -21,7 +21,12 @@ struct NetworkLayerArgs {
   void *d_spline = nullptr, *d_base = nullptr, *d_bias = nullptr;
   int in = 0, out = 0, functions = 0;
   int parameters = 0;  // where its own begin: those of the splines, of the base, the bias
+  int nodes = 0;       // that the next layer reads
+  bool multiplied = false;
+  uint8_t first[kNetworkWidth + 1] = {};  // output of each node, if they are multiplied, and the end
 
+  // Of `hidden`, a row: the outputs if they are multiplied, and the nodes.
+  KAN_HD int columns() const { return multiplied ? out + nodes : nodes; }
   KAN_HD int splines() const { return in * functions * out; }
   KAN_HD int edges() const { return in * out; }
 };

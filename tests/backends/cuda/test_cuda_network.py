@@ -10,7 +10,17 @@ import torch
 
 import cuda_host
 from cuda_host import networks, sanitize
-from cuda_host.networks import CASES, IDS, check, check_special, emulated, make, tensors_of
+from cuda_host.networks import (
+    CASES,
+    IDS,
+    check,
+    check_products,
+    check_special,
+    emulated,
+    make,
+    products_of,
+    tensors_of,
+)
 from harness import threads
 from kan_kernels._core import library
 from kan_kernels._engine import cost_model
@@ -38,10 +48,16 @@ def test_numbers(case: dict[str, Any]) -> None:
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("case", CASES[:4], ids=IDS[:4])
+@pytest.mark.parametrize("case", [*CASES[:4], *CASES[-4:-1]], ids=[*IDS[:4], *IDS[-4:-1]])
 def test_nan_and_infinities(case: dict[str, Any]) -> None:
     """They reach what they reach layer by layer."""
     check_special(case)
+
+
+@pytest.mark.parametrize("case", CASES[-4:], ids=IDS[-4:])
+def test_products_layer_by_layer(case: dict[str, Any]) -> None:
+    """The kernels that multiply between two launches are torch's products to the bit, and their gradients."""
+    check_products(case)
 
 
 def test_many_rows() -> None:
@@ -53,11 +69,11 @@ def test_many_rows() -> None:
 def test_only_what_is_asked_for() -> None:
     """dx alone, and the weights' gradients alone, are those of both."""
     net, x, g = make(CASES[1])
-    layers = tensors_of(net)
-    _, hidden = networks.forward(layers, 3, 1, x)
-    dx, made = networks.backward(layers, 3, 1, x, hidden, g)
-    alone, nothing = networks.backward(layers, 3, 1, x, hidden, g, need_weight=False)
-    none, weights = networks.backward(layers, 3, 1, x, hidden, g, need_x=False)
+    layers, products = tensors_of(net), products_of(net)
+    _, hidden = networks.forward(layers, 3, 1, x, products)
+    dx, made = networks.backward(layers, 3, 1, x, hidden, g, products)
+    alone, nothing = networks.backward(layers, 3, 1, x, hidden, g, products, need_weight=False)
+    none, weights = networks.backward(layers, 3, 1, x, hidden, g, products, need_x=False)
     assert none is None and not nothing and torch.equal(alone, dx)
     for a, b in zip(made, weights, strict=True):
         assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
@@ -79,9 +95,9 @@ def test_what_a_launch_does_not_serve(case: dict[str, Any], reason: str) -> None
     net, x, _ = make(case)
     before = cuda_host.library().kan_cuda_host_launches()
     with pytest.raises(RuntimeError, match=reason):
-        networks.forward(tensors_of(net), 3, 1, x)
+        networks.forward(tensors_of(net), 3, 1, x, products_of(net))
     with cuda_host.options(path="gather"), pytest.raises(RuntimeError, match="another path"):
-        networks.forward(tensors_of(net), 3, 1, x)
+        networks.forward(tensors_of(net), 3, 1, x, products_of(net))
     assert cuda_host.library().kan_cuda_host_launches() == before
 
 
@@ -103,5 +119,5 @@ def test_what_explain_says() -> None:
     assert small == "one launch forward; one launch backward"
     wide = cost_model.network_launches(1024, [(64, 8, 16), (16, 8, 16)], *facts)
     assert wide.startswith("one launch forward; a launch or more a layer backward, since the parameters")
-    with pytest.raises(RuntimeError, match="widths"):
-        torch.ops.kan_kernels.cuda_network_reason(5, [2, 5], [8, 8], 3, 1, 0, False, 9)
+    with pytest.raises(RuntimeError, match="for each layer, got 2, 1 and 2"):
+        torch.ops.kan_kernels.cuda_network_reason(5, [2, 5], [5], [8, 8], 3, 1, 0, False, 9)
