@@ -12,6 +12,7 @@ from torch.func import functional_call, grad, jacrev, jvp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from kan_kernels import KAN, KANConv1d, KANConv2d, KANLinear
+from kan_kernels.nn import MultiHeadKANLinear
 
 F64 = torch.float64
 torch.manual_seed(0)
@@ -51,6 +52,38 @@ def test_equals_eager(name: str) -> None:
     function = FUNCTIONS[name]
     compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), function(x))
+
+
+# Each with the shape of one sample.
+MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "products": (lambda: KAN([2, (1, 1)], mult_arity=3), (2,)),
+    "heads": (lambda: MultiHeadKANLinear(4, 6, 2), (4,)),
+    "convolution": (lambda: KANConv1d(2, 3, 3), (2, 5)),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_equal_eager(name: str) -> None:
+    """Reverse and forward mode, parameters' gradients and second derivatives of samples, in one graph."""
+    torch.manual_seed(0)
+    make, shape = MODULES[name]
+    net = make().to(F64)
+    parameters = {n: value.detach() for n, value in net.named_parameters()}
+
+    def of_sample(v: Tensor) -> Tensor:
+        return net(v[None]).sin().sum()
+
+    def everything(x: Tensor) -> Any:
+        return (
+            jvp(net, (x,), (x.cos(),))[1],
+            grad(lambda p: functional_call(net, p, (x,)).square().sum())(parameters),
+            vmap(jacrev(jacrev(of_sample)))(x),
+        )
+
+    x = torch.randn(3, *shape, dtype=F64)
+    compiled = torch.compile(everything, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), everything(x))
 
 
 def test_jvp_is_not_zero() -> None:
