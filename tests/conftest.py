@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -32,6 +33,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         shares = item.path.parent.name == "examples" or item.path.stem.endswith("_machine_code")
         if shares or "beyond_32_bits" in item.name:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        elif item.name.startswith("test_sanitizers["):  # a kind is compiled once
+            item.add_marker(pytest.mark.xdist_group(re.split(r"[][-]", item.name)[1]))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse a pytest whose groups xdist does not see: two processes would compile everything twice."""
+    grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
+    if session.config.getoption("loadgroup", False) and not all("@" in item.nodeid for item in grouped):
+        raise pytest.UsageError(f"pytest-xdist does not form its groups with pytest {pytest.__version__}")
 
 
 @pytest.fixture(params=BACKENDS)

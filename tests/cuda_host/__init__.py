@@ -61,17 +61,22 @@ def sources(root: Path = ROOT) -> list[Path]:
     return [*kernels, *(Path(__file__).parent / name for name in ("bindings.cpp", "runtime.cpp"))]
 
 
-def compile_objects(root: Path, folder: Path, flags: tuple[str, ...], jobs: int = 2) -> list[Path]:
-    """Objects of every source; a digest of it and of all headers is in their name."""
+def compile_objects(root: Path, folder: Path, all_flags: tuple[str, ...], jobs: int = 2) -> list[Path]:
+    """Objects of every source; a digest of it and of all headers is in their name.
+
+    A macro of `all_flags` is for the sources that name it.
+    """
     headers = [*(root / "csrc").rglob("*.h"), *Path(__file__).parent.glob("*.h")]
-    digest = hashlib.sha256(repr((COMPILER, FLAGS, flags)).encode())
+    digest = hashlib.sha256(repr((COMPILER, FLAGS)).encode())
     for header in sorted(headers):
         digest.update(header.read_bytes())
     folder.mkdir(parents=True, exist_ok=True)
 
     def one(source: Path) -> Path:
-        own = digest.copy()
-        own.update(source.read_bytes())
+        own, text = digest.copy(), source.read_bytes()
+        flags = [f for f in all_flags if not f.startswith("-D") or f[2:].split("=")[0].encode() in text]
+        own.update(repr(flags).encode())
+        own.update(text)
         target = folder / f"{source.stem}-{own.hexdigest()[:16]}.o"
         if not target.exists():
             part = target.with_suffix(f".{os.getpid()}")
