@@ -29,7 +29,7 @@ INTERPRET := TRITON_INTERPRET=1 KAN_TEST_BACKENDS=reference,triton $(PYTEST) -W 
 help:
 	@echo "make demo      train KANs beside MLPs of the same size, print the table, draw the picture"
 	@echo "make test      checks, the CPU kernels under sanitizers, tests, the wheel"
-	@echo "make test-all  what takes long: long tests, every instruction set, the fast faults, 500 edits a peer"
+	@echo "make test-all  what takes long: long tests, every instruction set, a fault of each kind, 200 edits a peer"
 	@echo "make faults    every fault of tests/mutations, one at a time: an hour or more"
 	@echo "make test-edits  500 random edits of each other codebase's layers"
 	@echo "make bench     the benchmark harness (BENCH='--quick' for a short run)"
@@ -132,8 +132,7 @@ wheel-here: build
 
 # What keeps one core busy runs two at a time, pip among it.
 test:
-	$(MAKE) -j 2 $(VENV)/.ready sanitize-one
-	$(MAKE) build
+	$(MAKE) -j 2 sanitize-one build
 	$(MAKE) -j 2 check wheel-here cuda-host
 	$(PYTEST) -m "not long and not faults"
 	$(INTERPRET) -m "not long and not faults" --deselect tests/backends/test_golden.py
@@ -141,15 +140,16 @@ test:
 test-all: $(VENV)/.built-all sanitize docs
 	$(PYTEST) -m long
 	$(INTERPRET)
-	$(MAKE) test-edits
+	$(MAKE) test-edits EDITS=200
 
 # Every small fault in a kernel, one at a time, each of which a short test has to see: an hour or more.
 faults: build
 	$(PYTEST) -m faults
 
+EDITS ?= 500
 # Random edits of other codebases' layers: each is left alone, or computes what it did.
 test-edits: build
-	$(PYTEST) tests/integrations/test_code_edits.py --edits 500
+	$(PYTEST) tests/integrations/test_code_edits.py --edits $(EDITS)
 
 interpret: build
 	$(INTERPRET)

@@ -20,16 +20,17 @@ WHY_NOT = {
 
 
 def each_fault() -> list[Any]:
-    """Return all faults: the fast ones for `make test-all`, the rest for `make faults`.
+    """Return all faults: `make faults` has those that name no tier, one of each list an earlier one.
 
-    `make test` has the few that are `short`; a fault on the CPU compiles all of its kernels.
+    A fault on the CPU compiles all of its kernels.
     """
+    tiers = {"test": (), "test-all": pytest.mark.long, None: pytest.mark.faults}
     faults = []
     for kind in KINDS:
         for fault in load(kind):
-            slow = pytest.mark.long if fault.get("fast") else pytest.mark.faults
-            marks = () if fault.get("short") else slow
-            faults.append(pytest.param(kind, fault, marks=marks, id=f"{kind}-{fault['name']}"))
+            faults.append(
+                pytest.param(kind, fault, marks=tiers[fault.get("tier")], id=f"{kind}-{fault['name']}")
+            )
     return faults
 
 
@@ -39,13 +40,13 @@ def test_lists_fit_the_sources(kind: str) -> None:
     faults = load(kind)
     assert len(faults) >= 10
     assert len({fault["name"] for fault in faults}) == len(faults)
-    assert sum(bool(fault.get("fast")) for fault in faults) >= 2
+    assert sum("tier" in fault for fault in faults) == 1
     for fault in faults:
         assert (ROOT / fault["file"]).read_text().count(fault["from"]) == 1, fault["name"]
         assert fault["from"] != fault["to"], fault["name"]
 
 
-@pytest.mark.long
+@pytest.mark.faults
 @pytest.mark.parametrize("kind", KINDS)
 def test_kernels_pass_as_they_are(kind: str) -> None:
     """The short tests have nothing against the kernels without a fault."""

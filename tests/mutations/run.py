@@ -1,6 +1,6 @@
 """Applies the faults of a list one at a time and demands that the tests see them.
 
-`python tests/mutations/run.py cuda|cpu|triton [--fast] [NAME-PART ...]`; exit status 0 means: the kernels as
+`python tests/mutations/run.py cuda|cpu|triton [NAME-PART ...]`; exit status 0 means: the kernels as
 they are pass, and every fault was caught. The faults are made in a copy of the sources and the package.
 """
 
@@ -20,7 +20,7 @@ SOURCES = ("csrc", "kan_kernels")
 
 
 def load(name: str) -> list[dict]:
-    """The faults of one list: name, file, from, to, and whether the fast subset has it."""
+    """The faults of one list: name, file, from, to, and the tier that has it, if not `faults`."""
     return json.loads((HERE / f"{name}.json").read_text())
 
 
@@ -80,12 +80,7 @@ def run(name: str, faults: list[dict]) -> list[str]:
 
 def main(arguments: list[str]) -> int:
     name, *rest = arguments
-    parts = [part for part in rest if part != "--fast"]
-    faults = [
-        fault
-        for fault in load(name)
-        if (fault.get("fast") or "--fast" not in rest) and all(part in fault["name"] for part in parts)
-    ]
+    faults = [fault for fault in load(name) if all(part in fault["name"] for part in rest)]
     missed = run(name, faults)
     print(f"{len(faults) - len(missed)} of {len(faults)} faults caught")
     return 1 if missed else 0

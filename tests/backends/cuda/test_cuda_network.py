@@ -105,7 +105,7 @@ def test_what_a_launch_does_not_serve(case: dict[str, Any], reason: str) -> None
 @pytest.mark.parametrize("kind", ("address", "thread"))
 def test_sanitizers(kind: str) -> None:
     """With operating-system threads for its own, under ASan and UBSan, and under TSan."""
-    made = [make(case) for case in CASES[1:]]
+    made = [make(case) for case in CASES[1:] if case["batch"] <= 100] + [make(CASES[-4])]
     got = sanitize.replayed(kind, lambda: [emulated(*example) for example in made])
     for example, results in zip(made, got, strict=True):
         check(*example, results)
