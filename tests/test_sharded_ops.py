@@ -123,7 +123,7 @@ def test_every_op_has_a_rule(name: str) -> None:
     assert without == ({"kan_network", "kan_network_backward"} if name == "native" else set())
 
 
-@pytest.mark.parametrize("size", (2, pytest.param(4, marks=pytest.mark.long)))
+@pytest.mark.parametrize("size", [pytest.param(n, marks=pytest.mark.long) for n in (2, 4)])
 def test_ranks(size: int, tmp_path: Path) -> None:
     """All cases, on as many ranks."""
     ranks.start(__file__, tmp_path, size)
