@@ -15,6 +15,13 @@ from kan_kernels import KAN, use_backend
 from kan_kernels._core.bases import BASE_CODES
 
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
+PRODUCTS: list[dict[str, Any]] = [
+    {"widths": [3, (2, 2), (0, 1)], "mult_arity": [[], [2, 3], 2], "batch": 400, "bias": True},
+    {"widths": [4, (1, 3), 2], "mult_arity": [[], [2, 5, 2], []], "batch": 77, "dtype": F64, "base": None},
+    {"widths": [2, (0, 2), (3, 1), 1], "mult_arity": 3, "batch": 100, "dtype": BF16},
+    {"widths": [20, (14, 10), 8], "batch": 300},  # a block takes several tiles
+    {"widths": [2, (5, 1)], "batch": 33, "dtype": F16, "spline_order": 2},
+]
 CASES: list[dict[str, Any]] = [
     {"widths": [2, 5, 1], "batch": 1000},
     {"widths": [2, 5, 5, 1], "batch": 77, "bias": True},
@@ -26,12 +33,9 @@ CASES: list[dict[str, Any]] = [
     {"widths": [1, 1, 1, 1, 1, 1, 1, 1, 1], "batch": 9, "spline_order": 0},
     {"widths": [3, 17, 2], "batch": 65, "grid_size": 20, "spline_order": 1, "base": None, "bias": True},
     {"widths": [64, 8, 64], "batch": 21},
-    {"widths": [3, (2, 2), (0, 1)], "mult_arity": [[], [2, 3], 2], "batch": 400, "bias": True},
-    {"widths": [4, (1, 3), 2], "mult_arity": [[], [2, 5, 2], []], "batch": 77, "dtype": F64, "base": None},
-    {"widths": [2, (0, 2), (3, 1), 1], "mult_arity": 3, "batch": 1300, "dtype": BF16},
-    {"widths": [2, (5, 1)], "batch": 33, "dtype": F16, "spline_order": 2},
+    *PRODUCTS,
 ]
-IDS = ["-".join(map(str, case["widths"])) for case in CASES]
+
 Sums = list[tuple[int, tuple[int, ...]]]  # of each layer, and the arities of its products
 EPS = {F32: 2.0**-24, F64: 2.0**-53, BF16: 2.0**-8, F16: 2.0**-11}
 
@@ -39,6 +43,11 @@ MOST = 9  # layers of a call
 _NUMBERS = ("count", "order", "base", "batch", "weight_dtype", "path")
 _GIVEN = ("grid", "spline_weight", "base_weight", "bias")
 _MADE = ("d_spline", "d_base", "d_bias")
+
+
+def names(cases: list[dict[str, Any]]) -> list[str]:
+    """Each case's widths, for the tests' names."""
+    return ["-".join(map(str, case["widths"])) for case in cases]
 
 
 class _NetworkCall(ctypes.Structure):
@@ -256,9 +265,9 @@ def check_special(case: dict[str, Any]) -> None:
 
 def check_products(case: dict[str, Any]) -> None:
     """The kernels that multiply between two launches are torch's products to the bit, and their gradients."""
-    torch.manual_seed(0)
-    for layer in KAN(**{k: v for k, v in case.items() if k != "batch"}).products or ():
-        y = torch.randn(50, layer.subnodes).to(case.get("dtype", F32)).requires_grad_()
+    net, x, _ = make(case)
+    for layer in net.products or ():
+        y = torch.randn(50, layer.subnodes).to(x.dtype).requires_grad_()
         product = layer.sums, layer.arities
         nodes = layer(y)
         assert torch.equal(multiplied(y.detach(), product), nodes)

@@ -97,10 +97,8 @@ network_backward_kernel(NetworkArgs a) {
     for (int l = a.layers - 1; l >= 0; --l) {
       const NetworkLayerArgs& layer = a.layer[l];
       const bool input = l > 0 || a.input;
-      if (layer.multiplied) {
-        sync_block();
+      if (layer.multiplied) {  // no barrier: g[n] is read, and then overwritten by x[n], in one thread alone
         multiply_tile_backward(a, layer, rows, tile, hidden + b0 * layer.out);
-        sync_block();
         T* const of_outputs = tile.x;
         tile.x = tile.y, tile.y = of_outputs;
       }
