@@ -29,7 +29,7 @@ BASE_NAMES = {code: name for name, code in BASE_CODES.items()}
 
 @dataclass(frozen=True)
 class Basis:
-    """What everybody has to know about a basis: R is the number of its functions, order the k of splines."""
+    """The facts of a basis that everybody needs: R is the number of its functions, order the k of splines."""
 
     name: str
     code: int  # in every op

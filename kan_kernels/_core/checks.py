@@ -27,7 +27,7 @@ class NestedError(TypeError):
 
 
 def integer(name: str, value: object, low: int, high: int | None = None) -> int:
-    """`value` as a plain int in low..high: whatever has __index__, NumPy's too, and is no bool."""
+    """Return `value` as a plain int in low..high: whatever has __index__, NumPy's too, and is no bool."""
     expected = f"an int >= {low}" if high is None else f"an int in {low}..{high}"
     number: int
     if type(value) is int or isinstance(value, torch.SymInt):
@@ -45,14 +45,14 @@ def integer(name: str, value: object, low: int, high: int | None = None) -> int:
 
 
 def boolean(name: str, value: object) -> bool:
-    """`value` as a plain bool, which is what it has to be, or NumPy's."""
+    """Return `value` as a plain bool, which is what it has to be, or NumPy's."""
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}: got {value!r}, expected True or False")
     return bool(value)
 
 
 def nonnegative(name: str, value: object, high: float = math.inf) -> float:
-    """`value` as a finite float in 0..high."""
+    """Return `value` as a finite float in 0..high."""
     expected = "a finite number >= 0" if high == math.inf else f"a number from 0 to {high:g}"
     if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's are registered
         raise TypeError(f"{name}: got {value!r}, expected {expected}")
@@ -63,7 +63,7 @@ def nonnegative(name: str, value: object, high: float = math.inf) -> float:
 
 
 def above(name: str, value: object, low: float) -> float:
-    """`value` as a finite float > low."""
+    """Return `value` as a finite float > low."""
     expected = f"a finite number > {low:g}"
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: got {value!r}, expected {expected}")
@@ -74,14 +74,14 @@ def above(name: str, value: object, low: float) -> float:
 
 
 def is_sequence(value: object) -> bool:
-    """Whether it has entries in order, as lists and arrays have."""
+    """Return whether it has entries in order, as lists and arrays have."""
     if isinstance(value, (np.ndarray, Tensor)):
         return value.ndim > 0
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
 def each(name: str, value: object, dims: int, low: int) -> tuple[int, ...]:
-    """`value` is an int >= low or one for each of `dims` dimensions: all of them."""
+    """Check that `value` is an int >= low or one for each of `dims` dimensions; return all of them."""
     values = tuple(value) if is_sequence(value) else (value,) * dims  # type: ignore[arg-type]
     if len(values) != dims:
         raise ValueError(f"{name}: got {value!r}, expected an int or {dims} of them")
@@ -89,7 +89,7 @@ def each(name: str, value: object, dims: int, low: int) -> tuple[int, ...]:
 
 
 def of_layers(name: str, value: object, count: int) -> list[Any]:
-    """`value` is the same for all layers, or a sequence with one for each: a list of `count`."""
+    """Check that `value` is one for all layers, or a sequence with one for each; return `count` of them."""
     values = list(value) if is_sequence(value) else [value] * count  # type: ignore[call-overload]
     if len(values) != count:
         raise ValueError(f"{name}: got {value!r}, expected one for all layers, or one for each of {count}")
@@ -97,7 +97,7 @@ def of_layers(name: str, value: object, count: int) -> list[Any]:
 
 
 def padding(value: object, dims: int, stride: Sequence[int]) -> str | tuple[int, ...]:
-    """`value` is "valid", "same" beside strides of 1, an int >= 0 or one for each dimension: all of them."""
+    """Return "valid", "same" beside strides of 1, an int >= 0 or one for each dimension: for all of them."""
     if not isinstance(value, str):
         return each("padding", value, dims, 0)
     if value not in ("same", "valid"):
@@ -118,7 +118,7 @@ def derivative(value: object) -> int:
 
 
 def base(value: object) -> None:
-    """`value` is the name of a base activation, or None."""
+    """Check that `value` is the name of a base activation, or None."""
     if value is not None and not isinstance(value, str):
         raise TypeError(f"base: got {value!r}, expected 'silu', 'identity' or None")
     if value not in BASE_CODES:
@@ -126,7 +126,7 @@ def base(value: object) -> None:
 
 
 def heads(value: object, out_features: int) -> int:
-    """`value` is a number of equal groups of the outputs."""
+    """Check that `value` is a number of equal groups of the outputs."""
     number = integer("heads", value, 1)
     if number > out_features or out_features % number:
         raise ValueError(
@@ -137,14 +137,14 @@ def heads(value: object, out_features: int) -> int:
 
 
 def divisors(number: int) -> str:
-    """The divisors of a number as text, the middle of many left out."""
+    """Return the divisors of a number as text, the middle of many left out."""
     found = [n for n in range(1, number + 1) if number % n == 0]
     parts = [str(n) for n in found]
     return ", ".join(parts if len(parts) <= 12 else [*parts[:6], "...", *parts[-5:]])
 
 
 def interval(name: str, value: object) -> tuple[float, float]:
-    """`value` is a pair of finite increasing numbers: these."""
+    """Check that `value` is a pair of finite increasing numbers; return them."""
     expected = "a pair (low, high) of finite numbers with low < high"
     try:
         low, high = (float(bound) for bound in value)  # type: ignore[attr-defined]
@@ -156,7 +156,7 @@ def interval(name: str, value: object) -> tuple[float, float]:
 
 
 def names(name: str, value: object, count: int, of: str = "column") -> list[str]:
-    """`value` is `count` different non-empty strings, in a sequence: these."""
+    """Check that `value` is `count` different non-empty strings, in a sequence; return them."""
     expected = f"{count} different non-empty strings, a name for each {of}"
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise TypeError(f"{name}: got {value!r}, expected {expected}")
@@ -169,7 +169,7 @@ def names(name: str, value: object, count: int, of: str = "column") -> list[str]
 
 
 def tensor(name: str, value: object, rank: int | None = None) -> None:
-    """`value` is a dense floating tensor, of this rank if one is given."""
+    """Check that `value` is a dense floating tensor, of this rank if one is given."""
     if isinstance(value, torch.fx.Proxy):
         raise TypeError(
             f"{name}: got torch.fx's Proxy, expected a torch.Tensor; make the layer a leaf of the tracer "
@@ -188,7 +188,7 @@ def tensor(name: str, value: object, rank: int | None = None) -> None:
 
 
 def rows(x: object, in_features: int) -> None:
-    """`x` is (..., in_features)."""
+    """Check that `x` is (..., in_features)."""
     tensor("x", x)
     if x.dim() == 0 or x.shape[-1] != in_features:  # type: ignore[attr-defined]
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected (..., {in_features})")  # type: ignore[attr-defined]
@@ -197,7 +197,7 @@ def rows(x: object, in_features: int) -> None:
 def operand(
     name: str, value: object, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> None:
-    """`value` is a tensor of this shape, dtype and device."""
+    """Check that `value` is a tensor of this shape, dtype and device."""
     tensor(name, value)
     assert isinstance(value, Tensor)
     if tuple(value.shape) != shape:
@@ -209,7 +209,7 @@ def operand(
 
 
 def grid_shape(grid: object, order: int, in_features: int | None = None) -> None:
-    """`grid` is (in, G+2k+1) with G >= 1 and asks for no gradient."""
+    """Check that `grid` is (in, G+2k+1) with G >= 1 and asks for no gradient."""
     tensor("grid", grid, 2)
     assert isinstance(grid, Tensor)
     if in_features is not None and grid.shape[0] != in_features:
@@ -234,7 +234,7 @@ def layer(
     base_name: object,
     basis: Basis = BSPLINE,
 ) -> None:
-    """The tensors of one layer fit together; the grid's values are not looked at. Splines have an order."""
+    """Check that the tensors of one layer fit together, not the grid's values. Splines have an order."""
     name = "spline_weight" if basis.local else "weight"
     number = spline_order(order) if basis.local else 0
     base(base_name)
@@ -268,7 +268,7 @@ def layer(
 
 
 def _columns(grid: object, expected: tuple[int, int], basis: Basis) -> None:
-    """`grid` has this shape and asks for no gradient."""
+    """Check that `grid` has this shape and asks for no gradient."""
     tensor("grid", grid, 2)
     assert isinstance(grid, Tensor)
     if grid.shape != expected:
@@ -308,7 +308,7 @@ def _base_and_bias(
 
 
 def basis(value: object, names: Sequence[str] = tuple(BASES), elsewhere: str = "") -> Basis:
-    """`value` is the name of a basis, one of these: its record."""
+    """Return the record of the basis `value`, one of these."""
     if isinstance(value, str) and value in names:
         return BASES[value]
     kind = ValueError if isinstance(value, str) else TypeError
@@ -316,17 +316,17 @@ def basis(value: object, names: Sequence[str] = tuple(BASES), elsewhere: str = "
 
 
 def full_support(value: object) -> Basis:
-    """`value` is the name of a basis of full support: its record."""
+    """Return the record of the basis of full support `value`."""
     return basis(value, FULL_SUPPORT, " (B-splines: kan_linear)")
 
 
 def knots(grid: Tensor) -> None:
-    """The knots are finite and non-decreasing, where they are on the CPU and not traced."""
+    """Check that the knots are finite and non-decreasing, where they are on the CPU and not traced."""
     grid_values(grid, BSPLINE)
 
 
 def grid_values(grid: Tensor, basis: Basis) -> None:
-    """The values of a grid are those that its basis takes. Compiled kernels look at what they read.
+    """Check that a grid has values that its basis takes. Compiled kernels look at what they read.
 
     Other devices than the CPU are not looked at: that would wait for them.
     """
@@ -350,7 +350,7 @@ def _look(grid: Tensor, complaint: Callable[[Tensor], str | None]) -> None:
 
 
 def _beneath_transforms(grid: Tensor) -> Tensor | None:
-    """The values (..., in, columns) of a grid that transforms have wrapped; None where there are none."""
+    """Return the values (..., in, columns) of a grid that transforms wrapped; None where there are none."""
     functorch = torch._C._functorch
     places = [grid.dim() - 2, grid.dim() - 1]  # of features and columns
     while functorch.is_functorch_wrapped_tensor(grid):
@@ -366,20 +366,20 @@ def _beneath_transforms(grid: Tensor) -> Tensor | None:
 
 
 def grid_like(grid: Tensor, operand: Tensor) -> None:
-    """The knots are float32 or of the operand's dtype."""
+    """Check that the knots are float32 or of the operand's dtype."""
     if grid.dtype not in (torch.float32, operand.dtype):
         also = "" if operand.dtype == torch.float32 else f" or {operand.dtype}"
         raise TypeError(f"grid: got {grid.dtype}, expected torch.float32{also}")
 
 
 def dtype(value: object) -> None:
-    """`value` is a dtype that a layer can have."""
+    """Check that `value` is a dtype that a layer can have."""
     if value not in DTYPES:
         raise TypeError(f"dtype: got {value!r}, expected float32, float64, bfloat16 or float16")
 
 
 def widths(value: object, name: str = "widths") -> list[int]:
-    """`value` is a sequence of at least two positive ints: these."""
+    """Check that `value` is a sequence of at least two positive ints; return them."""
     if not is_sequence(value):
         raise TypeError(f"{name}: got {value!r}, expected a sequence of at least two positive ints")
     values = list(value)  # type: ignore[call-overload]

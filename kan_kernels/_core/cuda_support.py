@@ -12,7 +12,7 @@ _DRIVERS = {12: 525, 13: 580}  # major of CUDA -> the first driver (Linux) that 
 
 
 def why_not(index: int | None = None) -> str | None:
-    """None, or the reason with its remedy. index: of the CUDA device; None for the current one."""
+    """Return None, or the reason with its remedy. index: of the CUDA device; None for the current one."""
     if "cuda" not in library.DEVICES:
         return (
             "this library was built without CUDA kernels; rebuild it where nvcc 12.1 or newer is on PATH "
@@ -30,12 +30,12 @@ why_not._dynamo_marked_constant = True  # type: ignore[attr-defined]  # asks the
 
 
 def built() -> tuple[str, tuple[int, int]]:
-    """What the library was built for, and the versions of CUDA of the driver and of its build."""
+    """Return what the library was built for, and the versions of CUDA of the driver and of its build."""
     return torch.ops.kan_kernels.cuda_architectures(), torch.ops.kan_kernels.cuda_versions()
 
 
 def no_gpu() -> str:
-    """What to do where torch has no GPU."""
+    """Return what to do where torch has no GPU."""
     if torch.version.cuda is None and torch.version.hip is None:
         return (
             f"torch sees no GPU here: torch {torch.__version__} is built for the CPU alone; install a build "
@@ -46,7 +46,7 @@ def no_gpu() -> str:
 
 
 def too_old(capability: tuple[int, int]) -> str | None:
-    """What to do on a GPU that no fused kernel runs on, or None."""
+    """Return what to do on a GPU that no fused kernel runs on, or None."""
     if capability >= OLDEST:
         return None
     major, minor = capability
@@ -58,7 +58,7 @@ def too_old(capability: tuple[int, int]) -> str | None:
 
 @cache
 def why_not_on(capability: tuple[int, int], compiled: str, driver: int, runtime: int) -> str | None:
-    """None if a GPU of this compute capability runs code for "80-real 80-virtual ...", or why not.
+    """Return None if a GPU of this compute capability runs code for "80-real 80-virtual ...", or why not.
 
     driver, runtime: versions of CUDA, 1000 major + 10 minor: the newest that the driver has, and that of the
     library's build.

@@ -12,7 +12,7 @@ Tensors = tuple[Tensor, ...]
 
 
 def functions_together(weight: Tensor) -> bool:
-    """As csrc/ops/checks.h has it: weights (in, R, out) that lie as (out, in, R) or (in, out, R)."""
+    """Return whether weights (in, R, out) lie as (out, in, R) or (in, out, R); as in csrc/ops/checks.h."""
     if weight.dim() != 3:
         return False
     features, functions, out = weight.shape

@@ -20,7 +20,7 @@ def recording() -> bool:
 
 
 class Function(torch.autograd.Function):
-    """What Functions of rows share."""
+    """The part that Functions of rows share."""
 
     ROWS: tuple[int, ...] = ()  # the arguments that have rows, if the output has rows too
 
@@ -110,7 +110,7 @@ class ComposedFunction(Function):
 
     @classmethod
     def _composed_gradients(cls, ctx: Any, cotangents: tuple[Tensor | None, ...]) -> list[Tensor | None]:
-        """Of `compose`, where the backward pass is itself to be differentiated."""
+        """Return the gradients of `compose`, where the backward pass is itself to be differentiated."""
         inputs, _ = cls.kept(ctx)
         count = cls.inputs_of(ctx)
         needs = ctx.needs_input_grad[:count]
@@ -226,7 +226,7 @@ def map_stack(
 
 
 def _extra(tensor: Tensor, dim: int | None) -> int:
-    """The dimensions without the mapped one."""
+    """Return the dimensions without the mapped one."""
     return tensor.dim() - (dim is not None)
 
 
@@ -235,5 +235,5 @@ def _all(outputs: Any) -> tuple[Tensor, ...]:
 
 
 def _lead(tensor: Tensor, dim: int | None, size: int) -> Tensor:
-    """The tensor with its mapped dimension first; expanded, if it is not mapped."""
+    """Return the tensor with its mapped dimension first; expanded, if it is not mapped."""
     return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)

@@ -48,7 +48,7 @@ def warm_up(call: Callable[[], Any], times: int = TIMES) -> None:
 
 
 def captured_without(what: str) -> bool:
-    """Whether a CUDA graph is being captured; if so, warn once that it will lack something for ever."""
+    """Return whether a CUDA graph is being captured; if so, warn once that it will lack something."""
     if not torch.cuda.is_current_stream_capturing():
         return False
     if what not in _said:

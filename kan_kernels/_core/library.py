@@ -87,7 +87,7 @@ def cpu_isa() -> str | None:
 def define(
     namespace: str, kernels: dict[str, Callable[..., Any]], keys: tuple[str, ...]
 ) -> torch.library.Library:
-    """Define ops of layers and activations in another namespace, for a backend in Python.
+    """Return Define ops of layers and activations in another namespace, for a backend in Python.
 
     Keep the result alive. kernels: op name -> its function. keys: the dispatch keys ("CUDA", "CPU") whose
     tensors they take.
@@ -103,7 +103,7 @@ def define(
 
 
 def _register(namespace: str, ops: dict[str, Callable[..., Any]]) -> None:
-    """Shapes and the rule of vmap, which C++ does not know."""
+    """Register shapes and the rule of vmap, which C++ does not know."""
     for op, fake in ops.items():
         torch.library.register_fake(f"{namespace}::{op}", fake)
         call = getattr(getattr(torch.ops, namespace), op).default

@@ -12,7 +12,7 @@ _searching: set[str] = set()
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds what the other finders do, for the modules that are waited for."""
+    """A finder that finds what the other finders do, for the modules that are waited for."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         function = _waiting.get(name)

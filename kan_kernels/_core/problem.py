@@ -39,7 +39,7 @@ def bases_of(op: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Problem:
-    """What a backend needs to know to say whether it can run, and on a GPU what the work is.
+    """All that a backend needs to say whether it can run, and on a GPU what the work is.
 
     No backend's answer depends on the last two, which only weigh one GPU backend against another.
     """

@@ -23,7 +23,7 @@ def has_values(tensor: Tensor) -> bool:
 
 
 class TensorCache(Generic[_Answer]):
-    """One answer for each tensor, in its present state; it goes with the tensor.
+    """A cache of one answer for each tensor, in its present state; it goes with the tensor.
 
     A state is the count of writes, which costs nothing and misses what torch does not count: writes through
     `.data`, and all writes to inference tensors, for which nothing is kept. Tensors must be `readable`.

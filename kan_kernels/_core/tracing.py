@@ -11,7 +11,7 @@ _suspended = False  # a trace, by `untraced`
 
 
 def tracing() -> bool:
-    """Whether torch.jit.trace records this."""
+    """Return whether torch.jit.trace records this."""
     return not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None
 
 
@@ -33,5 +33,5 @@ def untraced(
 
 
 def within_trace() -> bool:
-    """Whether a trace is recorded around this, in `untraced` too."""
+    """Return whether a trace is recorded around this, in `untraced` too."""
     return _suspended or torch._C._get_tracing_state() is not None

@@ -76,7 +76,7 @@ def _input(x, weight, base_weight, g, grid, spec: Spec) -> Tensor:
 
 
 def _weight(x, s, g, grid, spec: Spec, like: Some = None) -> tuple[Tensor, Tensor]:
-    """like: the weights, whose layout in memory their gradient takes where it can, and need not be copied."""
+    """Compute W_m. like: the weights, whose layout in memory their gradient takes where it can: no copy."""
     if recording():
         return Weight.apply(x, s, g, grid, spec)
     if not spec.summed:
@@ -114,7 +114,7 @@ def runs(node: Any) -> bool:
 
 
 def _sum(*terms: Some) -> Some:
-    """The sum, where None is zero."""
+    """Return the sum, where None is zero."""
     total = None
     for term in terms:
         if term is not None:
@@ -123,7 +123,7 @@ def _sum(*terms: Some) -> Some:
 
 
 def _times(s: Some, t: Tensor) -> Tensor:
-    """s * t, where a row scale of None is one."""
+    """Return s * t, where a row scale of None is one."""
     return t if s is None else s * t
 
 
@@ -131,7 +131,7 @@ def _times(s: Some, t: Tensor) -> Tensor:
 
 
 def _input_gradients(tensors, spec: Spec, t, needs):
-    """Of X_m(x, C, g) with cotangent t: (dx, dweight, dbase, dg), where `needs` asks for them."""
+    """Return those of X_m(x, C, g) with cotangent t: (dx, dweight, dbase, dg), where `needs` asks."""
     x, weight, base_weight, g, grid = tensors
     need_x, need_weight, need_base, need_g = needs
     dx = dweight = dbase = dg = None
@@ -145,7 +145,7 @@ def _input_gradients(tensors, spec: Spec, t, needs):
 
 
 def _weight_gradients(tensors, spec: Spec, v, v_base, needs):
-    """Of W_m(x, s, g) with cotangents v and v_base, each possibly None: (dx, ds, dg), where `needs` asks."""
+    """Return those of W_m(x, s, g), cotangents v, v_base, possibly None: (dx, ds, dg) if `needs` asks."""
     x, s, g, grid = tensors
     v, v_base, spec = _weight_pair(v, v_base, spec)
     if v is None:
@@ -162,7 +162,7 @@ def _weight_gradients(tensors, spec: Spec, v, v_base, needs):
 
 
 def _weight_pair(v: Some, v_base: Some, spec: Spec) -> tuple[Some, Some, Spec]:
-    """(v, v_base, spec), where a missing v becomes zeros and a missing v_base leaves the contraction."""
+    """Return (v, v_base, spec): a missing v becomes zeros, a missing v_base leaves the contraction."""
     if not spec.base or v_base is None:
         return v, None, spec.without_base()
     if v is None:
@@ -217,7 +217,7 @@ def _save(ctx: Any, tensors: tuple[Some, ...], spec: Spec) -> None:
 
 
 class Contraction(Function):
-    """What the four have in common: under vmap of weights, networks lie side by side in one call."""
+    """The part that the four share: under vmap of weights, networks lie side by side in one call."""
 
     RANKS: tuple[int, ...] = ()  # dimensions of the tensors before the spec, the grid last
     OP = ACTIVATION_OP = ""  # the ops with and without the sum over the features
@@ -238,7 +238,7 @@ class Contraction(Function):
 
     @classmethod
     def _vmap_features(cls, size, in_dims, args):
-        """As the op is mapped, which knows no bias: there is none."""
+        """Map the op, which knows no bias: there is none."""
         call, bias = cls.apply, 4 if cls is Forward else None
         if bias is not None:
             in_dims, args = in_dims[:bias] + in_dims[bias + 1 :], args[:bias] + args[bias + 1 :]
@@ -250,7 +250,7 @@ class Contraction(Function):
 
 
 class Forward(Contraction):
-    """F_m(x, s, C) + bias: (B, out)."""
+    """The contraction F_m(x, s, C) + bias: (B, out)."""
 
     ROWS = (0, 1)  # x, s
     RANKS = (2, 2, 3, 2, 1, 2)
@@ -302,7 +302,7 @@ class Forward(Contraction):
 
 
 class Input(Contraction):
-    """X_m(x, C, g): (B, in)."""
+    """The contraction X_m(x, C, g): (B, in)."""
 
     ROWS = (0, 3)  # x, g
     RANKS = (2, 3, 2, 2, 2)
@@ -331,7 +331,7 @@ class Input(Contraction):
 
 
 class Weight(Contraction):
-    """W_m(x, s, g): (in, R, out) and (in, out), the second empty without a base."""
+    """The contraction W_m(x, s, g): (in, R, out) and (in, out), the second empty without a base."""
 
     RANKS = (2, 2, 2, 2)
     OP = "kan_linear_grad_weight"
@@ -358,7 +358,7 @@ class Weight(Contraction):
 
 
 class Backward(Contraction):
-    """X_{m+1}(x, C, g) and W_m(x, 1, g) in one pass: (B, in), (in, R, out), (in, out)."""
+    """The contractions X_{m+1}(x, C, g) and W_m(x, 1, g) in one pass: (B, in), (in, R, out), (in, out)."""
 
     RANKS = (2, 3, 2, 2, 2)
     OP = "kan_linear_backward"

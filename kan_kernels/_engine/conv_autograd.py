@@ -31,7 +31,7 @@ def kan_conv(
 
 
 def numbers(form: Form, x: Tensor) -> tuple[Any, ...]:
-    """What the op takes behind its tensors."""
+    """Return what the op takes behind its tensors."""
     return (
         form.order,
         BASE_CODES[form.base],

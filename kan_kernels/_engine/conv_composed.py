@@ -29,7 +29,7 @@ Operands = tuple[Tensor, Tensor, Tensor, Tensor | None]  # of a group: rows, kno
 
 
 class Axis(NamedTuple):
-    """One spatial dimension. Tap t of output o reads position o * stride + t * dilation - padding."""
+    """A spatial dimension. Tap t of output o reads position o * stride + t * dilation - padding."""
 
     size: int
     kernel: int
@@ -42,7 +42,7 @@ class Axis(NamedTuple):
         return (self.size + sum(self.padding) - (self.kernel - 1) * self.dilation - 1) // self.stride + 1
 
     def start(self, tap: int) -> tuple[int, int]:
-        """(residue, shift): output o reads position (o + shift) * stride + residue."""
+        """Return (residue, shift): output o reads position (o + shift) * stride + residue."""
         shift, residue = divmod(tap * self.dilation - self.padding[0], self.stride)
         return residue, shift
 
@@ -65,7 +65,7 @@ def composed(
     bias: Tensor | None,
     form: Form,
 ) -> Tensor:
-    """`kan_conv` of images (N, C, *size), in blocks."""
+    """Compute `kan_conv` of images (N, C, *size), in blocks."""
     axes, groups, order, base, backend = form
     kernel = tuple(axis.kernel for axis in axes)
     count, channels, outputs = untraced(_sizes, x, spline_weight)
@@ -75,7 +75,7 @@ def composed(
     rows = x.movedim(1, -1)
 
     def group(n: int) -> Operands:
-        """Of group n: rows of x, knots, spline weight and base weight."""
+        """Return rows of x, knots, spline weight and base weight of group n."""
         if groups == 1:  # the very tensors: knots that were checked are known by their identity
             return rows, grid, spline_weight, base_weight
         part = slice(n * inputs, (n + 1) * inputs)
@@ -83,14 +83,14 @@ def composed(
         return rows[..., part], grid[part], spline_weight[part], base_part
 
     def apply(operands: Operands, x: Tensor, taps: Sequence[tuple[int, ...]]) -> Tensor:
-        """kan_linear of the chosen taps: (..., channels) -> (..., taps * out)."""
+        """Apply kan_linear of the chosen taps: (..., channels) -> (..., taps * out)."""
         _, knots, weight, base_part = operands
         weight = _select(weight, taps, kernel, 2).flatten(2)
         base_weight = None if base_part is None else _select(base_part, taps, kernel, 1).flatten(1)
         return layer.call(x, weight, knots, base_weight, None, order, base, 0, backend)
 
     def block(operands: Operands, images: slice, ranges: Sequence[range]) -> Tensor:
-        """(n, *block, out) of one group: these images, outputs `ranges`."""
+        """Compute (n, *block, out) of one group: these images, outputs `ranges`."""
         shape = (*map(len, ranges), outputs)
         total = None
         for part in _classes(axes, ranges):
@@ -105,7 +105,7 @@ def composed(
         return total
 
     def blocks(operands: Operands, images: slice, ranges: list[range], sizes: Sequence[int]) -> Tensor:
-        """All of one group's outputs for these images, cut into blocks axis by axis."""
+        """Compute all of one group's outputs for these images, cut into blocks axis by axis."""
         axis = len(ranges)
         if axis == len(axes):
             return block(operands, images, ranges)
@@ -133,7 +133,7 @@ def composed(
 
 
 def _sizes(x: Tensor, spline_weight: Tensor) -> tuple[int, int, int]:
-    """Images, channels, outputs of a group."""
+    """Return images, channels, outputs of a group."""
     return x.shape[0], x.shape[1], spline_weight.shape[-1]
 
 
@@ -148,12 +148,12 @@ class Taps(NamedTuple):
 
 
 def _classes(axes: Sequence[Axis], outputs: Sequence[range]) -> Iterator[tuple[Taps, ...]]:
-    """For one block of outputs: the products of each axis's classes of taps."""
+    """Return for one block of outputs the products of each axis's classes of taps."""
     return itertools.product(*(list(_axis_classes(a, o)) for a, o in zip(axes, outputs, strict=True)))
 
 
 def _axis_classes(axis: Axis, outputs: range) -> Iterator[Taps]:
-    """Taps by residue; one by one where few outputs would make the shared positions mostly idle."""
+    """Return taps by residue; one by one where few outputs would make the shared positions mostly idle."""
     residues: dict[int, list[int]] = {}
     for tap in range(axis.kernel):
         residues.setdefault(axis.start(tap)[0], []).append(tap)
@@ -166,7 +166,7 @@ def _axis_classes(axis: Axis, outputs: range) -> Iterator[Taps]:
 
 
 def _taps(axis: Axis, residue: int, taps: list[int], outputs: range) -> Iterator[Taps]:
-    """The positions that these taps of these outputs read inside x; nothing where there are none."""
+    """Return the positions that these taps of these outputs read inside x; nothing where there are none."""
     available = -(-(axis.size - residue) // axis.stride)
     shifts = [axis.start(tap)[1] for tap in taps]
     inside = [
@@ -186,7 +186,7 @@ Move = tuple[tuple[slice, ...] | None, tuple[slice | int, ...]]
 
 
 def _moves(part: Sequence[Taps], outputs: Sequence[range]) -> tuple[Move, ...]:
-    """(where in the block of y, where in z) for each tap of a class; z: (n, *positions, *taps, out).
+    """Return (where in the block of y, where in z) for each tap of a class; z: (n, *positions, *taps, out).
 
     None is all of the block: indexing would make an alias, which torch's older vmap does not know.
     """
@@ -205,7 +205,7 @@ def _moves(part: Sequence[Taps], outputs: Sequence[range]) -> tuple[Move, ...]:
 
 
 class Places:
-    """Where each tap puts its rows: the constants of a Scatter. torch.func would look into a tuple."""
+    """The places where each tap puts its rows: constants of a Scatter. torch.func would look into a tuple."""
 
     def __init__(self, block: tuple[int, ...], source: tuple[int, ...], moves: tuple[Move, ...]) -> None:
         self.block = block  # the shape of y behind its rows: (*block, out)
@@ -214,7 +214,7 @@ class Places:
 
 
 def scatter(z: Tensor, places: Places) -> Tensor:
-    """z (n, *positions, *taps, out) added up where each tap puts it: (n, *block, out)."""
+    """Add up z (n, *positions, *taps, out) where each tap puts it: (n, *block, out)."""
     if torch.compiler.is_compiling() or tracing():  # neither takes a Function, and neither needs one
         return _scatter(z, places)
     return Scatter.apply(z, places)
@@ -230,7 +230,7 @@ def _scatter(z: Tensor, places: Places) -> Tensor:
 
 
 class Scatter(Function):
-    """`scatter`, which is linear. Plain autograd's backward would fill a z of zeros for each tap."""
+    """The linear `scatter`. Plain autograd's backward would fill a z of zeros for each tap."""
 
     ROWS = (0,)
 
@@ -280,7 +280,7 @@ class Gather(Function):
 
 
 def _gaps(origin: tuple[slice | int, ...], shape: Sequence[int]) -> Iterator[tuple[slice | int, ...]]:
-    """The positions of a tap that no output of the block reads: what lies beside `origin`, axis by axis."""
+    """Return positions of a tap that no output of the block reads: what is beside `origin`, axis by axis."""
     for dim, part in enumerate(origin):
         if isinstance(part, slice) and part.start is not None:
             for rest in (slice(0, part.start), slice(part.stop, shape[dim])):
@@ -293,7 +293,7 @@ def _gaps(origin: tuple[slice | int, ...], shape: Sequence[int]) -> Iterator[tup
 
 
 def _select(weight: Tensor, taps: Sequence[tuple[int, ...]], kernel: tuple[int, ...], first: int) -> Tensor:
-    """`weight` with the chosen taps of its kernel dimensions, the first of which is `first`: a view."""
+    """Take the chosen taps of the weight's kernel dimensions, the first of which is `first`: a view."""
     for dim, (chosen, size) in enumerate(zip(taps, kernel, strict=True), first):
         if len(chosen) != size:
             step = chosen[1] - chosen[0] if len(chosen) > 1 else 1  # taps of a residue are evenly spaced

@@ -182,7 +182,7 @@ def native_costs(problem: Problem, device: Device, tf32: bool) -> dict[str, Cost
 
 
 def _dense(backend: str, p: Problem, device: Device, tf32: bool, uniform: bool) -> dict[str, float]:
-    """Cycles of a processor for each edge (row, input, output) on matrix units, pass by pass."""
+    """Return Cycles of a processor for each edge (row, input, output) on matrix units, pass by pass."""
     half = p.dtype in HALF_DTYPES
     operands = "half" if half else "tf32" if tf32 else "strict"
     share = {"half": 1.0, "tf32": 0.5, "strict": 0.5 / 3.0}[operands]
@@ -201,7 +201,7 @@ def _dense(backend: str, p: Problem, device: Device, tf32: bool, uniform: bool) 
 
 
 def _gathered(p: Problem, name: str) -> float:
-    """The same of Triton's gathering kernels."""
+    """Return the same of Triton's gathering kernels."""
     local = BASES[p.basis].local
     base = float(p.base is not None)
     fetched = (p.order + 1.0 if local else p.functions) + base
@@ -214,7 +214,7 @@ def _cost(
     backend: str, path: str, cycles: dict[str, float], problem: Problem, device: Device, launches: int,
     tiles: dict[str, int],
 ) -> Cost:  # fmt: skip
-    """Cycles an edge as the time of a call on all processors, which take tiles one after another."""
+    """Return Cycles an edge as the time of a call on all processors, which take tiles one after another."""
     p, rows = problem, problem.rows or ROWS
     edges = float(rows) * p.in_features * p.out_features
     names = PASSES if p.training else PASSES[:1]
@@ -232,7 +232,7 @@ def _tiles(size: int, tile: int) -> int:
 
 
 def _nearest(table: Mapping[int, object], arch: int) -> int:
-    """The newest architecture of a table that is not newer than this one, else the oldest."""
+    """Return the newest architecture of a table that is not newer than this one, else the oldest."""
     return max((known for known in table if known <= arch), default=min(table))
 
 

@@ -43,13 +43,13 @@ class Choice:
 
 
 def _constant_while_compiling(function):
-    """torch.compiler.assume_constant_result, which would import the whole compiler only to set this mark."""
+    """Apply torch.compiler.assume_constant_result, which would import the whole compiler to set this mark."""
     function._dynamo_marked_constant = True
     return function
 
 
 def forced_backend() -> str | None:
-    """The name given to the innermost `use_backend` of this thread or task, or None."""
+    """Return the name given to the innermost `use_backend` of this thread or task, or None."""
     if torch.compiler.is_compiling():
         return _forced_while_compiling(_last_forced)
     name = _forced.get()
@@ -64,13 +64,13 @@ def _forced_while_compiling(guard: str | None) -> str | None:
 
 
 def _forced_while_exporting() -> str | None:
-    """Of plain operators, which are all that ONNX has."""
+    """Return the backend of plain operators, which are all that ONNX has."""
     return "reference" if exporting_to_onnx() else None
 
 
 @_constant_while_compiling  # it imports, which is not traced
 def exporting_to_onnx() -> bool:
-    """Whether either exporter of torch.onnx runs the model."""
+    """Return whether either exporter of torch.onnx runs the model."""
     return "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export()
 
 
@@ -162,7 +162,7 @@ def choose(problem: Problem, backend: str | None = None) -> Choice:
 
 
 def _cheapest(problem: Problem, fused: list[ModuleType], passed_over: dict[str, str]) -> Choice:
-    """Of the fused backends on a GPU, the one to which the cost model gives the least time for this call.
+    """Return that fused backend on a GPU to which the cost model gives the least time for this call.
 
     Those that it does not know stay behind those that it does.
     """
@@ -201,7 +201,7 @@ def run_on(problem: Problem, backend: str | None = None) -> tuple[ModuleType, bo
 
 
 def _constant(value: Any) -> Any:
-    """The number that a size is now, which becomes a guard of the graph where it was a symbol."""
+    """Return the number that a size is now, which becomes a guard of the graph where it was a symbol."""
     return len(range(value)) if isinstance(value, int) else value
 
 
@@ -210,7 +210,7 @@ _FACTS = tuple(field.name for field in fields(Problem))
 
 @_constant_while_compiling
 def _settled_while_compiling(*facts_backend_and_forced) -> tuple[str, bool]:
-    """The choice asks the driver, torch's settings and the library: nothing that could be traced."""
+    """Return the choice, which asks driver, settings and library: nothing that could be traced."""
     *facts, backend, _ = facts_backend_and_forced
     module, composed = _settle(Problem(*facts), backend)
     return module.NAME, composed
@@ -329,7 +329,7 @@ def explain(
 
 
 def _explain_tree(model: torch.nn.Module, derivative: int, x_dtype: torch.dtype | None, rows: int) -> str:
-    """What the layers say whose class has `_dispatch_options`: the text, or arguments of `explain`."""
+    """Return what the layers say whose class has `_dispatch_options`: the text, or arguments of `explain`."""
     lines = []
     training = torch.is_grad_enabled() and any(p.requires_grad for p in model.parameters())
     facts: dict[str, Any] = {"derivative": derivative, "x_dtype": x_dtype, "rows": rows, "training": training}
@@ -347,7 +347,7 @@ def _explain_tree(model: torch.nn.Module, derivative: int, x_dtype: torch.dtype 
 
 
 def _chosen(problem: Problem, backend: str | None) -> str:
-    """The choice in words."""
+    """Return the choice in words."""
     try:
         return str(choose(problem, backend))
     except RuntimeError as error:

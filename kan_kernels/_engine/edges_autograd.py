@@ -56,7 +56,7 @@ def cross_gram(x: Tensor, w: Some, grid: Tensor, order: int, other_grid: Tensor,
 
 
 class Gram(ComposedFunction):
-    """`band` and `border` of backends/reference/edges.py: of x, w, grid, order, base."""
+    """The `band` and `border` of backends/reference/edges.py: of x, w, grid, order, base."""
 
     INPUTS = 1
 
@@ -88,7 +88,7 @@ class Gram(ComposedFunction):
 
 
 class Moments(ComposedFunction):
-    """Mean and standard deviation of the edges, float64 (in, out), and two tensors for the gradients.
+    """The mean and standard deviation of edges, float64 (in, out), and two tensors for the gradients.
 
     `reference.edge_moments`: of x, spline_weight, base_weight, grid (float64), order, base, correction.
     """
@@ -130,13 +130,13 @@ class Moments(ComposedFunction):
 
 
 def _shapes(x: Tensor, grid: Tensor, order: int, base: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Of band and border."""
+    """Return those of band and border."""
     n, rows = grid.shape[1] - order - 1, 1 + bool(base)
     return (x.shape[1], n, order + 1), (x.shape[1], rows, n + rows)
 
 
 class EdgeL1(ComposedFunction):
-    """`reference.edge_l1`: of x, weight, base_weight, grid, order, base."""
+    """The `reference.edge_l1`: of x, weight, base_weight, grid, order, base."""
 
     INPUTS = 3
 

@@ -73,7 +73,7 @@ def kan_network_backward(
 
 
 def _images(y: Shape, weight: Shape, order: int, base: int, groups: int) -> int:
-    """y: (N, O, *out). weight: (C, G+k, *kernel, O / groups)."""
+    """Read N, C and O of images. y: (N, O, *out). weight: (C, G+k, *kernel, O / groups)."""
     return _layer((prod(y), weight[0] // groups, *weight[2:-1]), 1, weight[1], order, base, 0)
 
 
@@ -183,5 +183,5 @@ def _register(counter: ModuleType) -> None:
 
 
 def register() -> None:
-    """Tell torch's counter, as soon as somebody imports it: it imports Triton."""
+    """Return Tell torch's counter, as soon as somebody imports it: it imports Triton."""
     after_import("torch.utils.flop_counter", _register)

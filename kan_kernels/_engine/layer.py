@@ -45,7 +45,7 @@ def call(
 
 
 def _no_grid(weight: Tensor) -> Tensor:
-    """The grid without columns of a basis that has none."""
+    """Return the grid without columns of a basis that has none."""
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     return weight.new_empty((weight.shape[0], 0), dtype=dtype)
 
@@ -170,7 +170,7 @@ def run(
 
 
 def _widened(grid: Tensor, dtype: torch.dtype) -> Tensor:
-    """The knots in another dtype."""
+    """Return the knots in another dtype."""
     if grid.is_cuda and readable(grid) and not hasattr(grid, "to_local"):  # a DTensor records no streams
         return _kept_copy(grid, dtype)
     return grid.to(dtype)
@@ -181,7 +181,7 @@ _captured: dict[int, Tensor] = {}  # copies that a CUDA graph fills at every rep
 
 
 def _kept_copy(grid: Tensor, dtype: torch.dtype) -> Tensor:
-    """The same copy for as long as torch counts no write, with the values that the knots have now.
+    """Return the same copy for as long as torch counts no write, with the values that the knots have now.
 
     A GPU backend looks at values once for each tensor and version (backends/triton/knots.py), so a new copy
     at every call would be a synchronisation at every call; filling it past its version is none. Every stream

@@ -103,7 +103,7 @@ def layer_norm_rbf(
 
 
 class LayerNormRbf(ComposedFunction):
-    """`layer_norm_rbf` of rows: the arguments of the op, the backend, and the name of the one asked for."""
+    """The op `layer_norm_rbf` of rows: its arguments, the backend, and the name of the one asked for."""
 
     INPUTS = 6
 

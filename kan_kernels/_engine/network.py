@@ -29,7 +29,7 @@ CONSTANTS = NUMBERS + 1  # of the Function, behind its tensors: the backend too
 
 @dataclass(slots=True)
 class Layers:
-    """What a call needs of all layers, first to last.
+    """The arguments of a call, of all layers, first to last.
 
     tensors: their spline_weights, base_weights where there is a base, biases or none, grids, kind by kind.
     products: of each layer's outputs, which are multiplied: see `by_layer`; empty, where none are.
@@ -204,7 +204,7 @@ def launches(layers: Layers, batch: int = 1024) -> str:
 
 
 class Network(ComposedFunction):
-    """y and what lies between the layers, of x (B, in), tensors and numbers of `Layers`, and a backend."""
+    """The op on x (B, in), tensors and numbers of `Layers`, and a backend: y and what is between layers."""
 
     @classmethod
     def inputs_of(cls, ctx):

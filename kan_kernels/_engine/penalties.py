@@ -53,7 +53,7 @@ class Penalty(ComposedFunction):
 
 
 class EdgePenalty(Penalty):
-    """Take the entropy of the shares of the edges: arXiv 2404.19756, eq. 2.19. An edge of size 0 adds 0."""
+    """The entropy of the shares of the edges: arXiv 2404.19756, eq. 2.19. An edge of size 0 adds 0."""
 
     @classmethod
     def add_entropy(cls, v, lamb, total, slope):
@@ -72,7 +72,7 @@ class EdgePenalty(Penalty):
 
 
 class RowColumnPenalty(Penalty):
-    """Take pykan's entropy, of the rows and of the columns, with its constants 1 and 1e-4."""
+    """The entropy of pykan, of the rows and of the columns, with its constants 1 and 1e-4."""
 
     @classmethod
     def add_entropy(cls, v, lamb, total, slope):

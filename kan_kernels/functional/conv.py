@@ -89,7 +89,7 @@ def kan_conv(
 def _form(
     x, spline_weight, grid, spline_order, base_weight, base, bias, stride, padding, dilation, groups, backend
 ) -> Form:
-    """The constants of a convolution, once what `_spec` will not see is known to fit."""
+    """Return the constants of a convolution, once what `_spec` will not see is known to fit."""
     dims = _check(x, spline_weight, grid, spline_order, base_weight, bias, groups)
     kernel = tuple(spline_weight.shape[2:-1])
     size = tuple(x.shape[-dims:])
@@ -109,7 +109,7 @@ def _form(
 
 
 def _spec(x, spline_weight, base_weight, grid, form: Form) -> Spec:
-    """Which backend runs it, and whether by a kernel of its own; operands as the kernels will see them."""
+    """Return which backend runs it, whether by a kernel of its own, and operands as kernels see them."""
     flat_base = None if base_weight is None else base_weight.flatten(1)
     rows, weight = x.movedim(1, -1), spline_weight.flatten(2)
     given = (rows, weight, grid, flat_base, None, form.order, form.base, 0, form.backend)
@@ -121,7 +121,7 @@ def _on_reference(form: Form) -> bool:
 
 
 def _check(x, spline_weight, grid, spline_order, base_weight, bias, groups) -> int:
-    """What `kan_linear` will not see as it was given; returns the number of spatial dimensions."""
+    """Check what `kan_linear` will not see as it was given; return the number of spatial dimensions."""
     checks.tensor("x", x)
     checks.tensor("spline_weight", spline_weight)
     dims = spline_weight.dim() - 3
@@ -155,7 +155,7 @@ def _check(x, spline_weight, grid, spline_order, base_weight, bias, groups) -> i
 
 
 def _padding(value, kernel, stride, dilation) -> list[tuple[int, int]]:
-    """(before, after) for each dimension; "same" puts the odd one behind, as torch does."""
+    """Return (before, after) for each dimension; "same" puts the odd one behind, as torch does."""
     value = checks.padding(value, len(kernel), stride)
     if value == "valid":
         return [(0, 0)] * len(kernel)

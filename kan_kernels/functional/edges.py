@@ -137,7 +137,7 @@ def compute_dtype(weight: Tensor) -> torch.dtype:
 
 
 def _layer_rows(x, spline_weight, grid, base_weight, spline_order, base, least: int) -> Tensor:
-    """x as (B, in) with at least `least` rows, once all arguments are known to be good."""
+    """Return x as (B, in) with at least `least` rows, once all arguments are known to be good."""
     checks.layer(x, spline_weight, grid, base_weight, None, spline_order, base)
     rows = x.reshape(-1, x.shape[-1])
     if rows.shape[0] < least:
@@ -146,7 +146,7 @@ def _layer_rows(x, spline_weight, grid, base_weight, spline_order, base, least: 
 
 
 def _double_knots(name: str, grid: Tensor, order: int, x: Tensor) -> Tensor:
-    """The knots of the argument of that name in float64, once they are known to fit x."""
+    """Return the knots of the argument of that name in float64, once they are known to fit x."""
     try:
         checks.grid_shape(grid, order)
         checks.knots(grid)
@@ -161,7 +161,7 @@ def _double_knots(name: str, grid: Tensor, order: int, x: Tensor) -> Tensor:
 
 
 def _row_weight(w: Tensor, x: Tensor) -> Tensor:
-    """The weights as (B, in)."""
+    """Return the weights as (B, in)."""
     checks.tensor("row_weight", w)
     if w.requires_grad:
         raise ValueError(

@@ -15,7 +15,7 @@ from .spline_module import SplineModule
 
 
 class HeadFunctions(SplineModule):
-    """Functions f[h,i], one for every input and head: what both modules have in common.
+    """The functions f[h,i], one for every input and head: what both modules have in common.
 
     A state dict of another grid size is taken over, as KANLinear does.
     """

@@ -241,7 +241,7 @@ class KANLinear(SplineModule):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _symbolic_of(self, state_dict, prefix: str) -> SymbolicEdges | None:
-        """Symbolic edges as the checkpoint has them, their values still to be loaded."""
+        """Make symbolic edges as the checkpoint has them, their values still to be loaded."""
         if not any(key.startswith(prefix) for key in state_dict):
             return None
         return SymbolicEdges.like_state(state_dict, prefix, self)
@@ -260,7 +260,7 @@ def masked(spline_weight: Tensor, base_weight: Tensor | None, mask: Tensor) -> t
 
 @contextlib.contextmanager
 def unchanged_by_errors(module: nn.Module, state_dict: Any) -> Iterator[None]:
-    """After an error every module in it has its attributes, parameters, buffers and their values back.
+    """Give every module in it its attributes, parameters, buffers and their values back after an error.
 
     Values are copied beforehand only where loading can fail: a state of the module's own keys and shapes
     needs no second copy of the model.
@@ -285,7 +285,7 @@ def unchanged_by_errors(module: nn.Module, state_dict: Any) -> Iterator[None]:
 
 
 def _surely_loads(module: nn.Module, state_dict: Any) -> bool:
-    """Whether nothing but copies of tensors to others of the same shapes lies ahead."""
+    """Return whether nothing but copies of tensors to others of the same shapes lies ahead."""
     if any(m._load_state_dict_pre_hooks or m._load_state_dict_post_hooks for m in module.modules()):
         return False
     own = module.state_dict()

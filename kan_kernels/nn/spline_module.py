@@ -93,7 +93,7 @@ class SplineModule(nn.Module):
             self._ranges = ranges if len(set(ranges)) > 1 else ranges[:1]
 
     def _present_ranges(self) -> list[Range | None]:
-        """The first and the last inner knot of each feature, None without a length; [] without values.
+        """Return the first and the last inner knot of each feature, None without a length; [] without values.
 
         Where they are those kept but for rounding they are these.
         """
@@ -122,7 +122,7 @@ class SplineModule(nn.Module):
         return self.grid if own is None else own()
 
     def _resize(self, grid_size: int) -> None:
-        """Another grid size: new knots and spline weights, their values still to be set."""
+        """Take another grid size: new knots and spline weights, their values still to be set."""
         weight, order = self.spline_weight, self.spline_order
         values = _empty_like(weight, grid_size + order)
         self.spline_weight = nn.Parameter(values, requires_grad=weight.requires_grad)
@@ -187,7 +187,7 @@ def _empty_like(values: Tensor, columns: int) -> Tensor:
 
 
 def _range_of(low: float, high: float, kept: Range, rounding: float) -> Range | None:
-    """(low, high), or what is kept where that is the same but for rounding; None without a length."""
+    """Return (low, high), or what is kept where that is the same but for rounding; None without a length."""
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         return None
     allowed = rounding * max(abs(low), abs(high))

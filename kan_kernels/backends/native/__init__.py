@@ -22,7 +22,7 @@ _DEVICES = {op: library.devices_of(op) for op in OPS}
 
 
 def _below_autograd(op: Callable[..., Any]) -> Callable[..., Any]:
-    """The op as the Functions call it: past its own autograd, which is for torch.compile and costs 10 us."""
+    """Return the op as the Functions call it: past its own autograd, for torch.compile, which costs 10 us."""
 
     def call(*args: Any) -> Any:
         if torch.compiler.is_compiling():  # compiled autograd traces the Functions' backward

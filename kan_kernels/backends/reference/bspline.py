@@ -40,7 +40,7 @@ def bspline_basis(x: Tensor, grid: Tensor, spline_order: int, derivative: int = 
 
 
 def _cox_de_boor(x: Tensor, grid: Tensor, order: int) -> Tensor:
-    """All B-splines of one order on `grid`: (..., in, knots - order - 1). x at NaN or +-inf gives 0."""
+    """Return all B-splines of one order on `grid`: (..., in, knots - order - 1). 0 at NaN, +-inf."""
     x = x.unsqueeze(-1)
     basis = ((x >= grid[:, :-1]) & (x < grid[:, 1:])).to(x.dtype)
     x = torch.where(torch.isfinite(x), x, 0.0)  # keeps inf * 0 out of the products and of their gradients
@@ -53,7 +53,7 @@ def _cox_de_boor(x: Tensor, grid: Tensor, order: int) -> Tensor:
 
 
 def _inverse_span(grid: Tensor, p: int) -> Tensor:
-    """1 / (t[j+p] - t[j]) for every j, and 0 where the span is empty: the 0/0 = 0 of the recursion."""
+    """Return 1 / (t[j+p] - t[j]) for every j, and 0 where the span is empty: the 0/0 = 0 of the recursion."""
     span = grid[:, p:] - grid[:, :-p]
     empty = span == 0
     return torch.where(empty, 0.0, 1.0 / torch.where(empty, 1.0, span))

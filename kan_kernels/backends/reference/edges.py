@@ -114,7 +114,7 @@ def edge_l1_backward(x, spline_weight, base_weight, g, grid, order, base, need_x
 def _products(
     x: Tensor, w: Tensor | None, left: Callable, right: Callable, n_left: int, n_right: int
 ) -> Iterator[Tensor]:
-    """sum_b w left_r(x) right_q(x), (features, n_left, n_right) float64, for one slice of features after
+    """Return sum_b w left_r(x) right_q(x), (features, n_left, n_right) float64, for one slice of features at
     another.
 
     left, right: (values (rows, features), slice of features) -> (rows, features, n).
@@ -133,7 +133,7 @@ def _products(
 
 
 def _row_slices(rows: int, row_size: int) -> Iterator[slice]:
-    """Slices of the rows, of `_CHUNK` elements or so each; one empty slice if there are no rows."""
+    """Return slices of the rows, of `_CHUNK` elements or so each; one empty slice if there are no rows."""
     step = max(1, _CHUNK // max(1, row_size))
     for start in range(0, max(1, rows), step):
         yield slice(start, start + step)

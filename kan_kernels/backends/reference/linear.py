@@ -29,7 +29,7 @@ def base_activation(x: Tensor, base: int, derivative: int = 0) -> Tensor:
 
 
 def _sigmoid_derivatives(x: Tensor, order: int) -> list[Tensor]:
-    """[sigma, sigma', ..., sigma^(order)] at x.
+    """Return [sigma, sigma', ..., sigma^(order)] at x.
 
     Leibniz's rule on sigma' = sigma (1 - sigma) gives each from those before. Writing the factor of sigma^(n)
     as (1 - sigma) - sigma = -tanh(x/2) keeps full relative accuracy in both tails.
@@ -52,7 +52,7 @@ def basis_values(
 
 
 def _compute(x: Tensor, *operands: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Operands in the dtype to compute in: the widest among them, and at least float32."""
+    """Return operands in the dtype to compute in: the widest among them, and at least float32."""
     dtype = torch.float32
     for operand in (x, *operands):
         if operand is not None and operand.dtype == torch.float64:

@@ -32,7 +32,7 @@ def moments_of_sums(
     sums: tuple[Tensor, Tensor], spline_weight: Tensor, base_weight: Some, count: int, order: int, base: int,
     correction: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """(mean, std, spread, m) from the sums, differentiable; std is 0, without gradient, if it is rounding."""
+    """Return (mean, std, spread, m), differentiable; std is 0, without gradient, if it is rounding."""
     (band, border), (features, n, _) = sums, spline_weight.shape
     size = n + bool(base)
     flat = torch.cat((band.flatten(1), border.flatten(1), band.new_zeros(features, 1)), 1)
@@ -80,7 +80,7 @@ def edge_moments_backward(
 
 
 def _coefficients(spline_weight: Tensor, base_weight: Some) -> Tensor:
-    """(in, G+k, out), and the base as one more row, in float64."""
+    """Return (in, G+k, out), and the base as one more row, in float64."""
     if base_weight is None:
         return spline_weight.double()
     return torch.cat((spline_weight, base_weight.unsqueeze(1)), 1).double()
@@ -90,7 +90,7 @@ _known_places: dict[tuple, Tensor] = {}
 
 
 def _places(n: int, order: int, base: bool, row: Tensor) -> Tensor:
-    """Where the matrix of all products of (splines, base), then the sums of each, are in the row
+    """Return where the matrix of all products of (splines, base), then the sums of each, are in the row
     (band, border, 0) that `Gram` computes for a feature. `border` is described in `reference.edge_gram`.
     """
     key = (n, order, base, row.device)

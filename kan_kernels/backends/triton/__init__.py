@@ -94,7 +94,7 @@ def _why_activation(problem: Problem) -> str:
 
 
 def _entry(op: str):
-    """The contraction as the Functions call it: the op where something traces, else past the dispatcher."""
+    """Return what the Functions call: the op where something traces, else what is past the dispatcher."""
 
     def call(*args):
         if (

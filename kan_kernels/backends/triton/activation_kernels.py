@@ -20,7 +20,7 @@ from .tiles import load_part, load_rows, narrow, poison, product, scale_all
 
 @triton.jit
 def judged(x, i, table, I):
-    """x[.., i], NaN where the knots of i were taken for uniform and are not."""
+    """Return x[.., i], NaN where the knots of i were taken for uniform and are not."""
     if table is not None:
         x += tl.load(table + 2 * I + i)[None, :]
     return x
@@ -32,7 +32,7 @@ def functions(
     R: tl.constexpr, K: tl.constexpr, M: tl.constexpr, STEPS: tl.constexpr, BASIS: tl.constexpr,
     BH: tl.constexpr,
 ):  # fmt: skip
-    """BH tiles like x: the M-th derivative of the functions of x[.., i] without their base, of heads from h0.
+    """Return BH tiles like x: the functions' M-th derivative at x[.., i] without base, of heads from h0.
 
     Heads from H on repeat the last one. NaN in x is for the caller to add.
     """
@@ -93,7 +93,7 @@ def activation_forward(
     BASE: tl.constexpr, SHORT: tl.constexpr, H: tl.constexpr, EVEN_I: tl.constexpr,
     BM: tl.constexpr, BI: tl.constexpr, BH: tl.constexpr,
 ):  # fmt: skip
-    """F_M of BM rows, BI features and BH heads; v is (B, H, in)."""
+    """Compute F_M of BM rows, BI features and BH heads; v is (B, H, in)."""
     compute: tl.constexpr = tl.float64 if spline.dtype.element_ty == tl.float64 else tl.float32
     blocks = tl.cdiv(I, BI)
     groups = tl.cdiv(H, BH)
@@ -139,7 +139,7 @@ def slope_sums(
     R: tl.constexpr, K: tl.constexpr, M: tl.constexpr, STEPS: tl.constexpr, BASIS: tl.constexpr,
     BASE: tl.constexpr, BH: tl.constexpr,
 ):  # fmt: skip
-    """The BH tiles of gs times the functions of x[.., i], and times the base weights, summed over heads."""
+    """Sum over heads: the BH tiles of gs times the functions of x[.., i], and times the base weights."""
     found = functions(x, i, h0, spline, grid, table, places, pairs, I, H, R, K, M, STEPS, BASIS, BH)
     total = tl.zeros(x.shape, x.dtype)
     of_base = tl.zeros(x.shape, x.dtype)
@@ -153,7 +153,7 @@ def slope_sums(
 
 @triton.jit
 def slope(x, total, of_base, M: tl.constexpr, BASE: tl.constexpr, SHORT: tl.constexpr):
-    """X_M from both sums over all heads: the base may be infinite, and its share is taken once."""
+    """Return X_M from both sums over all heads: the base may be infinite, and its share is taken once."""
     total += poison(x, None)
     if BASE != 0:
         total += of_base * base_activation(x, BASE, M, SHORT)
@@ -163,7 +163,7 @@ def slope(x, total, of_base, M: tl.constexpr, BASE: tl.constexpr, SHORT: tl.cons
 @triton.jit
 def load_heads(g, rows, i, h0, g_row, g_feature, g_head, end, I, H, compute: tl.constexpr,
                EVEN_I: tl.constexpr, BH: tl.constexpr):  # fmt: skip
-    """BH tiles of g[rows, i, heads from h0], in its dtype or in `compute`; 0 past the ends."""
+    """Load BH tiles of g[rows, i, heads from h0], in its dtype or in `compute`; 0 past the ends."""
     out = ()
     for h in tl.static_range(BH):
         last = tl.where(h0 + h < H, end, 0)
@@ -182,7 +182,7 @@ def activation_input(
     BASE: tl.constexpr, SHORT: tl.constexpr, H: tl.constexpr, EVEN_I: tl.constexpr,
     BM: tl.constexpr, BI: tl.constexpr, BH: tl.constexpr,
 ):  # fmt: skip
-    """X_M of BM rows and BI features, BH heads a step."""
+    """Compute X_M of BM rows and BI features, BH heads a step."""
     compute: tl.constexpr = tl.float64 if spline.dtype.element_ty == tl.float64 else tl.float32
     blocks = tl.cdiv(I, BI)
     pid = tl.program_id(0)
@@ -212,7 +212,7 @@ def basis_rows(
     R: tl.constexpr, K: tl.constexpr, M: tl.constexpr, STEPS: tl.constexpr, POLY: tl.constexpr,
     BASIS: tl.constexpr, BM: tl.constexpr, BI: tl.constexpr, RG: tl.constexpr,
 ):  # fmt: skip
-    """[BM, BI * RG] in dtype, the columns in pairs: rows RG * group onwards of the basis at x[.., i]."""
+    """Return [BM, BI * RG] in dtype, columns in pairs: rows RG * group onwards of the basis at x[.., i]."""
     LOCAL: tl.constexpr = IS_LOCAL[BASIS]
     if LOCAL:
         if x.dtype == tl.float64:
@@ -240,7 +240,7 @@ def activation_backward(
     POLY: tl.constexpr, FACTOR: tl.constexpr, PRECISION: tl.constexpr, ONE_PASS: tl.constexpr,
     RG: tl.constexpr, BM: tl.constexpr, BI: tl.constexpr, BH: tl.constexpr,
 ):  # fmt: skip
-    """W_M of BI features, RG of their basis rows and BH heads, over the ROWS rows of one part; ONE_PASS:
+    """Compute W_M of BI features, RG of their basis rows, BH heads, over the ROWS rows of a part; ONE_PASS:
     X_{M+1} as well.
 
     PRECISION: of products on matrix units; None: sums as they are. ONE_PASS needs H <= BH and R <= RG.

@@ -15,7 +15,7 @@ ROWS = 32  # basis rows times heads of a tile of gradients, up to which both com
 
 
 def _lookup(case: tiling.Case, derivative: int, spline_weight: Tensor, grid: Tensor, uniform: bool):
-    """(places, pairs) of `polynomial_table`; None where nothing is looked up there.
+    """Return (places, pairs) of `polynomial_table`; None where nothing is looked up there.
 
     places: (in, R+k+2, 2) int64, two float32 numbers each; pairs: (in, R+k+2, heads, 1 or 2) int64, the same.
     """
@@ -42,7 +42,7 @@ def _looked_up(case: tiling.Case) -> bool:
 
 
 def _tile(case: tiling.Case) -> dict:
-    """The tile of the kernels without sums over the rows: 16 bytes of x a thread, where registers allow."""
+    """Return the tile of kernels without sums over rows: 16 bytes of x a thread, where registers allow."""
     columns = min(64 if case.half else 32, max(4, power_of_two(case.features)))
     if case.dtype == torch.float64:
         elements = 256
@@ -61,7 +61,7 @@ def _elementwise(case: tiling.Case, derivative: int, base: int) -> dict:
 
 
 def _functions(case: tiling.Case, derivative: int, spline_weight, base_weight, grid) -> tuple:
-    """What the kernels without sums over the rows read of a layer: weights, knots, and the tables of both."""
+    """Return what kernels without sums over rows read of a layer: weights, knots, and the tables of both."""
     uniform = case.half and _uniform(case, grid, derivative)
     spline_weight, base_weight, grid = map(_dense, (spline_weight, base_weight, grid))
     table = _table(grid, case.order, uniform)
@@ -134,7 +134,7 @@ def kan_activation_backward(
 
 
 def _group(case: tiling.Case) -> int:
-    """Basis rows of a feature that a tile of gradients holds at a time."""
+    """Return Basis rows of a feature that a tile of gradients holds at a time."""
     return min(16, max(4, power_of_two(case.basis_rows)))
 
 
@@ -154,7 +154,7 @@ def _gradient_tile(case: tiling.Case, products: bool) -> dict:
 
 
 def _weights(case: tiling.Case, x, row_scale, spline_weight, base_weight, g, grid, base, derivative, t):
-    """W_m and, in the same pass unless t is None, X_{m+1} into t, for which the weights are needed."""
+    """Compute W_m and, in the same pass unless t is None, X_{m+1} into t, which needs the weights."""
     rows, features, heads, order = case.rows, case.features, case.width, case.order
     new = g.new_zeros if rows == 0 else g.new_empty
     d_spline = new(features, case.basis_rows, heads)

@@ -16,7 +16,7 @@ import triton.language as tl
 
 @triton.jit
 def find_cell(x, knots, LAST: tl.constexpr, STEPS: tl.constexpr):
-    """(cell, whether x lies on one, the last knot): the last cell that begins at x or before it, as int32."""
+    """Return (cell, whether x is on it, last knot): the last cell that begins at or before x, as int32."""
     cell = tl.zeros(x.shape, tl.int32)
     for n in tl.static_range(STEPS):
         probe = cell + (1 << (STEPS - 1 - n))
@@ -28,7 +28,7 @@ def find_cell(x, knots, LAST: tl.constexpr, STEPS: tl.constexpr):
 
 @triton.jit
 def exact_cell(x, knots, K: tl.constexpr, M: tl.constexpr, LAST: tl.constexpr, STEPS: tl.constexpr):
-    """(first, values). x: a float32 or float64 tile. knots: pointers to each feature's first knot, as a tile.
+    """Return (first, values). x: a float32 or float64 tile. knots: pointers to each feature's first knot.
 
     LAST: the number of knots - 1. STEPS: ceil(log2(LAST)). first is int32.
     """
@@ -59,14 +59,14 @@ def exact_cell(x, knots, K: tl.constexpr, M: tl.constexpr, LAST: tl.constexpr, S
 
 @triton.jit
 def exact_window(x, knots, K: tl.constexpr, M: tl.constexpr, LAST: tl.constexpr, STEPS: tl.constexpr):
-    """`exact_cell`, with first in its binary digits; quad is int32."""
+    """Return `exact_cell`, with first in its binary digits; quad is int32."""
     first, values = exact_cell(x, knots, K, M, LAST, STEPS)
     return first >> 2, (first & 2) != 0, (first & 1) != 0, values
 
 
 @triton.jit
 def uniform_window(x, scale, offset, K: tl.constexpr, M: tl.constexpr, POLY: tl.constexpr):
-    """x * scale + offset counts quarters of first, as a float; quad is float32.
+    """Return the window where x * scale + offset counts quarters of first, as a float; quad is float32.
 
     POLY[j]: coefficients of K! values[j] in the position t in the cell, see blocking.py. The factor K! is the
     caller's.
@@ -99,7 +99,7 @@ def uniform_window(x, scale, offset, K: tl.constexpr, M: tl.constexpr, POLY: tl.
 
 @triton.jit
 def horner(t, POLY: tl.constexpr, J: tl.constexpr, SIGN: tl.constexpr):
-    """SIGN * sum_n C[n] t^n with C = POLY[J]."""
+    """Return SIGN * sum_n C[n] t^n with C = POLY[J]."""
     C: tl.constexpr = POLY[J]
     N: tl.constexpr = len(C)
     value = tl.full(t.shape, SIGN * C[N - 1], t.dtype)
@@ -115,7 +115,7 @@ def window(
     x, i, grid, table, features,
     K: tl.constexpr, M: tl.constexpr, POLY: tl.constexpr, LAST: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
-    """The window of a tile x[.., i]: uniform where `table` has each feature's (scale, offset), else exact."""
+    """Return the window of a tile x[.., i]: uniform where `table` has (scale, offset), else exact."""
     if table is not None:
         scale, offset = tl.load(table + i), tl.load(table + features + i)
         quad, two, odd, values = uniform_window(x, scale[None, :], offset[None, :], K, M, POLY)
@@ -127,14 +127,14 @@ def window(
 
 @triton.jit
 def short_logistic(x):
-    """(s, 1 - s) to float32's rounding of numbers up to 1: all that an operand of 8 to 11 bits can hold."""
+    """Return (s, 1 - s) to float32's rounding of numbers up to 1: all that 8 to 11 bits can hold."""
     s = 1.0 / (1.0 + tl.exp2(x * -1.44269504))
     return s, 1.0 - s
 
 
 @triton.jit
 def logistic(x):
-    """(s, 1 - s), both to full relative accuracy; 0 and 1 where exp leaves the normal numbers."""
+    """Return (s, 1 - s), both to full relative accuracy; 0 and 1 where exp leaves the normal numbers."""
     bound = 700.0 if x.dtype == tl.float64 else 87.0
     z = tl.minimum(tl.maximum(x, -bound), bound)
     if x.dtype == tl.float64:
@@ -152,7 +152,7 @@ def logistic(x):
 
 @triton.jit
 def base_activation(x, BASE: tl.constexpr, M: tl.constexpr, SHORT: tl.constexpr):
-    """The M-th derivative of the base activation at x: silu^(M) = x s^(M) + M s^(M-1), or the identity's.
+    """Return the base's M-th derivative at x: silu^(M) = x s^(M) + M s^(M-1), or the identity's.
 
     The derivatives of the logistic function come by Leibniz's rule from s' = s (1 - s).
     """

@@ -9,7 +9,7 @@ UNIFORM_ORDERS = (1, 2, 3)  # spline orders with fixed polynomials on uniform kn
 
 @cache
 def polynomials(order: int, derivative: int) -> tuple[tuple[float, ...], ...]:
-    """K! times the M-th derivative of the K+1 B-splines of a unit cell: coefficients of t^n, n = 0..K-M,
+    """Return K! times the M-th derivative of a unit cell's K+1 B-splines: coefficients of t^n, n = 0..K-M,
     exact.
 
     POLY[j] belongs to row first + j. Multiplied by K! they are integers, so they are exact in float32.
@@ -29,7 +29,7 @@ def polynomials(order: int, derivative: int) -> tuple[tuple[float, ...], ...]:
 
 @cache
 def centred(degree: int) -> tuple[tuple[float, ...], ...]:
-    """[q][p]: the coefficient of v^p in u^q w^(degree-q), u = 1/2 + v and w = 1/2 - v, exact."""
+    """Return [q][p]: the coefficient of v^p in u^q w^(degree-q), u = 1/2 + v and w = 1/2 - v, exact."""
     half, rows = Fraction(1, 2), []
     for q in range(degree + 1):
         row = [Fraction(1)]
@@ -40,7 +40,7 @@ def centred(degree: int) -> tuple[tuple[float, ...], ...]:
 
 
 def _times(polynomial: list[Fraction], constant: int, slope: int) -> list[Fraction]:
-    """polynomial * (constant + slope t)."""
+    """Return polynomial * (constant + slope t)."""
     out = [constant * c for c in polynomial] + [Fraction(0)]
     for n, c in enumerate(polynomial):
         out[n + 1] += slope * c
@@ -53,12 +53,12 @@ def _add(a: list[Fraction], b: list[Fraction]) -> list[Fraction]:
 
 
 def steps(knots: int) -> int:
-    """Halvings that find one of knots - 1 cells."""
+    """Count the halvings that find one of knots - 1 cells."""
     return max(knots - 2, 0).bit_length()
 
 
 def power_of_two(n: int) -> int:
-    """The smallest power of two that is at least n."""
+    """Return the smallest power of two that is at least n."""
     return 1 << max(n - 1, 0).bit_length()
 
 

@@ -11,13 +11,13 @@ from .basis import find_cell
 
 @triton.jit
 def weighted(weight, value):
-    """weight * value; 0 where the weight is, whatever the value."""
+    """Return weight * value; 0 where the weight is, whatever the value."""
     return tl.where(weight == 0.0, 0.0, weight * value)
 
 
 @triton.jit
 def derived(series, knots, K: tl.constexpr, M: tl.constexpr):
-    """The coefficients of the M-th derivative of a cell's spline, in order K - M, from its own.
+    """Return the coefficients of the M-th derivative of a cell's spline, in order K - M, from its own.
 
     series: those of the functions on the cell; knots: its K knots on either side, or as many as M takes.
     """
@@ -34,7 +34,7 @@ def derived(series, knots, K: tl.constexpr, M: tl.constexpr):
 
 @triton.jit
 def blossom(series, knots, K: tl.constexpr, M: tl.constexpr, RIGHT: tl.constexpr):
-    """De Boor's scheme at K - M - RIGHT times the cell's begin and RIGHT times its end.
+    """Run de Boor's scheme at K - M - RIGHT times the cell's begin and RIGHT times its end.
 
     Means of coefficients with weights that are exactly 0 where a function vanishes at an end.
     """
@@ -57,7 +57,7 @@ def polynomial_table(
     spline, grid, places, pairs, CELLS, H,
     R: tl.constexpr, K: tl.constexpr, M: tl.constexpr, CENTRED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """pairs[i, n, h, p]: the M-th derivative on cell n - 1 is sum_p pairs[.., p] u^p w^(K-M-p), where u goes
+    """Store pairs[i, n, h, p]: the M-th derivative on cell n - 1 is sum_p pairs[.., p] u^p w^(K-M-p), u goes
     from 0 to 1 across the cell and w from 1 to 0: Bernstein's form. Nothing cancels in it that does not
     cancel between B-splines.
 
@@ -111,7 +111,7 @@ def polynomial_table(
 
 @triton.jit
 def numbers_of(pair):
-    """The two float32 numbers of an int64, the lower half first."""
+    """Return the two float32 numbers of an int64, the lower half first."""
     first = pair.to(tl.int32).to(tl.float32, bitcast=True)
     return first, (pair >> 32).to(tl.int32).to(tl.float32, bitcast=True)
 
@@ -121,7 +121,7 @@ FIRST = tl.constexpr(0x4B400000 - 1)  # the bits of 12582912 in float32, and a c
 
 @triton.jit
 def uniform_place(x, i, table, I, K: tl.constexpr, LAST: tl.constexpr):
-    """(cell of `polynomial_table` that x[.., i] lies on, plus FIRST; position from its centre, in cells).
+    """Return (cell of `polynomial_table` with x[.., i], plus FIRST; position from its centre, in cells).
 
     Rounded to nearest by an addition, which leaves the cell in the bits of the sum. NaN is before all knots.
     """
@@ -134,7 +134,7 @@ def uniform_place(x, i, table, I, K: tl.constexpr, LAST: tl.constexpr):
 
 @triton.jit
 def exact_place(x, i, grid, places, LAST: tl.constexpr, STEPS: tl.constexpr):
-    """(cell of `polynomial_table` that x[.., i] lies on, u, w); u and w are 0 where there is none."""
+    """Return (cell of `polynomial_table` that x[.., i] lies on, u, w); u and w are 0 where there is none."""
     wide = i.to(tl.int64)
     knots = grid + (wide * (LAST + 1))[None, :] + tl.zeros(x.shape, tl.int32)
     cell, inside, _ = find_cell(x, knots, LAST, STEPS)
@@ -147,7 +147,7 @@ def exact_place(x, i, grid, places, LAST: tl.constexpr, STEPS: tl.constexpr):
 
 @triton.jit
 def monomials(u, w, N: tl.constexpr):
-    """u^p w^(N-p), p = 0 .. N."""
+    """Return u^p w^(N-p), p = 0 .. N."""
     if N == 0:
         out = (tl.full(u.shape, 1.0, u.dtype),)
     elif N == 1:
@@ -161,7 +161,7 @@ def monomials(u, w, N: tl.constexpr):
 
 @triton.jit
 def coefficients(pairs, TERMS: tl.constexpr):
-    """A tuple of the four or two numbers at the pointers of one cell."""
+    """Load a tuple of the four or two numbers at the pointers of one cell."""
     out = numbers_of(tl.load(pairs))
     if TERMS > 2:
         out = out + numbers_of(tl.load(pairs + 1))
@@ -170,7 +170,7 @@ def coefficients(pairs, TERMS: tl.constexpr):
 
 @triton.jit
 def series_at(v, c, TERMS: tl.constexpr):
-    """sum_p c[p] v^p."""
+    """Return sum_p c[p] v^p."""
     value = c[TERMS - 1]
     for p in tl.static_range(1, TERMS):
         value = value * v + c[TERMS - 1 - p]
@@ -179,7 +179,7 @@ def series_at(v, c, TERMS: tl.constexpr):
 
 @triton.jit
 def sum_of(powers, c):
-    """sum_p powers[p] c[p]."""
+    """Return sum_p powers[p] c[p]."""
     value = powers[0] * c[0]
     for p in tl.static_range(1, len(powers)):
         value += powers[p] * c[p]

@@ -37,7 +37,7 @@ _SHORT = {
 
 
 class Launch(NamedTuple):
-    """One launch: its arguments are meta tensors and numbers."""
+    """A launch: its arguments are meta tensors and numbers."""
 
     kernel: Any
     arguments: tuple
@@ -70,7 +70,7 @@ class Launch(NamedTuple):
 
 @dataclass(frozen=True)
 class Spec:
-    """One kernel in one dtype ("tf32" and "strict fp32" both store float32) and one situation."""
+    """A kernel in one dtype ("tf32" and "strict fp32" both store float32) and one situation."""
 
     kernel: str
     dtype: str
@@ -97,7 +97,7 @@ class Compiled:
 def record(op: str, dtype: torch.dtype, shape: tuple[int, int, int], *, grid_size: int = 5, order: int = 3,
            derivative: int = 0, base: int = 1, side: bool = False, bias: bool = False, uniform: bool = True,
            tf32: bool = False, basis: str = "bspline", arch: int = 90) -> list[Launch]:  # fmt: skip
-    """The launches of one contraction, on meta tensors.
+    """Return the launches of one contraction, on meta tensors.
 
     shape: (batch, in_features, out_features or heads). uniform: as if every feature's knots were.
     basis: one of full support has grid_size functions, and no order.
@@ -146,7 +146,7 @@ def record(op: str, dtype: torch.dtype, shape: tuple[int, int, int], *, grid_siz
 
 
 def specializations() -> Iterator[Spec]:
-    """Every kernel in every dtype for every architecture; what strains the compiler, for sm_90 alone."""
+    """Return each kernel in each dtype for each architecture; what strains the compiler, for sm_90 alone."""
     wide, narrow, medium = (8192, 512, 512), (1000, 2, 5), (4096, 128, 128)
     half = (torch.bfloat16, torch.float16)
     for dtype, tf32 in [*((d, False) for d in half), (torch.float32, True), (torch.float32, False)]:
@@ -213,7 +213,7 @@ def specializations() -> Iterator[Spec]:
 
 
 def _activations() -> Iterator[Spec]:
-    """The kernels of kan_activation: heads 1 and 4, then whatever takes another path."""
+    """Return the kernels of kan_activation: heads 1 and 4, then whatever takes another path."""
     ops = (("kan_activation", 0), ("kan_activation_grad_input", 1), ("kan_activation_backward", 0))
     once: dict[str, Any] = {"archs": (90,)}
     half = torch.bfloat16
@@ -243,7 +243,7 @@ def _activations() -> Iterator[Spec]:
 
 
 def step(dtype: torch.dtype, shape: tuple[int, int, int], arch: int, tf32: bool) -> list[Launch]:
-    """The launches of a training step of one layer: forward, and both gradients."""
+    """Return the launches of a training step of one layer: forward, and both gradients."""
     settings: dict[str, Any] = {"tf32": tf32, "arch": arch}
     return [
         *record("kan_linear", dtype, shape, **settings),
@@ -252,7 +252,7 @@ def step(dtype: torch.dtype, shape: tuple[int, int, int], arch: int, tf32: bool)
 
 
 def _full_support(basis: str) -> Iterator[Spec]:
-    """The kernels of a basis of full support, each in what strains it."""
+    """Return the kernels of a basis of full support, each in what strains it."""
     wide, both = (8192, 512, 512), (80, 90)
     facts: dict[str, Any] = {"basis": basis, "grid_size": 8, "base": 0}
     for dtype, tf32 in ((torch.bfloat16, False), (torch.float32, True), (torch.float32, False)):
@@ -324,12 +324,12 @@ def _specs(
 
 
 def compile_spec(spec: Spec, arch: int | str) -> Compiled:
-    """Machine code of one specialisation. arch: 80, 90, 100 for CUDA, or an AMD name such as "gfx942"."""
+    """Return the code of one specialisation. arch: 80, 90, 100 for CUDA, or an AMD name such as "gfx942"."""
     return compile_launch(spec.launched(arch if isinstance(arch, int) else 90), arch)
 
 
 def compile_launch(launched: Launch, arch: int | str) -> Compiled:
-    """Machine code of one launch."""
+    """Return machine code of one launch."""
     kernel, arguments, constants, tile, _ = launched
     options: dict[str, Any] = {"enable_fp_fusion": True}
     constants = dict(constants)

@@ -22,7 +22,7 @@ def dense_forward(
     BASE: tl.constexpr, PRECISION: tl.constexpr, RG: tl.constexpr, EVEN_I: tl.constexpr, EVEN_O: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BI: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """One tile [BM rows, BN outputs]: the basis is made in registers, as the left operand.
+    """Compute a tile [BM rows, BN outputs]: the basis is made in registers, as the left operand.
 
     The spline takes BI inputs and RG of their rows a step, then the base takes BK inputs a step.
     """

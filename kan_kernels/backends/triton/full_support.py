@@ -24,7 +24,7 @@ ORTHOGONAL = tl.constexpr(bases.ORTHOGONAL.code)
 
 @triton.jit
 def gaussian(x, centre, inverse, M: tl.constexpr):
-    """The M-th derivative of exp(-t^2), t = (x - centre) * inverse; 0 at +-inf.
+    """Return the M-th derivative of exp(-t^2), t = (x - centre) * inverse; 0 at +-inf.
 
     By the recurrence of the Hermite polynomials, B^(n+1) = -2/h (t B^(n) + n/h B^(n-1)).
     """
@@ -45,7 +45,7 @@ def gaussian(x, centre, inverse, M: tl.constexpr):
 
 @triton.jit
 def chebyshev(x, n, last, before, M: tl.constexpr):
-    """T_n^(M)(x) from last = T_{n-1}^(M) and before = T_{n-2}^(M); NaN where x is not finite.
+    """Return T_n^(M)(x) from last = T_{n-1}^(M) and before = T_{n-2}^(M); NaN where x is not finite.
 
     By (n - M) T_n^(M) = 2 n x T_{n-1}^(M) - n (n + M - 2) / (n - 2) T_{n-2}^(M), see csrc/basis/chebyshev.h.
     """
@@ -68,7 +68,7 @@ def chebyshev(x, n, last, before, M: tl.constexpr):
 
 @triton.jit
 def nearest(v):
-    """v rounded to a whole number, for |v| < 2^22."""
+    """Return v rounded to a whole number, for |v| < 2^22."""
     if v.dtype == tl.float64:
         out = (v + 6755399441055744.0) - 6755399441055744.0
     else:
@@ -78,7 +78,7 @@ def nearest(v):
 
 @triton.jit
 def turns_of(x):
-    """x / 2 pi modulo 1 as (coarse, fine): whole numbers up to 512 times the coarse part are exact.
+    """Return x / 2 pi modulo 1 as (coarse, fine): whole numbers up to 512 times the coarse part are exact.
 
     1/2 pi has two parts, whose products with x are exact or small. Error in float32: 2^-48 |x| + 2^-38.
     """
@@ -100,7 +100,7 @@ def turns_of(x):
 
 @triton.jit
 def wave(n, coarse, fine, R: tl.constexpr, M: tl.constexpr):
-    """The M-th derivative of cos(g x), g = n + 1, for n < R / 2, then of sin(g x); NaN where x is not finite.
+    """Return the M-th derivative of cos(g x), g = n + 1, n < R / 2, then of sin(g x); NaN if x is not finite.
 
     sin is cos a quarter turn earlier, a derivative is g times it a quarter turn later, and cos(2 pi f) for a
     part f of a turn is sin(2 pi (1/4 - |f|)), an odd series.
@@ -134,7 +134,7 @@ def wave(n, coarse, fine, R: tl.constexpr, M: tl.constexpr):
 
 @triton.jit
 def inverse_width(grid, i, R: tl.constexpr):
-    """1/h of the features i, to the rounding of its dtype."""
+    """Return 1/h of the features i, to the rounding of its dtype."""
     width = tl.load(grid + i.to(tl.int64) * (R + 1) + R)
     inverse = 1.0 / width
     if width.dtype != tl.float64:  # a float32 division is 2 ulp off: a step of Newton's
@@ -144,7 +144,7 @@ def inverse_width(grid, i, R: tl.constexpr):
 
 @triton.jit
 def before_first(x, M: tl.constexpr):
-    """(P_{-1}^(j), P_{-2}^(j)) for j = 0 .. M: 1 and zeros; NaN where x is not finite."""
+    """Return (P_{-1}^(j), P_{-2}^(j)) for j = 0 .. M: 1 and zeros; NaN where x is not finite."""
     nothing = x - x
     last = (nothing + 1.0,)
     before = (nothing,)
@@ -156,7 +156,7 @@ def before_first(x, M: tl.constexpr):
 
 @triton.jit
 def recurrence(x, a, b, c, last, before, M: tl.constexpr):
-    """P_n^(j)(x), j = 0 .. M, from those of n - 1 and n - 2: P_n = (a x + b) P_{n-1} - c P_{n-2}, derived."""
+    """Return P_n^(j)(x), j = 0 .. M, by those before: P_n = (a x + b) P_{n-1} - c P_{n-2}, derived."""
     slope = a * x + b
     row = ()
     for j in tl.static_range(M + 1):
@@ -169,7 +169,7 @@ def recurrence(x, a, b, c, last, before, M: tl.constexpr):
 
 @triton.jit
 def first_state(x, i, grid, R: tl.constexpr, M: tl.constexpr, BASIS: tl.constexpr):
-    """(last, before) for row 0 of x[.., i]."""
+    """Return (last, before) for row 0 of x[.., i]."""
     if BASIS == RBF:
         last = inverse_width(grid, i, R)[None, :]
         before = last
@@ -185,7 +185,7 @@ def first_state(x, i, grid, R: tl.constexpr, M: tl.constexpr, BASIS: tl.constexp
 
 @triton.jit
 def next_row(x, i, n, last, before, grid, R: tl.constexpr, M: tl.constexpr, BASIS: tl.constexpr):
-    """(row n of x[.., i], last, before); rows from R on are not of the basis, but can be multiplied by 0."""
+    """Return (row n of x[.., i], last, before); rows from R on are none, but can be multiplied by 0."""
     if BASIS == RBF:
         centre = tl.load(grid + i.to(tl.int64) * (R + 1) + tl.minimum(n, R - 1))
         row = gaussian(x, centre[None, :], last, M)
@@ -207,7 +207,7 @@ def next_row(x, i, n, last, before, grid, R: tl.constexpr, M: tl.constexpr, BASI
 
 @triton.jit
 def skip_rows(x, i, count, last, before, grid, R: tl.constexpr, M: tl.constexpr, BASIS: tl.constexpr):
-    """(last, before) for row `count`, from those for row 0."""
+    """Return (last, before) for row `count`, from those for row 0."""
     if BASIS == CHEBYSHEV or BASIS == ORTHOGONAL:  # noqa: SIM109  # in the kernels there is no `in`
         for n in range(count):
             _, last, before = next_row(x, i, n, last, before, grid, R, M, BASIS)
@@ -220,7 +220,7 @@ def next_rows(
     R: tl.constexpr, M: tl.constexpr, BASIS: tl.constexpr,
     BM: tl.constexpr, BI: tl.constexpr, RG: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
-    """([BM, BI * RG] in dtype: rows RG * group onwards of x[.., i], times side or 1; last, before)."""
+    """Return ([BM, BI * RG] in dtype: rows RG * group onwards of x[.., i], times side or 1; last, before)."""
     values = ()
     for j in tl.static_range(RG):
         row, last, before = next_row(x, i, group * RG + j, last, before, grid, R, M, BASIS)
@@ -236,7 +236,7 @@ def rows_of_group(
     R: tl.constexpr, M: tl.constexpr, BASIS: tl.constexpr,
     BM: tl.constexpr, BI: tl.constexpr, RG: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
-    """The operand of `next_rows` for any group, without those before it."""
+    """Return the operand of `next_rows` for any group, without those before it."""
     last, before = first_state(x, i, grid, R, M, BASIS)
     if R > RG:
         last, before = skip_rows(x, i, group * RG, last, before, grid, R, M, BASIS)
@@ -248,7 +248,7 @@ def rows_of_group(
 
 @triton.jit
 def join_halves(tiles):
-    """A tuple half as long: tile j joined with tile j + half, in a new last dimension."""
+    """Join tile j with tile j + half, in a new last dimension: a tuple half as long."""
     HALF: tl.constexpr = len(tiles) // 2
     joined = ()
     for j in tl.static_range(HALF):
@@ -259,7 +259,7 @@ def join_halves(tiles):
 @triton.jit
 def join_rows(values, dtype: tl.constexpr, BM: tl.constexpr, BI: tl.constexpr, RG: tl.constexpr,
               PAIRS: tl.constexpr):  # fmt: skip
-    """[BM, BI * RG] in dtype from RG tiles [BM, BI], in the order of `place.tile_pairs`."""
+    """Join RG tiles [BM, BI] to [BM, BI * RG] in dtype, in the order of `place.tile_pairs`."""
     tiles = ()
     for j in tl.static_range(RG):
         tiles = tiles + (tl.reshape(narrow(values[j], dtype), (BM, BI // 4, 4)),)
@@ -274,7 +274,7 @@ def join_rows(values, dtype: tl.constexpr, BM: tl.constexpr, BI: tl.constexpr, R
 
 @triton.jit
 def rows_at(x, r, i, grid, upto, R: tl.constexpr, M: tl.constexpr, BASIS: tl.constexpr):
-    """[BM, BR]: the rows r, all below `upto`, of BM numbers x of feature i, for a scalar i."""
+    """Return [BM, BR]: the rows r, all below `upto`, of BM numbers x of feature i, for a scalar i."""
     if BASIS == RBF:
         centres = tl.load(grid + i * (R + 1) + tl.minimum(r, R - 1))
         rows = gaussian(x[:, None], centres[None, :], inverse_width(grid, i, R), M)

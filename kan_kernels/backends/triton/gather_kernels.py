@@ -22,7 +22,7 @@ def gather_forward(
     BASE: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
-    """One tile [BM rows, BN outputs], BI inputs a step; float64 if the coefficients are, else float32."""
+    """Compute a tile [BM rows, BN outputs], BI inputs a step; float64 if C is, else float32."""
     LOCAL: tl.constexpr = IS_LOCAL[BASIS]
     compute: tl.constexpr = tl.float64 if spline.dtype.element_ty == tl.float64 else tl.float32
     tiles = tl.cdiv(O, BN)
@@ -86,7 +86,7 @@ def gather_input(
     BASE: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
-    """X_M of BM rows and BI inputs, BN outputs a step; float64 if the coefficients are, else float32."""
+    """Compute X_M of BM rows, BI inputs, BN outputs a step; float64 if C is, else float32."""
     LOCAL: tl.constexpr = IS_LOCAL[BASIS]
     compute: tl.constexpr = tl.float64 if spline.dtype.element_ty == tl.float64 else tl.float32
     blocks = tl.cdiv(I, BI)
@@ -130,7 +130,7 @@ def gather_input(
 
 @triton.jit
 def rows_of(first, values, r, BM: tl.constexpr, BR: tl.constexpr):
-    """[BM, BR]: the basis at the rows r, from the window of each of BM numbers."""
+    """Return [BM, BR]: the basis at the rows r, from the window of each of BM numbers."""
     rows = tl.zeros((BM, BR), values[0].dtype)
     for j in tl.static_range(len(values)):
         rows = tl.where((first + j)[:, None] == r[None, :], values[j][:, None], rows)
@@ -145,7 +145,7 @@ def gather_backward(
     BASE: tl.constexpr,
     ONE_PASS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr,
 ):  # fmt: skip
-    """W_M of one input, BR rows and BN outputs, over the ROWS rows of one part; ONE_PASS: X_{M+1} as well.
+    """Compute W_M of one input, BR rows, BN outputs, over the ROWS rows of a part; ONE_PASS: X_{M+1} as well.
 
     ONE_PASS needs R <= BR and O <= BN. Without it, spline, base_weight and t are not touched.
     """

@@ -35,7 +35,7 @@ def dense_backward(
     BASE: tl.constexpr, PRECISION: tl.constexpr, ONE_PASS: tl.constexpr, RG: tl.constexpr,
     EVEN_I: tl.constexpr, EVEN_O: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
-    """W_M of BI inputs, RG of their rows and BN outputs, over the ROWS rows of one part; ONE_PASS: X_{M+1} as
+    """Compute W_M of BI inputs, RG rows of each, BN outputs, over ROWS rows of a part; ONE_PASS: X_{M+1} as
     well.
 
     ONE_PASS needs O <= BN and R <= RG, and holds its coefficients in the tile all along. Without it, spline,
@@ -122,7 +122,7 @@ def base_gradient(
     M: tl.constexpr, BASE: tl.constexpr, PRECISION: tl.constexpr,
     EVEN_I: tl.constexpr, EVEN_O: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
-    """W_M of the base: BI inputs and BN outputs, over the ROWS rows of one part."""
+    """Compute W_M of the base: BI inputs and BN outputs, over the ROWS rows of one part."""
     dtype: tl.constexpr = g.dtype.element_ty
     SHORT: tl.constexpr = dtype == tl.bfloat16 or dtype == tl.float16 or PRECISION == "tf32"
     blocks = tl.cdiv(I, BI)
@@ -155,7 +155,7 @@ def dense_input(
     BASE: tl.constexpr, PRECISION: tl.constexpr, RG: tl.constexpr, EVEN_I: tl.constexpr, EVEN_O: tl.constexpr,
     BM: tl.constexpr, BK: tl.constexpr, BI: tl.constexpr, TOGETHER: tl.constexpr,
 ):  # fmt: skip
-    """X_M of BM rows and BI inputs: g times each row's coefficients, BK outputs a step, then the basis.
+    """Compute X_M of BM rows, BI inputs: g times each row's coefficients, BK outputs a step, then the basis.
 
     TOGETHER, where a tile holds all rows of an input: the base's weights take part in the same steps, so g is
     read once, and the basis is made for 8 inputs at a time, since registers are the products' until then.
@@ -241,14 +241,14 @@ def dense_input(
 
 @triton.jit
 def store_slope(t, slope, row, i, B, I):
-    """t[row, i] = slope."""
+    """Store t[row, i] = slope."""
     stored = (row < B)[:, None] & (i < I)[None, :]
     tl.store(t + row[:, None] * I + i[None, :], narrow(slope, t.dtype.element_ty), mask=stored)
 
 
 @triton.jit
 def sum_parts(parts, total, N, PARTS, BLOCK: tl.constexpr):
-    """total[n] = sum_p parts[p, n], in order."""
+    """Store total[n] = sum_p parts[p, n], in order."""
     n = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     acc = tl.zeros((BLOCK,), parts.dtype.element_ty)
     at = parts + n

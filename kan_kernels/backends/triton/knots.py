@@ -30,7 +30,7 @@ _LIMIT = 1024
 
 
 def are_uniform(grid: Tensor) -> bool:
-    """Whether the knots of every feature are uniform; False where nobody may look. grid: (in, G+2k+1)."""
+    """Return whether all features' knots are uniform; False where nobody may look. grid: (in, G+2k+1)."""
     if grid.is_inference():  # does not count its writes
         return False
     storage = grid.untyped_storage()

@@ -17,19 +17,19 @@ from .knots import TOLERANCE, are_uniform
 
 
 def tf32_allowed() -> bool:
-    """torch's own setting, as its GEMMs obey it."""
+    """Return torch's own setting, as its GEMMs obey it."""
     return torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
 def precision(dtype: torch.dtype) -> str:
-    """tl.dot's input_precision: what a float32 operand becomes on the matrix units."""
+    """Return tl.dot's input_precision: what a float32 operand becomes on the matrix units."""
     if dtype != torch.float32 or torch.version.hip is not None:
         return "ieee"
     return "tf32" if tf32_allowed() else "tf32x3"
 
 
 def _uniform(case: tiling.Case, grid: Tensor, derivative: int, placed: int | None = None) -> bool:
-    """Whether fixed polynomials of uniform knots are as good as the operand's rounding.
+    """Return whether fixed polynomials of uniform knots are as good as the operand's rounding.
 
     placed: the order of the derivative whose values become 16-bit operands, if any do.
     """
@@ -44,7 +44,7 @@ def _uniform(case: tiling.Case, grid: Tensor, derivative: int, placed: int | Non
 
 
 def _table(grid: Tensor, order: int, uniform: bool) -> Tensor | None:
-    """(3, in) float32, see table_kernel.py; a fresh tensor, so that captured graphs own theirs."""
+    """Return (3, in) float32, see table_kernel.py; a fresh tensor, so that captured graphs own theirs."""
     if not uniform:
         return None
     features, knots = grid.shape
@@ -57,7 +57,7 @@ def _table(grid: Tensor, order: int, uniform: bool) -> Tensor | None:
 
 
 def _constants(case: tiling.Case, derivative: int, base: int) -> dict:
-    """The compile-time constants of every kernel."""
+    """Return the compile-time constants of every kernel."""
     return {
         "R": case.basis_rows,
         "K": case.order,
@@ -69,7 +69,7 @@ def _constants(case: tiling.Case, derivative: int, base: int) -> dict:
 
 
 def _dense_constants(case: tiling.Case, derivative: int, base: int, uniform: bool) -> dict:
-    """Those of the dense kernels: fixed polynomials on uniform knots, and what the matrix units multiply."""
+    """Return those of dense kernels: fixed polynomials on uniform knots, what the matrix units multiply."""
     return _constants(case, derivative, base) | {
         "POLY": polynomials(case.order, derivative) if uniform else None,
         "FACTOR": 1.0 / factorial(case.order) if uniform else 1.0,
@@ -80,7 +80,7 @@ def _dense_constants(case: tiling.Case, derivative: int, base: int, uniform: boo
 def _case(
     x: Tensor, dtype: torch.dtype, width: int, functions: int, order: int, basis: int, placed: int = 0
 ) -> tiling.Case:
-    """placed: the order of the derivative whose values become matrix operands, if any do."""
+    """Return the case. placed: the order of the derivative whose values become matrix operands, if any do."""
     # T_r'' = r^2 (r^2 - 1) / 3 at 1, and 2 / h^2, may leave the range of float16
     fits = BY_CODE[basis].local or not placed or dtype != torch.float16
     return tiling.Case.of(x, dtype, width, functions, order, basis, fits)
@@ -185,7 +185,7 @@ def kan_linear_backward(
 
 
 def _laid_out(d_spline: Tensor, like: Tensor | None) -> Tensor:
-    """The gradient in the layout of weights that keep an edge's functions together, as the ops promise it."""
+    """Lay the gradient out as weights that keep an edge's functions together, as the ops promise it."""
     if like is None or not functions_together(like):
         return d_spline
     return d_spline.new_empty_strided(d_spline.shape, like.stride()).copy_(d_spline)
@@ -194,7 +194,7 @@ def _laid_out(d_spline: Tensor, like: Tensor | None) -> Tensor:
 def _weights(
     case: tiling.Case, x, row_scale, spline_weight, base_weight, g, grid, base, derivative, t
 ) -> tuple[Tensor, Tensor]:
-    """W_m and, in the same pass unless t is None, X_{m+1} into t, for which the weights are needed."""
+    """Compute W_m and, in the same pass unless t is None, X_{m+1} into t, which needs the weights."""
     rows, features, width = case.rows, case.features, case.width
     new = g.new_zeros if rows == 0 else g.new_empty
     d_spline = new(features, case.basis_rows, width)

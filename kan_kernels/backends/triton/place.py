@@ -18,7 +18,7 @@ import triton.language as tl
 
 @triton.jit
 def tile_pairs(BI: tl.constexpr, RG: tl.constexpr, PAIRS: tl.constexpr):
-    """(input, row) of each of the BI * RG columns of a tile."""
+    """Return (input, row) of each of the BI * RG columns of a tile."""
     column = tl.arange(0, BI * RG)
     rest = column % (4 * RG)
     if PAIRS:
@@ -32,7 +32,7 @@ def tile_pairs(BI: tl.constexpr, RG: tl.constexpr, PAIRS: tl.constexpr):
 
 @triton.jit
 def shift(values, by, N: tl.constexpr):
-    """The tuple moved up by N places where the tile `by` is true; vacated places are 0."""
+    """Move the tuple up by N places where the tile `by` is true; vacated places are 0."""
     L: tl.constexpr = len(values)
     zero = tl.zeros(values[0].shape, values[0].dtype)
     out = ()
@@ -49,7 +49,7 @@ def shift(values, by, N: tl.constexpr):
 @triton.jit
 def select(quad, words, group, OF: tl.constexpr, PART: tl.constexpr, BM: tl.constexpr, BI: tl.constexpr,
            RG: tl.constexpr):  # fmt: skip
-    """[BM, BI/4, RG/4, 4]: word PART of each group of four rows, which `words` holds OF at a time from quad
+    """Return word PART of each group of four rows, [BM, BI/4, RG/4, 4]; `words` holds OF at a time from quad
     on.
     """
     NQ: tl.constexpr = RG // 4
@@ -66,7 +66,7 @@ def select(quad, words, group, OF: tl.constexpr, PART: tl.constexpr, BM: tl.cons
 @triton.jit
 def place_rows(quad, two, odd, values, group, BM: tl.constexpr, BI: tl.constexpr, RG: tl.constexpr,
                PAIRS: tl.constexpr):  # fmt: skip
-    """[BM, BI * RG], in the values' dtype: rows RG * group onwards of the window's inputs."""
+    """Place rows RG * group onwards of the window's inputs: [BM, BI * RG], in the values' dtype."""
     v = shift(shift(values, odd, 1), two, 2)
     low = tl.join(select(quad, v, group, 4, 0, BM, BI, RG), select(quad, v, group, 4, 1, BM, BI, RG))
     high = tl.join(select(quad, v, group, 4, 2, BM, BI, RG), select(quad, v, group, 4, 3, BM, BI, RG))
@@ -81,7 +81,7 @@ def place_rows(quad, two, odd, values, group, BM: tl.constexpr, BI: tl.constexpr
 @triton.jit
 def place_half_rows(quad, two, odd, values, group, dtype: tl.constexpr, BM: tl.constexpr, BI: tl.constexpr,
                     RG: tl.constexpr):  # fmt: skip
-    """[BM, BI * RG] in pairs, 16-bit: two rows are rounded into one 32-bit word and move together."""
+    """Place [BM, BI * RG] in pairs, 16-bit: two rows are rounded into one 32-bit word and move together."""
     bits = ()
     for j in tl.static_range(len(values)):
         bits = bits + (round_to_high_half(values[j], dtype),)
@@ -106,7 +106,7 @@ def place_half_rows(quad, two, odd, values, group, dtype: tl.constexpr, BM: tl.c
 
 @triton.jit
 def round_to_high_half(value, dtype: tl.constexpr):
-    """float32 rounded to a 16-bit dtype, as the high half of an int32 whose low half is noise.
+    """Round float32 to a 16-bit dtype, as the high half of an int32 whose low half is noise.
 
     bfloat16 rounds ties away from zero; nearest otherwise, as the hardware's conversion does.
     """
@@ -120,7 +120,7 @@ def round_to_high_half(value, dtype: tl.constexpr):
 @triton.jit
 def place(quad, two, odd, values, group, dtype: tl.constexpr, BM: tl.constexpr, BI: tl.constexpr,
           RG: tl.constexpr, PAIRS: tl.constexpr):  # fmt: skip
-    """[BM, BI * RG] in the operand's dtype."""
+    """Place [BM, BI * RG] in the operand's dtype."""
     if dtype == tl.bfloat16 or dtype == tl.float16:
         rows = place_half_rows(quad, two, odd, values, group, dtype, BM, BI, RG)
     else:
@@ -130,14 +130,14 @@ def place(quad, two, odd, values, group, dtype: tl.constexpr, BM: tl.constexpr, 
 
 @triton.jit
 def sum_rows(rows, BM: tl.constexpr, BI: tl.constexpr, RG: tl.constexpr):
-    """[BM, BI]: the sum over each input's rows of a tile [BM, BI * RG] in pairs."""
+    """Sum each input's rows of a tile [BM, BI * RG] in pairs: [BM, BI]."""
     rows = tl.reshape(rows, (BM, BI // 4, RG // 2, 4, 2))
     return tl.reshape(tl.sum(tl.sum(rows, 4), 2), (BM, BI))
 
 
 @triton.jit
 def times_columns(factor, tile, n: tl.constexpr, BM: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr):
-    """factor [BM, WIDTH] times columns WIDTH * n onwards of a tile [BM, N], which stay with their threads.
+    """Multiply columns WIDTH * n onwards of a tile [BM, N], which stay with their threads, by [BM, WIDTH].
 
     A sum with -0.0, which the compiler leaves out: a split tile would go through shared memory.
     """
@@ -152,7 +152,7 @@ def times_columns(factor, tile, n: tl.constexpr, BM: tl.constexpr, N: tl.constex
 
 @triton.jit
 def spread(per_input, BI: tl.constexpr, RG: tl.constexpr, PAIRS: tl.constexpr):
-    """[BI * RG]: one number an input, repeated for each of its rows."""
+    """Spread one number an input over each of its rows: [BI * RG]."""
     if PAIRS:
         rows = tl.reshape(per_input, (BI // 4, 1, 4, 1)) + tl.zeros((BI // 4, RG // 2, 4, 2), per_input.dtype)
     else:

@@ -7,7 +7,7 @@ import triton.language as tl
 @triton.jit
 def uniform_table(grid, table, I, K: tl.constexpr, LAST: tl.constexpr, TOLERANCE: tl.constexpr,
                   BI: tl.constexpr, BK: tl.constexpr):  # fmt: skip
-    """table[0, i] and table[1, i]: scale and offset, x * scale + offset = (cells from knot K to x) / 4.
+    """Store table[0, i] and table[1, i], scale and offset: x * scale + offset = (cells from knot K to x) / 4.
 
     table[2, i]: 0, or NaN where a knot is farther from its uniform place than TOLERANCE of a cell.
     """
@@ -33,7 +33,7 @@ def uniform_table(grid, table, I, K: tl.constexpr, LAST: tl.constexpr, TOLERANCE
 
 @triton.jit
 def verdict(table, I, BLOCK: tl.constexpr):
-    """0, or NaN if any feature's knots are not uniform after all."""
+    """Return 0, or NaN if any feature's knots are not uniform after all."""
     wrong = tl.zeros((BLOCK,), tl.float32)
     for i0 in range(0, I, BLOCK):
         i = i0 + tl.arange(0, BLOCK)

@@ -8,7 +8,7 @@ INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 @triton.jit
 def product(a, b, acc, PRECISION: tl.constexpr, INFINITE: tl.constexpr = False):
-    """acc + a @ b, in acc's dtype. The interpreter would multiply the bit patterns of bfloat16.
+    """Return acc + a @ b, in acc's dtype. The interpreter would multiply the bit patterns of bfloat16.
 
     "tf32x3" is three products of TF32 parts, which start from zero in the tensor core, which truncates, and
     add acc by ordinary additions. What is infinite becomes NaN there, but in an a that may be INFINITE.
@@ -32,13 +32,13 @@ def product(a, b, acc, PRECISION: tl.constexpr, INFINITE: tl.constexpr = False):
 
 @triton.jit
 def high_part(value):
-    """float32 cut to the bits of TF32, so that value - high_part(value) is exact."""
+    """Cut float32 to the bits of TF32, so that value - high_part(value) is exact."""
     return (value.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def narrow(value, dtype: tl.constexpr):
-    """value rounded to nearest even in dtype, which the interpreter does not do for bfloat16."""
+    """Round value to nearest even in dtype, which the interpreter does not do for bfloat16."""
     if INTERPRETED and dtype == tl.bfloat16:
         bits = value.to(tl.float32).to(tl.uint32, bitcast=True)
         bits += 0x7FFF + ((bits >> 16) & 1)
@@ -50,7 +50,7 @@ def narrow(value, dtype: tl.constexpr):
 
 @triton.jit
 def fused(a, b, c):
-    """a b + c, rounded once. The interpreter rounds twice: there float32 goes through float64."""
+    """Return a b + c, rounded once. The interpreter rounds twice: there float32 goes through float64."""
     if INTERPRETED and a.dtype == tl.float32:
         out = (a.to(tl.float64) * b.to(tl.float64) + c.to(tl.float64)).to(tl.float32)
     else:
@@ -60,7 +60,7 @@ def fused(a, b, c):
 
 @triton.jit
 def poison(x, side):
-    """0, or NaN where NaN in x (or inf in side) must reach every result, whatever the coefficients."""
+    """Return 0, or NaN where NaN in x (or inf in side) must reach every result, whatever the coefficients."""
     value = tl.where(x == x, 0.0, x)
     if side is not None:
         value += side * 0.0
@@ -69,7 +69,7 @@ def poison(x, side):
 
 @triton.jit
 def load_rows(pointer, rows, columns, row_stride, column_stride, size, EVEN: tl.constexpr):
-    """The tile pointer[rows, columns] of a strided matrix, float32 at least; columns past `size` are 0."""
+    """Load the tile pointer[rows, columns] of a strided matrix, float32 at least; 0 past `size` columns."""
     at = pointer + rows[:, None] * row_stride + columns[None, :].to(tl.int64) * column_stride
     if EVEN:
         tile = tl.load(at)
@@ -82,7 +82,7 @@ def load_rows(pointer, rows, columns, row_stride, column_stride, size, EVEN: tl.
 
 @triton.jit
 def load_part(pointer, rows, columns, row_stride, column_stride, end, size, EVEN: tl.constexpr):
-    """The tile pointer[rows, columns] in its dtype; 0 in rows from `end`, unless EVEN columns from `size`."""
+    """Load the tile pointer[rows, columns] in its dtype; 0 from row `end`, unless EVEN from column `size`."""
     at = pointer + rows[:, None] * row_stride + columns[None, :].to(tl.int64) * column_stride
     if EVEN:
         tile = tl.load(at, mask=(rows < end)[:, None], other=0.0)
@@ -93,7 +93,7 @@ def load_part(pointer, rows, columns, row_stride, column_stride, end, size, EVEN
 
 @triton.jit
 def scale_all(values, factor):
-    """The tuple, each value times factor."""
+    """Scale each value of the tuple by factor."""
     out = ()
     for j in tl.static_range(len(values)):
         out = out + (values[j] * factor,)
@@ -103,7 +103,7 @@ def scale_all(values, factor):
 @triton.jit
 def load_coefficients(tile, group, i, r, n, I, O, R: tl.constexpr, RG: tl.constexpr, EVEN_I: tl.constexpr,
                       EVEN_O: tl.constexpr):  # fmt: skip
-    """Rows RG * group + r of the inputs i, columns n; `tile` points at those of group 0. 0 past the ends."""
+    """Load rows RG * group + r of the inputs i, columns n; `tile` points at group 0. 0 past the ends."""
     r += group * RG
     at = tile + (group * RG) * O
     if R % RG == 0 and EVEN_I and EVEN_O:
@@ -117,7 +117,7 @@ def load_coefficients(tile, group, i, r, n, I, O, R: tl.constexpr, RG: tl.conste
 
 @triton.jit
 def load_base(tile, i, n, I, O, EVEN_I: tl.constexpr, EVEN_O: tl.constexpr):
-    """The base's weights of the inputs i, columns n, at `tile`. 0 past the ends."""
+    """Load the base's weights of the inputs i, columns n, at `tile`. 0 past the ends."""
     if EVEN_I and EVEN_O:
         rows = tl.load(tile)
     else:
@@ -127,7 +127,7 @@ def load_base(tile, i, n, I, O, EVEN_I: tl.constexpr, EVEN_O: tl.constexpr):
 
 @triton.jit
 def lost_rows(x, side, m, I, x_row, x_column, side_row, side_column, BM: tl.constexpr, BK: tl.constexpr):
-    """[BM]: the poison of whole rows, for a basis that is zero everywhere."""
+    """Return [BM]: the poison of whole rows, for a basis that is zero everywhere."""
     lost = tl.zeros((BM, BK), tl.float32 if x.dtype.element_ty != tl.float64 else tl.float64)
     for i0 in range(0, I, BK):
         i = i0 + tl.arange(0, BK)

@@ -24,7 +24,7 @@ GATHER_ROWS = {"half": 256, "tf32": 128, "tf32x3": 48, "ieee": 48}
 
 @dataclass(frozen=True)
 class Case:
-    """Shapes and dtype of one contraction."""
+    """The shapes and dtype of one contraction."""
 
     device: str
     dtype: torch.dtype
@@ -39,7 +39,7 @@ class Case:
 
     @property
     def local(self) -> bool:
-        """Whether a row sees the functions of its cell alone."""
+        """Return whether a row sees the functions of its cell alone."""
         return BY_CODE[self.basis].local
 
     @property
@@ -48,7 +48,7 @@ class Case:
 
     @property
     def warp_groups(self) -> bool:
-        """Whether matrix instructions belong to groups of warps (sm_90, sm_100): larger tiles fit."""
+        """Return whether matrix instructions belong to groups of warps (sm_90, sm_100): larger tiles fit."""
         return self.arch // 10 in (9, 10, 11)
 
     @staticmethod
@@ -67,7 +67,7 @@ class Case:
 
 
 def gathers(case: Case, precision: str) -> bool:
-    """Whether forward and input fetch coefficient rows rather than multiply matrices.
+    """Return whether forward and input fetch coefficient rows rather than multiply matrices.
 
     Of a basis of full support all rows are needed, however many there are.
     """
@@ -77,12 +77,12 @@ def gathers(case: Case, precision: str) -> bool:
 
 
 def sums_rows(case: Case) -> bool:
-    """Whether gradients of the weights are summed row by row rather than by products of matrices."""
+    """Return whether gradients of the weights are summed row by row rather than by products of matrices."""
     return case.dtype == torch.float64 or case.width <= GATHER_WIDTH or not case.fits
 
 
 def one_pass(case: Case) -> bool:
-    """Whether one tile holds all outputs and basis rows, so that both gradients come from one pass."""
+    """Return whether one tile holds all outputs and basis rows, so that one pass gives both gradients."""
     if sums_rows(case):
         return case.width <= ROW_SUM_COLUMNS and case.basis_rows <= ROW_SUM_ROWS
     # float32 operands would not stay in registers
@@ -95,12 +95,12 @@ def _all_rows(case: Case) -> int:
 
 
 def _columns(width: int, most: int = 1 << 30) -> int:
-    """Columns of a tile: a power of two, at least the 16 of a matrix instruction."""
+    """Return columns of a tile: a power of two, at least the 16 of a matrix instruction."""
     return min(most, max(16, power_of_two(width)))
 
 
 def gather(case: Case) -> dict[str, int]:
-    """The tile of a gathering kernel: 4 fetched coefficients of each basis value a thread and step."""
+    """Return the tile of a gathering kernel: 4 fetched coefficients of each basis value a thread and step."""
     columns = min(32, power_of_two(case.width))
     inputs = min(power_of_two(case.features), max(1, 32 // columns))
     rows = max(16, (8192 if case.device == "cpu" else 512) // (columns * inputs))
@@ -109,7 +109,7 @@ def gather(case: Case) -> dict[str, int]:
 
 
 def row_sums(case: Case) -> dict[str, int]:
-    """The tile of gather_backward: BM x BR x BN sums in registers."""
+    """Return the tile of gather_backward: BM x BR x BN sums in registers."""
     columns = min(ROW_SUM_COLUMNS, power_of_two(case.width))
     size = 16384 if case.device == "cpu" else 1024
     basis_rows = power_of_two(case.basis_rows)
@@ -120,7 +120,7 @@ def row_sums(case: Case) -> dict[str, int]:
 
 
 def parts(case: Case, device: torch.device, precision: str = "ieee") -> tuple[int, int]:
-    """(rows of a part, number of parts) of a sum over the batch.
+    """Return (rows of a part, number of parts) of a sum over the batch.
 
     As many as leave the fewest processors idle, up to two for each; none short, and partial sums no larger
     than x and y.
@@ -149,14 +149,14 @@ def architecture(device: torch.device) -> int:
 
 @cache
 def processors(device: torch.device) -> int:
-    """Multiprocessors or compute units; few in the interpreter, an H100's where only shapes are known."""
+    """Count multiprocessors or compute units; few in the interpreter, an H100's on meta tensors."""
     if device.type != "cuda":
         return 4 if device.type == "cpu" else 132
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def candidates(kernel: str, case: Case, constants: dict, interpreted: bool) -> list[dict[str, int]]:
-    """Tiles worth trying, the fixed choice first. Keys are compile-time arguments of the kernel."""
+    """Return tiles worth trying, the fixed choice first. Keys are compile-time arguments of the kernel."""
     exact = constants.get("POLY") is None
     tiles = _distinct(_TILES[kernel](case, constants, exact, interpreted))
     if torch.version.hip is not None:  # 64 KiB of shared memory
@@ -165,7 +165,7 @@ def candidates(kernel: str, case: Case, constants: dict, interpreted: bool) -> l
 
 
 def _forward_tiles(case: Case, constants: dict, exact: bool, small: bool):
-    """(BM, BN, inputs x 8 rows, BK of the base, warps, stages)."""
+    """Return (BM, BN, inputs x 8 rows, BK of the base, warps, stages)."""
     group, long = _group(case), case.basis_rows > 8
     if small:
         shapes = [(32, 32, 4, 16, 4, 1)]
@@ -222,7 +222,7 @@ def _forward_tiles(case: Case, constants: dict, exact: bool, small: bool):
 
 
 def _input_tiles(case: Case, constants: dict, exact: bool, small: bool):
-    """(BM, BK, inputs, warps, stages)."""
+    """Return (BM, BK, inputs, warps, stages)."""
     # twice the inputs for each read of g, where a tile holds all rows of them
     inputs = 2 * INPUTS if case.basis_rows <= 8 and case.features > INPUTS else INPUTS
     if small:
@@ -258,7 +258,7 @@ def _input_tiles(case: Case, constants: dict, exact: bool, small: bool):
 
 
 def _backward_tiles(case: Case, constants: dict, exact: bool, small: bool):
-    """(BM, BN, warps, stages)."""
+    """Return (BM, BN, warps, stages)."""
     rows, columns, most = _group(case), 128, 256
     if constants["ONE_PASS"]:
         rows, columns = _all_rows(case), _columns(case.width)
@@ -295,7 +295,7 @@ def _backward_tiles(case: Case, constants: dict, exact: bool, small: bool):
 
 
 def _base_tiles(case: Case, constants: dict, exact: bool, small: bool):
-    """(BM, BN, BI, warps, stages)."""
+    """Return (BM, BN, BI, warps, stages)."""
     if small:
         shapes = [(16, 16, 16, 4, 1)]
     else:
@@ -331,12 +331,12 @@ _TILES = {
 
 
 def _even_tiles(width: int) -> bool:
-    """Whether tiles of 256 outputs hold no more of what does not exist than tiles of 128."""
+    """Return whether tiles of 256 outputs hold no more of what does not exist than tiles of 128."""
     return ceil_div(width, 128) % 2 == 0
 
 
 def _group(case: Case) -> int:
-    """Basis rows of one input that a tile takes at a time."""
+    """Return how many basis rows of one input a tile takes at a time."""
     return 8 if case.basis_rows > 4 else 4
 
 
@@ -349,12 +349,12 @@ def _distinct(tiles) -> list[dict[str, int]]:
 
 
 def interpreted(kernel) -> bool:
-    """Whether a kernel was defined under TRITON_INTERPRET=1."""
+    """Return whether a kernel was defined under TRITON_INTERPRET=1."""
     return not hasattr(kernel, "device_caches")
 
 
 def launch(kernel, device: torch.device, blocks: int, arguments: tuple, constants: dict, tile: dict) -> None:
-    """One launch on x's device and its current stream."""
+    """Launch once on x's device and its current stream."""
     if device.type == "cpu":
         kernel[(blocks,)](*arguments, **constants, **tile)
         return
@@ -363,7 +363,7 @@ def launch(kernel, device: torch.device, blocks: int, arguments: tuple, constant
 
 
 def sum_parts(kernel, parts: torch.Tensor, total: torch.Tensor) -> None:
-    """total = parts summed over their first dimension, in order."""
+    """Sum parts over their first dimension, in order, into total."""
     size, block = total.numel(), 1024
     tile = {"BLOCK": block, "num_warps": 4, "num_stages": 1}
     launch(kernel, total.device, ceil_div(size, block), (parts, total, size, parts.shape[0]), {}, tile)
@@ -374,7 +374,7 @@ _tiles: dict[tuple, dict[str, int]] = {}
 
 
 def launch_tuned(kernel, device: torch.device, case: Case, blocks, arguments: tuple, constants: dict) -> None:
-    """One launch in the tile that `tuning` knows to be the fastest here, or else in the fixed one."""
+    """Launch once in the tile that `tuning` knows to be the fastest here, or else in the fixed one."""
     key = (
         kernel.fn.__name__, device, case, constants["M"], constants["PRECISION"], constants["BASE"],
         constants.get("POLY") is None, constants.get("ONE_PASS"), arguments[1] is None, interpreted(kernel),

@@ -21,7 +21,7 @@ _loaded: set[Path] = set()
 
 
 def cache_file() -> Path:
-    """KAN_KERNELS_CACHE, or a folder beside Triton's own compiled kernels."""
+    """Return KAN_KERNELS_CACHE, or a folder beside Triton's own compiled kernels."""
     folder = os.environ.get("KAN_KERNELS_CACHE")
     if folder is None:
         import triton
@@ -31,7 +31,7 @@ def cache_file() -> Path:
 
 
 def best(name: str, device: torch.device, case, constants: dict, tiles: list[dict], run) -> dict:
-    """The tile to use; `run(tile)` launches the kernel, whose results may be overwritten many times."""
+    """Return the tile to use; `run(tile)` launches the kernel and may overwrite its results many times."""
     if (
         len(tiles) == 1
         or device.type != "cuda"
@@ -57,12 +57,12 @@ def best(name: str, device: torch.device, case, constants: dict, tiles: list[dic
 
 
 def _shape(tile: dict) -> dict:
-    """What is kept of a tile: not whether it divides the sizes of one case of its class."""
+    """Return what is kept of a tile: not whether it divides the sizes of one case of its class."""
     return {name: value for name, value in tile.items() if not name.startswith("EVEN_")}
 
 
 def _key(name: str, device: torch.device, case, constants: dict) -> str:
-    """Shapes in powers of two: the launches of one class share a tile."""
+    """Return shapes in powers of two: the launches of one class share a tile."""
     import triton
 
     shape = [power_of_two(max(16, n)) for n in (case.rows, case.features, case.width)]
@@ -86,7 +86,7 @@ def _key(name: str, device: torch.device, case, constants: dict) -> str:
 
 
 def _measure(tiles: list[dict], run) -> dict | None:
-    """The tile with the smallest median time, of those that compile and fit; None if measuring fails."""
+    """Return the tile of the smallest median time, of those that compile and fit; None if measuring fails."""
     from triton.runtime.errors import OutOfResources
     from triton.testing import do_bench
 
