@@ -19,28 +19,35 @@ from .nn.heads import HeadFunctions
 __all__ = ["Activations", "activations"]
 
 
-def layers_of(model: nn.Module, *, sharded: bool = False) -> list[KANLinear]:
+KNOWN = "a KAN or a KANLinear (integrations.convert makes them of pykan's and efficient-kan's models)"
+
+
+def layers_of(model: Any, argument: str = "model", *, sharded: bool = False) -> list[KANLinear]:
     """Return the layers of a KAN, or the KANLinear itself.
 
     Raises:
-        TypeError: `model` is neither.
+        TypeError: `model`, the argument of that name, is neither.
         ValueError: its parameters are sharded over ranks, and not `sharded`, whether they may be.
     """
     if not sharded and isinstance(model, nn.Module) and replicas.is_sharded(model):
         raise ValueError(
-            "model: its parameters are sharded over ranks (fully_shard, parallelize_module), expected whole "
-            "ones; do this before sharding, or on a model that loaded their full tensors"
+            f"{argument}: its parameters are sharded over ranks (fully_shard, parallelize_module), expected "
+            "whole ones; do this before sharding, or on a model that loaded their full tensors"
         )
     if isinstance(model, KANLinear):
         return [model]
     if isinstance(model, KAN):
         return list(model.layers)  # type: ignore[arg-type]
-    expected = "a KAN or a KANLinear"
+    expected = KNOWN
     if isinstance(model, SelectedInputs):
         expected += "; go on with its .model and .select(x)"
     if isinstance(model, HeadFunctions):
         expected += "; head_functions.functions_of shows the functions of heads as one"
-    raise TypeError(f"model: got {type(model).__name__}, expected {expected}")
+    kind = type(model)
+    named = kind.__qualname__
+    if named in ("KAN", "KANLinear"):  # other codebases' have these names too
+        named = f"{kind.__module__}.{named}"
+    raise TypeError(f"{argument}: got {named}, expected {expected}")
 
 
 def opened(model: nn.Module, x: Any = None) -> tuple[nn.Module, Any]:

@@ -139,38 +139,26 @@ def to_numpy_model(kan) -> NumpyKAN:
         NumpyKAN([2, 5, 1], float32)
     """
     kan = getattr(kan, "_orig_mod", kan)  # in what torch.compile returned
-    layers = layers_of("kan", kan, "kan_kernels.symbolic.to_python")
+    layers = spline_layers_of("kan", kan, "kan_kernels.symbolic.to_python")
     products = getattr(kan, "products", None) or []
     arities = [tuple(p.get_extra_state().tolist()) if p.arities else () for p in products]
     return NumpyKAN([_copy(layer) for layer in layers], arities or None)
 
 
-def layers_of(argument: str, model: Any, formulas: str) -> list[Any]:
+def spline_layers_of(argument: str, model: Any, formulas: str) -> list[Any]:
     """Return the layers of a KAN, or the KANLinear itself, with numbers that can be copied.
 
     formulas: the function that takes a model of which all edges are formulas. Raise TypeError or ValueError.
     """
     from torch.nn.parameter import is_lazy
 
-    from ..nn import KAN, KANLinear
-    from ..replicas import is_sharded
+    from ..inspection import KNOWN, layers_of
+    from ..nn import KANLinear
 
-    expected = "a KAN or a KANLinear (integrations.convert makes them of pykan's and efficient-kan's models)"
-    if not isinstance(model, (KAN, KANLinear)):
-        kind = type(model)
-        named = kind.__qualname__
-        if named in ("KAN", "KANLinear"):  # others have one too
-            named = f"{kind.__module__}.{named}"
-        raise TypeError(f"{argument}: got {named}, expected {expected}")
-    if is_sharded(model):
-        raise ValueError(
-            f"{argument}: its parameters are sharded over ranks, expected whole ones; load full tensors "
-            "into a model that is not sharded"
-        )
-    layers: list[Any] = [model] if isinstance(model, KANLinear) else list(model.layers)
+    layers: list[Any] = layers_of(model, argument)
     for i, layer in enumerate(layers):
         if not isinstance(layer, KANLinear):
-            raise TypeError(f"{argument}: layer {i} is a {type(layer).__name__}, expected {expected}")
+            raise TypeError(f"{argument}: layer {i} is a {type(layer).__name__}, expected {KNOWN}")
         if is_lazy(layer.spline_weight):
             raise ValueError(f"{argument}: layer {i} has met no x yet, expected one that knows its inputs")
         if layer.symbolic is not None:
