@@ -19,9 +19,9 @@ CXX_FILES := $(shell find csrc python tests -name '*.h' -o -name '*.cpp' -o -nam
 # A process a core, of one thread each; tests that need more threads set them.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup
 # Triton's kernels on the CPU, in its interpreter, which a process has for all kernels or for none.
-INTERPRET := TRITON_INTERPRET=1 KAN_TEST_BACKENDS=reference,triton $(PYTEST) -W ignore -k triton \
-  $(addprefix tests/backends/triton/test_triton_,interpreted.py knots.py bases.py activation.py) \
-  tests/backends/test_golden.py tests/backends/test_kernels.py::test_op
+INTERPRET := TRITON_INTERPRET=1 KAN_TEST_BACKENDS=reference,triton $(PYTEST) -W ignore -k triton
+INTERPRETED := $(addprefix tests/backends/triton/test_triton_,interpreted.py knots.py bases.py activation.py) \
+  tests/backends/test_kernels.py::test_op
 
 .PHONY: demo test test-all test-edits faults check bench gpu interpret build wheel wheel-here sanitize sanitize-one
 .PHONY: cuda-host docs format clean help
@@ -112,9 +112,9 @@ docs: $(SITE)/.ready
 sanitize: $(VENV)/.tools
 	$(BIN)/python tests/sanitize/run.py 100
 
-# The fastest instruction set alone, on fewer cases and with fewer checks.
+# The fastest instruction set alone, on fewer cases.
 sanitize-one: $(VENV)/.tools
-	$(BIN)/python tests/sanitize/run.py --quick --isa $(ISA) 60
+	$(BIN)/python tests/sanitize/run.py --isa $(ISA) 60
 
 # The CUDA kernels compiled for the host, where the tests look for them.
 cuda-host: $(VENV)/.ready
@@ -135,11 +135,12 @@ test:
 	$(MAKE) -j 2 sanitize-one build
 	$(MAKE) -j 2 check wheel-here cuda-host
 	$(PYTEST) -m "not long and not faults"
-	$(INTERPRET) -m "not long and not faults" --deselect tests/backends/test_golden.py
+	$(INTERPRET) $(INTERPRETED) -m "not long and not faults"
 
 test-all: $(VENV)/.built-all sanitize docs
 	$(PYTEST) -m long
-	$(INTERPRET)
+	$(INTERPRET) $(INTERPRETED) -m long
+	$(INTERPRET) tests/backends/test_golden.py
 	$(MAKE) test-edits EDITS=200
 
 # Every small fault in a kernel, one at a time, each of which a short test has to see: an hour or more.
@@ -152,7 +153,7 @@ test-edits: build
 	$(PYTEST) tests/integrations/test_code_edits.py --edits $(EDITS)
 
 interpret: build
-	$(INTERPRET)
+	$(INTERPRET) $(INTERPRETED) tests/backends/test_golden.py
 
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .

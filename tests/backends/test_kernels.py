@@ -23,7 +23,7 @@ from harness import (
     threads,
 )
 
-CASES = sparse(COVERING) if INTERPRETED else TABLE  # an interpreter is slow
+CASES = sparse(COVERING, 9) if INTERPRETED else TABLE  # an interpreter is slow
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)

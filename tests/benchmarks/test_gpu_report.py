@@ -261,6 +261,7 @@ def test_culprit_of_a_mode_never_reported(monkeypatch: pytest.MonkeyPatch) -> No
     assert "illegal address" in lost["reason"] and len(measured.faults) == 2 and len(measured.cut) == 4
 
 
+@pytest.mark.long
 def test_a_stage_without_time(tmp_path: Path) -> None:
     """A stage for which no time is left is named, and the report is written all the same."""
     path = tmp_path / "late.json"

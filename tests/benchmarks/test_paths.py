@@ -64,7 +64,11 @@ def test_a_wrong_path_is_gated() -> None:
 
 
 @pytest.mark.parametrize(
-    "make,said", [(failing, "ValueError: no such tensor"), (killed, "ended with status 3")]
+    "make,said",
+    [
+        (failing, "ValueError: no such tensor"),
+        pytest.param(killed, "ended with status 3", marks=pytest.mark.long),
+    ],
 )
 def test_what_fails_says_so(make: Any, said: str) -> None:
     """A side that raises, or dies, costs its pair and is named."""

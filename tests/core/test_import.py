@@ -130,6 +130,7 @@ assert not [c for c in ours if "apply" in vars(c) and c is not Function]
 """
 
 
+@pytest.mark.long
 def test_one_base_of_all_functions() -> None:
     """Every autograd Function of the package derives from `_core.function.Function`, whose apply it has."""
     child(BASE)

@@ -31,7 +31,7 @@ ROOT = Path(
 BUILD = HERE / "build" / "cuda_host"
 COMPILER = os.environ.get("CXX", "g++")
 FLAGS = (
-    *("-std=c++20", "-O2", "-g1", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"),
+    *("-std=c++20", "-O1", "-g1", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"),
     *("-U_FORTIFY_SOURCE", "-ffp-contract=fast", "-DKAN_UNROLL="),
 )
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}

@@ -33,7 +33,7 @@ from harness import check_op, run_op, threads
 FLAGS = {
     "address": (
         *("-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined,float-cast-overflow"),
-        "-fno-sanitize-recover=all",
+        *("-fno-sanitize=null,object-size", "-fno-sanitize-recover=all"),  # ASan sees these, for less
     ),
     "thread": ("-O1", "-fno-omit-frame-pointer", "-fsanitize=thread"),
     "plain": (),

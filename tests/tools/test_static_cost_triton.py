@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cases import sparse
 from tools.static_cost import elf, providers, tools
 from tools.static_cost.__main__ import main
 from tools.static_cost.arch import architecture
@@ -85,8 +86,7 @@ def hot(cubin: Cubin) -> LoopCost:
     return kernel.cost.hot
 
 
-@pytest.mark.parametrize("warps", [4, 8])
-@pytest.mark.parametrize("dtype", ["bf16", "tf32"])
+@pytest.mark.parametrize("warps,dtype", sparse([(w, d) for d in ("bf16", "tf32") for w in (4, 8)], 4))
 @pytest.mark.parametrize(("sm", "opcode"), [(80, "HMMA"), (90, "HGMMA"), (100, "UTCHMMA")])
 def test_flops_of_an_iteration(sm: int, opcode: str, dtype: str, warps: int) -> None:
     """One iteration of the hot loop does 2 M N K, whatever instruction does it, and no opcode is unknown."""

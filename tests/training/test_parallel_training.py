@@ -105,9 +105,8 @@ def fully_sharded(rank: int, size: int) -> None:
             same(net, whole)
 
 
-@pytest.mark.parametrize(
-    "size", [pytest.param(1, marks=pytest.mark.long), 2, pytest.param(4, marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("size", (1, 2, 4))
 def test_ranks(size: int, tmp_path: Path) -> None:
     """All cases, on as many ranks."""
     ranks.start(__file__, tmp_path, size)

@@ -65,6 +65,7 @@ def test_nothing_spills_and_a_lies_in_registers(kernels: list[Measured]) -> None
                 assert k.a_operand == "registers", (k.key, k.a_operand)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arch", ("gfx90a", "gfx942"))
 @pytest.mark.parametrize("dtype", ("bf16", "strict fp32"))
 def test_amd_compiles(arch: str, dtype: str) -> None:
