@@ -48,7 +48,7 @@ CASES = {
         Case(9, 2, 18, 3, 6, 0, dtype=torch.float64, layout="sliced"),
     ],
     "dense": [
-        Case(70, 36, 72, 5, 3, 0, side=True),
+        Case(70, 20, 72, 5, 3, 0, side=True),
         Case(40, 5, 24, 20, 2, 1, "adaptive", "nan", dtype=torch.bfloat16),
         Case(40, 100, 24, 5, 3, 0, side=True, dtype=torch.bfloat16),
         Case(9, 3, 5, 5, 1, 0, layout="sliced"),
