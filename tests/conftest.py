@@ -23,7 +23,7 @@ with contextlib.suppress(ModuleNotFoundError):  # only the fuzz tests need it
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--edits", default=20, type=int, help="random edits of each peer's code to try")
+    parser.addoption("--edits", default=10, type=int, help="random edits of each peer's code to try")
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups

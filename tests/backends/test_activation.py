@@ -32,7 +32,7 @@ MORE = [
 
 
 @pytest.mark.parametrize("backend", [pytest.param("reference", marks=pytest.mark.long), "native"])
-@pytest.mark.parametrize("case", [*sparse(TABLE, 6), *MORE], ids=lambda c: c.name)
+@pytest.mark.parametrize("case", [*sparse(TABLE, 12), *MORE], ids=lambda c: c.name)
 def test_op(backend: str, case: Case) -> None:
     """Every op on every case, outputs poisoned before the run."""
     inputs = build_activation(case)

@@ -29,7 +29,7 @@ def test_every_op_is_here() -> None:
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.long if n.endswith("without base") else ()) for n in SAMPLES]
 )
-@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("grad", [pytest.param(False, marks=pytest.mark.long), True])
 def test_opcheck(name: str, grad: bool) -> None:
     """Of plain tensors, and of an x that needs a gradient where the op has one."""
     op = getattr(torch.ops.kan_kernels, name.partition(" ")[0]).default

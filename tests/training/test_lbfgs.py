@@ -63,7 +63,13 @@ def test_same_steps_as_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", ({}, {"max_eval": 4}, {"max_eval": 1}, {**OPTIONS, "max_eval": 60, "lr": 0.3}), ids=str
+    "options",
+    (
+        {},
+        *(pytest.param({"max_eval": most}, marks=pytest.mark.long) for most in (4, 1)),
+        {**OPTIONS, "max_eval": 60, "lr": 0.3},
+    ),
+    ids=str,
 )
 def test_same_evaluations_from_random_starts(options: dict[str, Any]) -> None:
     """Functions with many minima and steep valleys: as many evaluations and iterations, the same points."""

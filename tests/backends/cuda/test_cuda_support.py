@@ -73,6 +73,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=None: capabilities[index])
     monkeypatch.setattr(library, "DEVICES", ("cpu", "cuda"))
+    monkeypatch.setitem(BACKENDS["native"]._DEVICES, "kan_linear", ("cpu", "cuda"))
     monkeypatch.setattr(library, "LOAD_ERROR", None)
     monkeypatch.setattr(cuda_support, "built", lambda: ("80-real 90-real", (13000, 13000)))
     costs = {name: cost_model.Cost("dense", {"forward": 1.0}) for name in ("native", "triton")}
