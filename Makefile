@@ -114,7 +114,7 @@ sanitize: $(VENV)/.tools
 
 # The fastest instruction set alone, on fewer cases.
 sanitize-one: $(VENV)/.tools
-	$(BIN)/python tests/sanitize/run.py --isa $(ISA) 60
+	$(BIN)/python tests/sanitize/run.py --isa $(ISA) 40
 
 # The CUDA kernels compiled for the host, where the tests look for them.
 cuda-host: $(VENV)/.ready
