@@ -87,7 +87,7 @@ def cpu_isa() -> str | None:
 def define(
     namespace: str, kernels: dict[str, Callable[..., Any]], keys: tuple[str, ...]
 ) -> torch.library.Library:
-    """Return Define ops of layers and activations in another namespace, for a backend in Python.
+    """Define ops of layers and activations in another namespace, for a backend in Python.
 
     Keep the result alive. kernels: op name -> its function. keys: the dispatch keys ("CUDA", "CPU") whose
     tensors they take.

@@ -182,7 +182,7 @@ def native_costs(problem: Problem, device: Device, tf32: bool) -> dict[str, Cost
 
 
 def _dense(backend: str, p: Problem, device: Device, tf32: bool, uniform: bool) -> dict[str, float]:
-    """Return Cycles of a processor for each edge (row, input, output) on matrix units, pass by pass."""
+    """Return cycles of a processor for each edge (row, input, output) on matrix units, pass by pass."""
     half = p.dtype in HALF_DTYPES
     operands = "half" if half else "tf32" if tf32 else "strict"
     share = {"half": 1.0, "tf32": 0.5, "strict": 0.5 / 3.0}[operands]
@@ -214,7 +214,7 @@ def _cost(
     backend: str, path: str, cycles: dict[str, float], problem: Problem, device: Device, launches: int,
     tiles: dict[str, int],
 ) -> Cost:  # fmt: skip
-    """Return Cycles an edge as the time of a call on all processors, which take tiles one after another."""
+    """Return cycles an edge as the time of a call on all processors, which take tiles one after another."""
     p, rows = problem, problem.rows or ROWS
     edges = float(rows) * p.in_features * p.out_features
     names = PASSES if p.training else PASSES[:1]

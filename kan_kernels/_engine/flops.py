@@ -183,5 +183,5 @@ def _register(counter: ModuleType) -> None:
 
 
 def register() -> None:
-    """Return Tell torch's counter, as soon as somebody imports it: it imports Triton."""
+    """Tell torch's counter, as soon as somebody imports it: it imports Triton."""
     after_import("torch.utils.flop_counter", _register)

@@ -126,6 +126,6 @@ def _register_all() -> None:
 
 
 def register() -> None:
-    """Return Tell DTensor, as soon as somebody imports it, which takes longer than all of ours."""
+    """Tell DTensor, as soon as somebody imports it, which takes longer than all of ours."""
     if torch.distributed.is_available():
         after_import("torch.distributed.tensor", _register)

@@ -14,7 +14,7 @@ from .._core.bases import BASE_CODES
 from ..backends import reference
 from ..inspection import products_of
 from ..nn import KANLinear, Products
-from .numpy_model import spline_layers_of
+from .numpy_model import plain_layers
 
 _WORDS = """
 auto break case char const continue default do double else enum extern float for goto if inline int long main
@@ -105,7 +105,7 @@ def _first(model: Any) -> KANLinear:
 
 def _layers(model: Any) -> list[_Layer]:
     found = []
-    for layer in spline_layers_of("model", model, "kan_kernels.symbolic.to_c"):
+    for layer in plain_layers("model", model, "kan_kernels.symbolic.to_c"):
         spline, base = layer.masked_weights()
         values: list[Any] = [
             None if t is None else t.detach().cpu().double().numpy()

@@ -139,13 +139,13 @@ def to_numpy_model(kan) -> NumpyKAN:
         NumpyKAN([2, 5, 1], float32)
     """
     kan = getattr(kan, "_orig_mod", kan)  # in what torch.compile returned
-    layers = spline_layers_of("kan", kan, "kan_kernels.symbolic.to_python")
+    layers = plain_layers("kan", kan, "kan_kernels.symbolic.to_python")
     products = getattr(kan, "products", None) or []
     arities = [tuple(p.get_extra_state().tolist()) if p.arities else () for p in products]
     return NumpyKAN([_copy(layer) for layer in layers], arities or None)
 
 
-def spline_layers_of(argument: str, model: Any, formulas: str) -> list[Any]:
+def plain_layers(argument: str, model: Any, formulas: str) -> list[Any]:
     """Return the layers of a KAN, or the KANLinear itself, with numbers that can be copied.
 
     formulas: the function that takes a model of which all edges are formulas. Raise TypeError or ValueError.

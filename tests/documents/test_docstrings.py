@@ -38,10 +38,11 @@ EXTRAS = {
     "kan_kernels.symbolic.expressions": "sympy",
 }
 _VERBS = """
-Accept Add Apply Ask Call Cast Check Clean Compare Compute Continue Convolve Copy Count Cut Do Draw Drop
-Evaluate Find Fit Fix Follow Forget Give Go Initialise Join Judge Keep Launch Lay Load Look Make Map Measure
-Move Multiply Note Place Polish Prepare Print Put Raise Rank Read Refine Refuse Register Replace Return
-Round Run Save Scale Score Set Solve Sort Split Spread Store Sum Switch Take Train Wrap Write Yield
+Accept Add Apply Ask Call Cast Check Clean Compare Compute Continue Convolve Copy Count Cut Define Do Draw
+Drop Evaluate Find Fit Fix Follow Forget Give Go Initialise Join Judge Keep Launch Lay Load Look Make Map
+Measure Move Multiply Note Place Polish Prepare Print Put Raise Rank Read Refine Refuse Register Replace
+Return Round Run Save Scale Score Set Solve Sort Split Spread Store Sum Switch Take Tell Train Wrap Write
+Yield
 """
 VERBS = frozenset(_VERBS.split())
 CLASS = re.compile(r"(A|An|The|All|Replaces) ")
@@ -214,7 +215,8 @@ def mood(node: ast.AST, doc: str) -> bool:
     """Return whether a docstring begins as it should."""
     if isinstance(node, ast.ClassDef):
         return bool(CLASS.match(doc))
-    return doc.split()[0].rstrip(".,:;") in VERBS
+    verbs = [word.rstrip(".,:;") in VERBS for word in doc.split()[:2]]
+    return verbs[0] and not any(verbs[1:])  # "Return Tell ..." has one too many
 
 
 def described(text: str) -> Iterator[tuple[str, ast.AST, str]]:

@@ -134,7 +134,7 @@ def kan_activation_backward(
 
 
 def _group(case: tiling.Case) -> int:
-    """Return Basis rows of a feature that a tile of gradients holds at a time."""
+    """Return how many basis rows of a feature a tile of gradients holds at a time."""
     return min(16, max(4, power_of_two(case.basis_rows)))
 
 
