@@ -16,7 +16,7 @@ from .inspection import (
     opened,
     products_of,
 )
-from .nn import KANLinear, Products
+from .nn import KANLinear, Products, SelectedInputs
 
 __all__ = ["edge_scores", "input_scores", "interactions", "node_scores"]
 KINDS = ("l1", "attribution")
@@ -114,7 +114,8 @@ def interactions(
     Args:
         model, x: as for `edge_scores` of kind "attribution".
         threshold: of the score.
-        names: of the inputs, which are returned in place of their numbers.
+        names: of the inputs, which are returned in place of their numbers; of `SelectedInputs`, as these
+            numbers, of all columns of x.
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -128,7 +129,10 @@ def interactions(
     threshold = checks.nonnegative("threshold", threshold)
     scores = Scores(model, x, "attribution")
     count = len(scores.nodes[0])
-    called: Sequence = range(count) if names is None else checks.names("names", names, count, "input")
+    columns = model.in_features if isinstance(model, SelectedInputs) else count
+    called: Sequence = range(columns) if names is None else checks.names("names", names, columns, "input")
+    if isinstance(model, SelectedInputs):
+        called = [called[n] for n in model.kept.tolist()]
     reached = torch.eye(count, dtype=torch.float64, device=scores.nodes[0].device)
     found = []
     for share, products in zip(scores.shares, scores.products, strict=True):

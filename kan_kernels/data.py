@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ._core import checks
@@ -26,11 +27,16 @@ class Normalizer(NamedTuple):
     std: Tensor
 
     def apply(self, values: Tensor) -> Tensor:
-        """Return (values - mean) / std, for values (..., columns) in the units of the data."""
+        """Return (values - mean) / std, for values (..., columns) in the units of the data.
+
+        Whole numbers become torch's default dtype.
+        """
+        values = _floating(values)
         return (values - self.mean.to(values)) / self.std.to(values)
 
     def undo(self, values: Tensor) -> Tensor:
         """Return values * std + mean: `apply` backwards."""
+        values = _floating(values)
         return values * self.std.to(values) + self.mean.to(values)
 
 
@@ -221,7 +227,8 @@ def from_function(
     if noise:
         train, _ = _split(rows, checks.nonnegative("test", test, 1.0), seed)
         deviation = noise * y.std(0, correction=0)
-        y[train] += deviation * torch.randn(y[train].shape, dtype=y.dtype, generator=generator)
+        more = deviation * torch.randn(y[train].shape, dtype=y.dtype, generator=generator)
+        y = y.index_add(0, train, more)  # a copy: y may be a tensor of the function's own
     return from_arrays(x, y, seed=seed, test=test, **options)
 
 
@@ -232,12 +239,17 @@ def _split(rows: int, test: float, seed: int) -> tuple[Tensor, Tensor]:
     return order[: rows - held].sort().values, order[rows - held :].sort().values
 
 
+def _floating(values: Tensor) -> Tensor:
+    whole = not (values.is_floating_point() or values.is_complex())
+    return values.to(torch.get_default_dtype()) if whole else values
+
+
 def _numbered(count: int) -> list[str]:
     """Return x_1, x_2, ..., the names of columns that have none."""
     return [f"x_{i + 1}" for i in range(count)]
 
 
-def _unframed(values: Any) -> tuple[Any, list[str] | None]:
+def _unframed(argument: str, values: Any) -> tuple[Any, list[str] | None]:
     """Return the array of a data frame, or of a column of one, and its names; anything else as it is."""
     called: list[str] | None = None
     if hasattr(values, "to_numpy") and not isinstance(values, Tensor):  # of pandas, polars and others
@@ -248,12 +260,23 @@ def _unframed(values: Any) -> tuple[Any, list[str] | None]:
         elif single is not None:
             called = [str(single)]
         values = values.to_numpy()
+        if values.dtype == object and called is not None and values.ndim == 2:  # columns of several dtypes
+            columns = zip(called, values.T, strict=True)
+            values = np.stack([_column(argument, name, column) for name, column in columns], 1)
     return values, called
+
+
+def _column(argument: str, name: str, values: NDArray) -> NDArray:
+    """Return a column of a data frame in float64; bools are 0 and 1."""
+    try:
+        return values.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{argument}: column {name!r} does not hold numbers ({error})") from None
 
 
 def _columns(argument: str, values: Any) -> tuple[Tensor, list[str] | None]:
     """Return (rows, columns) float64 on the CPU, and the names that a data frame gives its columns."""
-    values, called = _unframed(values)
+    values, called = _unframed(argument, values)
     expected = "an array, a tensor or a data frame of numbers"
     try:
         found = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))

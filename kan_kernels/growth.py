@@ -56,8 +56,9 @@ def expand_width(model: Model, row: int, count: int = 1) -> Model:
 def expand_depth(model: Model, at: int | None = None, x: Tensor | None = None) -> Model:
     """Return a KAN with one more layer, which hands on what it gets, and the same function; `model` stays.
 
-    Its base is the identity, once from each node to itself, and its splines are zero: exact for any input.
-    New parameters: build the optimizer anew. A KAN of layers with different bases runs layer by layer.
+    Its base is the identity, once from each node to itself, and its splines are zero: exact where
+    all that it hands on is finite. New parameters: build the optimizer anew. A KAN of layers with different
+    bases runs layer by layer.
 
     Args:
         model: a KAN.

@@ -13,7 +13,7 @@ from ._core import checks
 from ._core.bases import BASE_CODES
 from .backends import reference
 from .functional.edges import compute_dtype
-from .nn import KAN, KANLinear, Products, SelectedInputs
+from .nn import KAN, KANLinear, MultiHeadKANLinear, Products, SelectedInputs
 from .nn.heads import HeadFunctions
 
 __all__ = ["Activations", "activations"]
@@ -41,8 +41,8 @@ def layers_of(model: Any, argument: str = "model", *, sharded: bool = False) -> 
     expected = KNOWN
     if isinstance(model, SelectedInputs):
         expected += "; go on with its .model and .select(x)"
-    if isinstance(model, HeadFunctions):
-        expected += "; head_functions.functions_of shows the functions of heads as one"
+    if isinstance(model, MultiHeadKANLinear):
+        expected += "; head_functions.untied makes a KANLinear that computes the same"
     kind = type(model)
     named = kind.__qualname__
     if named in ("KAN", "KANLinear"):  # other codebases' have these names too

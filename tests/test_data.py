@@ -77,6 +77,19 @@ def test_pandas() -> None:
     made = data.from_arrays(frame[["mass", "speed"]], frame["energy"], test=0)
     assert made.names == ("mass", "speed") and made.output_names == ("energy",)
     assert made.train[0].tolist() == [[1.0, 0.0], [2.0, 1.0], [4.0, 5.0]]
+    frame["heavy"] = frame["mass"] > 1.5
+    assert data.from_arrays(frame, [1, 2, 3], test=0).train[0][:, 3].tolist() == [0, 1, 1]
+    frame["name"] = ["a", "b", "c"]
+    with pytest.raises(TypeError, match="x: column 'name' does not hold numbers"):
+        data.from_arrays(frame, [1, 2, 3])
+
+
+def test_whole_numbers_and_units() -> None:
+    """A mean is no whole number where the data are."""
+    units = data.Normalizer(torch.tensor([1.5]), torch.tensor([0.5]))
+    assert units.apply(torch.tensor([[5], [2]])).tolist() == [[7.0], [1.0]]
+    assert units.undo(torch.tensor([[7], [1]])).tolist() == [[5.0], [2.0]]
+    assert units.apply(torch.tensor([[5.0]], dtype=F64)).dtype == F64
 
 
 def test_from_function() -> None:
@@ -89,6 +102,9 @@ def test_from_function() -> None:
     assert torch.equal(ty[:, 0], tx[:, 0] * tx[:, 1] ** 2)
     clean = x[:, 0] * x[:, 1] ** 2
     assert float((y[:, 0] - clean).std() / clean.std()) == pytest.approx(0.1, rel=0.1)
+    own = torch.arange(10, dtype=F64)
+    data.from_function(lambda _: own, ranges, rows=10, noise=0.5)
+    assert own.tolist() == list(range(10)), "the function's own tensor gets no noise"
     again = data.from_function(lambda x: x[:, 0] * x[:, 1] ** 2, ranges, rows=4000, noise=0.1, dtype=F64)
     assert torch.equal(again.train[1], y)
 

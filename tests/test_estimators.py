@@ -117,6 +117,14 @@ def test_formula_of_a_classifier() -> None:
     assert three.score(iris.data, iris.target_names[iris.target]) > 0.9
 
 
+@pytest.mark.parametrize("size", [1e160, 1e-170, 1e300])
+def test_y_of_any_size(size: float) -> None:
+    """Squares of y that leave float64 leave no trace."""
+    x = np.linspace(-1, 1, 64)[:, None]
+    model = KANRegressor((), max_iter=5, random_state=0).fit(x, x[:, 0] ** 2 * size)
+    assert np.abs(model.predict(x) / size - x[:, 0] ** 2).max() < 1e-5
+
+
 def test_splines_that_stay_are_said() -> None:
     """No formula is claimed where an edge has none."""
     with pytest.warns(
@@ -177,10 +185,14 @@ def test_repeats_and_pickles() -> None:
         ({"lamb": -1.0}, ValueError, "lamb: got -1"),
         ({"prune": 1}, TypeError, "prune: got 1"),
         ({"r2_threshold": 2.0}, ValueError, "r2_threshold: got 2"),
-        ({"solver": "sgd"}, ValueError, "optimizer: got 'sgd'"),
+        ({"solver": "sgd"}, ValueError, "solver: got 'sgd'"),
+        ({"learning_rate": -1}, ValueError, "learning_rate: got -1"),
+        ({"early_stopping": True, "validation_fraction": 2.0}, ValueError, "validation_fraction: got 2"),
+        ({"device": "nowhere"}, ValueError, "device: got 'nowhere'"),
         ({"grid_size": 0}, ValueError, "grid_size: got 0"),
         ({"prune": True, "edge_threshold": 1e9, "max_iter": 1}, ValueError, "without edges"),
-        ({"formula": True, "library": ["sine"], "max_iter": 1}, ValueError, "unknown function 'sine'"),
+        ({"formula": True, "library": ["sine"]}, ValueError, "library: unknown function 'sine'"),
+        ({"library": "sin"}, TypeError, "library: got 'sin'"),
     ],
 )
 def test_bad_options(options: dict[str, Any], error: type[Exception], match: str) -> None:

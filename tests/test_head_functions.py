@@ -163,7 +163,7 @@ def test_what_cannot_be_done_says_so() -> None:
         prune_functions(KANActivation(4, dtype=F64), x)
     with pytest.raises(ValueError, match="x: the inputs of the layer are not finite"):
         prune_functions(layer, x * torch.inf)
-    with pytest.raises(TypeError, match=r"a KAN or a KANLinear .*; head_functions\.functions_of shows"):
+    with pytest.raises(TypeError, match=r"a KAN or a KANLinear .*; head_functions\.untied makes"):
         prune(layer, x)
     with pytest.raises(TypeError, match=r"expected a KANLinear; head_functions\.untied makes one"):
         fix(layer, 0, 0, "sin", x)

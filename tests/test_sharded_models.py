@@ -69,7 +69,9 @@ def written_from_whole_models(rank: int, size: int) -> None:
     """The NumPy model and the C header take whole models, and say so."""
     net = parallelize_module(make(), line(size), STYLES["all"]())
     for write in (deploy.to_numpy_model, deploy.to_c):
-        with pytest.raises(ValueError, match=r"its parameters are sharded over ranks .*, expected whole ones"):
+        with pytest.raises(
+            ValueError, match=r"its parameters are sharded over ranks .*, expected whole ones"
+        ):
             write(net)
 
 

@@ -77,6 +77,11 @@ def test_interactions() -> None:
     hidden, outputs = interactions(model, x, threshold=0)
     assert hidden == [(0, 1), (2,), (1, 3)] and outputs == [(0, 1, 2, 3)]
     assert interactions(model, x, threshold=0, names=["a", "b", "c", "d"])[0][2] == ("b", "d")
+    wide = SelectedInputs(model, [5, 1, 2, 0], 6)
+    full = torch.zeros(200, 6, dtype=x.dtype)
+    full[:, [5, 1, 2, 0]] = x
+    assert interactions(wide, full, threshold=0)[0] == [(5, 1), (2,), (1, 0)], "columns of the full x"
+    assert interactions(wide, full, threshold=0, names=list("uvwxyz"))[0][2] == ("v", "u")
     row = interactions(model, x, threshold=0.3)[1][0]
     scores = input_scores(model, x, output=0)
     assert row == tuple(i for i in range(4) if scores[i] > 0.3)

@@ -104,7 +104,7 @@ KAN_HD Point<V> point_at(V coarse, V fine, T g) {
   s = s * rest;
   const V place = quarter - to_multiple(quarter, T(4)), size = place < T(0) ? -place : place;  // -2 .. 2
   const V cosine = size == T(1) ? s : c, sine = size == T(1) ? c : s;
-  return {(place > T(0)) | (size > T(1)) ? -cosine : cosine, (place < T(0)) | (size > T(1)) ? -sine : sine};
+  return {((place > T(0)) | (size > T(1))) ? -cosine : cosine, ((place < T(0)) | (size > T(1))) ? -sine : sine};
 }
 
 // What the m-th derivatives of cos(g x) and sin(g x) are: one of cos and sin times g^m, with a sign.

@@ -1,7 +1,6 @@
 """A small KAN as a C99 header that needs nothing but math.h."""
 
 import itertools
-import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -14,13 +13,9 @@ from .._core.bases import BASE_CODES
 from ..backends import reference
 from ..inspection import products_of
 from ..nn import KANLinear, Products
+from .c_names import check_name
 from .numpy_model import plain_layers
 
-_WORDS = """
-auto break case char const continue default do double else enum extern float for goto if inline int long main
-register restrict return short signed sizeof static struct switch typedef union unsigned void volatile while
-"""
-KEYWORDS = frozenset(_WORDS.split())
 _SILU_SLOPE, _SILU_CURVATURE = 1.1, 0.5  # above the largest |silu'| (1.0998) and |silu''| (at 0)
 
 
@@ -59,7 +54,7 @@ def to_c(model: Any, *, name: str = "kan", dtype: str | None = None, table: int 
     """
     model = getattr(model, "_orig_mod", model)  # in what torch.compile returned
     layers = _layers(model)
-    check_name("name", name)
+    check_name("name", name, function=True)
     if dtype is None:
         dtype = "float64" if _first(model).spline_weight.dtype == torch.float64 else "float32"
     if dtype not in ("float32", "float64"):
@@ -88,15 +83,6 @@ def to_c(model: Any, *, name: str = "kan", dtype: str | None = None, table: int 
         lines += writer.exact(n, layer) if table is None else writer.tabulated(n, layer, table)
     lines += writer.network(products)
     return "\n".join([*lines, f"#endif /* {upper}_H */", ""])
-
-
-def check_name(argument: str, name: object) -> None:
-    """Raise unless `name` is an identifier of C."""
-    expected = "an identifier of C"
-    if not isinstance(name, str):
-        raise TypeError(f"{argument}: got {name!r}, expected {expected}")
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or name in KEYWORDS:
-        raise ValueError(f"{argument}: got {name!r}, expected {expected}")
 
 
 def _first(model: Any) -> KANLinear:
@@ -250,6 +236,8 @@ class _Writer:
             x = torch.from_numpy(low * 0.5 * (1 - u) + high * 0.5 * (1 + u))
             base = reference.base_activation(x, BASE_CODES[layer.base]).numpy()
             values += base[..., None] * layer.base_weight[:, None, None]
+        if (np.abs(values) > np.finfo(np.float32 if self.suffix else np.float64).max).any():
+            raise ValueError(f"table: layer {n} has values beyond the largest {self.type}, expected None")
         name, size = self.name, (pieces + 1) * outputs
         inside = [
             f"      const {self.type} *row = {name}_table_{n} + (i * {cells} + cell) * {size};",

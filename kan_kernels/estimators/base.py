@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import replicas, training
 from .._core import checks
-from ..nn import KAN
+from ..nn import KAN, function_library
 
 try:
     from sklearn.base import BaseEstimator
@@ -27,6 +27,7 @@ except ModuleNotFoundError:
 Loss = Callable[[Tensor, Tensor], Tensor]
 _DTYPES = [np.float64, np.float32]
 _POLISH = 50  # steps
+SOLVERS = ("lbfgs", "adam", "adamw")
 
 
 class Estimator(BaseEstimator):
@@ -106,6 +107,18 @@ class Estimator(BaseEstimator):
         checks.nonnegative("r2_threshold", self.r2_threshold, 1.0)
         if self.batch_size is not None:
             checks.integer("batch_size", self.batch_size, 1)
+        if self.learning_rate is not None:
+            checks.above("learning_rate", self.learning_rate, 0.0)
+        if not isinstance(self.solver, str) or self.solver not in SOLVERS:
+            raise ValueError(f"solver: got {self.solver!r}, expected 'lbfgs', 'adam' or 'adamw'")
+        share = checks.above("validation_fraction", self.validation_fraction, 0.0)
+        if share >= 1:
+            raise ValueError(f"validation_fraction: got {share}, expected a number between 0 and 1")
+        self._check_library()
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, TypeError, AssertionError) as error:
+            raise ValueError(f"device: got {self.device!r}, expected one of torch's: {error}") from None
         for name in ("symbolic_model_", "formula_report_", "prune_report_"):  # of an earlier fit
             self.__dict__.pop(name, None)
         X, y = validate_data(self, X, y, dtype=_DTYPES, **self._forms_of_y)
@@ -203,11 +216,23 @@ class Estimator(BaseEstimator):
         values = list(sizes) if isinstance(sizes, (Sequence, np.ndarray)) else [sizes]
         return [checks.integer(f"hidden_layer_sizes[{i}]", size, 1) for i, size in enumerate(values)]
 
+    def _check_library(self) -> None:
+        """Raise for functions that there are not: before the training that they would come after."""
+        if self.library is None:
+            return
+        if not checks.is_sequence(self.library):
+            raise TypeError(f"library: got {self.library!r}, expected names of functions")
+        for name in self.library:
+            try:
+                function_library.get(name)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"library: {str(error).removeprefix('name: ')}") from None
+
     def _scaled(self, X: NDArray, dtype: Any = None) -> Tensor:
         """Return the rows as the network takes them: what the training saw lies in [-1, 1]."""
         scaled = (X - self._centre) / self._half
-        rows = torch.from_numpy(np.ascontiguousarray(scaled, dtype or np.float64)).to(self.device)
-        return rows if dtype is not None else rows.to(self.model_.layers[0].spline_weight.dtype)
+        rows = torch.from_numpy(np.ascontiguousarray(scaled, dtype or np.float64))
+        return rows.to(self.device) if dtype is not None else rows.to(self.model_.layers[0].spline_weight)
 
     @torch.no_grad()
     def _outputs(self, X: Any) -> NDArray:

@@ -74,9 +74,12 @@ class KANRegressor(MultiOutputMixin, RegressorMixin, Estimator):
     def _targets(self, y: NDArray) -> tuple[NDArray, int, Loss | None]:
         self._flat = y.ndim == 1
         y = y.reshape(len(y), -1).astype(np.float64)
-        self._mean, scale = y.mean(0), y.std(0)
-        self._scale = np.where(scale > 0, scale, 1.0)
-        return (y - self._mean) / self._scale, y.shape[1], None
+        _, size = np.frexp(np.abs(y).max(0))  # powers of two, exact: squares of y can leave float64
+        y = np.ldexp(y, -size)
+        mean, scale = y.mean(0), y.std(0)
+        scale = np.where(scale > 0, scale, 1.0)
+        self._mean, self._scale = np.ldexp(mean, size), np.ldexp(scale, size)
+        return (y - mean) / scale, y.shape[1], None
 
     def _units(self) -> tuple[NDArray, NDArray]:
         return self._mean, self._scale

@@ -120,9 +120,18 @@ def _on_reference(form: Form) -> bool:
     return (form.backend or dispatch.forced_backend()) == reference.NAME
 
 
+def check_image(x: Tensor, channels: int, dims: int) -> None:
+    """Raise unless x is a batch of images of so many channels and spatial dimensions, or a single one."""
+    checks.tensor("x", x)
+    if x.dim() not in (dims + 1, dims + 2) or x.shape[-dims - 1] != channels:
+        names = ("length", "height, width", "depth, height, width")[dims - 1]
+        raise ValueError(
+            f"x: got shape {tuple(x.shape)}, expected (batch, {channels}, {names}) or without batch"
+        )
+
+
 def _check(x, spline_weight, grid, spline_order, base_weight, bias, groups) -> int:
     """Check what `kan_linear` will not see as it was given; return the number of spatial dimensions."""
-    checks.tensor("x", x)
     checks.tensor("spline_weight", spline_weight)
     dims = spline_weight.dim() - 3
     if not 1 <= dims <= 3:
@@ -138,11 +147,7 @@ def _check(x, spline_weight, grid, spline_order, base_weight, bias, groups) -> i
     channels = spline_weight.shape[0]
     if channels % groups:
         raise ValueError(f"groups: got {groups}, expected a divisor of the {channels} channels")
-    if x.dim() not in (dims + 1, dims + 2) or x.shape[-dims - 1] != channels:
-        names = ("length", "height, width", "depth, height, width")[dims - 1]
-        raise ValueError(
-            f"x: got shape {tuple(x.shape)}, expected (batch, {channels}, {names}) or without batch"
-        )
+    check_image(x, channels, dims)
     checks.spline_order(spline_order)
     checks.grid_shape(grid, spline_order, channels)
     if base_weight is not None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core import checks
-from ..functional.conv import kan_conv
+from ..functional.conv import check_image, kan_conv
 from .spline_module import SplineModule
 
 MODES = ("zeros", "reflect", "replicate", "circular")
@@ -88,6 +88,7 @@ class KANConv(SplineModule):
         """Map x (N, C, *size) to y (N, O, *out), or both without N."""
         padding: Any = self.padding
         if self.padding_mode != "zeros":  # these positions have values, which the functions meet
+            check_image(x, self.in_channels, self.DIMS)
             if any(around := self._around()):
                 x = nn.functional.pad(x, around, self.padding_mode)
             padding = 0

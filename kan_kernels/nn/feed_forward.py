@@ -24,7 +24,7 @@ class KANFeedForward(nn.Module):
         d_hidden: features between the layers.
         heads: of both layers: a divisor of d_model and of d_hidden.
         norm: "layer", "rms" or None.
-        dropout: probability of zeroing a hidden feature in training.
+        dropout: probability of zeroing a hidden feature in training, in front of the second normalisation.
         bias, grid_size, spline_order, grid_range, base, backend, device, dtype: as for MultiHeadKANLinear.
 
     Attributes:
@@ -58,7 +58,7 @@ class KANFeedForward(nn.Module):
         super().__init__()
         d_model = checks.integer("d_model", d_model, 1)
         d_hidden = checks.integer("d_hidden", d_hidden, 1)
-        if norm not in NORMS:
+        if not isinstance(norm, (str, type(None))) or norm not in NORMS:
             raise ValueError(f"norm: got {norm!r}, expected 'layer', 'rms' or None")
         heads = checks.integer("heads", heads, 1)
         for name, features in (("d_model", d_model), ("d_hidden", d_hidden)):

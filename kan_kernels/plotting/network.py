@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .._core import checks
 from ..data import Dataset
 from ..head_functions import functions_of
 from ..inspection import (
@@ -104,8 +105,7 @@ def plot(
     layers, products = layers_of(model), products_of(model)
     names = names_of("inputs", inputs, layers[0].in_features, "x")
     results = names_of("outputs", outputs, products[-1].nodes, "y")
-    if not beta > 0:
-        raise ValueError(f"beta: got {beta}, expected a positive number")
+    beta = checks.above("beta", beta, 0.0)
     values = None if x is None else node_values(model, check_data(x, layers[0]))
     scores = edge_metric(model, values, metric)
     seen = [

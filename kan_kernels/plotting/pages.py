@@ -67,6 +67,8 @@ def plot_edges(
         there = active_edges(layer).flatten().nonzero().flatten()
         order = there[l1.flatten()[there].argsort(descending=True, stable=True)][:PAGE]
         edges = [divmod(n, shape[1]) for n in order.tolist()]
+    if not checks.is_sequence(edges) or not all(checks.is_sequence(edge) for edge in edges):
+        raise TypeError(f"edges: got {edges!r}, expected pairs (input, output)")
     if not edges:
         raise ValueError("edges: there are none to draw, expected at least one pair (input, output)")
     for edge in edges:

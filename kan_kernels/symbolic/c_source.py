@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..data import Dataset
-from ..deploy.c_header import check_name
+from ..deploy.c_names import check_name
 from .expressions import PRECISION, _names, _steps, _sympy, formula
 
 _CONSTANTS = {"M_PI": "3.14159265358979323846", "M_E": "2.71828182845904523536"}  # that sympy's printer names
@@ -44,11 +44,10 @@ def to_c(
           return 3*pow(x_1, 2) + 0.5;
     """
     sympy = _sympy()
-    from sympy.printing.c import C99CodePrinter
-
     names = _names(names, data, model)
-    for name in (*names, function):
-        check_name("names, function", name)
+    for name in names:
+        check_name("names", name)
+    check_name("function", function, function=True)
     if function in names:
         raise ValueError(f"names, function: {function!r} is both, expected different names")
     units = {"normalizer": normalizer, "output_normalizer": output_normalizer, "data": data}
@@ -57,7 +56,7 @@ def to_c(
         large = {n: n.evalf(PRECISION) for n in value.atoms(sympy.Integer) if abs(n) > 10**9}
         values[at] = value.xreplace(large)
     steps, results = _steps(values, (*names, function), sympy)
-    printer = C99CodePrinter({"strict": True})
+    printer = _printer()
     several = next(s for s in ("y", "out", "result", "y_out_") if s not in (*names, function))
     try:
         body = [f"  const double {symbol} = {printer.doprint(step)};" for symbol, step in steps]
@@ -83,6 +82,20 @@ def to_c(
     lines += [f"static inline {head} {function}({', '.join(arguments)}) {{", *body, "}"]
     lines.append(f"#endif /* {guard} */")
     return "\n".join([*lines, ""])
+
+
+def _printer() -> Any:
+    """Return sympy's printer of C99, of whose names `check_name` has refused what C reserves."""
+    from sympy.printing.c import C99CodePrinter
+
+    class Printer(C99CodePrinter):
+        reserved_words = ()
+
+        def _print_sign(self, expression: Any) -> str:
+            z = f"({self._print(expression.args[0])})"
+            return f"({z} != {z} ? {z} : ({z} > 0) - ({z} < 0))"  # NaN stays
+
+    return Printer({"strict": True})
 
 
 def _uses(name: str, lines: Iterable[str]) -> bool:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from .._core import checks
@@ -142,6 +143,8 @@ def to_python(
 ) -> str:
     """Return the source of a Python function of the inputs, a number or a tuple of them, without torch.
 
+    Where the model gives NaN or inf the module `math` raises ValueError or OverflowError, as it does.
+
     Args:
         model, digits, normalizer, output_normalizer, data: as for `formula`.
         names: of the arguments, identifiers; those of `data`, or x_1, x_2, ..., by default.
@@ -160,11 +163,7 @@ def to_python(
         12.5
     """
     sympy = _sympy()
-    from sympy.printing.numpy import NumPyPrinter
-    from sympy.printing.pycode import PythonCodePrinter
-
-    printers = {"math": PythonCodePrinter, "numpy": NumPyPrinter}
-    if module not in printers:
+    if module not in ("math", "numpy"):
         raise ValueError(f"module: got {module!r}, expected 'math' or 'numpy'")
     names = _names(names, data, model)
     expected = "an identifier that the source does not use itself"
@@ -174,7 +173,7 @@ def to_python(
     units = {"normalizer": normalizer, "output_normalizer": output_normalizer, "data": data}
     values = formula(model, names, digits, **units)
     steps, results = _steps(values, (*names, function), sympy)
-    printer = printers[module]({"fully_qualified_modules": True, "strict": True})
+    printer = _printer(module)
     try:
         body = [f"    {symbol} = {printer.doprint(step)}" for symbol, step in steps]
         body.append(f"    return {', '.join(printer.doprint(result) for result in results)}")
@@ -216,7 +215,40 @@ def to_function(
     units = {"normalizer": normalizer, "output_normalizer": output_normalizer, "data": data}
     values = formula(model, names, digits, **units)
     symbols = [sympy.Symbol(name) for name in names]
-    return sympy.lambdify(symbols, values, cse=True)
+    compiled = sympy.lambdify(symbols, values, cse=True)
+
+    def function(*inputs: Any) -> list[Any]:
+        """Return the outputs, each of the shape of all inputs together."""
+        outputs = compiled(*inputs)
+        shape = np.broadcast_shapes(*map(np.shape, inputs))
+        # an output that depends on few inputs, or on none, has their shape until here
+        return [y if np.shape(y) == shape else np.full(shape, y, np.float64) for y in outputs]
+
+    return function
+
+
+def _printer(module: str) -> Any:
+    """Return sympy's printer for a module, without what makes numbers complex, or numbers of NaN."""
+    from sympy.printing.numpy import NumPyPrinter
+    from sympy.printing.pycode import PythonCodePrinter
+
+    sympy = _sympy()
+    kind, power = {"math": (PythonCodePrinter, "math.pow"), "numpy": (NumPyPrinter, "numpy.power")}[module]
+
+    class Printer(kind):  # type: ignore[misc, valid-type]
+        def _print_Pow(self, expression: Any, rational: bool = False) -> str:
+            base, exponent = expression.args
+            if exponent.is_Number and not exponent.is_Integer and abs(exponent) != sympy.S.Half:
+                return f"{power}({self._print(base)}, {self._print(exponent)})"
+            return str(super()._print_Pow(expression, rational))
+
+        def _print_sign(self, expression: Any) -> str:
+            if module == "numpy":
+                return str(super()._print_sign(expression))
+            z = f"({self._print(expression.args[0])})"
+            return f"({z} if {z} == 0 or {z} != {z} else math.copysign(1, {z}))"
+
+    return Printer({"fully_qualified_modules": True, "strict": True})
 
 
 def _steps(values: list[Any], taken: Iterable[str], sympy: Any) -> tuple[list[Any], list[Any]]:

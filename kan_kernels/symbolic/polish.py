@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import replicas
 from .._core import checks, threads
 from ..inspection import layers_of, opened, products_of
-from .curves import rows
+from .curves import rows, x_dtype
 from .descent import Loss, NotFinite, curvature_of, descend, normal_equations
 
 _ROWS = 4096  # at a time
@@ -93,7 +93,7 @@ def polish(
     free: dict[str, Tensor] = {
         name: value for name, value in model.named_parameters() if name.endswith(("symbolic.affine", "bias"))
     }
-    x = x.to(next(iter(free.values())).dtype)
+    x = x.to(x_dtype(layers[0]))
     problem: _Outputs | _Residual
     problem = _Outputs(model, free, x, y, loss) if residual is None else _Residual(model, free, x, residual)
     start = torch.cat([value.detach().flatten().double() for value in free.values()])
@@ -124,9 +124,8 @@ def error_of(model: torch.nn.Module, x: Tensor, y: Tensor, loss: Loss | None) ->
     layers = layers_of(model)
     x = rows(layers[0], x)
     y = _target(y, x, products_of(model)[-1].nodes, loss)
-    dtype = layers[0].spline_weight.dtype
     with torch.no_grad():
-        prediction = model(x.to(torch.promote_types(dtype, torch.float32))).double()
+        prediction = model(x.to(x_dtype(layers[0]))).double()
         value = (prediction - y).square().mean().sqrt() if loss is None else loss(prediction, y)
     if not math.isfinite(float(value)):
         raise ValueError(f"y: the model's error is {float(value)}, expected a finite one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 import subprocess
@@ -144,6 +145,25 @@ def test_formula(tmp_path: Path) -> None:
     np.testing.assert_allclose(got, want, rtol=1e-12)
 
 
+@needs_cc
+def test_formula_of_awkward_names(tmp_path: Path) -> None:
+    """What sympy would rename is as it was given, NaN stays NaN, and what math.h has is refused."""
+    pytest.importorskip("sympy")
+    model = KANLinear(2, 1, dtype=torch.float64)
+    symbolic.fix(model, 0, 0, "sgn", params=(1.0, 0.0, 1.0, 0.0))
+    symbolic.fix(model, 1, 0, "sin", params=(1.0, 0.0, 1.0, 0.0))
+    x = np.array([[math.nan, 1.0], [-2.0, 1.0], [0.0, 1.0], [3.0, math.nan]])
+    header = symbolic.to_c(model, ["entry", "exp"], function="law")
+    want = model(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(run(tmp_path, header, x, 1, "y[0] = law(x[0], x[1])"), want, rtol=1e-12)
+    for name in ("M_PI", "M_E", "NAN", "HUGE_VAL"):
+        with pytest.raises(ValueError, match=f"names: got '{name}'"):
+            symbolic.to_c(model, [name, "x"])
+    for name in ("cos", "y0"):
+        with pytest.raises(ValueError, match=f"function: got '{name}'"):
+            symbolic.to_c(model, function=name)
+
+
 def test_formula_in_python_alone(tmp_path: Path) -> None:
     """The file runs in a Python that is told to find no packages."""
     import sys
@@ -159,12 +179,23 @@ def test_formula_in_python_alone(tmp_path: Path) -> None:
     np.testing.assert_allclose([float(t) for t in done.stdout.split()], want, rtol=1e-12)
 
 
+def huge() -> KANLinear:
+    """A layer whose weights float32 holds, and whose values it does not."""
+    layer = KANLinear(1, 1, grid_range=(-100.0, 100.0))
+    assert layer.base_weight is not None
+    with torch.no_grad():
+        layer.base_weight.fill_(3e38)
+    return layer
+
+
 @pytest.mark.parametrize(
     "options,error,match",
     [
         ({"model": torch.nn.Linear(2, 3)}, TypeError, "model: got Linear"),
         ({"name": "int"}, ValueError, "name: got 'int', expected an identifier of C"),
         ({"name": "a-b"}, ValueError, "name: got 'a-b'"),
+        ({"name": "expf"}, ValueError, "name: got 'expf', expected .* that math.h does not have"),
+        ({"model": huge(), "table": 4}, ValueError, "table: layer 0 has values beyond the largest float"),
         ({"name": 3}, TypeError, "name: got 3"),
         ({"dtype": "float16"}, ValueError, "dtype: got 'float16'"),
         ({"table": 0}, ValueError, "table: got 0"),

@@ -114,6 +114,7 @@ def test_shared_functions() -> None:
         (lambda: KANActivation(6, dim=3)(torch.zeros(2, 6)), "expected 6 channels in dimension 3"),
         (lambda: KANFeedForward(6, 8, heads=4), "heads: got 4, expected a divisor of d_model=6"),
         (lambda: KANFeedForward(6, 8, norm="batch"), "norm: got 'batch', expected 'layer', 'rms' or None"),
+        (lambda: KANFeedForward(6, 8, norm=[]), "norm: got [], expected 'layer', 'rms' or None"),
         (lambda: MultiHeadKANLinear(4, 6, 2)(torch.zeros(2, 5)), "x: got shape (2, 5), expected (..., 4)"),
         (lambda: outside(nn.Linear(2, 2), torch.zeros(1, 2)), "model: got Linear without any"),
     ],

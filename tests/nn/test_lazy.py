@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -118,6 +119,16 @@ def test_padding_mode_of_one_image(layer: Any, shape: tuple[int, ...]) -> None:
     module = layer(2, 3, 3, padding=1, padding_mode="circular", dtype=F64)
     x = torch.randn(shape, dtype=F64)
     torch.testing.assert_close(module(x), module(x.unsqueeze(0))[0])
+
+
+def test_padding_mode_says_what_x_was() -> None:
+    """The shape that came, not the one with its borders; and no error of torch's own."""
+    layer = KANConv2d(2, 2, 3, padding=1, padding_mode="reflect")
+    for shape in ((5, 5), (1, 3, 5, 5)):
+        with pytest.raises(ValueError, match=rf"x: got shape {re.escape(str(shape))}, expected \(batch, 2"):
+            layer(torch.zeros(shape))
+    with pytest.raises(TypeError, match="x: got"):
+        layer([[0.0]])
 
 
 def test_padding_modes_are_torchs() -> None:

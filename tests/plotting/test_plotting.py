@@ -350,6 +350,11 @@ def test_bad_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with pytest.raises(error, match=match):
             call()
+    for edges in (3, (0, 1)):
+        with pytest.raises(TypeError, match=r"edges: got .*, expected pairs \(input, output\)"):
+            plot_edges(net.layers[0], x, edges)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="beta: got '3', expected a finite number > 0"):
+        plot(net, x, beta="3")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install matplotlib"):
         plot(net, x)

@@ -183,6 +183,19 @@ def test_polish() -> None:
     assert symbolic.polish(log, x[..., :1], x[..., :1].sqrt()) < 0.3, "steps out of the domain are not taken"
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_polish_of_sixteen_bits(dtype: torch.dtype) -> None:
+    """Beside 16-bit weights x stays in float32, with a bias too, which is of 16 bits."""
+    x = torch.rand(400, 1) * 20 + 100
+    for bias in (False, True):
+        layer = KANLinear(1, 1, bias=bias, dtype=dtype, grid_range=(100, 120))
+        symbolic.fix(layer, 0, 0, "sin", params=(1, 0, 1, 0))
+        error = symbolic.polish(layer, x, x.sin())
+        assert error < 1e-3
+        left = (layer(x).float() - x.sin()).square().mean().sqrt()
+        assert error == pytest.approx(float(left), rel=1e-2)
+
+
 def test_polish_under_other_losses() -> None:
     """Cross entropy to the minimum that LBFGS finds too; a differential equation by its residual alone."""
     x = torch.rand(300, 1, dtype=torch.float64) * 2 - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from typing import Any
@@ -177,6 +178,39 @@ def test_unprintable_function(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("math", "numpy"):
         with pytest.raises(ValueError, match=f"a function that the module {module} does not have"):
             symbolic.to_python(layer, module=module)
+
+
+def test_outside_of_the_domain() -> None:
+    """NaN stays NaN, and what has no real value is none: an error of math, NaN in NumPy."""
+    for name, x in (("x^1.5", -1.0), ("sqrt", -1.0), ("sgn", math.nan)):
+        net, scope = KANLinear(1, 1, dtype=torch.float64), {}
+        symbolic.fix(net, 0, 0, name, params=(1.0, 0.0, 1.0, 0.0))
+        assert net(torch.tensor([[x]], dtype=torch.float64)).isnan()
+        exec(symbolic.to_python(net), scope)
+        exec(symbolic.to_python(net, function="vectors", module="numpy"), scope)
+        with np.errstate(invalid="ignore"):
+            assert np.isnan(scope["vectors"](x)) and np.isnan(scope["vectors"](np.array([x, 1.0]))[0])
+        if name == "sgn":
+            assert math.isnan(scope["kan"](x)) and scope["kan"](-0.0) == 0 and scope["kan"](-3.0) == -1
+        else:
+            with pytest.raises(ValueError, match="math domain error"):
+                scope["kan"](x)
+
+
+def test_outputs_have_the_shape_of_the_inputs() -> None:
+    """Of the function of arrays: also where an output depends on one input, or on none."""
+    net = KANLinear(2, 3, dtype=torch.float64)
+    net.set_edge_mask(torch.zeros(2, 3))
+    symbolic.fix(net, 0, 0, "sin", params=(1.0, 0.0, 1.0, 0.0))
+    symbolic.fix(net, 1, 1, "x", params=(1.0, 0.0, 1.0, 0.0))
+    call, x = symbolic.to_function(net), np.linspace(0, 1, 5)
+    for rows in ((x, x), (x, 2.0), (x[:, None], x)):
+        shape = np.broadcast_shapes(*map(np.shape, rows))
+        want = [np.sin(rows[0]), rows[1], 0.0]
+        for got, value in zip(call(*rows), want, strict=True):
+            np.testing.assert_array_equal(got, np.broadcast_to(value, shape))
+            assert got.shape == shape
+    assert call(0.0, 2.0) == [0.0, 2.0, 0]
 
 
 @pytest.mark.parametrize(

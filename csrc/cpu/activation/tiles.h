@@ -65,17 +65,19 @@ void write_columns(void* out, DType dtype, int64_t row_stride, int64_t total_row
   const int64_t squares = n / L * L;
   const bool streamed = row_stride * total_rows * int64_t(sizeof(T)) >= kStreamedBytes && row_stride % L == 0 &&
                         reinterpret_cast<uintptr_t>(to) % KAN_VECTOR_BYTES == 0;
+  alignas(64) T lines[L * kTileColumns];  // whole lines reach memory together
   int64_t b = 0;
   for (; squares > 0 && b + L <= rows; b += L) {
+    T* const corner = to + b * row_stride;
     for (int64_t c = 0; c < squares; c += L) {
-      T* const corner = to + b * row_stride + c;
-      if (!streamed) {
-        transpose_square(corner, row_stride, columns + c * ld + b, ld);
-        continue;
+      if (streamed) {
+        transpose_square(lines + c, kTileColumns, columns + c * ld + b, ld);
+      } else {
+        transpose_square(corner + c, row_stride, columns + c * ld + b, ld);
       }
-      alignas(64) T square[L * L];
-      transpose_square(square, L, columns + c * ld + b, ld);
-      for (int64_t r = 0; r < L; ++r) stream(corner + r * row_stride, load(square + r * L));
+    }
+    for (int64_t r = 0; streamed && r < L; ++r) {
+      for (int64_t c = 0; c < squares; c += L) stream(corner + r * row_stride + c, load(lines + r * kTileColumns + c));
     }
   }
   if (streamed) finish_streams();

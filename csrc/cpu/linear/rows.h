@@ -98,7 +98,7 @@ inline void locate_rows(int32_t* cell, const T* x, int rows, const T* knots, int
     for (int b = 0; b < rows; b += L) {  // the buffers are padded: surplus lanes are never read
       const Vec<T> v = load(x + b);
       IVec c = count(v) - Int(1);
-      c = (c < Int(0)) | (c > Int(outside)) ? IVec{} + Int(outside) : c;
+      c = ((c < Int(0)) | (c > Int(outside))) ? IVec{} + Int(outside) : c;
       c = v == v ? c : IVec{} + Int(nan);
       for (int l = 0; l < L; ++l) cell[b + l] = int32_t(c[l]);
     }

@@ -40,8 +40,8 @@ def given(x: Any, y: Any, names: Sequence[str] | None) -> Given:
     if not isinstance(x, Dataset):
         if y is None:
             raise TypeError("y: got None, expected what x is explained by; only a Dataset holds both")
-        x, called = _unframed(x)
-        return Given(x, _unframed(y)[0], called if names is None else names, None)
+        x, called = _unframed("x", x)
+        return Given(x, _unframed("y", y)[0], called if names is None else names, None)
     if y is not None:
         raise ValueError(f"y: got {type(y).__name__} beside a Dataset, expected None: it holds its own")
     rows, target = x.train
