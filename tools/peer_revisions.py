@@ -22,7 +22,8 @@ import torch
 from kan_kernels.integrations._shared import judge as judging
 from kan_kernels.integrations._shared.revisions import KNOWN
 from kan_kernels.integrations._shared.source import definition, fingerprint
-from kan_kernels.integrations._shared.whitelist import MISSING, Subject, find
+from kan_kernels.integrations._shared.subject import Subject
+from kan_kernels.integrations._shared.whitelist import MISSING, find
 from kan_kernels.integrations.cheby_kan import adapter as cheby_kan
 from kan_kernels.integrations.efficient_kan import adapter as efficient_kan
 from kan_kernels.integrations.fast_kan import adapter as fast_kan

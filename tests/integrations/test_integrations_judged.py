@@ -163,6 +163,29 @@ def test_cuts_along_outputs(cut: str) -> None:
     assert not report.taken and layer(torch.randn(5, 8, dtype=F64)).shape[1] < 16
 
 
+CUTS = [
+    ("n = 60", ":n", "n"),
+    ("n = 8 * self.spline_order", ":n", "n"),
+    ("", ": 8 * self.spline_order", "8 * self.spline_order"),
+    ("n = self.grid_size + self.out_features", ":n", "n"),
+    ("", ": self.grid_size + self.spline_order", None),
+    ("", ": 32 + 28", "32 + 28"),
+    ("n = 4 * self.grid.shape[1]", ":n", "n"),
+    ("for n in range(60):\n    m = n", ": n + 1", "n + 1"),
+    ("n = 60\nfor n in range(self.spline_order - 3):\n    m = n", ":n", "n"),
+    ("n = 60\nif self.enable_standalone_scale_spline:\n    for n in range(2):\n        m = n", ":n", "n"),
+]
+
+
+@pytest.mark.parametrize("before,cut,said", CUTS)
+def test_cuts_along_inputs(before: str, cut: str, said: str | None) -> None:
+    """A probe sees what is cut along its few features; what lies beyond is a reason to leave a layer alone."""
+    new = inserted(efficient.KANLinear.forward, f"{before}\nx = x[:, {cut}]\nx = x", "<inputs>")
+    layer = fork(efficient.KANLinear, forward=new)(100, 2, enable_standalone_scale_spline=False)
+    said = "on a probe" if said is None else f"cuts at {said}, which no probe sees"
+    assert said in accelerate(layer).left[0].why
+
+
 def test_cut_by_a_number_of_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
     """A named number is a number: no probe has so many rows."""
     monkeypatch.setattr(forms, "MOST", 8192, raising=False)

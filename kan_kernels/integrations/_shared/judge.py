@@ -15,7 +15,8 @@ from torch import nn
 
 from .revisions import KNOWN
 from .source import LOCAL, MISSING, Definition, Unreadable, canonical, definition, fingerprint, statements
-from .whitelist import DATA, Reader, Refused, Subject, find
+from .subject import Subject
+from .whitelist import DATA, Reader, Refused, find
 
 _DEEPEST = 8  # calls of own functions inside each other: nobody's layer has more
 

@@ -6,11 +6,12 @@ where, a branch on x or a size, a cut of rows) is a reason to leave the layer al
 """
 
 import ast
-from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any
 
+from .cuts import Cuts
 from .source import LOCAL, MISSING, Definition, canonical, is_text
+from .subject import Subject
 
 # What an expression may depend on, in this order: each includes those before it.
 CONSTANT, EXTENT, KNOTS, WEIGHT, SIZE, DATA = range(6)
@@ -33,36 +34,11 @@ _FUNCTIONS = {f"torch.{name}" for name in _METHODS} | {
 }
 _MADE = frozenset({"torch.arange", "torch.linspace"})  # from options alone
 _KEYWORDS = frozenset(["dim", "axis", "keepdim", "start_dim", "end_dim", "dtype", "device", "dims"])
-_LONGEST_CUT = 4  # indices that a probe with more rows than that sees
-_LARGEST = 64  # whole number: no formula has larger ones, and a cut that is made of it is seen by 5000 rows
+_LARGEST = 64  # whole number: no formula has larger ones
 
 
 class Refused(Exception):
     """A node that is not understood: "line 7 of kan.py (...) calls clamp"."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A list of what the code of a peer's layer may read and call of the layer.
-
-    Attributes:
-        peer: its name.
-        root: the method that is judged, with all that it calls of its own class and module.
-        tensors: parameters and buffers; knots: those of them that x may be compared with.
-        options: attributes that are neither tensors nor modules. extents: those smaller in a probe's clone.
-        parts, callables: children whose code is judged too; what is called as it is, by us as well.
-        open: whether code that is not the peer's to the letter may be taken at all.
-    """
-
-    peer: str
-    root: str
-    tensors: frozenset[str]
-    options: frozenset[str]
-    extents: frozenset[str] = frozenset()
-    knots: frozenset[str] = frozenset()
-    parts: dict[str, "Subject"] = field(default_factory=dict)
-    callables: frozenset[str] = frozenset()
-    open: bool = True
 
 
 def find(cls: type, name: str) -> Any:
@@ -100,6 +76,7 @@ class Reader:
         for name in names:
             self.kinds.setdefault(name, CONSTANT)
         self.returned = CONSTANT
+        self.cuts = Cuts(made.constant, self.is_me, subject.counted, self.is_extent)
         self.block(node.body)
 
     def refuse(self, node: ast.AST, why: str) -> Refused:
@@ -128,46 +105,55 @@ class Reader:
         elif isinstance(node, ast.If):
             self.condition(node.test)
             before = dict(self.kinds)
-            self.block(node.body)
+            self.branch(node.body)
             after, self.kinds = self.kinds, before
-            self.block(node.orelse)
+            self.branch(node.orelse)
             self.join(after)
         elif isinstance(node, ast.For) and not node.orelse and self.is_range(node.iter):
             self.assign(node.target, max(map(self.kind, node.iter.args)))  # type: ignore[attr-defined]
             for _ in range(2):  # what the first turn leaves, the second may read
                 before = dict(self.kinds)
-                self.block(node.body)
+                self.branch(node.body, node)
                 self.join(before)
         elif isinstance(node, ast.Assert):
             self.assertion(node.test)
         else:
             raise self.refuse(node, "is no assignment, loop over a range or branch on an option")
 
-    def join(self, other: dict[str, int]) -> None:
-        self.kinds = {
-            name: max(self.kinds.get(name, 0), other.get(name, 0)) for name in {*self.kinds, *other}
-        }
+    def branch(self, body: list[ast.stmt], loop: ast.For | None = None) -> None:
+        """Read what may run: what counts in there need not count behind it."""
+        before = dict(self.cuts.variables)
+        if loop is not None:
+            self.cuts.counts(loop.target, loop.iter.args)  # type: ignore[attr-defined]
+        self.block(body)
+        self.cuts.only(before)
 
-    def assign(self, target: ast.expr, kind: int) -> None:
+    def join(self, other: dict[str, int]) -> None:
+        names = {*self.kinds, *other}
+        self.kinds = {name: max(self.kinds.get(name, 0), other.get(name, 0)) for name in names}
+
+    def assign(self, target: ast.expr, kind: int, value: ast.expr | None = None) -> None:
         if isinstance(target, ast.Name) and target.id != self.me:
             self.kinds[target.id] = kind
+            self.cuts.assigned(target.id, value)
         elif isinstance(target, ast.Tuple):
             for part in target.elts:
-                self.assign(part, kind)
+                self.assign(part, kind, value)
         else:
             raise self.refuse(target, "writes into something else than a variable")
 
     def assign_value(self, target: ast.expr, value: ast.expr) -> None:
         """Give variables that are assigned side by side each their own kind."""
-        if not (
-            isinstance(target, ast.Tuple)
-            and isinstance(value, ast.Tuple)
-            and len(target.elts) == len(value.elts)
-        ):
-            return self.assign(target, self.kind(value))
-        for part, kind in zip(target.elts, list(map(self.kind, value.elts)), strict=True):
-            self.assign(part, kind)
+        pair = isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple)
+        if not pair or len(target.elts) != len(value.elts):  # type: ignore[attr-defined]
+            return self.assign(target, self.kind(value), value)
+        kinds = list(map(self.kind, value.elts))  # type: ignore[attr-defined]
+        for part, kind, of in zip(target.elts, kinds, value.elts, strict=True):  # type: ignore[attr-defined]
+            self.assign(part, kind, of)
         return None
+
+    def is_extent(self, node: ast.expr) -> bool:
+        return self.kind(node) == EXTENT
 
     def is_range(self, node: ast.expr) -> bool:
         if not isinstance(node, ast.Call) or node.keywords or self.made.constant(node.func) is not range:
@@ -315,13 +301,8 @@ class Reader:
     def bound(self, node: ast.expr) -> None:
         if self.kind(node) > EXTENT:
             raise self.refuse(node, "cuts by a size of x or by a tensor")
-        named = [part for part in ast.walk(node) if isinstance(part, (ast.Name, ast.Attribute))]
-        if any(self.made.constant(part) not in (LOCAL, MISSING) for part in named):
-            raise self.refuse(node, "cuts by a number of the module")
-        if not named:
-            value = eval(compile(ast.Expression(node), "", "eval"), {"__builtins__": {}})  # numbers only
-            if isinstance(value, int) and abs(value) > _LONGEST_CUT:
-                raise self.refuse(node, f"cuts at {value}, which no probe sees")
+        if (why := self.cuts.why_not(node)) is not None:
+            raise self.refuse(node, why)
 
     def of_Call(self, node: ast.Call) -> int:
         function = node.func

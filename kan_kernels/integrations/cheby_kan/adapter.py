@@ -17,7 +17,7 @@ from .._shared import eligible, probe
 from .._shared.accelerated import Accelerated, overrides
 from .._shared.judge import judge
 from .._shared.probe import Probe
-from .._shared.whitelist import Subject
+from .._shared.subject import Subject
 from . import layers
 
 NAME = "ChebyKAN"

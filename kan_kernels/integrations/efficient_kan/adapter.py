@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from ..._core.bases import MAX_SPLINE_ORDER
 from .._shared import probe
 from .._shared.accelerated import Accelerated, mro_class, overrides
+from .._shared.cuts import features_of_clone
 from .._shared.judge import judge, why_not_known
 from .._shared.probe import Probe
-from .._shared.whitelist import Subject
+from .._shared.subject import Subject
 from . import core
 from .layers import KANLinear as DropIn
 
@@ -33,6 +34,7 @@ SUBJECT = Subject(
     knots=frozenset({"grid"}),
     options=frozenset({"spline_order", "enable_standalone_scale_spline"}),
     extents=frozenset({"in_features", "out_features", "grid_size"}),
+    counted=frozenset({"spline_order"}),
     callables=frozenset({"base_activation"}),
 )
 
@@ -149,7 +151,7 @@ def _name(activation: object) -> str:
     return getattr(activation, "__name__", None) or type(activation).__name__
 
 
-_IN, _OUT, _CELLS = 7, 5, 6  # at most, of a probe
+_OUT, _CELLS = 5, 6  # at most, of a probe
 
 
 def _examine(module: Any) -> tuple[str | None, frozenset[int] | None]:
@@ -174,7 +176,7 @@ def _examine(module: Any) -> tuple[str | None, frozenset[int] | None]:
 
 def _options(module: Any) -> tuple[Any, ...]:
     """Return all that a clone is made of, the activation last."""
-    sizes = min(_IN, module.in_features), min(_OUT, module.out_features), min(_CELLS, module.grid_size)
+    sizes = _fan_in(module), min(_OUT, module.out_features), min(_CELLS, module.grid_size)
     scaled, activation = (
         bool(module.enable_standalone_scale_spline),
         probe.identity_of(module.base_activation),
@@ -182,9 +184,15 @@ def _options(module: Any) -> tuple[Any, ...]:
     return *sizes, module.spline_order, scaled, activation
 
 
+def _fan_in(module: Any) -> int:
+    """Return the features of a clone: more than its knots, for code that cuts by their number to show it."""
+    knots = min(_CELLS, module.grid_size) + 2 * module.spline_order + 1
+    return min(features_of_clone(knots, module.spline_order), module.in_features)
+
+
 def _clone(module: Any, generator: torch.Generator) -> Any:
     """Make a layer with few features, on uneven cells, small ones too: code may add to their widths."""
-    fan_in, fan_out = min(_IN, module.in_features), min(_OUT, module.out_features)
+    fan_in, fan_out = _fan_in(module), min(_OUT, module.out_features)
     cells = min(_CELLS, module.grid_size)
     shape = fan_out, fan_in, cells + module.spline_order
     shapes: dict[str, tuple[int, ...]] = {"base_weight": shape[:2], "spline_weight": shape}
@@ -193,7 +201,7 @@ def _clone(module: Any, generator: torch.Generator) -> Any:
     steps = 0.5 + torch.rand(
         fan_in, shape[2] + module.spline_order + 1, generator=generator, dtype=torch.float64
     )
-    widths = 0.4 * 10 ** (0.5 * torch.arange(fan_in, dtype=torch.float64) - 3)
+    widths = 0.4 * 10 ** (0.5 * (torch.arange(fan_in, dtype=torch.float64) % 7) - 3)
     grid = widths[:, None] * steps.cumsum(1)
     clone = probe.clone(module, shapes, generator, {"grid": grid - grid.mean(1, keepdim=True)})
     clone.in_features, clone.out_features, clone.grid_size = fan_in, fan_out, cells
