@@ -3,7 +3,7 @@
 Both check everything, then compute all layers in float64, then change the model, never half of it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,10 +84,9 @@ def update_grid(
     replicated = nn.ModuleList(whole)
 
     def moved(x: Tensor) -> list[_Change]:
-        changes: list[_Change] = []
-        for layer, rows in _inputs(whole, products, x):
-            changes.append(_moved(layer, rows, grid_eps, margin))
-        return changes
+        return _changes(
+            layers, _inputs(whole, products, x), lambda layer, rows: _moved(layer, rows, grid_eps, margin)
+        )
 
     _apply(layers, replicas.everywhere(model, lambda: replicas.shared(ranks, replicated, settings, moved, x)))
 
@@ -205,7 +204,9 @@ def refine(model: nn.Module, new_grid_size: int, x: Tensor | None = None, *, gro
     replicated, settings = nn.ModuleList(whole), {"new_grid_size": new_grid_size}
 
     def finer(x: Tensor) -> list[_Change]:
-        return [_finer(layer, rows, new_grid_size) for layer, rows in _inputs(whole, products, x)]
+        return _changes(
+            layers, _inputs(whole, products, x), lambda layer, rows: _finer(layer, rows, new_grid_size)
+        )
 
     _apply(layers, replicas.everywhere(model, lambda: replicas.shared(ranks, replicated, settings, finer, x)))
 
@@ -239,8 +240,26 @@ def _inputs(
                 f"model: the inputs of layer {n} are not finite, expected weights that keep them so"
             )
         yield layer, rows
-        if layer is not layers[-1]:
+        if n + 1 < len(layers):
             rows = products[n](layer(rows))
+
+
+def _changes(
+    layers: list[KANLinear],
+    inputs: Iterator[tuple[KANLinear, Tensor]],
+    change: Callable[[KANLinear, Tensor], _Change],
+) -> list[_Change]:
+    """Return the change of each layer for its inputs; one that is there twice has one, for those of both."""
+    changes: list[_Change] = [None] * len(layers)
+    shared: dict[int, list[Tensor]] = {}
+    for n, (layer, rows) in enumerate(inputs):
+        places = [m for m, other in enumerate(layers) if other is layers[n]]
+        if len(places) > 1:
+            rows = torch.cat([*shared.get(places[0], []), rows])
+            shared[places[0]] = [rows]
+        if n == places[-1]:
+            changes[n] = change(layer, rows)
+    return changes
 
 
 def _check_plain(layer: _Layer) -> None:

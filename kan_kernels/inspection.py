@@ -1,5 +1,6 @@
 """What every layer and every edge of a KAN computes, for scores and pictures."""
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -86,7 +87,10 @@ def spline_layers(model: nn.Module, *, sharded: bool = False) -> dict[str, KANLi
             "ones"
         )
     kinds = (KANLinear, HeadFunctions)
-    found = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, kinds):  # what torch.compile put around it is no part of its name
+            found[".".join(part for part in name.split(".") if part != "_orig_mod")] = module
     if not found:
         raise TypeError(f"model: got {type(model).__name__} without any, expected {expected}")
     return found
@@ -102,22 +106,27 @@ def rows_of(model: nn.Module, layers: list[Any], x: Any) -> list[Tensor]:
     """Return what reaches each layer as rows (B, in) while the model, in evaluation mode, runs on x.
 
     x: the model's argument, or a tuple of several. Of a layer that is called several times: all its rows.
+    A compiled model runs as it was written, since its graph knows nothing of hooks that come later.
     """
     seen: list[list[Tensor]] = [[] for _ in layers]
 
     def keep(n: int, layer: Any) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
-            rows = args[0]
+        def hook(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            rows = args[0] if args else named["x"]
             of = layer.function_rows(rows) if isinstance(layer, HeadFunctions) else rows
             seen[n].append(of.reshape(-1, layer.in_features).to(layer.spline_weight.dtype))
 
         return hook
 
     modes = [(module, module.training) for module in model.modules()]
-    hooks = [layer.register_forward_pre_hook(keep(n, layer)) for n, layer in enumerate(layers)]
+    hooks = [
+        layer.register_forward_pre_hook(keep(n, layer), with_kwargs=True) for n, layer in enumerate(layers)
+    ]
+    inside = torch.compiler.is_compiling()
     try:
         model.eval()
-        model(*x) if isinstance(x, tuple) else model(x)
+        with contextlib.nullcontext() if inside else torch.compiler.set_stance("force_eager"):
+            model(*x) if isinstance(x, tuple) else model(x)
     finally:
         for hook in hooks:
             hook.remove()

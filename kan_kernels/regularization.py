@@ -105,7 +105,7 @@ def regularization(
             for lamb, of in ((lamb_coef, coefficients), (lamb_coefdiff, coefficients.diff(dim=1))):
                 if lamb:
                     total = total + lamb * _of_edges(layer, of.abs()).mean(2).sum()
-        if seen and products is not None and layer is not layers[-1]:
+        if seen and products is not None and n + 1 < len(layers):
             x = products(layer(x))
     return total
 

@@ -148,6 +148,24 @@ def test_the_old_function_stays_where_there_is_no_data(backend: str) -> None:
     )
 
 
+def test_a_layer_that_is_there_twice() -> None:
+    """Its knots hold what reaches it at both places; a finer one keeps its function."""
+    net = KAN([3, 3, 3, 3], dtype=F64, device=DEVICE)
+    net.layers[2] = net.layers[0]
+    x = normal(200, 3) * 2
+    inner = net.layers[1](net.layers[0](x))
+    every = torch.cat([x, inner])
+    update_grid(net, x, margin=0.01, grid_eps=1.0)
+    k, knots = 3, net.layers[0].grid
+    torch.testing.assert_close(knots[:, k], every.amin(0) - 0.01, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(knots[:, -1 - k], every.amax(0) + 0.01, rtol=1e-12, atol=1e-12)
+    want = net(x)
+    refine(net, 10)
+    torch.testing.assert_close(net(x), want, rtol=1e-9, atol=1e-9)
+    refine(net, 13, x)
+    assert net.layers[2] is net.layers[0] and net.layers[0].grid_size == 13
+
+
 def test_order_zero_holds_the_largest_sample() -> None:
     """Without extension cells, the half-open last cell must not lose the sample that it ends at."""
     layer, x = layer_of(0, 4), normal(50, 3)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,9 @@ from kan_kernels import KAN, KANLinear, use_backend
 from kan_kernels import functional as F
 from kan_kernels._core.bases import BASE_CODES
 from kan_kernels.backends import reference
+from kan_kernels.grids import outside, update_grid
 from kan_kernels.regularization import regularization
+from kan_kernels.training import fit
 
 F64 = torch.float64
 KINDS = ("l1", "std", "std_normalized", "coefficient")
@@ -187,6 +191,52 @@ def test_sparsifies() -> None:
         optimizer.step()
         values.append(loss.item())
     assert values[-1] < 0.7 * values[0]
+
+
+def test_a_layer_that_is_there_twice() -> None:
+    """Counts for what it gets at each place."""
+    net = KAN([3, 3, 3, 3], dtype=F64, device=DEVICE)
+    net.layers[2] = net.layers[0]
+    first, second = net.layers[0], net.layers[1]
+    x = torch.rand(40, 3, dtype=F64, device=DEVICE)
+    between = second(first(x))
+    want = regularization(first, x) + regularization(second, first(x)) + regularization(first, between)
+    torch.testing.assert_close(regularization(net, x), want)
+
+
+class Named(nn.Module):
+    """A model that calls its layer by a keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = KANLinear(3, 2, dtype=F64, device=DEVICE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x=x)
+
+
+@pytest.mark.parametrize("way", ["around", "inside", "in place", "keyword"])
+def test_models_that_are_compiled_or_call_by_name(way: str) -> None:
+    """What reaches the layers is seen: penalty, grids and what lies outside are those of the plain model."""
+    x = torch.rand(40, 3, dtype=F64, device=DEVICE) * 4
+    plain: nn.Module = nn.Sequential(nn.Identity(), KANLinear(3, 2, dtype=F64, device=DEVICE))
+    plain = Named() if way == "keyword" else plain
+    model: Any = copy.deepcopy(plain)
+    if way == "around":
+        model = torch.compile(model, backend="eager")
+    elif way == "inside":
+        model[1] = torch.compile(model[1], backend="eager")
+    elif way == "in place":
+        model.compile(backend="eager")
+    for mode in (True, False):  # both have a graph
+        model.train(mode)(x)
+    assert float(regularization(plain, x)) == pytest.approx(float(regularization(model, x))) != 0
+    assert outside(model, x) == outside(plain, x) != {}
+    for one in (plain, model):
+        update_grid(one, x)
+    assert outside(model, x) == dict.fromkeys(outside(plain, x), 0.0)
+    history = fit(model, (x, x[:, :2]), steps=2, lamb=1.0, optimizer="adam")
+    assert min(history.regularization) > 0
 
 
 def test_x_has_leading_dimensions_and_coefficients_need_none() -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from . import lbfgs
 
+_PROGRESS = 1e-9  # of an objective near 1: less in a step's first iteration is none
 Step = Callable[[Callable[[], Tensor]], Any]
 Evaluate = Callable[[], tuple[Tensor, Callable[[float], Any]]]
 
@@ -99,23 +100,32 @@ def rescaled_step(
     Returns:
         None where the direction led nowhere: the memory is of no use then.
     """
-    latest, calls = torch.tensor(1.0), 0
+    start, latest, calls = None, torch.tensor(1.0), 0
 
     def closure() -> Tensor:
-        nonlocal latest, calls, scale
+        nonlocal start, latest, calls, scale
         calls += 1
         value, backward = evaluate()
         if scale is None:
             scale = _to_one(value)
         backward(scale)
         latest = value if scale == 1.0 else value * scale
+        start = latest if start is None else start
         return latest.nan_to_num(torch.inf, torch.inf)  # a line search backs off from inf only
 
     step(closure)
-    if calls <= 2 or scale is None:
+    if scale is None or start is None or calls == 0:
+        return None
+    state = memory()
+    if calls == 1:  # without a line search the last iteration is not evaluated; or there was none
+        slope = float(state["prev_flat_grad"].dot(state["d"])) if "d" in state else 0.0
+        progress = -slope
+    else:
+        progress = float(start - latest) if calls == 2 else torch.inf
+    if not progress > _PROGRESS:
         return None
     factor = _to_one(latest)
-    _rescale(memory(), factor)
+    _rescale(state, factor)
     return scale * factor
 
 

@@ -179,7 +179,7 @@ CUTS = [
 
 @pytest.mark.parametrize("before,cut,said", CUTS)
 def test_cuts_along_inputs(before: str, cut: str, said: str | None) -> None:
-    """A probe sees what is cut along its few features; what lies beyond is a reason to leave a layer alone."""
+    """A probe sees cuts along its few features; what lies beyond is a reason to leave a layer alone."""
     new = inserted(efficient.KANLinear.forward, f"{before}\nx = x[:, {cut}]\nx = x", "<inputs>")
     layer = fork(efficient.KANLinear, forward=new)(100, 2, enable_standalone_scale_spline=False)
     said = "on a probe" if said is None else f"cuts at {said}, which no probe sees"

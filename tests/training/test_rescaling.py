@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable
 from typing import Any
@@ -132,6 +133,36 @@ def test_starts_anew_where_its_memory_leads_nowhere() -> None:
     place = 3.0
     optimizer.step(closure)
     assert float((p.detach() - 3).abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize("options", [{"max_iter": 1, "max_eval": 25}, {"max_iter": 2}, {"max_eval": 2}])
+def test_short_steps_keep_their_memory(options: dict[str, Any]) -> None:
+    """A step of one iteration is one of torch's: what it learned is there in the next."""
+    x = torch.rand(64, 2, dtype=F64, device=DEVICE, generator=torch.Generator(DEVICE).manual_seed(0)) * 2 - 1
+    y, ends = torch.exp(torch.sin(3 * x[:, :1]) + x[:, 1:] ** 2), []
+    for kind, more in ((LBFGS, {}), (torch.optim.LBFGS, {"line_search_fn": "strong_wolfe"})):
+        torch.manual_seed(1)
+        net = make([2, 3, 1])
+        optimizer = kind(net.parameters(), **options, **more)
+        closure = closure_of(optimizer, net, x, y)
+        ends.append([float(optimizer.step(closure)) for _ in range(30)])
+    torch.testing.assert_close(*map(torch.tensor, ends), rtol=1e-3, atol=0)
+    assert ends[0][-1] < 1e-2 * ends[0][0]
+
+
+def test_fit_goes_on_without_a_line_search() -> None:
+    """One evaluation a step says nothing of where it led: the memory stays, as in torch's own loop."""
+    x, y = target(1.0)
+    torch.manual_seed(1)
+    net = make([2, 3, 1])
+    other = copy.deepcopy(net)
+    build = lambda parameters: torch.optim.LBFGS(parameters, max_iter=1, lr=0.1)  # noqa: E731
+    fit(net, (x, y), steps=60, optimizer=build)
+    optimizer = build(other.parameters())
+    for _ in range(60):
+        optimizer.step(closure_of(optimizer, other, x, y))
+    ends = [float(mse(model(x), y).detach()) for model in (net, other)]
+    assert ends[0] == pytest.approx(ends[1], rel=1e-2)
 
 
 def test_fit_takes_it_as_an_optimizer() -> None:
