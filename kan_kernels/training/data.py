@@ -218,5 +218,9 @@ def measure(
             prediction = model(x)
             rows += len(x)
             for name, function in functions.items():
-                totals[name] += float(function(prediction, y)) * len(x)
+                value = function(prediction, y)
+                if isinstance(value, Tensor) and value.numel() != 1:
+                    what = f"metrics[{name!r}]" if name else "loss"
+                    raise ValueError(f"{what}: returned shape {tuple(value.shape)}, expected one number")
+                totals[name] += float(value) * len(x)
     return {name: total / rows for name, total in totals.items()}

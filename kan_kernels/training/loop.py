@@ -89,11 +89,13 @@ def fit(
             at, and the state to fall back to is kept, as often.
         patience: stop after so many evaluations without a better test loss (training loss without test data),
             and in any case end with the best state seen.
-        checkpoint, checkpoint_every: a file that `resume` continues from, written after so many steps and at
-            the end. It holds tensors and plain data only: `torch.load(path, weights_only=True)`.
+        checkpoint, checkpoint_every: a file that `resume` continues from, written at the first evaluation
+            after so many steps, of the state at the one before, and at the end. It holds tensors and plain
+            data only: `torch.load(path, weights_only=True)`.
         resume: a file of `fit`'s to continue from, or True for that of `checkpoint`, which need not exist
             yet; an event of the history says what was done. Mini-batches and results are those of a training
-            without the break, save that a DataLoader starts a new epoch.
+            without the break, save that a DataLoader starts a new epoch and torch's random numbers, as in
+            dropout, go on as they are. patience counts from here if there was none before.
         seed: of the shuffling.
         progress: a progress bar (needs tqdm); None shows one on a terminal, if tqdm is there.
         group: where several ranks run, for the changes of grids: see `kan_kernels.grids.update_grid`. Of a
@@ -136,6 +138,9 @@ def fit(
     arguments = "(prediction, y)" if objective is None else "the model"
     if metrics is not None and not isinstance(metrics, Mapping):
         raise TypeError(f"metrics: got {type(metrics).__name__}, expected {{name: function of {arguments}}}")
+    for name in metrics or ():
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"metrics: got the name {name!r}, expected a str")
     functions = {"loss": loss, **{f"metrics[{name!r}]": metric for name, metric in (metrics or {}).items()}}
     for name, function in functions.items():
         if not callable(function) and (name != "loss" or function is not None):
@@ -146,13 +151,15 @@ def fit(
     if path is not None and path.is_dir():
         raise ValueError(f"checkpoint: {str(path)!r} is a folder, expected a file")
     source = _source(resume, path)
-    update_grid_at = list(update_grid_at)
-    update_options, penalty_options = dict(update_grid or {}), dict(regularization or {})
+    update_grid_at = _steps("update_grid_at", update_grid_at)
+    update_options = _mapping("update_grid", update_grid, "{option: value}")
+    penalty_options = _mapping("regularization", regularization, "{option: value}")
+    refine_at = _mapping("refine_at", refine_at, "{step: grid_size}")
     _check_options("update_grid", update_options, grids.update_grid)
     for name, value in update_options.items():
         checks.nonnegative(f"update_grid: {name}", value, 1.0 if name == "grid_eps" else math.inf)
     _check_options("regularization", penalty_options, penalty)
-    resample_at = list(resample_at)
+    resample_at = _steps("resample_at", resample_at)
     train: Batches
     test: Batches | None
     goal: Objective
@@ -161,12 +168,14 @@ def fit(
             raise ValueError("points, resample_at: got them without objective, expected them beside one")
         train, test = split(data, model, batch_size, seed)
         goal = Objective(model, loss, lamb, penalty_options)
+        if lamb > 0 and penalty_options.get("kind") in ("std", "std_normalized") and batch_size is not None:
+            _check_last_batch(train, batch_size)
     else:
         given = {"data": data, "loss": loss, "batch_size": batch_size}
         on_points = (lamb > 0 and penalty_options.get("kind") != "coefficient") or bool(update_grid_at)
         train, test = equation.points_of(model, objective, points, resample_at, given, on_points), None
         goal = equation.Equation(model, objective, train, lamb, penalty_options)
-    changes = _grid_changes(goal.kan_of, model, update_grid_at, refine_at or {}, resample_at)
+    changes = _grid_changes(goal.kan_of, model, update_grid_at, refine_at, resample_at)
     ranks = _ranks(model, group, changes, path)
     build = builder(optimizer, history_size)
     several = ranks is not None or replicas.is_spread(model)
@@ -213,6 +222,27 @@ def _in_formulas(model: nn.Module, batches: Any) -> int:
     if edges == 0 or not isinstance(batches, TensorBatches):
         return threads.SERIAL + 1
     return edges * min(len(batches.x), batches.batch_size or len(batches.x))
+
+
+def _check_last_batch(batches: Batches, batch_size: int) -> None:
+    """Raise where the last rows of an epoch are too few for a standard deviation."""
+    if isinstance(batches, TensorBatches) and (batch_size == 1 or len(batches.x) % batch_size == 1):
+        raise ValueError(
+            f"batch_size: got {batch_size} for {len(batches.x)} rows, of which a batch gets one; the penalty "
+            "is of standard deviations, expected 2 rows or more in each"
+        )
+
+
+def _mapping(name: str, value: object, expected: str) -> dict[Any, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise TypeError(f"{name}: got {value!r}, expected {expected}")
+    return dict(value or {})
+
+
+def _steps(name: str, value: object) -> list[Any]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"{name}: got {value!r}, expected steps")
+    return list(value)
 
 
 def _integer_or_none(name: str, value: object) -> int | None:

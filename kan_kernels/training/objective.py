@@ -60,6 +60,10 @@ class Objective:
 
     def _with_autograd(self, value: Tensor, penalty: Tensor | None) -> "Evaluation":
         total = value if penalty is None else value + self.lamb * penalty
+        if not total.requires_grad:
+            raise ValueError(
+                "loss: its value has no gradient, expected a function that torch can differentiate"
+            )
         return Evaluation(
             value.detach(),
             None if penalty is None else penalty.detach(),
@@ -151,6 +155,9 @@ class Minimizer:
 
     def rebuild(self) -> None:
         self.optimizer = self.build([p for p in self.model.parameters() if p.requires_grad])
+        if not isinstance(self.optimizer, Optimizer):
+            got = type(self.optimizer).__name__
+            raise TypeError(f"optimizer: returned {got}, expected an optimizer of torch for these parameters")
         self.scale: float | None = None if isinstance(self.optimizer, LBFGS) else 1.0
 
     def step(self, step: int, evaluate: Callable[[], Evaluation]) -> None:

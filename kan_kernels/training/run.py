@@ -59,6 +59,7 @@ class Run:
     pending: dict[str, Any] | None = None
     good: dict[str, Any] = field(default_factory=dict)
     best: dict[str, Any] | None = None
+    regular: dict[str, Any] | None = None  # what was best before an evaluation at the end of a part
 
     def prepare(self, source: Path | None, steps: int, given: bool) -> None:
         """Find out what cannot be computed, before anything changes; then take over the checkpoint `source`.
@@ -218,12 +219,16 @@ class Run:
         """Judge a good state: is it the best so far, is it time to save it?"""
         step = self.judged = snapshot["step"]
         self.good = snapshot
+        planned = step % self.evaluate_every == 0 or step in self.grid_changes
+        # a training without the break does not look at the end of a part
+        kept = {"best": self.best, "best_value": self.best_value, "stale": self.stale}
+        self.regular = None if planned else kept
         value = self.history.test_loss[-1] if self.test is not None else self.history.train_loss[step]
         if value < self.best_value:
             self.best_value, self.stale = value, 0
             self.best = snapshot if self.patience is not None else None
         else:
-            self.stale += 1
+            self.stale += planned
         if self.path is not None and step - self.saved >= self.checkpoint_every:
             self.save()
 
@@ -254,9 +259,7 @@ class Run:
             "recipe": self.recipe,
             "snapshot": self.good,
             "history": history.to_dict(),
-            "best": self.best,
-            "best_value": self.best_value,
-            "stale": self.stale,
+            **(self.regular or {"best": self.best, "best_value": self.best_value, "stale": self.stale}),
         }
         if replicas.leads(self.ranks):
             with replacing(self.path) as partial:
@@ -302,7 +305,8 @@ class Run:
         if isinstance(self.train, Points) and "points" in snapshot:
             self.train.x = snapshot["points"]
         self.start, self.changed, self.judged = snapshot["step"], snapshot["changed"], snapshot["step"]
-        self.best, self.best_value, self.stale = content["best"], content["best_value"], content["stale"]
+        if self.patience is None or content["best"] is not None:  # or patience begins here
+            self.best, self.best_value, self.stale = content["best"], content["best_value"], content["stale"]
         self.history = History(**content["history"])
         self.history.cut(self.start - 1)
         self.history.events.append({"step": self.start, "kind": "resumed", "file": str(source)})

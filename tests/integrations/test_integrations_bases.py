@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import basis_forms as forms
-from kan_kernels import use_backend
+from kan_kernels import explain, use_backend
 from kan_kernels.integrations import accelerate, is_accelerated, restore
 from peer_bases import CHEBY, F64, FAST, pair, results, same, same_results
 
@@ -226,3 +226,16 @@ def test_functional_transforms() -> None:
         got, want = per_sample(fast, centres), per_sample(own, centres)
         for name, value in want.items():
             same(got[name], value)
+
+
+@pytest.mark.parametrize("child", ["spline_linear", "base_linear"])
+def test_a_child_that_becomes_another_module(child: str) -> None:
+    """Without a weight of its own name too: the layer's own code runs it, and says so."""
+    own: Any = forms.FastKANLayer(3, 2).double()
+    fast = copy.deepcopy(own)
+    assert accelerate(fast).taken
+    for layer in (own, fast):
+        setattr(layer, child, nn.Sequential(getattr(layer, child), nn.Tanh()))
+    x = torch.randn(5, 3, dtype=F64)
+    torch.testing.assert_close(fast(x), own(x))
+    assert f"{child} has hooks or another forward than Linear's" in explain(fast)

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fit_cases import data, make, mse, same
+from fit_cases import F64, data, make, mse, same
+from harness import DEVICE
 from kan_kernels import KAN
 from kan_kernels.grids import refine
 from kan_kernels.training import fit
@@ -32,6 +33,37 @@ def test_patience_ends_with_the_best() -> None:
     history = fit(net, (x, y), steps=30, patience=1000, optimizer="adam", lr=0.5, evaluate_every=1)
     assert history.stopped == "steps"
     assert float(mse(net(x).detach(), y)) == pytest.approx(min(history.train_loss), rel=1e-9)
+
+
+def unlike(rows: int = 30) -> dict[str, tuple[Tensor, Tensor]]:
+    """Noise to train on, and other noise to test on: the test loss soon rises."""
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, dtype=F64, device=DEVICE, generator=generator)  # noqa: E731
+    return {name: (draw(rows, 2).tanh(), draw(rows, 1)) for name in ("train", "test")}
+
+
+def test_a_break_does_not_move_early_stopping(tmp_path: Path) -> None:
+    """The end of a part is looked at, and does not count in the next."""
+    options: dict[str, Any] = {"optimizer": "adam", "lr": 0.05, "patience": 3}
+    whole, parts, file = make([2, 3, 1]), make([2, 3, 1]), tmp_path / "parts.pt"
+    wanted = fit(whole, unlike(), steps=200, **options)
+    assert wanted.stopped == "early_stop"
+    for steps in (15, 25, 200):
+        history = fit(parts, unlike(), steps=steps, checkpoint=file, resume=True, **options)
+    assert history.events[-1] == wanted.events[-1] and same(whole, parts)
+
+
+def test_patience_that_begins_after_a_break(tmp_path: Path) -> None:
+    """It counts from there: what came before was not kept."""
+    net, file = make([2, 3, 1]), tmp_path / "fit.pt"
+    options: dict[str, Any] = {"optimizer": "adam", "lr": 0.05, "checkpoint": file}
+    first = fit(net, unlike(), steps=150, **options)
+    assert first.test_loss[-1] > min(first.test_loss)
+    history = fit(net, unlike(), steps=400, resume=True, patience=3, **options)
+    assert history.stopped == "early_stop" and history.events[-1]["step"] >= 180
+    assert history.events[-1]["restored"] > 150
+    x, y = unlike()["test"]
+    assert float(mse(net(x).detach(), y)) == pytest.approx(history.test_loss[-1], rel=1e-9)
 
 
 @pytest.mark.parametrize("optimizer", ("adam", "lbfgs"))

@@ -137,20 +137,17 @@ def _prepared(layer: Any, x: object = _NOTHING) -> Tensor | str:
     if x is not _NOTHING and (traced(x) or not layer._kan_kernels_takes(x)):
         return "its own code runs"
     rbf, spline, with_base = layer.rbf, layer.spline_linear, layer.use_base_update
-    weight, grid = spline.weight, rbf.grid
-    tensors, linear = [weight, grid], [spline]
-    if with_base:
-        base = layer.base_linear
-        linear.append(base)
-        tensors.append(base.weight)
-        if base.bias is not None:
-            tensors.append(base.bias)
+    linear = [spline, layer.base_linear] if with_base else [spline]
     if eligible.watched(rbf):
         return "rbf has hooks or another forward"
     for child in linear:
         if not layers.is_linear(child):
             name = "spline_linear" if child is spline else "base_linear"
             return f"{name} has hooks or another forward than Linear's"
+    weight, grid = spline.weight, rbf.grid
+    tensors = [weight, grid]
+    for base in linear[1:]:
+        tensors += [base.weight] if base.bias is None else [base.weight, base.bias]
     why = eligible.why_not_tensors(weight, tensors)
     if why is not None:
         return why
