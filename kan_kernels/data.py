@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -268,10 +269,10 @@ def _unframed(argument: str, values: Any) -> tuple[Any, list[str] | None]:
 
 def _column(argument: str, name: str, values: NDArray) -> NDArray:
     """Return a column of a data frame in float64; bools are 0 and 1."""
-    try:
-        return values.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{argument}: column {name!r} does not hold numbers ({error})") from None
+    for value in values:
+        if not isinstance(value, (Real, np.bool_)):
+            raise TypeError(f"{argument}: column {name!r} holds {value!r}, expected numbers")
+    return values.astype(np.float64)
 
 
 def _columns(argument: str, values: Any) -> tuple[Tensor, list[str] | None]:

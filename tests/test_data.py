@@ -80,7 +80,7 @@ def test_pandas() -> None:
     frame["heavy"] = frame["mass"] > 1.5
     assert data.from_arrays(frame, [1, 2, 3], test=0).train[0][:, 3].tolist() == [0, 1, 1]
     frame["name"] = ["a", "b", "c"]
-    with pytest.raises(TypeError, match="x: column 'name' does not hold numbers"):
+    with pytest.raises(TypeError, match="x: column 'name' holds 'a', expected numbers"):
         data.from_arrays(frame, [1, 2, 3])
 
 

@@ -7,9 +7,26 @@ import torch
 from torch import Tensor, nn
 
 from .._core import checks
+from .._core.function import transforming
 from .heads import MultiHeadKANLinear
 
-NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm, None: None}
+
+class LayerNorm(nn.LayerNorm):
+    """torch's layer norm without parameters, by its definition under torch.func.
+
+    There torch's own is wrong where forward mode is differentiated again: jacrev(jacfwd), jacfwd(jacfwd).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (..., features) to mean 0 and variance 1 over the features."""
+        if not transforming():
+            return super().forward(x)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        centred = wide - wide.mean(-1, keepdim=True)
+        return (centred * (centred.square().mean(-1, keepdim=True) + self.eps).rsqrt()).to(x.dtype)
+
+
+NORMS = {"layer": LayerNorm, "rms": nn.RMSNorm, None: None}
 
 
 class KANFeedForward(nn.Module):

@@ -255,3 +255,16 @@ def test_training_learns_the_functions() -> None:
         loss.backward()
         optimizer.step()
     assert float(loss.detach()) < 1e-2 * float(y.square().mean())
+
+
+def test_second_derivatives_of_a_block() -> None:
+    """In every order of forward and reverse mode; torch's own layer norm has two of them wrong."""
+    block = KANFeedForward(4, 8, 2, dtype=torch.float64)
+    x = torch.randn(4, dtype=torch.float64)
+    f = lambda x: block(x).pow(3).sum()  # noqa: E731
+    want = torch.func.jacrev(torch.func.jacrev(f))(x)
+    eager = torch.autograd.functional.hessian(f, x)
+    torch.testing.assert_close(want, eager, rtol=1e-9, atol=1e-9)
+    for outer in (torch.func.jacfwd, torch.func.jacrev):
+        got = outer(torch.func.jacfwd(f))(x)
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
