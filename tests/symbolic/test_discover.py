@@ -237,7 +237,10 @@ X, ONES = points(40), torch.ones(40)
         (lambda: symbolic.discover(X, X[:, 0], shapes=[[3, 1]]), ValueError, "shapes: got"),
         (lambda: symbolic.discover(X, X[:, 0], shapes=[[2, (0, 0), 1]]), ValueError, "at least one node"),
         (lambda: symbolic.discover(X, X[:, 0], shapes="all"), ValueError, "shapes: got 'all'"),
-        (lambda: symbolic.discover(X, X[:, 0], functions=["sinus"]), ValueError, "sinus"),
+        (lambda: symbolic.discover(X, X[:, 0], functions=["sinus"]), ValueError, "functions: unknown function"),
+        (lambda: symbolic.discover(X, X[:, 0], functions="sin"), TypeError, "functions: got 'sin'"),
+        (lambda: symbolic.discover(X, X[:, 0] * 1e200), ValueError, "y: the largest number of column 0 is"),
+        (lambda: symbolic.discover(X * 1e-90, X[:, 0]), ValueError, "x: the largest number of column 0 is"),
         (lambda: symbolic.discover(X, X[:, 0], budget=-1), ValueError, "budget: got -1"),
         (lambda: symbolic.discover(X, X[:, 0], resume=True), ValueError, "resume: got True without"),
     ],
@@ -246,6 +249,18 @@ def test_refusals(call: Any, error: type[Exception], match: str) -> None:
     """Named errors, before anything is trained."""
     with pytest.raises(error, match=match):
         call()
+
+
+def test_losses_are_told_apart() -> None:
+    """By what they make of predictions: names say nothing of two lambdas, or of options."""
+    y = points(40)[:, :1]
+    losses = [lambda p, y, n=n: (p - y).abs().pow(n).mean() for n in (1, 2)]
+    losses += [torch.nn.HuberLoss(delta=delta) for delta in (0.5, 50.0)]
+    values = [inputs.values_of(loss, y, 1) for loss in losses]
+    assert len({tuple(each) for each in values}) == 4 and values[0] == inputs.values_of(losses[0], y, 1)
+    assert inputs.values_of(None, y, 1) == []
+    x, _, _, eps = inputs.rows_of(y.tolist(), y.tolist(), None)
+    assert torch.equal(x, y) and eps == torch.finfo(torch.float64).eps
 
 
 @pytest.mark.long

@@ -194,6 +194,18 @@ def test_finds_more_laws(law: str, functions: list[str] | None) -> None:
     test_finds_laws_that_networks_do_not(law, functions)
 
 
+@pytest.mark.parametrize(
+    "law", ["a*cos(b)", "sqrt(a)*cos(b)", pytest.param("2*a*cos(b) + 1", marks=pytest.mark.long)]
+)
+def test_nothing_superfluous_is_left(law: str) -> None:
+    """In (c + f)(d + g) + p f + q g two constants do not count: what is found has none of them."""
+    x = points(200, 2, 0.5, 2.5)
+    expression = sympy.sympify(law)
+    y = torch.from_numpy(sympy.lambdify(sympy.symbols("a b"), expression, "numpy")(*x.T.numpy()))
+    found = symbolic.discover(x, y, names=["a", "b"], budget=300)
+    assert found.best.exact and sympy.simplify(found.formula - expression) == 0
+
+
 def test_given_shapes_are_searched_alone() -> None:
     """Nothing but networks of the shapes that were asked for, and under a loss of the user's."""
     x = points(200, 2)

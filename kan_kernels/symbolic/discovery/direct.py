@@ -149,6 +149,8 @@ def read(reader: Reader, splines: Splines, structure: Structure, judged: Judged,
             theta, value = (other, found) if found <= value else (theta, value)
         reader.tick()
         if math.isfinite(value) and math.isfinite(reader.data.valid.value(form, theta)):
-            reader.plain(form, theta, judged, structure.shape, status == assemble.HELD)
+            law = reader.plain(form, theta, judged, structure.shape, status == assemble.HELD)
+            if law is not None and law.exact:  # the last one: is all of it needed?
+                reader.add(form, theta, judged, structure.shape)
         if reader.pool.best().exact:
             return

@@ -4,6 +4,7 @@ import keyword
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from .joint import Loss, Rows
 from .networks import Data
 
 LEAST_ROWS, FITTED, JUDGED = 12, 2000, 4096
+LARGEST = 1e60  # and the least is its inverse: of numbers whose squares are multiplied
 # What rounding leaves of y, as a share of its size; below the second share a formula is exact.
 _DOUBLE, _SINGLE = (1e-15, 1e-11), (1.0, 16.0)  # in float64; of the eps of other dtypes
 
@@ -73,6 +75,7 @@ def rows_of(x: Any, y: Any, loss: Loss | None) -> tuple[Tensor, Tensor, int, flo
         if value.is_floating_point() and not value.isfinite().all():
             row = int((~value.isfinite()).nonzero()[0, 0])
             raise ValueError(f"{name}: sample {row} is not finite, expected no NaN or inf")
+        _check_size(name, value.double().abs().reshape(len(value), -1).amax(0))
     flat = (x.amax(0) == x.amin(0)).nonzero().flatten().tolist()
     if flat:
         raise ValueError(f"x: column {flat[0]} is constant, expected columns that vary; leave it out")
@@ -90,10 +93,20 @@ def rows_of(x: Any, y: Any, loss: Loss | None) -> tuple[Tensor, Tensor, int, flo
     return x, y, y.shape[1], eps
 
 
+def _check_size(name: str, sizes: Tensor) -> None:
+    """Raise where squares would leave float64."""
+    for column, size in enumerate(sizes.tolist()):
+        if size and not 1 / LARGEST <= size <= LARGEST:
+            raise ValueError(
+                f"{name}: the largest number of column {column} is {size:.1e}, expected {1 / LARGEST:.0e} to "
+                f"{LARGEST:.0e}; give it in other units"
+            )
+
+
 def _tensor(name: str, value: Any) -> Tensor:
     if not isinstance(value, Tensor):
         try:
-            value = torch.as_tensor(value)
+            value = torch.as_tensor(np.asarray(value))  # Python's numbers are float64
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(f"{name}: got {type(value).__name__}, expected a tensor or an array") from None
     if value.is_complex() or value.dtype == torch.bool:
@@ -140,3 +153,13 @@ def check_loss(loss: Loss, y: Tensor, outputs: int) -> None:
         raise ValueError("loss: its value has no gradient by the prediction, expected one")
     if not bool(value.isfinite()):
         raise ValueError("loss: is not finite where all predictions are 0")
+
+
+def values_of(loss: Loss | None, y: Tensor, outputs: int) -> list[float]:
+    """Return what a loss makes of some predictions, small and large, which tells it from others."""
+    if loss is None:
+        return []
+    generator = torch.Generator().manual_seed(0)
+    prediction = torch.randn(len(y), outputs, dtype=torch.float64, generator=generator)
+    with torch.no_grad():
+        return [float(loss(prediction * size, y)) for size in (0.0, 1.0, 1e3)]

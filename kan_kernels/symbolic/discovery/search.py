@@ -104,7 +104,11 @@ def discover(
     eps = eps if kept is None else kept
     known = inputs.names_of(names, rows.shape[1])
     wanted = shapes_of(shapes, rows.shape[1], outputs)
-    candidates = library.resolve(functions)
+    try:
+        candidates = library.resolve(functions)
+    except (TypeError, ValueError) as error:
+        told = str(error).removeprefix("library: ").removeprefix("name: ")
+        raise type(error)(f"functions: {told}") from None
     resume = checks.boolean("resume", resume)
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and not path.parent.is_dir():
@@ -115,7 +119,7 @@ def discover(
         raise ValueError("resume: got True without checkpoint, expected the file to resume from")
     open_bar = _bar(None if progress is None else checks.boolean("progress", progress))
     data = inputs.split(rows, target, outputs, eps, loss, seeds[0])
-    identity = _identity(rows, target, known, seeds, wanted, candidates, loss)
+    identity = _identity(rows, target, known, seeds, wanted, candidates, loss, outputs)
     with threads.few(len(data.train.x)), open_bar(total=None) as bar:
         run = Search(data, known, seeds, wanted, candidates, budget, work, bar, isinstance(shapes, str))
         if path is not None:
@@ -125,10 +129,12 @@ def discover(
         return run.all()
 
 
-def _identity(rows: Tensor, target: Tensor, names, seeds, shapes, functions, loss: Loss | None) -> str:
-    """Return a digest of what a search depends on, the loss by its name."""
+def _identity(
+    rows: Tensor, target: Tensor, names, seeds, shapes, functions, loss: Loss | None, outputs
+) -> str:
+    """Return a digest of what a search depends on, the loss by its values."""
     parts = (names, seeds, [str(list(s)) for s in shapes], [f.name for f in functions])
-    digest = hashlib.sha256(repr((*parts, getattr(loss, "__qualname__", repr(type(loss))))).encode())
+    digest = hashlib.sha256(repr((*parts, inputs.values_of(loss, target, outputs))).encode())
     digest.update(rows.numpy().tobytes())
     digest.update(target.numpy().tobytes())
     return digest.hexdigest()

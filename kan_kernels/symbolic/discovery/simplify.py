@@ -113,6 +113,7 @@ def simplified(
         names: of the functions that are allowed.
     """
     limits = [rows.limit(rows.value(form, theta), HURTS) for rows in (train, valid)]
+    theta = _without_shear(form, theta, train, valid, limits, tick, steps)
     quick = train.part(300)
     changed = True
     while changed:
@@ -135,6 +136,28 @@ def simplified(
             if changed:
                 break
     return form, theta
+
+
+def _without_shear(
+    form: Form, theta: Tensor, train: Rows, valid: Rows, limits: list[float], tick, steps: int
+) -> Tensor:
+    """Return constants of which no factor of a product has one of its own that does not count.
+
+    In (c + f)(d + g) + p f + q g, terms of f and g alone take over whatever c and d are: the curvature knows
+    nothing of them, and no term could go before they are 0.
+    """
+    free = form.free()
+    for slot in form.slots():
+        factors = form.layers[slot.layer][slot.node]
+        if slot.term >= 0 or len(factors) < 2 or not factors[slot.factor] or float(theta[slot.at]) == 0:
+            continue
+        trial, rest = theta.clone(), free.clone()
+        trial[slot.at], rest[slot.at] = 0.0, False
+        trial, value = train.fit(form, trial, rest, steps)
+        tick()
+        if value <= limits[0] and valid.value(form, trial) <= limits[1]:
+            theta, free = trial, rest
+    return theta
 
 
 def _simpler(
