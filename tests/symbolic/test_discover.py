@@ -237,7 +237,7 @@ X, ONES = points(40), torch.ones(40)
         (lambda: symbolic.discover(X, X[:, 0], shapes=[[3, 1]]), ValueError, "shapes: got"),
         (lambda: symbolic.discover(X, X[:, 0], shapes=[[2, (0, 0), 1]]), ValueError, "at least one node"),
         (lambda: symbolic.discover(X, X[:, 0], shapes="all"), ValueError, "shapes: got 'all'"),
-        (lambda: symbolic.discover(X, X[:, 0], functions=["sinus"]), ValueError, "functions: unknown function"),
+        (lambda: symbolic.discover(X, X[:, 0], functions=["sinus"]), ValueError, "functions: unknown"),
         (lambda: symbolic.discover(X, X[:, 0], functions="sin"), TypeError, "functions: got 'sin'"),
         (lambda: symbolic.discover(X, X[:, 0] * 1e200), ValueError, "y: the largest number of column 0 is"),
         (lambda: symbolic.discover(X * 1e-90, X[:, 0]), ValueError, "x: the largest number of column 0 is"),

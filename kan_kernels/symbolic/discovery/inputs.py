@@ -155,11 +155,11 @@ def check_loss(loss: Loss, y: Tensor, outputs: int) -> None:
         raise ValueError("loss: is not finite where all predictions are 0")
 
 
-def values_of(loss: Loss | None, y: Tensor, outputs: int) -> list[float]:
-    """Return what a loss makes of some predictions, small and large, which tells it from others."""
+def values_of(loss: Loss | None, y: Tensor, outputs: int) -> list[str]:
+    """Return what a loss makes of some predictions, small and large, but for rounding: it tells them apart."""
     if loss is None:
         return []
     generator = torch.Generator().manual_seed(0)
     prediction = torch.randn(len(y), outputs, dtype=torch.float64, generator=generator)
     with torch.no_grad():
-        return [float(loss(prediction * size, y)) for size in (0.0, 1.0, 1e3)]
+        return [f"{float(loss(prediction * size, y)):.6g}" for size in (0.0, 1.0, 1e3)]
