@@ -156,7 +156,7 @@ def check_loss(loss: Loss, y: Tensor, outputs: int) -> None:
 
 
 def values_of(loss: Loss | None, y: Tensor, outputs: int) -> list[str]:
-    """Return what a loss makes of some predictions, small and large, but for rounding: it tells them apart."""
+    """Return what a loss makes of some predictions, small and large, but for rounding; others differ."""
     if loss is None:
         return []
     generator = torch.Generator().manual_seed(0)
