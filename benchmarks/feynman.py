@@ -181,12 +181,12 @@ def _missing(runs: list[dict[str, Any]]) -> str:
         f"{noise:.0%} noise and {limit:g} s"
         for limit in LIMITS
         for noise in NOISE
-        if 0 < len(_common(runs, noise, limit)) < len(EQUATIONS)
+        if 0 < len(run_by_all(runs, noise, limit)) < len(EQUATIONS)
     ]
     return f" Not every equation was run with all methods at {', '.join(left)}." if left else ""
 
 
-def _common(runs: list[dict[str, Any]], noise: float, limit: float) -> set[str]:
+def run_by_all(runs: list[dict[str, Any]], noise: float, limit: float) -> set[str]:
     """Return the equations of which every method's outcome is known."""
     known = [(r["method"], r["equation"]) for r in within(runs, limit) if r["noise"] == noise]
     return set.intersection(*({e for m, e in known if m == method} for method in METHODS))
@@ -198,7 +198,7 @@ def summary(runs: list[dict[str, Any]]) -> str:
     body = []
     for limit in LIMITS:
         for noise in NOISE:
-            common = _common(runs, noise, limit)
+            common = run_by_all(runs, noise, limit)
             for method in METHODS if common else ():
                 own = [
                     r
