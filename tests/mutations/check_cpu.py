@@ -30,7 +30,7 @@ ISAS = {
         ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma", "-mf16c", "-mbmi2"],
     ),
 }
-FLAGS = ["-std=c++17", "-O1", "-pthread", "-Wno-psabi"]
+FLAGS = ["-std=c++17", "-O1", "-pthread", "-Wno-psabi", "-DKAN_STREAMED_BYTES=4096"]
 # as in CMakeLists.txt
 KERNEL_FLAGS = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
 

@@ -51,7 +51,11 @@ KAN_HD void finish_streams() {}
 #endif
 
 // Rows lie far apart, so that a store waits long for its line: those of matrices that no cache holds are streamed.
+#if defined(KAN_STREAMED_BYTES)  // set from outside: tests stream small ones too
+constexpr int64_t kStreamedBytes = KAN_STREAMED_BYTES;
+#else
 constexpr int64_t kStreamedBytes = int64_t(1) << 20;
+#endif
 
 // out[(row0 + b) * row_stride + column + c] = columns[c * ld + b], for n columns of a matrix of total_rows.
 template <class T>
