@@ -122,10 +122,9 @@ def rows_of(model: nn.Module, layers: list[Any], x: Any) -> list[Tensor]:
     hooks = [
         layer.register_forward_pre_hook(keep(n, layer), with_kwargs=True) for n, layer in enumerate(layers)
     ]
-    inside = torch.compiler.is_compiling()
     try:
         model.eval()
-        with contextlib.nullcontext() if inside else torch.compiler.set_stance("force_eager"):
+        with _as_written():
             model(*x) if isinstance(x, tuple) else model(x)
     finally:
         for hook in hooks:
@@ -134,6 +133,16 @@ def rows_of(model: nn.Module, layers: list[Any], x: Any) -> list[Tensor]:
             module.training = training
     empty = [layer.spline_weight.new_empty(0, layer.in_features) for layer in layers]
     return [torch.cat(rows) if rows else none for rows, none in zip(seen, empty, strict=True)]
+
+
+def _as_written() -> Any:
+    """Return a context in which compiled modules run their own code; within a graph all is traced anyway."""
+    if torch.compiler.is_compiling():
+        return contextlib.nullcontext()
+    try:
+        return torch.compiler.set_stance("force_eager")
+    except RuntimeError:  # in a function that is compiled in parts
+        return contextlib.nullcontext()
 
 
 class Activations(NamedTuple):

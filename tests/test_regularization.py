@@ -239,6 +239,15 @@ def test_models_that_are_compiled_or_call_by_name(way: str) -> None:
     assert min(history.regularization) > 0
 
 
+def test_within_a_compiled_function() -> None:
+    """Of a model that no KAN is: in the graph, or in the part of a function that dynamo leaves out of it."""
+    net = nn.Sequential(KANLinear(3, 3, dtype=F64, device=DEVICE), KANLinear(3, 2, dtype=F64, device=DEVICE))
+    x = torch.rand(40, 3, dtype=F64, device=DEVICE)
+    want = net(x).square().mean() + regularization(net, x)
+    got = torch.compile(lambda x: net(x).square().mean() + regularization(net, x), backend="eager")(x)
+    torch.testing.assert_close(got, want)
+
+
 def test_x_has_leading_dimensions_and_coefficients_need_none() -> None:
     """(..., in) is rows; kind="coefficient" takes no x, and neither does a penalty of coefficients alone."""
     model, x = model_of(), points()

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,13 +107,14 @@ class Estimator(BaseEstimator):
         checks.nonnegative("r2_threshold", self.r2_threshold, 1.0)
         if self.batch_size is not None:
             checks.integer("batch_size", self.batch_size, 1)
-        if self.learning_rate is not None:
+        if self.learning_rate is not None and not callable(self.learning_rate):
             checks.above("learning_rate", self.learning_rate, 0.0)
         if not isinstance(self.solver, str) or self.solver not in SOLVERS:
             raise ValueError(f"solver: got {self.solver!r}, expected 'lbfgs', 'adam' or 'adamw'")
-        share = checks.above("validation_fraction", self.validation_fraction, 0.0)
-        if share >= 1:
-            raise ValueError(f"validation_fraction: got {share}, expected a number between 0 and 1")
+        if self.early_stopping:
+            share = checks.above("validation_fraction", self.validation_fraction, 0.0)
+            if share >= 1:
+                raise ValueError(f"validation_fraction: got {share}, expected a number between 0 and 1")
         self._check_library()
         try:
             torch.empty(0, device=self.device)
@@ -220,7 +221,7 @@ class Estimator(BaseEstimator):
         """Raise for functions that there are not: before the training that they would come after."""
         if self.library is None:
             return
-        if not checks.is_sequence(self.library):
+        if isinstance(self.library, (str, Iterator)) or not isinstance(self.library, Iterable):
             raise TypeError(f"library: got {self.library!r}, expected names of functions")
         for name in self.library:
             try:

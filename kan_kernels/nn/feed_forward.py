@@ -12,7 +12,7 @@ from .heads import MultiHeadKANLinear
 
 
 class LayerNorm(nn.LayerNorm):
-    """torch's layer norm without parameters, by its definition under torch.func.
+    """A layer norm as torch's, computed by its definition under torch.func.
 
     There torch's own is wrong where forward mode is differentiated again: jacrev(jacfwd), jacfwd(jacfwd).
     """
@@ -35,6 +35,7 @@ class KANFeedForward(nn.Module):
     Each of its two layers has a normalisation without parameters in front, so that what the splines see has
     variance 1, whatever the model does, and stays within knots on (-3, 3) but for 3 in 1000 of a normal
     distribution. Beyond them the base carries value and gradient; `grids.outside` says how much is there.
+    Third and higher derivatives ask for norm="rms": outside of torch.func torch's layer norm has them wrong.
 
     Args:
         d_model: features of x and of the result.

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .._core import checks
 from ..data import Dataset
 from ..head_functions import functions_of
 from ..inspection import (
@@ -105,7 +104,8 @@ def plot(
     layers, products = layers_of(model), products_of(model)
     names = names_of("inputs", inputs, layers[0].in_features, "x")
     results = names_of("outputs", outputs, products[-1].nodes, "y")
-    beta = checks.above("beta", beta, 0.0)
+    if isinstance(beta, str) or not beta > 0:
+        raise ValueError(f"beta: got {beta!r}, expected a positive number")
     values = None if x is None else node_values(model, check_data(x, layers[0]))
     scores = edge_metric(model, values, metric)
     seen = [

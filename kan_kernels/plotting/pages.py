@@ -1,7 +1,7 @@
 """Single edges with axes and the density of the data; the course of a training, the front of a search."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -30,7 +30,7 @@ BINS = 40
 def plot_edges(
     layer: KANLinear,
     x: Tensor,
-    edges: Sequence[tuple[int, int]] | None = None,
+    edges: Iterable[Sequence[int]] | None = None,
     *,
     columns: int = 4,
     inputs: Sequence[str] | None = None,
@@ -67,7 +67,10 @@ def plot_edges(
         there = active_edges(layer).flatten().nonzero().flatten()
         order = there[l1.flatten()[there].argsort(descending=True, stable=True)][:PAGE]
         edges = [divmod(n, shape[1]) for n in order.tolist()]
-    if not checks.is_sequence(edges) or not all(checks.is_sequence(edge) for edge in edges):
+    if isinstance(edges, str) or not isinstance(edges, Iterable):
+        raise TypeError(f"edges: got {edges!r}, expected pairs (input, output)")
+    edges = [edge.tolist() if hasattr(edge, "tolist") else edge for edge in edges]
+    if not all(isinstance(edge, Sequence) for edge in edges):
         raise TypeError(f"edges: got {edges!r}, expected pairs (input, output)")
     if not edges:
         raise ValueError("edges: there are none to draw, expected at least one pair (input, output)")

@@ -4,6 +4,7 @@ import ast
 import keyword
 import math
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -217,10 +218,13 @@ def to_function(
     symbols = [sympy.Symbol(name) for name in names]
     compiled = sympy.lambdify(symbols, values, cse=True)
 
-    def function(*inputs: Any) -> list[Any]:
+    def function(*inputs: Any, **named: Any) -> list[Any]:
         """Return the outputs, each of the shape of all inputs together."""
-        outputs = compiled(*inputs)
-        shape = np.broadcast_shapes(*map(np.shape, inputs))
+        outputs: list[Any] = compiled(*inputs, **named)
+        every = (*inputs, *named.values())
+        if not all(isinstance(value, (np.ndarray, Number)) for value in every):
+            return outputs  # of another library
+        shape = np.broadcast_shapes(*map(np.shape, every))
         # an output that depends on few inputs, or on none, has their shape until here
         return [y if np.shape(y) == shape else np.full(shape, y, np.float64) for y in outputs]
 

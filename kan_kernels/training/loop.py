@@ -138,9 +138,8 @@ def fit(
     arguments = "(prediction, y)" if objective is None else "the model"
     if metrics is not None and not isinstance(metrics, Mapping):
         raise TypeError(f"metrics: got {type(metrics).__name__}, expected {{name: function of {arguments}}}")
-    for name in metrics or ():
-        if not isinstance(name, str) or not name:
-            raise TypeError(f"metrics: got the name {name!r}, expected a str")
+    if "" in (metrics or ()):
+        raise ValueError("metrics: got the name '', expected others")
     functions = {"loss": loss, **{f"metrics[{name!r}]": metric for name, metric in (metrics or {}).items()}}
     for name, function in functions.items():
         if not callable(function) and (name != "loss" or function is not None):
@@ -169,7 +168,7 @@ def fit(
         train, test = split(data, model, batch_size, seed)
         goal = Objective(model, loss, lamb, penalty_options)
         if lamb > 0 and penalty_options.get("kind") in ("std", "std_normalized") and batch_size is not None:
-            _check_last_batch(train, batch_size)
+            _check_last_batch(train, batch_size, steps)
     else:
         given = {"data": data, "loss": loss, "batch_size": batch_size}
         on_points = (lamb > 0 and penalty_options.get("kind") != "coefficient") or bool(update_grid_at)
@@ -206,7 +205,7 @@ def fit(
             "seed": seed,
             "lamb > 0": lamb > 0,
             "test data": test is not None,
-            "metrics": sorted(metrics or ()),
+            "metrics": sorted(map(str, metrics or ())),
             "objective": objective is not None,
         },
         open_bar=_bar(progress),
@@ -224,9 +223,12 @@ def _in_formulas(model: nn.Module, batches: Any) -> int:
     return edges * min(len(batches.x), batches.batch_size or len(batches.x))
 
 
-def _check_last_batch(batches: Batches, batch_size: int) -> None:
+def _check_last_batch(batches: Batches, batch_size: int, steps: int) -> None:
     """Raise where the last rows of an epoch are too few for a standard deviation."""
-    if isinstance(batches, TensorBatches) and (batch_size == 1 or len(batches.x) % batch_size == 1):
+    if not isinstance(batches, TensorBatches):
+        return
+    whole, rest = divmod(len(batches.x), batch_size)
+    if batch_size == 1 or (rest == 1 and steps > whole):
         raise ValueError(
             f"batch_size: got {batch_size} for {len(batches.x)} rows, of which a batch gets one; the penalty "
             "is of standard deviations, expected 2 rows or more in each"
@@ -234,9 +236,9 @@ def _check_last_batch(batches: Batches, batch_size: int) -> None:
 
 
 def _mapping(name: str, value: object, expected: str) -> dict[Any, Any]:
-    if value is not None and not isinstance(value, Mapping):
+    if value and not isinstance(value, Mapping):
         raise TypeError(f"{name}: got {value!r}, expected {expected}")
-    return dict(value or {})
+    return dict(value) if isinstance(value, Mapping) else {}
 
 
 def _steps(name: str, value: object) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -145,17 +146,18 @@ class Minimizer:
     def __init__(self, model: nn.Module, build, lr: Rate | None) -> None:
         if lr is not None and not callable(lr):
             expected = "a positive number or a function of the step"
-            if isinstance(lr, bool) or not isinstance(lr, (int, float)):
+            if isinstance(lr, bool) or not isinstance(lr, Real):
                 raise TypeError(f"lr: got {lr!r}, expected {expected}")
             if not (math.isfinite(lr) and lr > 0):
                 raise ValueError(f"lr: got {lr}, expected {expected}")
+            lr = float(lr)
         self.model, self.build, self.lr = model, build, lr
         self.rebuild()
         self.lbfgs = isinstance(self.optimizer, LBFGS)
 
     def rebuild(self) -> None:
         self.optimizer = self.build([p for p in self.model.parameters() if p.requires_grad])
-        if not isinstance(self.optimizer, Optimizer):
+        if not all(hasattr(self.optimizer, name) for name in ("step", "zero_grad", "param_groups")):
             got = type(self.optimizer).__name__
             raise TypeError(f"optimizer: returned {got}, expected an optimizer of torch for these parameters")
         self.scale: float | None = None if isinstance(self.optimizer, LBFGS) else 1.0

@@ -215,11 +215,15 @@ class Run:
             return "diverged"
         return "early_stop" if self.patience is not None and self.stale >= self.patience else None
 
+    def is_planned(self, step: int) -> bool:
+        """Return whether the model is looked at after so many steps, however many are asked for."""
+        return step % self.evaluate_every == 0 or step in self.grid_changes
+
     def judge(self, snapshot: dict[str, Any]) -> None:
         """Judge a good state: is it the best so far, is it time to save it?"""
         step = self.judged = snapshot["step"]
         self.good = snapshot
-        planned = step % self.evaluate_every == 0 or step in self.grid_changes
+        planned = self.is_planned(step)
         # a training without the break does not look at the end of a part
         kept = {"best": self.best, "best_value": self.best_value, "stale": self.stale}
         self.regular = None if planned else kept
@@ -304,7 +308,8 @@ class Run:
         self.minimizer.load_state_dict(snapshot["minimizer"])
         if isinstance(self.train, Points) and "points" in snapshot:
             self.train.x = snapshot["points"]
-        self.start, self.changed, self.judged = snapshot["step"], snapshot["changed"], snapshot["step"]
+        self.start, self.changed = snapshot["step"], snapshot["changed"]
+        self.judged = self.start - (not self.is_planned(self.start))
         if self.patience is None or content["best"] is not None:  # or patience begins here
             self.best, self.best_value, self.stale = content["best"], content["best_value"], content["stale"]
         self.history = History(**content["history"])

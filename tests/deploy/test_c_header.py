@@ -156,10 +156,11 @@ def test_formula_of_awkward_names(tmp_path: Path) -> None:
     header = symbolic.to_c(model, ["entry", "exp"], function="law")
     want = model(torch.from_numpy(x)).detach().numpy()
     np.testing.assert_allclose(run(tmp_path, header, x, 1, "y[0] = law(x[0], x[1])"), want, rtol=1e-12)
+    assert "double M_1, double FP_2" in symbolic.to_c(model, ["M_1", "FP_2"])
     for name in ("M_PI", "M_E", "NAN", "HUGE_VAL"):
         with pytest.raises(ValueError, match=f"names: got '{name}'"):
             symbolic.to_c(model, [name, "x"])
-    for name in ("cos", "y0"):
+    for name in ("cos", "y0", "float_t", "lgamma_r", "sincosl"):
         with pytest.raises(ValueError, match=f"function: got '{name}'"):
             symbolic.to_c(model, function=name)
 

@@ -169,6 +169,10 @@ CUTS = [
     ("", ": 8 * self.spline_order", "8 * self.spline_order"),
     ("n = self.grid_size + self.out_features", ":n", "n"),
     ("", ": self.grid_size + self.spline_order", None),
+    ("n = self.spline_order + self.spline_order", ":n", "n"),
+    ("n = (self.grid_size, 60)[1]", ":n", "n"),
+    ("n = 60\nm = 0\nn, m = m, n", ":m", "m"),
+    ("n = self.in_features - 40", ":n", "n"),
     ("", ": 32 + 28", "32 + 28"),
     ("n = 4 * self.grid.shape[1]", ":n", "n"),
     ("for n in range(60):\n    m = n", ": n + 1", "n + 1"),
@@ -184,6 +188,33 @@ def test_cuts_along_inputs(before: str, cut: str, said: str | None) -> None:
     layer = fork(efficient.KANLinear, forward=new)(100, 2, enable_standalone_scale_spline=False)
     said = "on a probe" if said is None else f"cuts at {said}, which no probe sees"
     assert said in accelerate(layer).left[0].why
+
+
+@pytest.mark.parametrize(
+    "line,said",
+    [
+        ("x = x * [1.0, 2.0, 3.0][self.out_features]", "cuts at self.out_features"),
+        ("k = 0\nfor i in range(self.in_features):\n    k = k + 1\nif k > 50:\n    x = 2 * x", "sizes"),
+    ],
+)
+def test_sizes_in_disguise(line: str, said: str) -> None:
+    """A table read at a size, and what counts the turns of a loop, are sizes."""
+    new = inserted(efficient.KANLinear.forward, line, "<size>")
+    layer = fork(efficient.KANLinear, forward=new)(100, 2)
+    assert said in accelerate(layer).left[0].why
+
+
+def test_variants_that_index_and_count() -> None:
+    """An index that the clone has not is an error there, so any will do."""
+
+    def by_degree(self: Any, x: Tensor) -> Tensor:
+        angle = torch.acos(torch.tanh(x))
+        y = torch.cos(angle * 0) @ self.cheby_coeffs[:, :, 0]
+        for i in range(1, self.degree + 1):
+            y = y + torch.cos(angle * i) @ self.cheby_coeffs[:, :, i]
+        return y
+
+    check(fork(forms.ChebyKANLayer, forward=by_degree)(9, 3, 6), torch.randn(5, 9, dtype=F64), taken=True)
 
 
 def test_cut_by_a_number_of_the_module(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -353,7 +353,7 @@ def test_bad_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     for edges in (3, (0, 1)):
         with pytest.raises(TypeError, match=r"edges: got .*, expected pairs \(input, output\)"):
             plot_edges(net.layers[0], x, edges)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="beta: got '3', expected a finite number > 0"):
+    with pytest.raises(ValueError, match="beta: got '3', expected a positive number"):
         plot(net, x, beta="3")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install matplotlib"):

@@ -259,6 +259,8 @@ def test_losses_are_told_apart() -> None:
     values = [inputs.values_of(loss, y, 1) for loss in losses]
     assert len({tuple(each) for each in values}) == 4 and values[0] == inputs.values_of(losses[0], y, 1)
     assert inputs.values_of(None, y, 1) == []
+    strict = lambda p, y: -torch.distributions.Exponential(p.exp(), validate_args=True).log_prob(y).mean()  # noqa: E731
+    assert inputs.values_of(strict, y.abs(), 1)[-1] == "ValueError"
     x, _, _, eps = inputs.rows_of(y.tolist(), y.tolist(), None)
     assert torch.equal(x, y) and eps == torch.finfo(torch.float64).eps
 

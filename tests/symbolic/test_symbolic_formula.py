@@ -210,7 +210,8 @@ def test_outputs_have_the_shape_of_the_inputs() -> None:
         for got, value in zip(call(*rows), want, strict=True):
             np.testing.assert_array_equal(got, np.broadcast_to(value, shape))
             assert got.shape == shape
-    assert call(0.0, 2.0) == [0.0, 2.0, 0]
+    assert call(0.0, 2.0) == call(x_1=0.0, x_2=2.0) == [0.0, 2.0, 0]
+    assert isinstance(call(torch.zeros(3), torch.ones(3))[1], torch.Tensor), "what is no array is left alone"
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,22 @@ def test_a_break_does_not_move_early_stopping(tmp_path: Path) -> None:
     assert history.events[-1] == wanted.events[-1] and same(whole, parts)
 
 
+def test_a_finished_training_run_again(tmp_path: Path) -> None:
+    """Nothing is left to do, and the best state is still the best: the end of a part counts there."""
+    x, y = data()
+    options: dict[str, Any] = {
+        "steps": 25,
+        "optimizer": "adam",
+        "patience": 5,
+        "checkpoint": tmp_path / "a.pt",
+    }
+    net = make()
+    fit(net, (x, y), **options, resume=True)
+    again = make()
+    history = fit(again, (x, y), **options, resume=True)
+    assert same(net, again) and len(history.train_loss) == 26
+
+
 def test_patience_that_begins_after_a_break(tmp_path: Path) -> None:
     """It counts from there: what came before was not kept."""
     net, file = make([2, 3, 1]), tmp_path / "fit.pt"

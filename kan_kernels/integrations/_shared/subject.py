@@ -12,8 +12,8 @@ class Subject:
         root: the method that is judged, with all that it calls of its own class and module.
         tensors: parameters and buffers; knots: those of them that x may be compared with.
         options: attributes that are neither tensors nor modules. extents: those smaller in a probe's clone.
-        counted: options that loops may count to. Where there are any, code may cut by sums of such counters
-            and sizes of weights: a probe's clone has more features (`cuts`).
+        counted: options that loops may count to; cells: the extents that are the number of a grid's cells. By
+            sums of both code may cut: a probe's clone has more features and outputs (`cuts`).
         parts, callables: children whose code is judged too; what is called as it is, by us as well.
         open: whether code that is not the peer's to the letter may be taken at all.
     """
@@ -24,6 +24,7 @@ class Subject:
     options: frozenset[str]
     extents: frozenset[str] = frozenset()
     counted: frozenset[str] = frozenset()
+    cells: frozenset[str] = frozenset()
     knots: frozenset[str] = frozenset()
     parts: dict[str, "Subject"] = field(default_factory=dict)
     callables: frozenset[str] = frozenset()

@@ -9,7 +9,7 @@ import ast
 from types import FunctionType
 from typing import Any
 
-from .cuts import Cuts
+from .cuts import Cuts, Terms
 from .source import LOCAL, MISSING, Definition, canonical, is_text
 from .subject import Subject
 
@@ -49,6 +49,12 @@ def find(cls: type, name: str) -> Any:
     return MISSING
 
 
+def stored(node: ast.AST) -> set[str]:
+    """Return the variables that something below a node writes."""
+    names = (part for part in ast.walk(node) if isinstance(part, ast.Name))
+    return {name.id for name in names if isinstance(name.ctx, ast.Store)}
+
+
 class Reader:
     """A reader of one function; `returned` is what its result depends on."""
 
@@ -76,7 +82,7 @@ class Reader:
         for name in names:
             self.kinds.setdefault(name, CONSTANT)
         self.returned = CONSTANT
-        self.cuts = Cuts(made.constant, self.is_me, subject.counted, self.is_extent)
+        self.cuts = Cuts(made.constant, self.is_me, subject, self.is_knots)
         self.block(node.body)
 
     def refuse(self, node: ast.AST, why: str) -> Refused:
@@ -110,11 +116,14 @@ class Reader:
             self.branch(node.orelse)
             self.join(after)
         elif isinstance(node, ast.For) and not node.orelse and self.is_range(node.iter):
-            self.assign(node.target, max(map(self.kind, node.iter.args)))  # type: ignore[attr-defined]
+            turns = max(map(self.kind, node.iter.args))  # type: ignore[attr-defined]
+            self.assign(node.target, turns)
             for _ in range(2):  # what the first turn leaves, the second may read
                 before = dict(self.kinds)
                 self.branch(node.body, node)
                 self.join(before)
+                if turns != CONSTANT:  # what counts the turns is as many
+                    self.join(dict.fromkeys(stored(node), turns))
         elif isinstance(node, ast.Assert):
             self.assertion(node.test)
         else:
@@ -132,13 +141,13 @@ class Reader:
         names = {*self.kinds, *other}
         self.kinds = {name: max(self.kinds.get(name, 0), other.get(name, 0)) for name in names}
 
-    def assign(self, target: ast.expr, kind: int, value: ast.expr | None = None) -> None:
+    def assign(self, target: ast.expr, kind: int, terms: Terms | None = None) -> None:
         if isinstance(target, ast.Name) and target.id != self.me:
             self.kinds[target.id] = kind
-            self.cuts.assigned(target.id, value)
+            self.cuts.assigned(target.id, terms)
         elif isinstance(target, ast.Tuple):
             for part in target.elts:
-                self.assign(part, kind, value)
+                self.assign(part, kind)
         else:
             raise self.refuse(target, "writes into something else than a variable")
 
@@ -146,14 +155,15 @@ class Reader:
         """Give variables that are assigned side by side each their own kind."""
         pair = isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple)
         if not pair or len(target.elts) != len(value.elts):  # type: ignore[attr-defined]
-            return self.assign(target, self.kind(value), value)
-        kinds = list(map(self.kind, value.elts))  # type: ignore[attr-defined]
-        for part, kind, of in zip(target.elts, kinds, value.elts, strict=True):  # type: ignore[attr-defined]
-            self.assign(part, kind, of)
+            return self.assign(target, self.kind(value), self.cuts.terms(value))
+        # all at once: what is assigned may be read beside it
+        found = [(self.kind(part), self.cuts.terms(part)) for part in value.elts]  # type: ignore[attr-defined]
+        for part, (kind, terms) in zip(target.elts, found, strict=True):  # type: ignore[attr-defined]
+            self.assign(part, kind, terms)
         return None
 
-    def is_extent(self, node: ast.expr) -> bool:
-        return self.kind(node) == EXTENT
+    def is_knots(self, node: ast.expr) -> bool:
+        return self.kind(node) == KNOTS
 
     def is_range(self, node: ast.expr) -> bool:
         if not isinstance(node, ast.Call) or node.keywords or self.made.constant(node.func) is not range:
@@ -293,9 +303,16 @@ class Reader:
         kind = self.kind(node.value)
         parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
         for part in parts:
-            for bound in (part.lower, part.upper, part.step) if isinstance(part, ast.Slice) else (part,):
-                if bound is not None:
-                    self.bound(bound)
+            if isinstance(part, ast.Slice):
+                for bound in (part.lower, part.upper, part.step):
+                    if bound is not None:
+                        self.bound(bound)
+            elif (
+                of := self.kind(part)
+            ) != CONSTANT:  # an index that a probe's clone has not is an error there
+                if kind == CONSTANT:  # a table
+                    kind = of
+                self.bound(part)
         return kind
 
     def bound(self, node: ast.expr) -> None:

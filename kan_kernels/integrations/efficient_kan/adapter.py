@@ -35,6 +35,7 @@ SUBJECT = Subject(
     options=frozenset({"spline_order", "enable_standalone_scale_spline"}),
     extents=frozenset({"in_features", "out_features", "grid_size"}),
     counted=frozenset({"spline_order"}),
+    cells=frozenset({"grid_size"}),
     callables=frozenset({"base_activation"}),
 )
 
@@ -151,7 +152,7 @@ def _name(activation: object) -> str:
     return getattr(activation, "__name__", None) or type(activation).__name__
 
 
-_OUT, _CELLS = 5, 6  # at most, of a probe
+_CELLS = 6  # at most, of a probe
 
 
 def _examine(module: Any) -> tuple[str | None, frozenset[int] | None]:
@@ -176,7 +177,7 @@ def _examine(module: Any) -> tuple[str | None, frozenset[int] | None]:
 
 def _options(module: Any) -> tuple[Any, ...]:
     """Return all that a clone is made of, the activation last."""
-    sizes = _fan_in(module), min(_OUT, module.out_features), min(_CELLS, module.grid_size)
+    sizes = *_sizes(module), min(_CELLS, module.grid_size)
     scaled, activation = (
         bool(module.enable_standalone_scale_spline),
         probe.identity_of(module.base_activation),
@@ -184,15 +185,16 @@ def _options(module: Any) -> tuple[Any, ...]:
     return *sizes, module.spline_order, scaled, activation
 
 
-def _fan_in(module: Any) -> int:
-    """Return the features of a clone: more than its knots, for code that cuts by their number to show it."""
+def _sizes(module: Any) -> tuple[int, int]:
+    """Return the features and outputs of a clone: so many that code which cuts along them shows it."""
     knots = min(_CELLS, module.grid_size) + 2 * module.spline_order + 1
-    return min(features_of_clone(knots, module.spline_order), module.in_features)
+    enough = features_of_clone(knots, module.spline_order)
+    return min(enough, module.in_features), min(enough, module.out_features)
 
 
 def _clone(module: Any, generator: torch.Generator) -> Any:
     """Make a layer with few features, on uneven cells, small ones too: code may add to their widths."""
-    fan_in, fan_out = _fan_in(module), min(_OUT, module.out_features)
+    fan_in, fan_out = _sizes(module)
     cells = min(_CELLS, module.grid_size)
     shape = fan_out, fan_in, cells + module.spline_order
     shapes: dict[str, tuple[int, ...]] = {"base_weight": shape[:2], "spline_weight": shape}

@@ -159,7 +159,13 @@ def values_of(loss: Loss | None, y: Tensor, outputs: int) -> list[str]:
     """Return what a loss makes of some predictions, small and large, but for rounding; others differ."""
     if loss is None:
         return []
+    told = []
     generator = torch.Generator().manual_seed(0)
     prediction = torch.randn(len(y), outputs, dtype=torch.float64, generator=generator)
-    with torch.no_grad():
-        return [f"{float(loss(prediction * size, y)):.6g}" for size in (0.0, 1.0, 1e3)]
+    for size in (0.0, 1.0, 1e3):
+        try:
+            with torch.no_grad():
+                told.append(f"{float(loss(prediction * size, y)):.6g}")
+        except ValueError as error:  # of a loss that knows what it is for
+            told.append(type(error).__name__)
+    return told

@@ -119,10 +119,10 @@ def discover(
         raise ValueError("resume: got True without checkpoint, expected the file to resume from")
     open_bar = _bar(None if progress is None else checks.boolean("progress", progress))
     data = inputs.split(rows, target, outputs, eps, loss, seeds[0])
-    identity = _identity(rows, target, known, seeds, wanted, candidates, loss, outputs)
     with threads.few(len(data.train.x)), open_bar(total=None) as bar:
         run = Search(data, known, seeds, wanted, candidates, budget, work, bar, isinstance(shapes, str))
         if path is not None:
+            identity = _identity(rows, target, known, seeds, wanted, candidates, loss, outputs)
             run.checkpoint = Checkpoint(path, identity)
             if resume and path.exists():
                 run.checkpoint.load(run)
