@@ -219,15 +219,10 @@ class Estimator(BaseEstimator):
 
     def _check_library(self) -> None:
         """Raise for functions that there are not: before the training that they would come after."""
-        if self.library is None:
-            return
-        if isinstance(self.library, (str, Iterator)) or not isinstance(self.library, Iterable):
+        wrong = isinstance(self.library, Iterator) or not isinstance(self.library, Iterable)
+        if self.library is not None and wrong:
             raise TypeError(f"library: got {self.library!r}, expected names of functions")
-        for name in self.library:
-            try:
-                function_library.get(name)
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"library: {str(error).removeprefix('name: ')}") from None
+        function_library.resolve(self.library)
 
     def _scaled(self, X: NDArray, dtype: Any = None) -> Tensor:
         """Return the rows as the network takes them: what the training saw lies in [-1, 1]."""

@@ -101,29 +101,35 @@ def get(name: str) -> Function:
         >>> get("sin").complexity
         2.5
     """
+    return _known(name, "name")
+
+
+def _known(name: object, argument: str) -> Function:
     if not isinstance(name, str):
-        raise TypeError(f"name: got {name!r}, expected the name of a function, such as 'sin'")
+        raise TypeError(f"{argument}: got {name!r}, expected the name of a function, such as 'sin'")
     function = _library.get(_ALIASES.get(name, name))
     if function is None:
         close = difflib.get_close_matches(name, _library, 5, 0.4)
         known = f"did you mean {' or '.join(map(repr, close))}?" if close else f"expected one of {names()}"
-        raise ValueError(f"name: unknown function {name!r}; {known} (kan_kernels.symbolic.register adds one)")
+        raise ValueError(
+            f"{argument}: unknown function {name!r}; {known} (kan_kernels.symbolic.register adds one)"
+        )
     return function
 
 
-def resolve(library: Iterable[str] | None) -> list[Function]:
+def resolve(library: Iterable[str] | None, argument: str = "library") -> list[Function]:
     """Return the functions of these names without repetition, None for all.
 
     Raises:
-        TypeError, ValueError: no names, or unknown ones.
+        TypeError, ValueError: no names, or unknown ones, naming the argument.
     """
     if library is None:
         return list(_library.values())
     if isinstance(library, str):
-        raise TypeError(f"library: got {library!r}, expected a sequence of names, such as ['x', 'sin']")
-    functions = list(dict.fromkeys(get(name) for name in library))
+        raise TypeError(f"{argument}: got {library!r}, expected a sequence of names, such as ['x', 'sin']")
+    functions = list(dict.fromkeys(_known(name, argument) for name in library))
     if not functions:
-        raise ValueError("library: is empty, expected at least one name of a function")
+        raise ValueError(f"{argument}: is empty, expected at least one name of a function")
     return functions
 
 

@@ -114,7 +114,7 @@ def rescaled_step(
         return latest.nan_to_num(torch.inf, torch.inf)  # a line search backs off from inf only
 
     step(closure)
-    if scale is None or start is None or calls == 0:
+    if scale is None or start is None:  # it was not called
         return None
     state = memory()
     if calls == 1:  # without a line search the last iteration is not evaluated; or there was none

@@ -124,7 +124,7 @@ class Run:
         """Train to the end, and return why it ended."""
         for step in range(self.start, steps + 1):
             last = step >= steps
-            if last or step % self.evaluate_every == 0 or step in self.grid_changes:
+            if last or self.is_planned(step):
                 stop = self.settle()
                 if stop is None and not all(p.isfinite().all() for p in self.objective.model.parameters()):
                     self.ended, stop = step, "diverged"
@@ -219,14 +219,17 @@ class Run:
         """Return whether the model is looked at after so many steps, however many are asked for."""
         return step % self.evaluate_every == 0 or step in self.grid_changes
 
+    def standing(self) -> dict[str, Any]:
+        """Return what early stopping goes by."""
+        return {"best": self.best, "best_value": self.best_value, "stale": self.stale}
+
     def judge(self, snapshot: dict[str, Any]) -> None:
         """Judge a good state: is it the best so far, is it time to save it?"""
         step = self.judged = snapshot["step"]
         self.good = snapshot
         planned = self.is_planned(step)
         # a training without the break does not look at the end of a part
-        kept = {"best": self.best, "best_value": self.best_value, "stale": self.stale}
-        self.regular = None if planned else kept
+        self.regular = None if planned else self.standing()
         value = self.history.test_loss[-1] if self.test is not None else self.history.train_loss[step]
         if value < self.best_value:
             self.best_value, self.stale = value, 0
@@ -263,7 +266,7 @@ class Run:
             "recipe": self.recipe,
             "snapshot": self.good,
             "history": history.to_dict(),
-            **(self.regular or {"best": self.best, "best_value": self.best_value, "stale": self.stale}),
+            **(self.regular or self.standing()),
         }
         if replicas.leads(self.ranks):
             with replacing(self.path) as partial:

@@ -307,9 +307,7 @@ class Reader:
                 for bound in (part.lower, part.upper, part.step):
                     if bound is not None:
                         self.bound(bound)
-            elif (
-                of := self.kind(part)
-            ) != CONSTANT:  # an index that a probe's clone has not is an error there
+            elif (of := self.kind(part)) != CONSTANT:  # of others those that a clone has not are errors
                 if kind == CONSTANT:  # a table
                     kind = of
                 self.bound(part)

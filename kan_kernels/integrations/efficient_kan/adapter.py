@@ -177,25 +177,23 @@ def _examine(module: Any) -> tuple[str | None, frozenset[int] | None]:
 
 def _options(module: Any) -> tuple[Any, ...]:
     """Return all that a clone is made of, the activation last."""
-    sizes = *_sizes(module), min(_CELLS, module.grid_size)
     scaled, activation = (
         bool(module.enable_standalone_scale_spline),
         probe.identity_of(module.base_activation),
     )
-    return *sizes, module.spline_order, scaled, activation
+    return *_sizes(module), module.spline_order, scaled, activation
 
 
-def _sizes(module: Any) -> tuple[int, int]:
-    """Return the features and outputs of a clone: so many that code which cuts along them shows it."""
-    knots = min(_CELLS, module.grid_size) + 2 * module.spline_order + 1
-    enough = features_of_clone(knots, module.spline_order)
-    return min(enough, module.in_features), min(enough, module.out_features)
+def _sizes(module: Any) -> tuple[int, int, int]:
+    """Return features, outputs and cells of a clone: so many that code which cuts the first two shows it."""
+    cells = min(_CELLS, module.grid_size)
+    enough = features_of_clone(cells + 2 * module.spline_order + 1, module.spline_order)
+    return min(enough, module.in_features), min(enough, module.out_features), cells
 
 
 def _clone(module: Any, generator: torch.Generator) -> Any:
     """Make a layer with few features, on uneven cells, small ones too: code may add to their widths."""
-    fan_in, fan_out = _sizes(module)
-    cells = min(_CELLS, module.grid_size)
+    fan_in, fan_out, cells = _sizes(module)
     shape = fan_out, fan_in, cells + module.spline_order
     shapes: dict[str, tuple[int, ...]] = {"base_weight": shape[:2], "spline_weight": shape}
     if module.enable_standalone_scale_spline:

@@ -104,11 +104,7 @@ def discover(
     eps = eps if kept is None else kept
     known = inputs.names_of(names, rows.shape[1])
     wanted = shapes_of(shapes, rows.shape[1], outputs)
-    try:
-        candidates = library.resolve(functions)
-    except (TypeError, ValueError) as error:
-        told = str(error).removeprefix("library: ").removeprefix("name: ")
-        raise type(error)(f"functions: {told}") from None
+    candidates = library.resolve(functions, "functions")
     resume = checks.boolean("resume", resume)
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and not path.parent.is_dir():
