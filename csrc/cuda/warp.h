@@ -215,9 +215,19 @@ struct Grid {
   int64_t x, y, z;
 };
 
+// Of blocks along y and z there are fewer than 2^16.
+inline void check_grid(const char* name, const Grid& grid) {
+  constexpr int64_t most = 65535;
+  if (grid.y <= most && grid.z <= most) return;
+  throw std::runtime_error(
+      std::string("kan_kernels: CUDA kernel ") + name +
+      ": the layer is too wide for its grid of blocks; split its features, or use backend 'triton'");
+}
+
 // Queues kernel(args) on a stream. Raises with the kernel's name if it cannot be launched.
 template <class Args>
 void launch(const char* name, void (*kernel)(Args), Grid grid, int threads, int shared_bytes, void* stream, Args args) {
+  check_grid(name, grid);
   if (shared_bytes > 48 * 1024) {
     check_launch(name, cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                             cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));

@@ -68,10 +68,12 @@ inline void check_grid_values(const Layer& layer) {
   if (!complaint.empty()) throw std::runtime_error(complaint);
 }
 
-// That functions, order and grid are of one basis, as its record says.
-inline void check_basis(const Tensor& grid, int64_t in_features, int64_t functions, int64_t order, int64_t base,
-                        int64_t basis) {
-  check_matrix(grid, "grid");
+inline void check_dtype_code(int64_t dtype) {
+  check(dtype >= 0 && dtype <= 3, "dtype must be 0 (float32), 1 (float64), 2 (bfloat16) or 3 (float16), got ", dtype);
+}
+
+// That functions and order are of one basis, as its record says.
+inline void check_functions(int64_t functions, int64_t order, int64_t base, int64_t basis) {
   check(base >= kNoBase && base <= kIdentity, "base must be 0 (none), 1 (silu) or 2 (identity), got ", base);
   check(basis >= 0 && basis < kBasisCount, "basis must be the code of one, in 0..", kBasisCount - 1, ", got ", basis);
   const BasisRecord& record = kBases[basis];
@@ -81,6 +83,14 @@ inline void check_basis(const Tensor& grid, int64_t in_features, int64_t functio
   check(functions > order && functions <= record.most_functions && !(record.even && functions % 2),
         "functions must be ", record.even ? "even and " : "", "in ", order + 1, "..", record.most_functions,
         " for the basis ", record.name, " of order ", order, ", got ", functions);
+}
+
+// That the grid is one of them, too.
+inline void check_basis(const Tensor& grid, int64_t in_features, int64_t functions, int64_t order, int64_t base,
+                        int64_t basis) {
+  check_matrix(grid, "grid");
+  check_functions(functions, order, base, basis);
+  const BasisRecord& record = kBases[basis];
   check(grid.size(0) == in_features, "grid has ", grid.size(0), " rows, expected one for each of the ", in_features,
         " features of x");
   check(grid.size(1) == record.columns(functions, order), "grid has ", grid.size(1), " columns, expected ",

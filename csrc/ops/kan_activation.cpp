@@ -8,7 +8,7 @@ namespace {
 // (batch, in, heads), in memory (batch, heads, in): each head is a matrix that GEMMs read in place.
 Tensor empty_heads(const Tensor& like, int64_t batch, int64_t in, int64_t heads) {
   const int64_t sizes[] = {batch, in, heads};
-  const int64_t strides[] = {heads * std::max<int64_t>(1, in), 1, std::max<int64_t>(1, in)};
+  const int64_t strides[] = {std::max<int64_t>(1, heads) * std::max<int64_t>(1, in), 1, std::max<int64_t>(1, in)};
   return empty(like, sizes, 3, strides);
 }
 

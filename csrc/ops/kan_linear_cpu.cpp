@@ -56,6 +56,9 @@ struct CpuDevice {
 
 // The most rows of a call that is a GEMM of values, or 0: no call of such a layer is one.
 int64_t cpu_gemm_rows(int64_t in, int64_t out, int64_t functions, int64_t dtype, int64_t basis) {
+  check(in >= 0 && out >= 0, "in_features and out_features must not be negative, got ", in, " and ", out);
+  check_dtype_code(dtype);
+  check_functions(functions, 0, kNoBase, basis);
   Layer layer;
   layer.batch = cpu::kGemmRowsPerOutput * out, layer.in_features = in, layer.out_features = out,
   layer.functions = int(functions);

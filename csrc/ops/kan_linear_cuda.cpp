@@ -20,19 +20,18 @@ void* torch_cuda_symbol(const char* name) {
   return symbol;
 }
 
-// torch's own rule for float32 products, asked where torch.matmul asks. Its C++ name is no part of the stable ABI:
-// where it cannot be found, float32 stays float32.
+// torch.backends.cuda.matmul.fp32_precision == "tf32", whichever of torch's settings made it so. The C++ name is no
+// part of the stable ABI: where it cannot be found, float32 stays float32.
 bool tf32_allowed() {
+  enum Backend { kGeneric, kCuda };
+  enum Op { kAll, kConv, kRnn, kMatmul };
+  enum Precision { kNone, kIeee, kTf32 };
   using Context = void* (*)();
-  using Allowed = bool (*)(const void*);
+  using PrecisionOf = Precision (*)(const void*, Backend, Op);
   static const auto context = reinterpret_cast<Context>(dlsym(RTLD_DEFAULT, "_ZN2at13globalContextEv"));
-  static const auto allowed = reinterpret_cast<Allowed>(dlsym(RTLD_DEFAULT, "_ZNK2at7Context15allowTF32CuBLASEv"));
-  if (!context || !allowed) return false;
-  try {
-    return allowed(context());
-  } catch (...) {  // torch refuses to answer where its old and its new setting were mixed
-    return false;
-  }
+  static const auto precision_of = reinterpret_cast<PrecisionOf>(
+      dlsym(RTLD_DEFAULT, "_ZNK2at7Context16float32PrecisionENS_14Float32BackendENS_9Float32OpE"));
+  return context && precision_of && precision_of(context(), kCuda, kMatmul) == kTf32;
 }
 
 cuda::Options options(int capability_major) {
@@ -134,8 +133,8 @@ class CudaDevice {
 
 Layer layer_of(int64_t batch, int64_t in, int64_t out, int64_t functions, int64_t order, int64_t base, int64_t dtype,
                int64_t basis) {
-  check(dtype >= 0 && dtype <= 3, "dtype must be 0 (float32), 1 (float64), 2 (bfloat16) or 3 (float16), got ", dtype);
-  check(basis >= 0 && basis < kBasisCount, "basis must be the code of one, in 0..", kBasisCount - 1, ", got ", basis);
+  check_dtype_code(dtype);
+  check_functions(functions, order, base, basis);
   Layer l;
   l.batch = batch, l.in_features = in, l.out_features = out, l.functions = int(functions);
   l.order = int(order), l.base = int(base), l.weight_dtype = DType(dtype), l.basis = int(basis);

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from activation_cases import OPS, build_activation, check_activation, run_activation
 from bases import CODES
@@ -89,3 +90,17 @@ def test_empty_sizes(shape: tuple[int, int, int]) -> None:
     dx, d_spline, d_base = ops.kan_activation_backward(x, weight, base, g, grid, 8, 3, 1, 0, 0)
     assert dx.shape == x.shape and d_spline.shape == weight.shape and d_base.shape == base.shape
     assert not dx.any() and not d_spline.any() and not d_base.any()
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 0), (2, 0, 3), (0, 3, 2), (2, 3, 1)])
+def test_strides_are_those_of_the_fake(shape: tuple[int, int, int]) -> None:
+    """Also of what has no numbers."""
+    batch, features, heads = shape
+    x, weight, grid = torch.rand(batch, features), torch.rand(features, 8, heads), torch.rand(features, 12)
+    arguments = x, None, weight, None, grid.sort(1).values
+    constants = 8, 3, 0, 0, 0
+    real = torch.ops.kan_kernels.kan_activation(*arguments, *constants)
+    with FakeTensorMode() as mode:
+        fakes = [a if a is None else mode.from_tensor(a) for a in arguments]
+        fake = torch.ops.kan_kernels.kan_activation(*fakes, *constants)
+    assert real.shape == fake.shape == shape and real.stride() == fake.stride()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import time
 from typing import Any
 
 import pytest
@@ -110,6 +111,23 @@ def test_boxes_and_windows(shape: tuple[int, ...], out: int, kernel: Any) -> Non
     v = torch.rand(layer(x).shape, dtype=torch.float64)
     for got, true in zip(step(layer, x, v), oracle(layer, x, v), strict=True):
         assert (got - true).abs().max() <= 1e-11 * max(1.0, float(true.abs().max()))
+
+
+@pytest.mark.parametrize("out, kernel, dilation, size", [(64, 3, 7, 16), (256, 3, 4, 12), (256, 7, 1, 8)])
+def test_rims_wider_than_images(out: int, kernel: int, dilation: int, size: int) -> None:
+    """Taps that lie far apart in a volume cost about what neighbouring ones do: no box of one place."""
+
+    def seconds(dilation: int, kernel: int) -> float:
+        layer = kan_kernels.KANConv3d(2, out, kernel, dilation=dilation, padding=dilation * (kernel // 2))
+        x = torch.rand(1, 2, size, size, size)
+        start = time.process_time()
+        with torch.no_grad():
+            layer(x)
+        return time.process_time() - start
+
+    seconds(1, 3)
+    taps = (kernel / 3) ** 3
+    assert seconds(dilation, kernel) < 40 * taps * seconds(1, 3) + 0.2
 
 
 def test_small_images_in_every_pattern() -> None:

@@ -131,8 +131,9 @@ struct Boxes {
         resize(0, ceil_div(size[0], 2));
       } else if (size[0] > 1 && bytes > kLargestTile) {
         resize(0, ceil_div(size[0], 2));
-      } else if (size[widest] > 1 && (bytes > kLargestTile || (tasks < kParts && inner >= 2 * kLeast &&
-                                                               size[widest] >= 2 * kRim * rim[widest]))) {
+      } else if (size[widest] > max64(1, rim[widest]) &&  // else a cut would leave most of the tile, twice
+                 (bytes > kLargestTile ||
+                  (tasks < kParts && inner >= 2 * kLeast && size[widest] >= 2 * kRim * rim[widest]))) {
         resize(widest, ceil_div(size[widest], 2));
       } else {
         return;

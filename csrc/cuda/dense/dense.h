@@ -39,16 +39,6 @@ KAN_DEVICE void copy_elements(Element* to, const Element* from, int left) {
   for (int n = 0; n < 16 / int(sizeof(Element)); ++n) to[n] = n < left ? from[n] : Element(0);
 }
 
-// The same, of which nothing may be left (left <= 0: from is not read); in the background if every piece is aligned.
-template <class Element>
-KAN_DEVICE void stage_piece(unsigned char* to, const Element* from, int64_t left, bool aligned) {
-  if (aligned) {
-    copy_async(to, from, left > 0 ? 16 : 0);
-  } else {
-    copy_elements(reinterpret_cast<Element*>(to), from, left < 16 ? int(left) : 16);
-  }
-}
-
 // Calls run(Known<D>) for the dtype that results of a Matrix are stored in: its own, or float32's for parts.
 template <class Matrix, class Run>
 KAN_DEVICE void with_result(bool own, Run run) {

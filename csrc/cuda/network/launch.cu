@@ -40,7 +40,9 @@ NetworkArgs network_args(const SplineLayer* layers, const Products* products, in
         for (int64_t n = 0; n <= nodes; ++n) to.first[node + n] = uint8_t(output + n * arity);
       });
     }
-    a.parameters += to.splines() + (a.base != kNoBase ? to.edges() : 0) + (biased ? to.out : 0);
+    const int64_t own = int64_t(to.edges()) * (to.functions + (a.base != kNoBase)) + (biased ? to.out : 0);
+    if (own > kSharedLimit - a.parameters) return a;  // with rows = 0: not even as many bytes as numbers
+    a.parameters += int(own);
     a.width = to.in > a.width ? to.in : a.width;
     a.width = to.out > a.width ? to.out : a.width;
   }

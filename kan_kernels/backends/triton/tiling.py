@@ -371,6 +371,7 @@ def sum_parts(kernel, parts: torch.Tensor, total: torch.Tensor) -> None:
 
 # everything that a choice of tile looks at -> the tile
 _tiles: dict[tuple, dict[str, int]] = {}
+_LIMIT = 4096  # batches of any number of rows
 
 
 def launch_tuned(kernel, device: torch.device, case: Case, blocks, arguments: tuple, constants: dict) -> None:
@@ -384,6 +385,8 @@ def launch_tuned(kernel, device: torch.device, case: Case, blocks, arguments: tu
     if tile is None:
         tile = _choose(kernel, device, case, blocks, arguments, constants)
         if device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
+            if len(_tiles) >= _LIMIT:
+                _tiles.clear()
             _tiles[key] = tile
     launch(kernel, device, blocks(tile), arguments, constants, tile)
 

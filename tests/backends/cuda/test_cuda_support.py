@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
+from harness import ROOT
 from kan_kernels import available_backends, diagnostics, explain
 from kan_kernels._core import cuda_support, library
 from kan_kernels._core.problem import Problem
@@ -166,15 +169,46 @@ def test_versions() -> None:
 
 
 @needs_cuda_build
-def test_tf32_follows_torch() -> None:
-    """The kernels ask what torch.matmul asks."""
-    before = torch.get_float32_matmul_precision()
-    try:
-        for precision, allowed in (("highest", False), ("high", True), ("highest", False)):
-            torch.set_float32_matmul_precision(precision)
-            assert torch.ops.kan_kernels.cuda_tf32_allowed() is allowed
-    finally:
-        torch.set_float32_matmul_precision(before)
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "torch.set_float32_matmul_precision('high')",
+        "torch.set_float32_matmul_precision('highest')",
+        "torch.backends.cuda.matmul.allow_tf32 = True",
+        "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+        "torch.backends.fp32_precision = 'tf32'",
+    ],
+)
+def test_tf32_follows_torch(setting: str) -> None:
+    """The kernels and the choice of a backend ask the same, whichever of torch's settings was made."""
+    code = (
+        f"import torch, kan_kernels; {setting}; print(torch.ops.kan_kernels.cuda_tf32_allowed(), "
+        "torch.backends.cuda.matmul.fp32_precision == 'tf32')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str("highest" not in setting)] * 2
+
+
+@needs_cuda_build
+def test_sizes_that_no_layer_has() -> None:
+    """Numbers past 32 bits fit nowhere; codes that mean nothing are an error and not a crash."""
+    ops = torch.ops.kan_kernels
+    for functions in (2**19 - 1, 2**19, 2**20, 2_000_000):
+        for layers in (1, 8):
+            sizes = [64] * layers, [64] * layers, [functions] * layers
+            said = ops.cuda_network_reason(4, *sizes, 3, 0, 0, False, 9)
+            assert said == ("the parameters do not fit in shared memory",) * 2
+    with pytest.raises(RuntimeError, match="functions must be"):
+        ops.cuda_costs(4, 8, 8, -5, 0, 0, 0, 0, 9, 1)
+    for arguments in (
+        (10, 128, 0, 0, 1),
+        (10, 128, -3, 0, 1),
+        (1, 1, 1, 0, 99),
+        (1, 1, 8, 7, 0),
+        (-1, 1, 8, 0, 0),
+    ):
+        with pytest.raises(RuntimeError, match="must"):
+            ops.cpu_gemm_rows(*arguments)
 
 
 @needs_cuda_build
