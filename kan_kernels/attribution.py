@@ -6,16 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ._core import checks
-from .inspection import (
-    active_edges,
-    check_data,
-    edge_deviations,
-    edge_magnitudes,
-    layers_of,
-    node_and_subnode_values,
-    opened,
-    products_of,
-)
+from .composition import layers_of, opened, products_of
+from .inspection import active_edges, check_data, edge_deviations, edge_magnitudes, node_and_subnode_values
 from .nn import KANLinear, Products, SelectedInputs
 
 __all__ = ["edge_scores", "input_scores", "interactions", "node_scores"]

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from . import replicas
 from ._core import checks
-from .inspection import check_data, inputs_of, layers_of, products_of, spline_layers
+from .composition import check_chain, check_plain, layers_of, products_of, runs_in_turn, spline_layers
+from .inspection import check_data, inputs_of
 from .nn import KAN, KANLinear, Products
 from .nn.heads import HeadFunctions
 from .refit import insert_knots, refit
 
 _Layer = KANLinear | HeadFunctions
 _Change = tuple[Tensor, Tensor] | None  # of a layer: its new knots, its new coefficients, both float64
+_Rule = Callable[[_Layer, Tensor], _Change]
 
 
 @torch.no_grad()
@@ -35,13 +37,15 @@ def update_grid(
     with fewer samples than cells, the old function stays as closely as the new knots allow. A constant
     feature, one sample included, keeps its knots, moved as a whole if the value lies outside of them. Base
     weights, masks and symbolic edges are not touched, the parameters stay the same objects, and layers see
-    what the layers before them computed before the change.
+    what the layers before them computed before the change. An average of weights over steps (EMA, SWA) begins
+    anew: coefficients of different knots have no mean.
 
     Args:
         model: a KAN or KANLinear, also in a DistributedDataParallel or sharded by fully_shard and
             parallelize_module; or any module with KANLinear, KANActivation or MultiHeadKANLinear layers, also
-            in a DistributedDataParallel, which is run once on x in evaluation mode. Layers that x does not
-            reach stay as they are.
+            in a DistributedDataParallel, which is run once on x in evaluation mode. So is a KAN with hooks,
+            with a forward of its own, or with a layer that it has twice. Layers that x does not reach stay as
+            they are.
         x: (..., in) finite inputs of the model, at least one sample, in its dtype; of any other module, its
             argument, or a tuple of several.
         grid_eps: 0 for quantiles, 1 for uniform knots.
@@ -65,49 +69,62 @@ def update_grid(
     checks.nonnegative("margin", margin)
     settings = {"grid_eps": grid_eps, "margin": margin}
     inner = replicas.unwrapped(model)
-    if not isinstance(inner, (KAN, KANLinear)):
-        named = spline_layers(inner)
-        every = list(named.values())
 
-        def found(*rows: Tensor) -> list[_Change]:
-            seen = zip(named, every, rows, strict=True)
-            return [_followed(layer, part, grid_eps, margin, name) for name, layer, part in seen]
+    def moved(layer: _Layer, rows: Tensor) -> _Change:
+        knots = _placed_knots(layer, rows, grid_eps, margin)
+        coefficients, old_knots = layer.spline_weight.double(), layer.grid.double()
+        return knots, refit(coefficients, old_knots, knots, layer.spline_order, rows)
 
-        ranks = replicas.resolve(model, group)
-        parts = inputs_of(inner, every, x)
-        _apply(every, replicas.shared(ranks, nn.ModuleList(every), settings, found, *parts))
-        return
-    layers = layers_of(replicas.unwrapped(model), sharded=True)
-    products = products_of(replicas.unwrapped(model))
+    if isinstance(inner, (KAN, KANLinear)) and (replicas.is_sharded(inner) or runs_in_turn(inner)):
+        _change_in_turn(model, x, moved, settings, group)
+    else:
+        _change_where_reached(model, x, moved, settings, group)
+
+
+def _change_in_turn(model: nn.Module, x: Any, change: _Rule, settings: dict[str, Any], group: Any) -> None:
+    """Change the layers of a KAN or KANLinear, each by what those before it make of x."""
+    inner = replicas.unwrapped(model)
+    layers, products = layers_of(inner, sharded=True), products_of(inner)
+    check_chain(inner, hooks=False)  # a sharded model is not run
     ranks = replicas.resolve(model, group)
     whole = replicas.whole(model, layers)
     replicated = nn.ModuleList(whole)
 
-    def moved(x: Tensor) -> list[_Change]:
-        return _changes(
-            layers, _inputs(whole, products, x), lambda layer, rows: _moved(layer, rows, grid_eps, margin)
-        )
+    def changes(x: Tensor) -> list[_Change]:
+        seen = zip(whole, _inputs(whole, products, x), strict=True)
+        return [change(layer, rows) for layer, rows in seen]
 
-    _apply(layers, replicas.everywhere(model, lambda: replicas.shared(ranks, replicated, settings, moved, x)))
-
-
-def _moved(layer: _Layer, rows: Tensor, grid_eps: float, margin: float) -> _Change:
-    """Return the knots of `update_grid` and the coefficients on them."""
-    knots = _placed_knots(layer, rows, grid_eps, margin)
-    coefficients, old_knots = layer.spline_weight.double(), layer.grid.double()
-    return knots, refit(coefficients, old_knots, knots, layer.spline_order, rows)
+    _apply(
+        layers, replicas.everywhere(model, lambda: replicas.shared(ranks, replicated, settings, changes, x))
+    )
 
 
-def _followed(layer: _Layer, rows: Tensor, grid_eps: float, margin: float, name: str) -> _Change:
-    """Return the same for what reached a layer of this name; nothing, if nothing did."""
-    _check_plain(layer)
+def _change_where_reached(
+    model: nn.Module, x: Any, change: _Rule, settings: dict[str, Any], group: Any
+) -> None:
+    """Change the layers of any module, each by all that reaches it while the module runs on x."""
+    inner = replicas.unwrapped(model)
+    named = spline_layers(inner)
+    layers = list(named.values())
+
+    def changes(*seen: Tensor) -> list[_Change]:
+        return [_reached(*each, change) for each in zip(named, layers, seen, strict=True)]
+
+    ranks = replicas.resolve(model, group)
+    parts = inputs_of(inner, layers, x)
+    _apply(layers, replicas.shared(ranks, nn.ModuleList(layers), settings, changes, *parts))
+
+
+def _reached(name: str, layer: _Layer, rows: Tensor, change: _Rule) -> _Change:
+    """Return the change of a layer by what reached it; nothing, if nothing did."""
+    check_plain(layer)
     if len(rows) == 0:
         return None
     if not rows.isfinite().all():
         raise ValueError(
             f"model: the inputs of {name or 'it'} are not finite, expected an x that keeps them so"
         )
-    return _moved(layer, rows, grid_eps, margin)
+    return change(layer, rows)
 
 
 @torch.no_grad()
@@ -199,21 +216,18 @@ def refine(model: nn.Module, new_grid_size: int, x: Tensor | None = None, *, gro
     if x is None or exact:
         _apply(layers, [_finer(layer, None, new_grid_size) for layer in layers])
         return
-    ranks, products = replicas.resolve(model, group), products_of(model)
-    whole = replicas.whole(model, layers)
-    replicated, settings = nn.ModuleList(whole), {"new_grid_size": new_grid_size}
 
-    def finer(x: Tensor) -> list[_Change]:
-        return _changes(
-            layers, _inputs(whole, products, x), lambda layer, rows: _finer(layer, rows, new_grid_size)
-        )
+    def finer(layer: _Layer, rows: Tensor) -> _Change:
+        return _finer(layer, rows, new_grid_size)
 
-    _apply(layers, replicas.everywhere(model, lambda: replicas.shared(ranks, replicated, settings, finer, x)))
+    in_turn = replicas.is_sharded(model) or runs_in_turn(model)
+    by_rows = _change_in_turn if in_turn else _change_where_reached
+    by_rows(model, x, finer, {"new_grid_size": new_grid_size}, group)
 
 
 def _finer(layer: _Layer, rows: Tensor | None, size: int) -> _Change:
     """Return the knots of `refine` and the coefficients on them, of a DTensor this rank's part of these."""
-    _check_plain(layer)
+    check_plain(layer)
     if layer.grid_size == size:
         return None
     order, old_knots = layer.spline_order, replicas.full(layer.grid).double()
@@ -228,46 +242,18 @@ def _finer(layer: _Layer, rows: Tensor | None, size: int) -> _Change:
     return knots, replicas.by_parts(layer.spline_weight, size + order, kept, old_knots, knots)
 
 
-def _inputs(
-    layers: list[KANLinear], products: list[Products], x: Tensor
-) -> Iterator[tuple[KANLinear, Tensor]]:
-    """Yield each layer with its inputs (B, in), through the layers before it as they are now."""
+def _inputs(layers: list[KANLinear], products: list[Products], x: Tensor) -> Iterator[Tensor]:
+    """Yield the inputs (B, in) of each layer, through the layers before it as they are now."""
     rows = check_data(x, layers[0])
     for n, layer in enumerate(layers):
-        _check_plain(layer)
+        check_plain(layer)
         if n > 0 and not rows.isfinite().all():
             raise ValueError(
                 f"model: the inputs of layer {n} are not finite, expected weights that keep them so"
             )
-        yield layer, rows
+        yield rows
         if n + 1 < len(layers):
             rows = products[n](layer(rows))
-
-
-def _changes(
-    layers: list[KANLinear],
-    inputs: Iterator[tuple[KANLinear, Tensor]],
-    change: Callable[[KANLinear, Tensor], _Change],
-) -> list[_Change]:
-    """Return the change of each layer for its inputs; one that is there twice has one, for those of both."""
-    changes: list[_Change] = [None] * len(layers)
-    shared: dict[int, list[Tensor]] = {}
-    for n, (layer, rows) in enumerate(inputs):
-        places = [m for m, other in enumerate(layers) if other is layers[n]]
-        if len(places) > 1:
-            rows = torch.cat([*shared.get(places[0], []), rows])
-            shared[places[0]] = [rows]
-        if n == places[-1]:
-            changes[n] = change(layer, rows)
-    return changes
-
-
-def _check_plain(layer: _Layer) -> None:
-    if not isinstance(layer._parameters.get("spline_weight"), nn.Parameter):
-        raise ValueError(
-            "model: spline_weight is parametrized, expected a plain parameter; "
-            "remove the parametrization first"
-        )
 
 
 def _placed_knots(layer: _Layer, x: Tensor, grid_eps: float, margin: float) -> Tensor:
@@ -316,6 +302,13 @@ def _divided_knots(knots: Tensor, order: int, size: int) -> Tensor:
 
 
 def _apply(layers: Sequence[_Layer], changes: list[_Change]) -> None:
+    owners: dict[int, _Layer] = {}
+    for layer in layers:
+        for shared in (layer.spline_weight, layer.grid):
+            if owners.setdefault(id(shared), layer) is not layer:
+                raise ValueError(
+                    "model: layers share a spline_weight or a grid, expected each to have its own"
+                )
     for layer, change in zip(layers, changes, strict=True):
         if change is None:
             continue

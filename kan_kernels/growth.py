@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ._core import checks
-from .inspection import check_data, layers_of, node_values, products_of
+from .composition import check_plain, layers_of, products_of
+from .inspection import check_data, node_values
 from .nn import KAN, KANLinear, Products
 
 Model = TypeVar("Model", bound=KAN)
@@ -126,6 +127,7 @@ def _joined(layer: KANLinear, other: KANLinear, side: int, at: int) -> KANLinear
         low, high = whole.tensor_split([at], dim)
         return torch.cat([low, part, high], dim)
 
+    check_plain(layer, "spline_weight", "base_weight", "bias")
     count = other.out_features if side else other.in_features
     new = copy.deepcopy(layer)
     new.set_symbolic(None)
@@ -146,21 +148,19 @@ def _joined(layer: KANLinear, other: KANLinear, side: int, at: int) -> KANLinear
     if mask is not None:
         new.set_edge_mask(within(mask, mask.new_ones(other.in_features, other.out_features), side))
     if symbolic is not None:
-        shape = new.in_features, new.out_features
-        device, dtype = symbolic.affine.device, symbolic.affine.dtype
         away = [count * (e[:2][side] >= at) for e in symbolic.edges()]
         edges = [
             e._replace(input=e.input + n * (1 - side), output=e.output + n * side)
             for e, n in zip(symbolic.edges(), away, strict=True)
         ]
-        new.set_symbolic(type(symbolic)(*shape, edges, device=device, dtype=dtype))
+        new.set_symbolic(symbolic.renewed(edges, new.in_features, new.out_features))
     return new
 
 
 def _with_layers(model: Model, layers: list[KANLinear], products: list[Products]) -> Model:
     """Return a copy of the model with these layers and products, of which none is the model's own."""
-    own = {id(layer) for layer in model.layers}
-    new = nn.ModuleList(copy.deepcopy(layer) if id(layer) in own else layer for layer in layers)
+    own, copied = {id(layer) for layer in model.layers}, {}  # type: ignore[var-annotated]
+    new = nn.ModuleList(copy.deepcopy(layer, copied) if id(layer) in own else layer for layer in layers)
     new.training = model.layers.training  # of the list alone: each layer has its own
     memo = {id(model.layers): new, id(model._modules.get("products")): None}  # copy all but these
     grown = copy.deepcopy(model, memo)

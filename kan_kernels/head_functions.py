@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from . import functional as F
 from . import replicas
 from ._core import checks
-from .inspection import edge_arguments, edge_magnitudes, inputs_of, spline_layers
+from .composition import check_plain, spline_layers
+from .inspection import edge_arguments, edge_magnitudes, inputs_of
 from .nn import KANLinear, MultiHeadKANLinear
 from .nn.heads import HeadFunctions
 
@@ -161,6 +162,8 @@ def prune_functions(
     plain = replicas.unwrapped(model)
     if plain is not model:
         raise TypeError(f"model: got a {type(model).__name__}, expected the module inside of it")
+    for layer in named.values():
+        check_plain(layer, "spline_weight", "base_weight", "mix", "bias")
     rows = inputs_of(model, list(named.values()), x)
     small = copy.deepcopy(model)
     layers = dict(small.named_modules())
@@ -213,7 +216,8 @@ def _keep_means(layer: MultiHeadKANLinear, rows: Tensor, gone: Tensor) -> None:
     mean = (mean * gone).repeat_interleave(layer.out_features // layer.heads, 1)
     bias = (mean * layer.mix.double()).sum(0)
     bias = bias if layer.bias is None else bias + layer.bias.double()
-    layer.bias = nn.Parameter(bias.to(layer.mix.dtype))
+    trained = layer.bias is None or layer.bias.requires_grad
+    layer.bias = nn.Parameter(bias.to(layer.mix.dtype), requires_grad=trained)
 
 
 def _outputs(model: nn.Module, x: Any) -> Any:

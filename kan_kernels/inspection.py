@@ -1,7 +1,6 @@
 """What every layer and every edge of a KAN computes, for scores and pictures."""
 
 import contextlib
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,91 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from . import functional as F
-from . import replicas
 from ._core import checks
 from ._core.bases import BASE_CODES
 from .backends import reference
+from .composition import layers_of, opened, products_of, why_no_chain
 from .functional.edges import compute_dtype
-from .nn import KAN, KANLinear, MultiHeadKANLinear, Products, SelectedInputs
+from .nn import KANLinear
 from .nn.heads import HeadFunctions
 
 __all__ = ["Activations", "activations"]
-
-
-KNOWN = "a KAN or a KANLinear (integrations.convert makes them of pykan's and efficient-kan's models)"
-
-
-def layers_of(model: Any, argument: str = "model", *, sharded: bool = False) -> list[KANLinear]:
-    """Return the layers of a KAN, or the KANLinear itself.
-
-    Raises:
-        TypeError: `model`, the argument of that name, is neither.
-        ValueError: its parameters are sharded over ranks, and not `sharded`, whether they may be.
-    """
-    if not sharded and isinstance(model, nn.Module) and replicas.is_sharded(model):
-        raise ValueError(
-            f"{argument}: its parameters are sharded over ranks (fully_shard, parallelize_module), expected "
-            "whole ones; do this before sharding, or on a model that loaded their full tensors"
-        )
-    if isinstance(model, KANLinear):
-        return [model]
-    if isinstance(model, KAN):
-        return list(model.layers)  # type: ignore[arg-type]
-    expected = KNOWN
-    if isinstance(model, SelectedInputs):
-        expected += "; go on with its .model and .select(x)"
-    if isinstance(model, MultiHeadKANLinear):
-        expected += "; head_functions.untied makes a KANLinear that computes the same"
-    kind = type(model)
-    named = kind.__qualname__
-    if named in ("KAN", "KANLinear"):  # other codebases' have these names too
-        named = f"{kind.__module__}.{named}"
-    raise TypeError(f"{argument}: got {named}, expected {expected}")
-
-
-def opened(model: nn.Module, x: Any = None) -> tuple[nn.Module, Any]:
-    """Return the model in `SelectedInputs` and its columns of x; any other model, and x, as they are."""
-    if not isinstance(model, SelectedInputs):
-        return model, x
-    return model.model, None if x is None else model.select(x)
-
-
-def products_of(model: nn.Module) -> list[Products]:
-    """Return the nodes behind every layer of a KAN, or behind a KANLinear: of many they are the outputs."""
-    products = model._modules.get("products")
-    if isinstance(products, nn.ModuleList):
-        return list(products)  # type: ignore[arg-type]
-    return [_sums(layer.out_features) for layer in layers_of(model, sharded=True)]
-
-
-@functools.lru_cache(maxsize=64)
-def _sums(count: int) -> Products:
-    return Products(count, ())
-
-
-def spline_layers(model: nn.Module, *, sharded: bool = False) -> dict[str, KANLinear | HeadFunctions]:
-    """Return every KANLinear, KANActivation and MultiHeadKANLinear in a module, by its name there.
-
-    Raises:
-        TypeError: `model` is no module, or has none of them.
-        ValueError: its parameters are sharded over ranks, and not `sharded`, whether they may be.
-    """
-    expected = "a module with KANLinear, KANActivation or MultiHeadKANLinear layers"
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: got {type(model).__name__}, expected {expected}")
-    if not sharded and replicas.is_sharded(model):
-        raise ValueError(
-            "model: its parameters are sharded over ranks (fully_shard, parallelize_module), expected whole "
-            "ones"
-        )
-    kinds = (KANLinear, HeadFunctions)
-    found = {}
-    for name, module in model.named_modules():
-        if isinstance(module, kinds):  # what torch.compile put around it is no part of its name
-            found[".".join(part for part in name.split(".") if part != "_orig_mod")] = module
-    if not found:
-        raise TypeError(f"model: got {type(model).__name__} without any, expected {expected}")
-    return found
 
 
 @torch.no_grad()
@@ -235,12 +158,39 @@ def node_values(model: nn.Module, x: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def node_and_subnode_values(model: nn.Module, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the values of all nodes, and every layer's outputs before any are multiplied."""
+    """Return the values of all nodes, and every layer's outputs before any are multiplied.
+
+    Raises:
+        ValueError: in the model as it is called, layers get something else.
+    """
     nodes, subnodes = [x], []
-    for layer, products in zip(layers_of(model), products_of(model), strict=True):
+    layers = layers_of(model)
+    for layer, products in zip(layers, products_of(model), strict=True):
         subnodes.append(layer(nodes[-1]))
         nodes.append(products(subnodes[-1]))
+    if (why := why_no_chain(model)) is not None:
+        _check_others(model, x, nodes, subnodes, why)
     return nodes, subnodes
+
+
+def _check_others(model: nn.Module, x: Tensor, nodes: list[Tensor], subnodes: list[Tensor], why: str) -> None:
+    """Raise where what somebody else put around the layers changes what they get or return."""
+    layers = layers_of(model)
+    calls = {id(layer): layer for layer in layers}
+    seen = dict(zip(calls, inputs_of(model, [*calls.values()], x), strict=True))
+    for n, (layer, got) in enumerate(zip(layers, subnodes, strict=True)):
+        chained = torch.cat([node for node, other in zip(nodes, layers, strict=False) if other is layer])
+        what = None
+        if _differ(seen[id(layer)], chained):
+            what = "gets something else than x through the layers before it"
+        elif _differ(KANLinear.forward(layer, nodes[n]), got):
+            what = "returns something else than its edges make"
+        if what is not None:
+            raise ValueError(f"model: {why}, and layers[{n}] {what}, expected a KAN whose weights say all")
+
+
+def _differ(a: Tensor, b: Tensor) -> bool:
+    return a.shape != b.shape or not torch.allclose(a, b, equal_nan=True)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from . import replicas
 from ._core import checks
 from .attribution import Scores, checked_node, edge_scores, input_scores, node_scores
-from .inspection import layers_of, products_of
+from .composition import check_plain, layers_of, products_of
 from .nn import KAN, KANLinear, Products
 from .prune_report import Dropped, PruneReport
 
@@ -219,7 +219,8 @@ def _build(
         if wanted.any():
             gap = (target[:, kept].double() - layer(x).double()).mean(0) * wanted
             bias = gap if layer.bias is None else gap + layer.bias.double()
-            layer.bias = nn.Parameter(bias.to(layer.spline_weight.dtype))
+            trained = layer.bias is None or layer.bias.requires_grad
+            layer.bias = nn.Parameter(bias.to(layer.spline_weight.dtype), requires_grad=trained)
         x = products[i](layer(x))
     change = (x - scores.values[-1]).double()
     edges = [
@@ -259,13 +260,12 @@ def _symbolic(symbolic, inputs: list[int], outputs: list[int], active: Tensor):
     kept = [edge for edge in symbolic.edges() if active[edge.input, edge.output]]
     if not kept:
         return None
-    like = {"device": symbolic.affine.device, "dtype": symbolic.affine.dtype}
-    kept = type(symbolic)(symbolic.in_features, symbolic.out_features, kept, **like)
-    return kept.select(inputs, outputs)
+    return symbolic.renewed(kept, symbolic.in_features, symbolic.out_features).select(inputs, outputs)
 
 
 def _slice(layer: KANLinear, inputs: Tensor, outputs: Tensor, active: Tensor) -> KANLinear:
     """Return the layer of the inputs, outputs and edges that are marked; `layer` itself stays as it is."""
+    check_plain(layer, "spline_weight", "base_weight", "bias")
     new = copy.deepcopy(layer)
     i, o = inputs.nonzero().flatten(), outputs.nonzero().flatten()
     new.in_features, new.out_features = len(i), len(o)

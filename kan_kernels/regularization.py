@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from . import functional as F
 from ._core import checks
 from ._engine.penalties import EdgePenalty, Penalty, RowColumnPenalty
+from .composition import layers_of, products_of, runs_in_turn, spline_layers
 from .functional.edges import compute_dtype
-from .inspection import edge_arguments, layers_of, products_of, rows_of, spline_layers
+from .inspection import edge_arguments, rows_of
 from .nn import KAN, KANLinear, MultiHeadKANLinear
 from .nn.heads import HeadFunctions
 
@@ -48,8 +49,9 @@ def regularization(
     layers see, and edges that are masked count as 0. "std" kinds need two rows.
 
     Any module with KANLinear, MultiHeadKANLinear or KANActivation layers has a penalty too, the sum of those
-    that x reaches; it runs once, in evaluation mode. The edges of a MultiHeadKANLinear are those of the
-    KANLinear with the same edges, of size |mix[i,o]| times that of their function, at the cost of the
+    that x reaches, each on all rows that it gets; it runs once, in evaluation mode. So has a KAN with hooks,
+    with a forward of its own, or with a layer that it has twice. The edges of a MultiHeadKANLinear are those
+    of the KANLinear with the same edges, of size |mix[i,o]| times that of their function, at the cost of the
     functions alone; those of a KANActivation are its functions.
 
     Args:
@@ -71,8 +73,8 @@ def regularization(
         tensor(True)
     """
     layers: list[_Layer]
-    whole = isinstance(model, (KAN, KANLinear))
-    layers = [*layers_of(model)] if whole else list(spline_layers(model).values())
+    chained = isinstance(model, (KAN, KANLinear)) and runs_in_turn(model)
+    layers = [*layers_of(model)] if chained else list(spline_layers(model).values())
     if kind not in _KINDS:
         raise ValueError(f"kind: got {kind!r}, expected one of {', '.join(map(repr, _KINDS))}")
     weights = {
@@ -90,8 +92,8 @@ def regularization(
         raise ValueError(f"x: got None, expected inputs of the model for kind={kind!r}")
     first = layers[0].spline_weight
     total: Any = torch.zeros((), dtype=compute_dtype(first), device=first.device)
-    rows = rows_of(model, layers, x) if seen and not whole else None
-    between = products_of(model) if whole else [None] * len(layers)
+    rows = rows_of(model, layers, x) if seen and not chained else None
+    between = products_of(model) if chained else [None] * len(layers)
     for n, (layer, products) in enumerate(zip(layers, between, strict=True)):
         if rows is not None:
             x = rows[n]

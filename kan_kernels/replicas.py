@@ -21,8 +21,9 @@ _Result = TypeVar("_Result")
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the module in a DistributedDataParallel, or the model itself."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    """Return the module in a DistributedDataParallel, also in one that is compiled, or the model itself."""
+    wrapper = getattr(model, "_orig_mod", model)
+    return wrapper.module if isinstance(wrapper, nn.parallel.DistributedDataParallel) else model
 
 
 def resolve(model: nn.Module, group: Group) -> Group:
@@ -165,6 +166,21 @@ def is_wrapped(model: nn.Module) -> bool:
     from torch.distributed.fsdp import FSDPModule
 
     return any(isinstance(module, FSDPModule) for module in [model, *model.modules()])
+
+
+def wraps_inside(model: nn.Module) -> bool:
+    """Return whether a part of the model is in a DistributedDataParallel: gradients are those of all ranks.
+
+    Raises:
+        TypeError: it is in a FullyShardedDataParallel, whose parameters have no shapes.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return False
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+        raise TypeError("model: got a FullyShardedDataParallel, expected fully_shard in its place")
+    return any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules())
 
 
 def is_spread(model: nn.Module) -> bool:

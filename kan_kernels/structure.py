@@ -16,6 +16,8 @@ KINDS = ("additive", "multiplicative", "general")
 Function = Callable[[Tensor], Tensor]
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def separability(function: Function, x: Tensor, *, kind: str = "additive", output: int = 0) -> Tensor:
     """Return how far each pair of inputs is from being separate in a function, (in, in) float64.
 
@@ -91,6 +93,8 @@ def groups(score: Tensor, threshold: float = 1e-2) -> list[tuple[int, ...]]:
     return found
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def symmetry(
     function: Function, x: Tensor, inputs: Sequence[int], *, output: int = 0, seed: int = 0
 ) -> float:
@@ -123,10 +127,13 @@ def symmetry(
             f"inputs: got {chosen}, expected at least two different ones, fewer than all {count}"
         )
     generator = torch.Generator().manual_seed(checks.integer("seed", seed, 0))
-    shift = 1 + int(torch.randint(len(rows) - 1, (1,), generator=generator))
-    other = rows.roll(shift, 0)
+    other = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
     other[:, chosen] = rows[:, chosen]
     unit = rows.double().std(0, correction=0)[chosen]
+    differ = (rows != other).any(1)
+    if not differ.any():
+        raise ValueError(f"x: no pair of its rows differs in inputs beside {chosen}, expected rows that do")
+    rows, other = rows[differ], other[differ]
     a, b = (
         _slopes(function, place, output)[1].detach().double()[:, chosen] * unit for place in (rows, other)
     )
@@ -149,24 +156,24 @@ def _rows(x: object) -> Tensor:
 def _slopes(function: Function, rows: Tensor, output: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return f (rows,), its slopes (rows, in), and the points that they hang on."""
     points = rows.requires_grad_()
-    with torch.enable_grad():
-        value = function(points)
-        if not isinstance(value, Tensor) or value.dim() not in (1, 2) or len(value) != len(rows):
-            what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"function: returned {what}, expected a tensor ({len(rows)}, out)")
-        if value.dim() == 2:
-            value = value[:, checks.integer("output", output, 0, value.shape[1] - 1)]
-        elif output != 0:
-            raise ValueError(f"output: got {output}, but the function has one, expected 0")
-        return value, _gradient(value, points), points
+    value = function(points)
+    if not isinstance(value, Tensor) or value.dim() not in (1, 2) or len(value) != len(rows):
+        what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"function: returned {what}, expected a tensor ({len(rows)}, out)")
+    if value.dim() == 2:
+        value = value[:, checks.integer("output", output, 0, value.shape[1] - 1)]
+    elif output != 0:
+        raise ValueError(f"output: got {output}, but the function has one, expected 0")
+    if not value.requires_grad and (value != value[:1]).any():
+        raise ValueError("function: its values are detached from its argument, expected derivatives")
+    return value, _gradient(value, points), points
 
 
 def _gradient(value: Tensor, points: Tensor) -> Tensor:
     """Return the derivatives of the sum of values, zeros where they do not depend on the points."""
     if not value.requires_grad:
         return torch.zeros_like(points)
-    with torch.enable_grad():
-        (slope,) = torch.autograd.grad(value.sum(), points, create_graph=True, allow_unused=True)
+    (slope,) = torch.autograd.grad(value.sum(), points, create_graph=True, allow_unused=True)
     return torch.zeros_like(points) if slope is None else slope
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 sklearn = pytest.importorskip("sklearn", reason="scikit-learn is a test extra")
 
@@ -172,6 +174,10 @@ def test_repeats_and_pickles() -> None:
     np.testing.assert_array_equal(one.predict(X), two.predict(X))
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(one)).predict(X), one.predict(X))
     assert (clone(model).set_params(random_state=2).fit(X, Y).predict(X) != one.predict(X)).any()
+    state = torch.get_rng_state()
+    with ThreadPoolExecutor(4) as pool:
+        many = list(pool.map(lambda _: clone(model).fit(X, Y).predict(X), range(8)))
+    assert all((each == one.predict(X)).all() for each in many) and torch.equal(torch.get_rng_state(), state)
     low = clone(model).fit(X.astype(np.float32), Y)
     assert str(next(low.model_.parameters()).dtype) == "torch.float32"
 

@@ -194,14 +194,15 @@ def test_sparsifies() -> None:
 
 
 def test_a_layer_that_is_there_twice() -> None:
-    """Counts for what it gets at each place."""
+    """Counts once, for what it gets at all places, as in any module."""
     net = KAN([3, 3, 3, 3], dtype=F64, device=DEVICE)
     net.layers[2] = net.layers[0]
     first, second = net.layers[0], net.layers[1]
     x = torch.rand(40, 3, dtype=F64, device=DEVICE)
-    between = second(first(x))
-    want = regularization(first, x) + regularization(second, first(x)) + regularization(first, between)
+    rows = torch.cat([x, second(first(x))])
+    want = regularization(first, rows) + regularization(second, first(x))
     torch.testing.assert_close(regularization(net, x), want)
+    torch.testing.assert_close(regularization(nn.Sequential(net), x), want)
 
 
 class Named(nn.Module):

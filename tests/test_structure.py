@@ -322,3 +322,38 @@ def test_tools_take_a_pruned_model_of_the_full_input() -> None:
     assert {"a", "c"} <= texts and "b" not in texts
     texts = {text.get_text() for text in plot(whole, x, inputs=["p", "q", "r"]).axes[0].texts}
     assert {"p", "r"} <= texts and "q" not in texts
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_scores_whatever_the_mode(mode: Any) -> None:
+    """Derivatives are there where nobody records them; values that are detached are an error."""
+    x = points(50)
+
+    def function(x: Tensor) -> Tensor:
+        return (x[:, 0] * x[:, 1] * x[:, 2]).sin()
+
+    for kind in ("additive", "multiplicative"):
+        want = separability(function, x, kind=kind)
+        with mode():
+            got = separability(function, x + 0, kind=kind)
+        assert torch.equal(got, want) and want[0, 1] > 0.01 and not got.requires_grad
+    with mode():
+        assert symmetry(lambda x: x[:, 0] * x[:, 2] + x[:, 1], x + 0, [0, 1]) > 0.01
+    with pytest.raises(ValueError, match="function: its values are detached"):
+        separability(lambda x: function(x).detach(), x)
+
+
+def test_symmetry_on_grids_of_points() -> None:
+    """Pairs of rows differ in the other inputs, whatever the order of the rows repeats."""
+    axis = torch.linspace(0.5, 1.5, 10, dtype=F64, device=DEVICE)
+    x = torch.cartesian_prod(axis, axis, axis)
+
+    def function(x: Tensor) -> Tensor:
+        return x[:, 0] * x[:, 2] + x[:, 1]
+
+    want = symmetry(function, x[torch.randperm(len(x))], [0, 1])
+    for seed in range(20):
+        assert symmetry(function, x, [0, 1], seed=seed) == pytest.approx(want, rel=0.2)
+        assert symmetry(function, points(20).repeat(50, 1), [0, 1], seed=seed) > 0.01
+    with pytest.raises(ValueError, match="no pair of its rows differs"):
+        symmetry(function, torch.tensor([[1.0, 2.0, 3.0], [2.0, 3.0, 3.0]], device=DEVICE), [0, 1])

@@ -12,11 +12,16 @@ from .tracing import tracing
 transforming: Callable[[], bool] = torch._C._are_functorch_transforms_active
 
 
+def func_or_forward_mode() -> bool:
+    """Return whether torch.func, or forward mode, is at work."""
+    return transforming() or forward_ad._current_level >= 0
+
+
 def recording() -> bool:
     """Return whether a backward pass is itself differentiated: create_graph, torch.func, forward mode."""
     if torch.compiler.is_compiling():  # a graph holds ops, which have gradients of their own
         return False
-    return torch.is_grad_enabled() or transforming() or forward_ad._current_level >= 0
+    return torch.is_grad_enabled() or func_or_forward_mode()
 
 
 class Function(torch.autograd.Function):
@@ -70,7 +75,7 @@ class ComposedFunction(Function):
         """Return the result by the kernel, or composed where torch.func or forward mode is at work."""
         if tracing():
             return cls.plain(*args)
-        if transforming() or forward_ad._current_level >= 0:  # within torch.compile too: ops have no tangents
+        if func_or_forward_mode():  # within torch.compile too: ops have no tangents
             return cls.compose(*args)
         if torch.compiler.is_compiling():
             return cls.plain(*args)

@@ -21,10 +21,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from .._core.bases import BY_CODE
-from .._core.function import Function, map_rows, map_stack, recording, transforming
+from .._core.function import Function, func_or_forward_mode, map_rows, map_stack, recording, transforming
 from .._core.library import map_op
 from .._core.problem import Spec
 from ..backends import reference
@@ -39,24 +38,20 @@ def kan_linear(x: Tensor, weight: Tensor, base_weight: Some, bias: Some, grid: T
     y: Tensor
     if torch.compiler.is_compiling():
         # an op in a graph has no rule of torch.func's, and no tangent: it would be a silent zero
-        plain = transforming() or forward_ad._current_level >= 0
+        plain = func_or_forward_mode()
         if spec.summed:
             run = reference.kan_linear if plain else spec.backend.LINEAR_OP
             y = run(x, None, weight, base_weight, bias, grid, *spec.numbers)
         else:
             run = reference.kan_activation if plain else spec.backend.ACTIVATION_OP
             y = run(x, None, weight, base_weight, grid, *spec.numbers)
-    elif (
-        transforming()
-        or forward_ad._current_level >= 0
-        or (
-            torch.is_grad_enabled()
-            and (
-                weight.requires_grad
-                or x.requires_grad
-                or (bias is not None and bias.requires_grad)
-                or (base_weight is not None and base_weight.requires_grad)
-            )
+    elif func_or_forward_mode() or (
+        torch.is_grad_enabled()
+        and (
+            weight.requires_grad
+            or x.requires_grad
+            or (bias is not None and bias.requires_grad)
+            or (base_weight is not None and base_weight.requires_grad)
         )
     ):
         y = Forward.apply(x, None, weight, base_weight, bias, grid, spec)
@@ -212,7 +207,7 @@ def _save(ctx: Any, tensors: tuple[Some, ...], spec: Spec) -> None:
     ctx.save_for_backward(*tensors)
     ctx.spec = spec
     ctx.set_materialize_grads(False)
-    if transforming() or forward_ad._current_level >= 0:
+    if func_or_forward_mode():
         ctx.save_for_forward(*tensors)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .._core.bases import BASE_NAMES
-from .._core.function import ComposedFunction, transforming
+from .._core.function import ComposedFunction, func_or_forward_mode
 from .._core.problem import Problem
 from ..backends import reference, with_op
 from . import dispatch
@@ -70,7 +70,7 @@ class Gram(ComposedFunction):
 
     @classmethod
     def compose(cls, x, w, grid, order, base):
-        if transforming() or forward_ad._current_level >= 0:
+        if func_or_forward_mode():
             wrapped = torch._C._functorch.is_functorch_wrapped_tensor
             constant = not any(t is not None and (wrapped(t) or t.requires_grad) for t in (x, w, grid))
             if constant and forward_ad.unpack_dual(x).tangent is None:  # no transform reaches the arguments

@@ -9,11 +9,10 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import functional
 
 from .._core.bases import BASE_CODES, RBF
-from .._core.function import ComposedFunction, transforming
+from .._core.function import ComposedFunction, func_or_forward_mode
 from .._core.problem import Problem
 from ..backends import with_op
 from . import dispatch, layer
@@ -54,7 +53,7 @@ def why_not_call(x: Tensor, weight: Tensor) -> str | None:
     """Return why this x, or what runs around the call, is no case for the op, or None."""
     if x.dtype != weight.dtype or torch._C._is_any_autocast_enabled():
         return "x has another dtype, or there is autocast"
-    if transforming() or forward_ad._current_level >= 0:
+    if func_or_forward_mode():
         return "torch.func or forward mode"
     return None
 

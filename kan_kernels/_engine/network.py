@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from .._core import checks
 from .._core.bases import BASE_CODES, BSPLINE
-from .._core.function import ComposedFunction, transforming
+from .._core.function import ComposedFunction, func_or_forward_mode
 from .._core.problem import Problem, Spec
 from .._core.products import by_layer, multiply
 from .._core.tracing import tracing
@@ -76,7 +75,7 @@ def backend_of(x: Any, layers: Layers) -> ModuleType | str:
     if type(x) is not Tensor or x.is_nested or x.layout is not torch.strided or x.dim() == 0:
         return "x is no plain tensor"
     compiling = torch.compiler.is_compiling()
-    if transforming() or forward_ad._current_level >= 0:
+    if func_or_forward_mode():
         return "torch.func or forward mode"
     if torch._C._is_any_autocast_enabled():
         return "there is autocast"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from .._core import checks
 from .._core.bases import BASE_CODES
 from ..backends import reference
-from ..inspection import products_of
+from ..composition import products_of
 from ..nn import KANLinear, Products
 from .c_names import check_name
 from .numpy_model import plain_layers

@@ -54,8 +54,11 @@ class NumpyKAN:
         self._forward = _kernel()
 
     def __call__(self, x: ArrayLike) -> NDArray:
-        """Map x (n, in) to y (n, out), in `dtype`. Raise ValueError for any other shape."""
-        y = np.ascontiguousarray(x, self.dtype)
+        """Map x (n, in) to y (n, out), in `dtype`. Raise TypeError or ValueError for another x."""
+        given = np.asarray(x)
+        if given.dtype.kind not in "biuf" or isinstance(x, np.ma.MaskedArray):
+            raise TypeError(f"x: got {type(x).__name__} of {given.dtype}, expected an array of real numbers")
+        y = np.ascontiguousarray(given, self.dtype)
         if y.ndim != 2 or y.shape[1] != self.in_features:
             raise ValueError(f"x: got shape {np.shape(x)}, expected (n, {self.in_features})")
         forward = self._forward
@@ -152,7 +155,7 @@ def plain_layers(argument: str, model: Any, formulas: str) -> list[Any]:
     """
     from torch.nn.parameter import is_lazy
 
-    from ..inspection import KNOWN, layers_of
+    from ..composition import KNOWN, check_chain, layers_of
     from ..nn import KANLinear
 
     layers: list[Any] = layers_of(model, argument)
@@ -166,6 +169,7 @@ def plain_layers(argument: str, model: Any, formulas: str) -> list[Any]:
                 f"{argument}: layer {i} has symbolic edges, expected splines only; unfix them, or fix all "
                 f"edges and use {formulas}"
             )
+    check_chain(model, argument)
     return layers
 
 

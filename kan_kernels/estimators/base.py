@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .. import replicas, training
 from .._core import checks
 from ..nn import KAN, function_library
+from ..nn.network import drawn
 
 try:
     from sklearn.base import BaseEstimator
@@ -141,11 +142,10 @@ class Estimator(BaseEstimator):
             )  # fmt: skip
             names = ("train", "test")
             data = {name: (x[rows], target[rows]) for name, rows in zip(names, parts, strict=True)}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            options: dict[str, Any] = {"base": self.base, "dtype": x.dtype}
-            model = KAN([x.shape[1], *widths, outputs], self.grid_size, self.spline_order, **options)
-            model = model.to(self.device)
+        generator = torch.Generator().manual_seed(seed)  # fits run in threads: no state of torch's moves
+        options: dict[str, Any] = {"base": self.base, "dtype": x.dtype}
+        every = [x.shape[1], *widths, outputs]
+        model = drawn(generator, every, self.grid_size, self.spline_order, **options).to(self.device)
         self.model_, self.history_ = self._stages(model, data, loss, seed)
         self.n_iter_ = max(1, sum(len(history.train_loss) - 1 for history in self.history_))
         if self.formula and self._splines_left() == 0:

@@ -16,6 +16,7 @@ imports the peer. It has
 """
 
 import importlib
+import sys
 from dataclasses import replace
 from types import ModuleType
 
@@ -46,7 +47,8 @@ def accelerate(model: nn.Module) -> Report:
     method that is replaced on a peer's class afterwards is not seen. A second call changes nothing and says
     so.
 
-    It works before and after `.to()`, deepcopy, pickle, DistributedDataParallel and torch.compile.
+    It works before and after `.to()`, deepcopy, pickle, DistributedDataParallel and torch.compile, and before
+    fully_shard.
 
     Args:
         model: any module.
@@ -82,7 +84,8 @@ def accelerate(model: nn.Module) -> Report:
             unknown.append((name, module))
             continue
         inside_known.update(map(id, module.modules()))
-        why = adapter.reason(module)
+        sharded = "is under fully_shard; accelerate before that" if _fully_sharded(module) else None
+        why = sharded or adapter.reason(module)
         if why is not None:
             left.append(Entry(name, class_name, f"{adapter.NAME}: {why}"))
             continue
@@ -173,3 +176,9 @@ def _why_unknown(module: nn.Module, known: list[ModuleType], inside_known: set[i
         return "; ".join(lacks)
     names = ", ".join(adapter.NAME for adapter in known)
     return f"{what}, but no adapter knows this class (there are adapters for {names})"
+
+
+def _fully_sharded(module: nn.Module) -> bool:
+    """Return whether fully_shard has changed the module's class."""
+    loaded = sys.modules.get("torch.distributed.fsdp")
+    return loaded is not None and isinstance(module, loaded.FSDPModule)

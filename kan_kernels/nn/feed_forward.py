@@ -7,19 +7,20 @@ import torch
 from torch import Tensor, nn
 
 from .._core import checks
-from .._core.function import transforming
+from .._core.function import func_or_forward_mode
 from .heads import MultiHeadKANLinear
 
 
 class LayerNorm(nn.LayerNorm):
-    """A layer norm as torch's, computed by its definition under torch.func.
+    """A layer norm as torch's, computed by its definition under torch.func and in forward mode.
 
-    There torch's own is wrong where forward mode is differentiated again: jacrev(jacfwd), jacfwd(jacfwd).
+    There torch's own is wrong where forward mode is differentiated again: jacrev(jacfwd), jacfwd(jacfwd), a
+    gradient of a tangent.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., features) to mean 0 and variance 1 over the features."""
-        if not transforming():
+        if not func_or_forward_mode():
             return super().forward(x)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         centred = wide - wide.mean(-1, keepdim=True)
@@ -35,7 +36,8 @@ class KANFeedForward(nn.Module):
     Each of its two layers has a normalisation without parameters in front, so that what the splines see has
     variance 1, whatever the model does, and stays within knots on (-3, 3) but for 3 in 1000 of a normal
     distribution. Beyond them the base carries value and gradient; `grids.outside` says how much is there.
-    Third and higher derivatives ask for norm="rms": outside of torch.func torch's layer norm has them wrong.
+    Third and higher derivatives by reverse mode, outside of torch.func, ask for norm="rms": torch's layer
+    norm has them wrong.
 
     Args:
         d_model: features of x and of the result.

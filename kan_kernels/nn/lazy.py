@@ -38,10 +38,11 @@ class _Lazy(LazyModuleMixin):
         setattr(self, self.FIRST, count)
         self.reset_parameters()
 
-    def reset_parameters(self: Any) -> None:
+    def reset_parameters(self: Any, generator: torch.Generator | None = None) -> None:
         """Initialise as the plain layer does, once there is something to initialise."""
         if "_tails" not in self.__dict__:
-            super().reset_parameters()  # type: ignore[misc]
+            given = () if generator is None else (generator,)
+            super().reset_parameters(*given)  # type: ignore[misc]
 
     def initialize_parameters(self: Any, x: Tensor, *_: Any) -> None:
         """Take the number of inputs from x. Raise TypeError or ValueError if x cannot have been meant."""

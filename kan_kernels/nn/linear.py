@@ -1,7 +1,5 @@
 """KANLinear, with the manners of torch.nn."""
 
-import contextlib
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -95,7 +93,7 @@ class KANLinear(SplineModule):
         self.reset_parameters()
 
     @torch.no_grad()
-    def reset_parameters(self) -> None:
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the paper's first weights (section 2.2), on uniform knots over each feature's present range.
 
         That range is the constructor's grid_range until `grids.update_grid`, a state dict or a converter
@@ -105,14 +103,17 @@ class KANLinear(SplineModule):
         Without a base the spline carries the signal alone, and the factor 0.1 is left out. `noise_scale`
         takes the place of either factor.
         The edge mask and symbolic edges stay as they are.
+
+        Args:
+            generator: of the random numbers; torch's global one by default.
         """
         self.reset_grid()
         scale = self.noise_scale
         if scale is None:
             scale = 1.0 if self.base is None else 0.1
-        nn.init.normal_(self.spline_weight, std=scale / self.in_features**0.5)
+        nn.init.normal_(self.spline_weight, std=scale / self.in_features**0.5, generator=generator)
         if self.base_weight is not None:
-            nn.init.xavier_uniform_(self.base_weight)
+            nn.init.xavier_uniform_(self.base_weight, generator=generator)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
@@ -125,13 +126,16 @@ class KANLinear(SplineModule):
 
         Args:
             mask: (in, out), zeros and ones of any dtype, copied. An edge that is off takes no part in forward
-                and its weights get no gradient; NaN and inf in x still reach every output.
+                and its weights get no gradient; NaN and inf in x still reach every output, as do those in its
+                weights, which are multiplied by 0.
 
         Raises:
             TypeError, ValueError: `mask` is no tensor, has another shape or other values.
         """
         expected = f"a tensor ({self.in_features}, {self.out_features}) of zeros and ones, or None"
         if mask is not None:
+            if hasattr(self.spline_weight, "device_mesh"):
+                raise ValueError("mask: the layer is sharded over ranks, expected it to be set before that")
             if not isinstance(mask, Tensor):
                 raise TypeError(f"mask: got {type(mask).__name__}, expected {expected}")
             if mask.shape != (self.in_features, self.out_features):
@@ -216,11 +220,6 @@ class KANLinear(SplineModule):
         formulas = of_parts(x, symbolic) if nested else symbolic(x)
         return y + formulas.to(y.dtype)
 
-    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
-        """Load as torch does; after an error the layer is as it was."""
-        with unchanged_by_errors(self, state_dict):
-            return super().load_state_dict(state_dict, strict, assign)
-
     def _load_from_state_dict(self, state_dict, prefix, *args):
         """Take over what a checkpoint of a layer holds besides values: grid size, mask, symbolic edges."""
         weight, grid = state_dict.get(prefix + "spline_weight"), state_dict.get(prefix + "grid")
@@ -233,11 +232,15 @@ class KANLinear(SplineModule):
                 )  # raises before anything changes
                 if weight.shape[1] != rows:
                     self._resize(weight.shape[1] - order)
-                if prefix + "edge_mask" not in state_dict:
+                own = [name for name, held in self._parameters.items() if held is not None]
+                whole = all(prefix + name in state_dict for name in own)  # else what it lacks is missing
+                if prefix + "edge_mask" in state_dict:
+                    if self.edge_mask is None:
+                        self.edge_mask = self.spline_weight.new_ones(self.in_features, self.out_features)
+                elif whole:
                     self.edge_mask = None
-                elif self.edge_mask is None:
-                    self.edge_mask = self.spline_weight.new_ones(self.in_features, self.out_features)
-                self.set_symbolic(symbolic)
+                if whole or symbolic is not None:
+                    self.set_symbolic(symbolic)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _symbolic_of(self, state_dict, prefix: str) -> SymbolicEdges | None:
@@ -256,48 +259,3 @@ class KANLinear(SplineModule):
 def masked(spline_weight: Tensor, base_weight: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return both weights, zero on the edges that are off."""
     return spline_weight * mask.unsqueeze(1), None if base_weight is None else base_weight * mask
-
-
-@contextlib.contextmanager
-def unchanged_by_errors(module: nn.Module, state_dict: Any) -> Iterator[None]:
-    """Give every module in it its attributes, parameters, buffers and their values back after an error.
-
-    Values are copied beforehand only where loading can fail: a state of the module's own keys and shapes
-    needs no second copy of the model.
-    """
-    tables = ("_parameters", "_buffers", "_modules")
-    kept = [(vars(m), dict(vars(m)), [dict(vars(m)[name]) for name in tables]) for m in module.modules()]
-    tensors = [] if _surely_loads(module, state_dict) else [*module.parameters(), *module.buffers()]
-    values = [(t, t.detach().clone()) for t in tensors if not nn.parameter.is_lazy(t)]
-    try:
-        yield
-    except BaseException:
-        for now, before, contents in kept:
-            now.clear()
-            now.update(before)
-            for name, content in zip(tables, contents, strict=True):
-                now[name].clear()
-                now[name].update(content)
-        with torch.no_grad():
-            for tensor, value in values:
-                tensor.copy_(value)
-        raise
-
-
-def _surely_loads(module: nn.Module, state_dict: Any) -> bool:
-    """Return whether nothing but copies of tensors to others of the same shapes lies ahead."""
-    if any(m._load_state_dict_pre_hooks or m._load_state_dict_post_hooks for m in module.modules()):
-        return False
-    own = module.state_dict()
-    if not isinstance(state_dict, Mapping) or own.keys() != state_dict.keys():
-        return False
-    return all(
-        isinstance(new := state_dict[key], Tensor)
-        and isinstance(value, Tensor)
-        and not key.endswith("_extra_state")  # read, and refused, by the module it belongs to
-        and not new.is_meta
-        and not nn.parameter.is_lazy(value)
-        and not nn.parameter.is_lazy(new)
-        and new.shape == value.shape
-        for key, value in own.items()
-    )

@@ -10,8 +10,9 @@ from torch.nn.modules import module as hooks
 
 from .._core import checks
 from .._engine import network
-from .linear import KANLinear, masked, unchanged_by_errors
+from .linear import KANLinear, masked
 from .products import Products, rows_of
+from .spline_module import unchanged_by_errors
 
 if TYPE_CHECKING:
     _Layer = TypeVar("_Layer", bound=nn.Module)
@@ -110,10 +111,10 @@ class KAN(nn.Module):
         multiplied = any(p.arities for p in products)
         self.products = nn.ModuleList(products).train(self.training) if multiplied else None
 
-    def reset_parameters(self) -> None:
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Initialise every layer anew, as `KANLinear.reset_parameters` does."""
         for layer in self.layers:
-            layer.reset_parameters()
+            layer.reset_parameters(generator)
 
     def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
         """Load as torch does; after an error every layer is as it was."""
@@ -154,6 +155,13 @@ class KAN(nn.Module):
                 return said + (f" ({network.launches(layers)})" if counted else "")
             layers = found
         return f"its layers are called one by one: {layers}"
+
+
+def drawn(generator: torch.Generator, *args: Any, **options: Any) -> KAN:
+    """Return a KAN on the CPU whose first weights are from a generator: torch's own is not touched."""
+    model = KAN(*args, **options, device="meta").to_empty(device="cpu")
+    model.reset_parameters(generator)
+    return model
 
 
 _CALL, _FORWARD = KANLinear.__call__, KANLinear.forward

@@ -1,7 +1,8 @@
 """What modules with knots share: their options, and the knots themselves."""
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -172,6 +173,59 @@ class SplineModule(nn.Module):
         if self.backend is not None:
             parts.append(f"backend={self.backend!r}")
         return ", ".join(parts)
+
+    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
+        """Load as torch does; after an error the layer is as it was."""
+        with unchanged_by_errors(self, state_dict):
+            return super().load_state_dict(state_dict, strict, assign)
+
+
+@contextlib.contextmanager
+def unchanged_by_errors(module: nn.Module, state_dict: Any) -> Iterator[None]:
+    """Give every module in it its attributes, parameters, buffers and their values back after an error.
+
+    Values are copied beforehand only where loading can fail: a state of the module's own keys and shapes
+    needs no second copy of the model.
+    """
+    tables = ("_parameters", "_buffers", "_modules")
+    kept = [(vars(m), dict(vars(m)), [dict(vars(m)[name]) for name in tables]) for m in module.modules()]
+    tensors = [] if _surely_loads(module, state_dict) else [*module.parameters(), *module.buffers()]
+    values = [(t, t.detach().clone()) for t in tensors if not nn.parameter.is_lazy(t)]
+    without: Any = [(t, type(t)) for t in tensors if nn.parameter.is_lazy(t)]
+    try:
+        yield
+    except BaseException:
+        for now, before, contents in kept:
+            now.clear()
+            now.update(before)
+            for name, content in zip(tables, contents, strict=True):
+                now[name].clear()
+                now[name].update(content)
+        with torch.no_grad():
+            for tensor, value in values:
+                tensor.copy_(value)
+        for tensor, kind in without:  # may have been given values in place
+            tensor.data, tensor.__class__ = tensor.data.new_empty(0), kind
+        raise
+
+
+def _surely_loads(module: nn.Module, state_dict: Any) -> bool:
+    """Return whether nothing but copies of tensors to others of the same shapes lies ahead."""
+    if any(m._load_state_dict_pre_hooks or m._load_state_dict_post_hooks for m in module.modules()):
+        return False
+    own = module.state_dict()
+    if not isinstance(state_dict, Mapping) or own.keys() != state_dict.keys():
+        return False
+    return all(
+        isinstance(new := state_dict[key], Tensor)
+        and isinstance(value, Tensor)
+        and not key.endswith("_extra_state")  # read, and refused, by the module it belongs to
+        and not new.is_meta
+        and not nn.parameter.is_lazy(value)
+        and not nn.parameter.is_lazy(new)
+        and new.shape == value.shape
+        for key, value in own.items()
+    )
 
 
 def _empty_like(values: Tensor, columns: int) -> Tensor:

@@ -152,8 +152,15 @@ class SymbolicEdges(nn.Module):
         ]
         if not kept:
             return None
-        device, dtype = self.affine.device, self.affine.dtype
-        return SymbolicEdges(len(inputs), len(outputs), kept, device=device, dtype=dtype)
+        return self.renewed(kept, len(inputs), len(outputs))
+
+    def renewed(self, edges: Iterable[Edge], in_features: int, out_features: int) -> "SymbolicEdges":
+        """Return other edges in place of these: where and what these are, and frozen if these are."""
+        new = SymbolicEdges(
+            in_features, out_features, edges, device=self.affine.device, dtype=self.affine.dtype
+        )
+        new.affine.requires_grad_(self.affine.requires_grad)
+        return new
 
     @classmethod
     def like_state(cls, state_dict, prefix: str, layer: Any) -> "SymbolicEdges":

@@ -9,15 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..composition import layers_of, opened, products_of
 from ..data import Dataset
 from ..head_functions import functions_of
-from ..inspection import (
-    check_data,
-    layers_of,
-    node_values,
-    opened,
-    products_of,
-)
+from ..inspection import check_data, node_values
 from ..nn import Products, SelectedInputs
 from ..nn.heads import HeadFunctions
 from .scores import edge_metric

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from .._core import checks
 from ..attribution import edge_scores
-from ..inspection import edge_deviations, layers_of
+from ..composition import layers_of
+from ..inspection import edge_deviations
 from .style import ACCENT, INK, matplotlib, new_figure, style
 
 

@@ -200,10 +200,11 @@ def _set(
         if change is not None:
             edges[i, o] = Edge(i, o, *change, was)
         mask[i, o] = was if change is None else 0.0
-    weight = layer.spline_weight
-    symbolic = (
-        SymbolicEdges(*shape, edges.values(), device=weight.device, dtype=weight.dtype) if edges else None
-    )
+    weight, symbolic = layer.spline_weight, None
+    if edges and layer.symbolic is not None:
+        symbolic = layer.symbolic.renewed(edges.values(), *shape)
+    elif edges:
+        symbolic = SymbolicEdges(*shape, edges.values(), device=weight.device, dtype=weight.dtype)
     layer.set_symbolic(None)  # as long as a formula is there, its edge's mask is not the caller's
     layer.set_edge_mask(None if bool(mask.all()) else mask)
     layer.set_symbolic(symbolic)

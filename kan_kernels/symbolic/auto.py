@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import replicas
 from .._core import checks
-from ..inspection import layers_of, opened, products_of
+from ..composition import layers_of, opened, products_of
 from ..nn import KANLinear, Products
 from ..nn import function_library as functions
 from .actions import R2_FLOOR, Candidate, _check_share, _finite, _fit_edges, _set

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from .._core import checks
+from ..composition import check_chain, layers_of, opened, products_of
 from ..data import Dataset, _numbered
-from ..inspection import layers_of, opened, products_of
 from ..nn import KANLinear, SelectedInputs
 from ..nn import function_library as library
 from .curves import active_pairs, fixed_edges
@@ -65,6 +65,7 @@ def formula(
     sympy = _sympy()
     kan = opened(model)[0]
     layers, products = layers_of(kan), products_of(kan)
+    check_chain(kan)
     names = _names(names, data, model)
     if data is not None:
         normalizer = data.normalizer if normalizer is None else normalizer

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import replicas
 from .._core import checks, threads
-from ..inspection import layers_of, opened, products_of
+from ..composition import check_chain, layers_of, opened, products_of
 from .curves import rows, x_dtype
 from .descent import Loss, NotFinite, curvature_of, descend, normal_equations
 
@@ -63,6 +63,7 @@ def polish(
     if residual is None:
         model, x = opened(model, x)
     layers = layers_of(model)
+    check_chain(model)
     for name, function in (("loss", loss), ("residual", residual)):
         if function is not None and not callable(function):
             raise TypeError(f"{name}: got {function!r}, expected a function")

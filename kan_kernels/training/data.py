@@ -211,16 +211,28 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def measure(
     model: nn.Module, batches: Batches, functions: Mapping[str, Callable[[Tensor, Tensor], Any]]
 ) -> dict[str, float]:
-    """Return means of functions of (prediction, y) over the batches, weighted by rows, in eval mode."""
-    totals, rows = dict.fromkeys(functions, 0.0), 0
+    """Return functions of (prediction, y) on all batches, in eval mode.
+
+    The loss, of the name "", is the mean over rows of that of the batches. Metrics see all rows at once.
+    """
+    loss, total, rows, seen = functions.get(""), 0.0, 0, []
+    metrics = {name: function for name, function in functions.items() if name}
     with evaluating(model):
         for x, y in batches:
             prediction = model(x)
             rows += len(x)
-            for name, function in functions.items():
-                value = function(prediction, y)
-                if isinstance(value, Tensor) and value.numel() != 1:
-                    what = f"metrics[{name!r}]" if name else "loss"
-                    raise ValueError(f"{what}: returned shape {tuple(value.shape)}, expected one number")
-                totals[name] += float(value) * len(x)
-    return {name: total / rows for name, total in totals.items()}
+            if loss is not None:
+                total += _number(loss(prediction, y), "loss") * len(x)
+            if metrics:
+                seen.append((prediction, y))
+    values = {} if loss is None else {"": total / rows}
+    if metrics:
+        prediction, y = seen[0] if len(seen) == 1 else map(torch.cat, zip(*seen, strict=True))
+        values |= {name: _number(of(prediction, y), f"metrics[{name!r}]") for name, of in metrics.items()}
+    return values
+
+
+def _number(value: Any, what: str) -> float:
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise ValueError(f"{what}: returned shape {tuple(value.shape)}, expected one number")
+    return float(value)

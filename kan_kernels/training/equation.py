@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import replicas
-from ..inspection import layers_of
+from ..composition import layers_of
 from ..nn import KAN, KANLinear
 from .data import Batches, Points, evaluating
 from .objective import Evaluation, Objective, one_number

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from .. import grids, replicas
 from .._core import checks, threads
-from ..inspection import layers_of
+from ..composition import layers_of
 from ..nn.symbolic_edges import SymbolicEdges
 from ..regularization import regularization as penalty
 from . import equation
@@ -83,8 +83,8 @@ def fit(
         update_grid_at, update_grid: steps before which `kan_kernels.grids.update_grid` fits the knots to the
             data, and its options; from a loader it sees the first 4096 rows.
         refine_at: {step: grid_size}, where `kan_kernels.grids.refine` makes the grids finer before the step.
-        metrics: {name: function of (prediction, y)}, on the test data, or else on the training data; with an
-            objective, functions of what it is a function of.
+        metrics: {name: function of (prediction, y)}, on all of the test data, or else of the training data,
+            at once; with an objective, functions of what it is a function of.
         evaluate_every: steps between evaluations; 1 for LBFGS and 10 for others by default. Losses are looked
             at, and the state to fall back to is kept, as often.
         patience: stop after so many evaluations without a better test loss (training loss without test data),
@@ -175,7 +175,7 @@ def fit(
         train, test = equation.points_of(model, objective, points, resample_at, given, on_points), None
         goal = equation.Equation(model, objective, train, lamb, penalty_options)
     changes = _grid_changes(goal.kan_of, model, update_grid_at, refine_at, resample_at)
-    ranks = _ranks(model, group, changes, path)
+    ranks = _ranks(model, group, changes, path, lamb > 0)
     build = builder(optimizer, history_size)
     several = ranks is not None or replicas.is_spread(model)
     minimizer = None if several and optimizer == "lbfgs" else Minimizer(model, build, lr)
@@ -256,10 +256,17 @@ def _ranks(
     group: Any,
     changes: dict[int, list[dict[str, Any]]],
     path: Path | None,
+    penalised: bool,
 ) -> Any:
     """Return the process group that the model is spread over, or None; refuse what its ranks cannot do."""
     sharded, spread = replicas.is_sharded(model), replicas.unwrapped(model) is not model
-    if not (sharded or spread):
+    if sharded and penalised:
+        raise ValueError(
+            "lamb: the penalty is of whole weights, expected 0 for a model whose parameters are sharded over "
+            "ranks"
+        )
+    inside = not spread and replicas.wraps_inside(model)
+    if not (sharded or spread or inside):
         if changes:
             replicas.resolve(model, group)
         return None

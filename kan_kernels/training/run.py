@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .. import replicas
 from .._core.files import replacing
-from ..inspection import layers_of
+from ..composition import layers_of
 from .data import Batches, Points
 from .history import History
 from .objective import HISTORY_SIZE, Evaluation, Minimizer, Objective

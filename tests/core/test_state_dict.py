@@ -137,3 +137,17 @@ def test_names_of_formulas_are_read_before_anything_changes() -> None:
     with pytest.raises(ValueError):
         net.load_state_dict(state)
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_a_part_of_a_state_leaves_the_rest() -> None:
+    """Without strict, what is missing is named and stays: masks and formulas too. A whole state says all."""
+    layer, plain = KANLinear(3, 4, device=DEVICE), KANLinear(3, 4, device=DEVICE)
+    layer.set_edge_mask(torch.eye(3, 4))
+    symbolic.fix(layer, 0, 0, "sin", params=(1.0, 0.0, 1.0, 0.0))
+    x = torch.rand(5, 3, device=DEVICE)
+    y, state = layer(x), layer.state_dict()
+    part = {key: state[key] for key in ("spline_weight", "grid")}
+    missing = layer.load_state_dict(part, strict=False).missing_keys
+    assert {"base_weight", "edge_mask", "symbolic.affine"} <= set(missing) and torch.equal(layer(x), y)
+    layer.load_state_dict(plain.state_dict())
+    assert layer.edge_mask is None and layer.symbolic is None and torch.equal(layer(x), plain(x))

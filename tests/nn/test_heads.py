@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from kan_kernels import KANActivation, KANFeedForward, KANLinear, MultiHeadKANLinear
 from kan_kernels import functional as F
@@ -178,6 +179,24 @@ def test_feed_forward_is_a_drop_in() -> None:
     assert torch.equal(block(x), again(x))
     assert block.to(torch.bfloat16)(x.bfloat16()).dtype == torch.bfloat16
     assert block.up.grid.dtype == torch.float32
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms", None])
+def test_gradients_of_tangents(norm: str | None) -> None:
+    """Reverse mode over forward mode: the Hessian's products of reverse mode over itself."""
+    torch.manual_seed(0)
+    block = KANFeedForward(4, 6, norm=norm, spline_order=5, dtype=torch.float64)
+    x, v = torch.randn(4, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return block(x).square().sum()
+
+    leaf = x.clone().requires_grad_()
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(loss(forward_ad.make_dual(leaf, v))).tangent
+        (got,) = torch.autograd.grad(tangent, leaf)
+    want = torch.autograd.functional.hvp(loss, x, v)[1]
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
 
 
 def test_outside_is_counted_and_stays_useful() -> None:

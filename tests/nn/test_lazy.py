@@ -62,6 +62,9 @@ def test_state_dicts(name: str) -> None:
     assert type(lazy) is type(told)
     other = make()
     other.load_state_dict(make().state_dict())
+    assert other.has_uninitialized_params()
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        other.load_state_dict({**told.state_dict(), "more": torch.zeros(1)})
     assert other.has_uninitialized_params() and other(x).shape == told(x).shape
 
 

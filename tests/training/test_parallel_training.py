@@ -61,6 +61,31 @@ def fit_in_parallel(rank: int, size: int) -> None:
 
 
 @case
+def compiled_in_parallel(rank: int, size: int) -> None:
+    """A compiled DistributedDataParallel, and a module around one, are no models of one rank alone."""
+    _, own = data(rank, size)
+    own = own[0] + rank, own[1]  # whose losses differ
+    options: dict[str, Any] = {"optimizer": "adam", "lr": 0.1, "steps": 8, "evaluate_every": 1}
+    wrapped = DistributedDataParallel(make())
+    net = torch.compile(wrapped, backend="eager")
+    history = fit(net, own, patience=5, **options)
+    every: list[Any] = [None] * size
+    dist.all_gather_object(every, history.train_loss)
+    assert all(losses == every[0] for losses in every)
+    same(wrapped.module, wrapped.module, 0.0)
+    around = nn.Sequential(DistributedDataParallel(make()))
+    with pytest.raises(ValueError, match="LBFGS"):
+        fit(net, own, steps=1)
+    if size > 1:
+        with pytest.raises(ValueError, match="group: got None"):
+            fit(around, own, **options)
+        with pytest.raises(ValueError, match="LBFGS"):
+            fit(around, own, steps=1, group=dist.group.WORLD)
+        fit(around, own, group=dist.group.WORLD, **options)
+        same(around[0].module, around[0].module, 0.0)
+
+
+@case
 def refine_between(rank: int, size: int) -> None:
     """A model leaves its DistributedDataParallel, is refined on all rows, and is wrapped anew."""
     every, own = data(rank, size)
@@ -103,6 +128,10 @@ def fully_sharded(rank: int, size: int) -> None:
                 for step in steps:
                     step.step()
             same(net, whole)
+    with pytest.raises(ValueError, match="lamb: the penalty is of whole weights"):
+        fit(net, own, optimizer="adam", steps=1, lamb=0.1)
+    with pytest.raises(ValueError, match="mask: the layer is sharded over ranks"):
+        net.layers[0].set_edge_mask(torch.ones(4, net.layers[0].out_features))
 
 
 @pytest.mark.long

@@ -147,6 +147,20 @@ def test_metrics_and_classes() -> None:
     assert history.evaluated == [0, 1]
 
 
+def test_metrics_see_all_rows_of_a_loader() -> None:
+    """At once: a root of a mean, or a maximum, is no mean over batches."""
+    x, y = data()
+    metrics = {
+        "rmse": lambda prediction, y: (prediction - y).square().mean().sqrt(),
+        "worst": lambda prediction, y: (prediction - y).abs().max(),
+    }
+    net = make()
+    loader = DataLoader(TensorDataset(x, y), batch_size=7)
+    history = fit(net, {"train": (x, y), "test": loader}, steps=2, metrics=metrics)
+    for name, metric in metrics.items():
+        assert history.metrics[name][-1] == pytest.approx(float(metric(net(x), y)), rel=1e-12)
+
+
 def test_rates() -> None:
     """A function of the step sets the rate of every step; a function of parameters makes the optimizer."""
     rates = []

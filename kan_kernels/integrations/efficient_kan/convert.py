@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...inspection import layers_of, products_of
+from ...composition import check_chain, layers_of, products_of
 from ...nn import KAN, KANLinear
 from .._shared import probe
 from .._shared.converted import chain, filled, require, stacked
@@ -130,6 +130,7 @@ def to_efficient_kan(model: nn.Module) -> drop_in.KAN | drop_in.KANLinear:
         torch.Size([3, 2, 8])
     """
     sources = layers_of(model)
+    check_chain(model)
     for n, products in enumerate(products_of(model)):
         require(
             not products.arities,

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...inspection import layers_of, products_of
+from ...composition import check_chain, layers_of, products_of
 from ...nn import KAN, KANLinear
 from .. import Accelerated
 from .._shared.converted import filled, regular_inputs, require, stacked
@@ -303,6 +303,7 @@ def to_pykan(model: nn.Module) -> Any:
         [[2, 0], [5, 0], [1, 0]]
     """
     layers, products = layers_of(model), products_of(model)
+    check_chain(model)
     arities = {arity for p in products for arity in p.arities}
     try:
         kan = import_module("kan")

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from ... import functional as F
 from ..._core.bases import MAX_SPLINE_ORDER
+from ..._core.function import func_or_forward_mode, transforming
 from .. import accelerate
 from .._shared.accelerated import Accelerated, traced
 from .._shared.converted import regular_inputs
@@ -25,7 +25,6 @@ from .code import is_its_own, is_zero, why_not_its_code
 from .lazy import LazyTensor
 
 _DTYPES = (torch.float32, torch.float64)
-_transforming = torch._C._are_functorch_transforms_active
 
 
 class Weights(NamedTuple):
@@ -153,7 +152,7 @@ class AcceleratedLayer(Accelerated):
         own = x.unsqueeze(1).clone()
         preacts = own.expand(-1, y.shape[1], -1)
         kept = own.squeeze(1).to(weights.spline.dtype)
-        if torch.compiler.is_compiling() or _transforming() or forward_ad._current_level >= 0:
+        if torch.compiler.is_compiling() or func_or_forward_mode():
             return y, preacts, weights.activations(kept), weights.splines(kept)
         return y, preacts, *weights.deferred(kept, preacts.shape)
 
@@ -264,7 +263,7 @@ def _knots(layer: Any) -> Tensor | None:
     pykan writes into `grid.data`, which no version counter sees: so their values are compared.
     """
     grid = layer.grid.detach()
-    if torch.compiler.is_compiling() or _transforming():
+    if torch.compiler.is_compiling() or transforming():
         return grid
     kept = layer.__dict__.get("_kan_kernels_grid")
     if (

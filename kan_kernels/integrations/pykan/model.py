@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._core.function import transforming
 from .. import accelerate
 from .._shared.accelerated import Accelerated, traced
 from .code import is_its_own, why_not_model
-from .layer import AcceleratedLayer, _transforming, has_own_call
+from .layer import AcceleratedLayer, has_own_call
 from .penalty import penalty
 from .statistics import STATISTICS, Layer, Pass
 from .symbolic import NotFinite, Symbolic, evaluate
@@ -44,12 +45,7 @@ class AcceleratedModel(Accelerated):
 
     def forward(self, x: Tensor, singularity_avoiding: bool = False, y_th: float = 10.0) -> Tensor:
         """Map (B, inputs) to (B, outputs), as pykan does; statistics of the pass are computed when read."""
-        if (
-            self._kan_kernels_left is not None
-            or torch.compiler.is_compiling()
-            or _transforming()
-            or traced(x)
-        ):
+        if self._kan_kernels_left is not None or torch.compiler.is_compiling() or transforming() or traced(x):
             return super().forward(x, singularity_avoiding, y_th)
         state = self.__dict__
         x = x[:, self.input_id.long()]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ... import grids
 from ...inspection import node_values
 from ...nn import KAN
+from ...nn.network import drawn
 from ...training import fit
 from .joint import Rows
 
@@ -94,9 +95,8 @@ def restored(data: Data, widths: Widths, state: dict[str, Any]) -> Trained:
 
 
 def _new(data: Data, widths: Widths, seed: int) -> KAN:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = KAN(widths, COARSE[0], base="identity", dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    model = drawn(generator, widths, COARSE[0], base="identity", dtype=torch.float64)
     if data.train.loss is not None:
         model.layers[-1].bias = nn.Parameter(torch.zeros(data.outputs, dtype=torch.float64))
     return model

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...inspection import edge_deviations, node_values, products_of
+from ...composition import products_of
+from ...inspection import edge_deviations, node_values
 from ...nn import KAN
 from ...nn import function_library as library
 from ..actions import Candidate, _fit_edges
