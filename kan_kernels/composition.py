@@ -88,31 +88,31 @@ def spline_layers(model: nn.Module, *, sharded: bool = False) -> dict[str, KANLi
 _FORWARDS = {KAN.forward, KANLinear.forward, Products.forward}
 
 
-def why_no_chain(model: nn.Module, hooks: bool = True) -> str | None:
-    """Return why a KAN or KANLinear may be more than its layers, one after the other, or None.
-
-    hooks: whether they count; those of sharded models are fully_shard's.
-    """
+def why_no_chain(model: nn.Module) -> str | None:
+    """Return why a KAN or KANLinear may be more than its layers, one after the other, or None."""
     layers = [(f"layers[{n}]", layer) for n, layer in enumerate(layers_of(model, sharded=True))]
     products = [(f"products[{n}]", part) for n, part in enumerate(products_of(model))]
     for name, part in [("it", model), *layers, *products]:
+        part = getattr(part, "_orig_mod", part)  # in what torch.compile returned
         if type(part).forward not in _FORWARDS or "forward" in vars(part):
             return f"{name} has a forward of its own"
         held = [*part._forward_pre_hooks.values(), *part._forward_hooks.values()]
-        if hooks and not all(type(hook).__module__.startswith("torch.nn.utils.") for hook in held):
-            return f"{name} has hooks"  # others than those that make weights
+        if not all(_is_torchs(hook) for hook in held):
+            return f"{name} has hooks"
     return None
 
 
-def runs_in_turn(model: nn.Module) -> bool:
-    """Return whether a KAN or KANLinear is its layers one after the other, each of them once."""
-    layers = layers_of(model, sharded=True)
-    return len({id(layer) for layer in layers}) == len(layers) and why_no_chain(model) is None
+def _is_torchs(hook: Any) -> bool:
+    """Return whether a hook makes weights, or shards them: no function of x."""
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    place = getattr(hook, "__module__", None) or ""
+    return place.startswith(("torch.nn.utils.", "torch.distributed."))
 
 
-def check_chain(model: nn.Module, argument: str = "model", hooks: bool = True) -> None:
+def check_chain(model: nn.Module, argument: str = "model") -> None:
     """Raise ValueError where the layers of a KAN alone do not say what it computes."""
-    if (why := why_no_chain(model, hooks)) is not None:
+    if (why := why_no_chain(model)) is not None:
         raise ValueError(
             f"{argument}: {why}, of which its weights tell nothing, expected a KAN without; one of the same "
             "widths takes its state_dict"

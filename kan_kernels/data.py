@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ._core import checks
 
+CONSTANT = 1e-12  # the spread of a column, in its size, up to which it is rounding
+
 
 class Normalizer(NamedTuple):
     """A pair (mean, std) of a data set's columns; what a model sees is (x - mean) / std.
@@ -30,15 +32,15 @@ class Normalizer(NamedTuple):
     def apply(self, values: Tensor) -> Tensor:
         """Return (values - mean) / std, for values (..., columns) in the units of the data.
 
-        Whole numbers become torch's default dtype.
+        Computed in float64, as those of the data set were; whole numbers become torch's default dtype.
         """
-        values = _floating(values)
-        return (values - self.mean.to(values)) / self.std.to(values)
+        wide = (values.double() - self.mean.to(values.device)) / self.std.to(values.device)
+        return wide.to(_floating(values))
 
     def undo(self, values: Tensor) -> Tensor:
         """Return values * std + mean: `apply` backwards."""
-        values = _floating(values)
-        return values * self.std.to(values) + self.mean.to(values)
+        wide = values.double() * self.std.to(values.device) + self.mean.to(values.device)
+        return wide.to(_floating(values))
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ def from_arrays(
     seed = checks.integer("seed", seed, 0)
     standardize = checks.boolean("standardize", standardize)
     standardize_outputs = checks.boolean("standardize_outputs", standardize_outputs)
+    _check_index(x, y)
     inputs, found = _columns("x", x)
     outputs, called = _columns("y", y)
     rows = len(inputs)
@@ -240,9 +243,24 @@ def _split(rows: int, test: float, seed: int) -> tuple[Tensor, Tensor]:
     return order[: rows - held].sort().values, order[rows - held :].sort().values
 
 
-def _floating(values: Tensor) -> Tensor:
-    whole = not (values.is_floating_point() or values.is_complex())
-    return values.to(torch.get_default_dtype()) if whole else values
+def _floating(values: Tensor) -> torch.dtype:
+    return values.dtype if values.is_floating_point() else torch.get_default_dtype()
+
+
+def _tensor_of(values: Any) -> Tensor:
+    """Return an array, or a list, as a tensor of its own: arrays of any strides and byte order."""
+    array = np.asarray(values)
+    if array.dtype.kind in "iufc":
+        array = array.astype(array.dtype.newbyteorder("="), order="C", copy=True)
+    return torch.as_tensor(array)
+
+
+def _check_index(x: Any, y: Any) -> None:
+    """Raise ValueError where two data frames, or columns of them, have their rows in different orders."""
+    a: Any = getattr(x, "index", None)
+    b: Any = getattr(y, "index", None)
+    if hasattr(a, "equals") and hasattr(b, "equals") and not a.equals(b):
+        raise ValueError("y: its index is not that of x, expected the same rows in the same order")
 
 
 def _numbered(count: int) -> list[str]:
@@ -280,7 +298,7 @@ def _columns(argument: str, values: Any) -> tuple[Tensor, list[str] | None]:
     values, called = _unframed(argument, values)
     expected = "an array, a tensor or a data frame of numbers"
     try:
-        found = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+        found = values.detach() if isinstance(values, Tensor) else _tensor_of(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{argument}: got {type(values).__name__} ({error}), expected {expected}") from None
     if found.is_complex():
@@ -305,7 +323,7 @@ def _check_finite(argument: str, values: Tensor, names: Sequence[str], told: str
 def _normalizer(argument: str, values: Tensor, names: Sequence[str]) -> Normalizer:
     mean, std = values.mean(0), values.std(0, correction=0)
     # a column whose spread is rounding error does not vary
-    flat = std <= 1e-12 * values.abs().amax(0)
+    flat = std <= CONSTANT * values.abs().amax(0)
     if flat.any():
         which = ", ".join(repr(names[i]) for i in flat.nonzero().flatten().tolist())
         raise ValueError(

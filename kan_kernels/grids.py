@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from . import replicas
 from ._core import checks
-from .composition import check_chain, check_plain, layers_of, products_of, runs_in_turn, spline_layers
+from .composition import check_chain, check_plain, layers_of, products_of, spline_layers, why_no_chain
 from .inspection import check_data, inputs_of
 from .nn import KAN, KANLinear, Products
 from .nn.heads import HeadFunctions
@@ -43,9 +43,8 @@ def update_grid(
     Args:
         model: a KAN or KANLinear, also in a DistributedDataParallel or sharded by fully_shard and
             parallelize_module; or any module with KANLinear, KANActivation or MultiHeadKANLinear layers, also
-            in a DistributedDataParallel, which is run once on x in evaluation mode. So is a KAN with hooks,
-            with a forward of its own, or with a layer that it has twice. Layers that x does not reach stay as
-            they are.
+            in a DistributedDataParallel, which is run once on x in evaluation mode. So is a KAN with hooks or
+            with a forward of its own. Layers that x does not reach stay as they are.
         x: (..., in) finite inputs of the model, at least one sample, in its dtype; of any other module, its
             argument, or a tuple of several.
         grid_eps: 0 for quantiles, 1 for uniform knots.
@@ -75,24 +74,30 @@ def update_grid(
         coefficients, old_knots = layer.spline_weight.double(), layer.grid.double()
         return knots, refit(coefficients, old_knots, knots, layer.spline_order, rows)
 
-    if isinstance(inner, (KAN, KANLinear)) and (replicas.is_sharded(inner) or runs_in_turn(inner)):
+    if isinstance(inner, (KAN, KANLinear)) and (replicas.is_sharded(inner) or why_no_chain(inner) is None):
         _change_in_turn(model, x, moved, settings, group)
     else:
         _change_where_reached(model, x, moved, settings, group)
 
 
 def _change_in_turn(model: nn.Module, x: Any, change: _Rule, settings: dict[str, Any], group: Any) -> None:
-    """Change the layers of a KAN or KANLinear, each by what those before it make of x."""
+    """Replace what the layers of a KAN or KANLinear hold, each by what those before it make of x."""
     inner = replicas.unwrapped(model)
     layers, products = layers_of(inner, sharded=True), products_of(inner)
-    check_chain(inner, hooks=False)  # a sharded model is not run
+    check_chain(inner)  # a sharded model is not run
     ranks = replicas.resolve(model, group)
     whole = replicas.whole(model, layers)
     replicated = nn.ModuleList(whole)
 
     def changes(x: Tensor) -> list[_Change]:
-        seen = zip(whole, _inputs(whole, products, x), strict=True)
-        return [change(layer, rows) for layer, rows in seen]
+        seen: dict[int, list[Tensor]] = {}
+        for layer, rows in zip(layers, _inputs(whole, products, x), strict=True):
+            seen.setdefault(id(layer), []).append(rows)  # of a layer that is there twice: all
+        made = {
+            id(layer): change(other, torch.cat(seen[id(layer)]))
+            for layer, other in zip(layers, whole, strict=True)
+        }
+        return [made.pop(id(layer), None) for layer in layers]
 
     _apply(
         layers, replicas.everywhere(model, lambda: replicas.shared(ranks, replicated, settings, changes, x))
@@ -102,7 +107,7 @@ def _change_in_turn(model: nn.Module, x: Any, change: _Rule, settings: dict[str,
 def _change_where_reached(
     model: nn.Module, x: Any, change: _Rule, settings: dict[str, Any], group: Any
 ) -> None:
-    """Change the layers of any module, each by all that reaches it while the module runs on x."""
+    """Replace what the layers of any module hold, each by all that reaches it while the module runs on x."""
     inner = replicas.unwrapped(model)
     named = spline_layers(inner)
     layers = list(named.values())
@@ -209,7 +214,8 @@ def refine(model: nn.Module, new_grid_size: int, x: Tensor | None = None, *, gro
                 f"new_grid_size: got {new_grid_size}, but layer {n} has {layer.grid_size} cells already, "
                 f"expected {layer.grid_size} or more"
             )
-    if x is not None and (group is None or group == replicas.LOCAL):  # a rank of several may have no rows
+    in_turn = x is None or replicas.is_sharded(model) or why_no_chain(model) is None
+    if x is not None and in_turn and (group is None or group == replicas.LOCAL):  # a rank may have no rows
         replicas.everywhere(model, lambda: check_data(x, layers[0]))
     exact = all(new_grid_size % layer.grid_size == 0 for layer in layers)
 
@@ -220,7 +226,6 @@ def refine(model: nn.Module, new_grid_size: int, x: Tensor | None = None, *, gro
     def finer(layer: _Layer, rows: Tensor) -> _Change:
         return _finer(layer, rows, new_grid_size)
 
-    in_turn = replicas.is_sharded(model) or runs_in_turn(model)
     by_rows = _change_in_turn if in_turn else _change_where_reached
     by_rows(model, x, finer, {"new_grid_size": new_grid_size}, group)
 
@@ -305,7 +310,8 @@ def _apply(layers: Sequence[_Layer], changes: list[_Change]) -> None:
     owners: dict[int, _Layer] = {}
     for layer in layers:
         for shared in (layer.spline_weight, layer.grid):
-            if owners.setdefault(id(shared), layer) is not layer:
+            plain = not hasattr(shared, "device_mesh") and shared.numel() and not shared.is_meta
+            if owners.setdefault(shared.data_ptr() if plain else id(shared), layer) is not layer:
                 raise ValueError(
                     "model: layers share a spline_weight or a grid, expected each to have its own"
                 )

@@ -13,7 +13,7 @@ from ._core.bases import BASE_CODES
 from .backends import reference
 from .composition import layers_of, opened, products_of, why_no_chain
 from .functional.edges import compute_dtype
-from .nn import KANLinear
+from .nn import KANLinear, Products
 from .nn.heads import HeadFunctions
 
 __all__ = ["Activations", "activations"]
@@ -173,18 +173,30 @@ def node_and_subnode_values(model: nn.Module, x: Tensor) -> tuple[list[Tensor], 
     return nodes, subnodes
 
 
+def check_calls(model: nn.Module, x: Tensor) -> None:
+    """Raise ValueError where layers of the model as it is called get something else than those of a KAN."""
+    if why_no_chain(model) is not None:
+        node_and_subnode_values(model, x)
+
+
 def _check_others(model: nn.Module, x: Tensor, nodes: list[Tensor], subnodes: list[Tensor], why: str) -> None:
     """Raise where what somebody else put around the layers changes what they get or return."""
     layers = layers_of(model)
     calls = {id(layer): layer for layer in layers}
-    seen = dict(zip(calls, inputs_of(model, [*calls.values()], x), strict=True))
-    for n, (layer, got) in enumerate(zip(layers, subnodes, strict=True)):
+    try:
+        seen = dict(zip(calls, inputs_of(model, [*calls.values()], x), strict=True))
+    except Exception as error:  # its forward takes something else than the inputs of the first layer
+        said = f"{type(error).__name__}: {error}"
+        raise ValueError(f"model: {why}, and cannot be called with x of its first layer ({said})") from error
+    for n, (layer, got, products) in enumerate(zip(layers, subnodes, products_of(model), strict=True)):
         chained = torch.cat([node for node, other in zip(nodes, layers, strict=False) if other is layer])
         what = None
         if _differ(seen[id(layer)], chained):
             what = "gets something else than x through the layers before it"
-        elif _differ(KANLinear.forward(layer, nodes[n]), got):
+        elif _differ(KANLinear.forward(getattr(layer, "_orig_mod", layer), nodes[n]), got):
             what = "returns something else than its edges make"
+        elif _differ(Products.forward(products, got), nodes[n + 1]):
+            what = "hands on something else than products of its nodes"
         if what is not None:
             raise ValueError(f"model: {why}, and layers[{n}] {what}, expected a KAN whose weights say all")
 

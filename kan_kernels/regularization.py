@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from . import functional as F
 from ._core import checks
 from ._engine.penalties import EdgePenalty, Penalty, RowColumnPenalty
-from .composition import layers_of, products_of, runs_in_turn, spline_layers
+from .composition import layers_of, products_of, spline_layers, why_no_chain
 from .functional.edges import compute_dtype
 from .inspection import edge_arguments, rows_of
 from .nn import KAN, KANLinear, MultiHeadKANLinear
@@ -49,10 +49,10 @@ def regularization(
     layers see, and edges that are masked count as 0. "std" kinds need two rows.
 
     Any module with KANLinear, MultiHeadKANLinear or KANActivation layers has a penalty too, the sum of those
-    that x reaches, each on all rows that it gets; it runs once, in evaluation mode. So has a KAN with hooks,
-    with a forward of its own, or with a layer that it has twice. The edges of a MultiHeadKANLinear are those
-    of the KANLinear with the same edges, of size |mix[i,o]| times that of their function, at the cost of the
-    functions alone; those of a KANActivation are its functions.
+    that x reaches, each on all rows that it gets; it runs once, in evaluation mode. So has a KAN with hooks
+    or with a forward of its own; a compiled step is then no single graph. The edges of a MultiHeadKANLinear
+    are those of the KANLinear with the same edges, of size |mix[i,o]| times that of their function, at the
+    cost of the functions alone; those of a KANActivation are its functions.
 
     Args:
         model: a KAN or KANLinear, or any module with layers as above.
@@ -73,7 +73,7 @@ def regularization(
         tensor(True)
     """
     layers: list[_Layer]
-    chained = isinstance(model, (KAN, KANLinear)) and runs_in_turn(model)
+    chained = isinstance(model, (KAN, KANLinear)) and why_no_chain(model) is None
     layers = [*layers_of(model)] if chained else list(spline_layers(model).values())
     if kind not in _KINDS:
         raise ValueError(f"kind: got {kind!r}, expected one of {', '.join(map(repr, _KINDS))}")
@@ -92,13 +92,12 @@ def regularization(
         raise ValueError(f"x: got None, expected inputs of the model for kind={kind!r}")
     first = layers[0].spline_weight
     total: Any = torch.zeros((), dtype=compute_dtype(first), device=first.device)
-    rows = rows_of(model, layers, x) if seen and not chained else None
-    between = products_of(model) if chained else [None] * len(layers)
-    for n, (layer, products) in enumerate(zip(layers, between, strict=True)):
-        if rows is not None:
-            x = rows[n]
-            if len(x) == 0:
-                continue
+    inputs: list[Any] = [None] * len(layers)
+    if seen:
+        inputs = _in_turn(model, layers, x) if chained else rows_of(model, layers, x)
+    for layer, x in _once(layers, inputs):
+        if seen and not chained and len(x) == 0:
+            continue
         if sized:
             norm = _of_edges(layer, norms(layer, x))
             total = total + penalty.run(norm, lamb_l1, lamb_entropy)[0]
@@ -107,9 +106,26 @@ def regularization(
             for lamb, of in ((lamb_coef, coefficients), (lamb_coefdiff, coefficients.diff(dim=1))):
                 if lamb:
                     total = total + lamb * _of_edges(layer, of.abs()).mean(2).sum()
-        if seen and products is not None and n + 1 < len(layers):
-            x = products(layer(x))
     return total
+
+
+def _in_turn(model: nn.Module, layers: list[_Layer], x: Any) -> list[Any]:
+    """Return what each layer of a KAN gets."""
+    inputs = [x]
+    for layer, products in zip(layers[:-1], products_of(model), strict=False):
+        inputs.append(products(layer(inputs[-1])))
+    return inputs
+
+
+def _once(layers: list[_Layer], inputs: list[Any]) -> list[tuple[_Layer, Any]]:
+    """Return each layer with its inputs; one that is there twice with all of them."""
+    found: dict[int, tuple[_Layer, list[Any]]] = {}
+    for layer, x in zip(layers, inputs, strict=True):
+        found.setdefault(id(layer), (layer, []))[1].append(x)
+    return [
+        (layer, x[0] if len(x) == 1 or x[0] is None else torch.cat([part.flatten(0, -2) for part in x]))
+        for layer, x in found.values()
+    ]
 
 
 def _of_edges(layer: _Layer, sizes: Tensor) -> Tensor:

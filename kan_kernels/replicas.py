@@ -247,9 +247,14 @@ def write(target: Tensor, values: Tensor) -> None:
     if dist.is_available() and dist.is_initialized():
         from torch.distributed.tensor import DTensor, Replicate
 
-        if isinstance(target, DTensor) and not isinstance(values, DTensor):
-            mesh, local = target.device_mesh, values.to(target.device, target.dtype)
-            values = DTensor.from_local(local, mesh, [Replicate()] * mesh.ndim, run_check=False)
+        if isinstance(target, DTensor):
+            mesh = target.device_mesh
+            if not isinstance(values, DTensor):
+                local = values.to(target.device, target.dtype)
+                values = DTensor.from_local(local, mesh, [Replicate()] * mesh.ndim, run_check=False)
+            # by parts: with more ranks than rows torch has no rule for the whole
+            target.to_local().copy_(values.redistribute(mesh, target.placements).to_local())
+            return
     target.copy_(values)
 
 

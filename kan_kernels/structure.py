@@ -127,7 +127,9 @@ def symmetry(
             f"inputs: got {chosen}, expected at least two different ones, fewer than all {count}"
         )
     generator = torch.Generator().manual_seed(checks.integer("seed", seed, 0))
-    other = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
+    order = torch.randperm(len(rows), generator=generator).to(rows.device)
+    other = torch.empty_like(rows)
+    other[order] = rows[order.roll(1)]  # one cycle: no row is its own partner
     other[:, chosen] = rows[:, chosen]
     unit = rows.double().std(0, correction=0)[chosen]
     differ = (rows != other).any(1)

@@ -210,3 +210,33 @@ def test_bad_input(case: str) -> None:
     call, message = BAD[case]
     with pytest.raises((TypeError, ValueError), match=message):
         call()
+
+
+def test_new_data_are_standardised_as_the_data_set_was() -> None:
+    """Whole numbers that float32 does not hold, back and forth."""
+    x = torch.randint(1_700_000_000, 1_700_000_400, (100, 1))
+    made = data.from_arrays(x, x[:, 0] - 1_700_000_000, standardize=True, standardize_outputs=True, test=0)
+    assert torch.equal(made.normalizer.apply(x), made.train[0])
+    wide = made.normalizer.undo(made.train[0].double())
+    torch.testing.assert_close(wide, x.double(), rtol=0, atol=1e-4)
+
+
+def test_arrays_of_any_layout() -> None:
+    """Flipped, in another byte order, read only; columns of a frame in another order."""
+    x, y = np.random.default_rng(0).random((6, 2)), np.arange(6.0)
+    fixed = x.copy()
+    fixed.flags.writeable = False
+    for form in (x[::-1][::-1], x.astype(">f8"), np.asfortranarray(x), fixed):
+        assert np.array_equal(
+            data.from_arrays(form, y, test=0).train[0].double().numpy(), x.astype(np.float32)
+        )
+
+
+def test_frames_whose_rows_are_in_another_order() -> None:
+    """Rows are paired by position, so that the index has to agree."""
+    pandas = pytest.importorskip("pandas", reason="a data frame is pandas'")
+    frame = pandas.DataFrame({"a": [1.0, 2.0, 3.0], "b": [4.0, 6.0, 5.0], "y": [1.0, 2.0, 3.0]})
+    made = data.from_arrays(frame[["b", "a"]], frame["y"], test=0)
+    assert made.names == ("b", "a") and made.train[0][0].tolist() == [4.0, 1.0]
+    with pytest.raises(ValueError, match="y: its index is not that of x"):
+        data.from_arrays(frame[["a"]], frame["y"].sort_values(ascending=False), test=0)

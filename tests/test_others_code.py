@@ -18,6 +18,7 @@ from kan_kernels.attribution import input_scores
 from kan_kernels.deploy import to_c, to_numpy_model
 from kan_kernels.growth import expand_depth, expand_width
 from kan_kernels.head_functions import prune_functions
+from kan_kernels.integrations.convert import to_efficient_kan
 from kan_kernels.nn import MultiHeadKANLinear
 from kan_kernels.pruning import prune
 from kan_kernels.regularization import regularization
@@ -95,12 +96,14 @@ def test_what_looks_at_data_sees_what_the_layers_see(make: Callable[[], KAN]) ->
 def test_what_takes_weights_alone_refuses(make: Callable[[], KAN]) -> None:
     """Formulas and exports know nothing of other code."""
     net, x = make(), wide()
-    named = symbolic.formula, to_numpy_model, to_c
+    named = symbolic.formula, to_numpy_model, to_c, to_efficient_kan
     for call in named:
         with pytest.raises(ValueError, match=r"has (hooks|a forward of its own)"):
             call(net)
     with pytest.raises(ValueError, match="of which its weights tell nothing"):
         symbolic.polish(net, x, net(x))
+    with pytest.raises(ValueError, match="something else"):
+        symbolic.auto(net, x)
 
 
 def test_what_changes_nothing_between_layers_is_no_obstacle() -> None:
@@ -116,6 +119,50 @@ def test_what_changes_nothing_between_layers_is_no_obstacle() -> None:
     torch.testing.assert_close(got.to(DEVICE), zeroed(x))
 
 
+def test_a_hook_on_products() -> None:
+    """It is seen, as those on layers are."""
+    net = KAN([2, (1, 1), 1], dtype=F64, device=DEVICE)
+    net.products[0].register_forward_hook(lambda _, x, y: 3 * y)
+    with pytest.raises(ValueError, match="hands on something else than products"):
+        prune(net, wide())
+
+
+class WithTime(KAN):
+    """A KAN that takes two arguments."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(torch.cat([x, t], 1))
+
+
+def test_arguments_of_its_own() -> None:
+    """Grids take what the model takes; scores say why they cannot."""
+    net, x = made(WithTime), wide(60) / 10
+    parts = x[:, :1], x[:, 1:]
+    for change in (grids.update_grid, lambda m, x: grids.refine(m, 7, x)):
+        y = net(*parts)
+        change(net, parts)
+        torch.testing.assert_close(net(*parts), y, rtol=0, atol=0.05)
+    with pytest.raises(ValueError, match="cannot be called with x of its first layer"):
+        prune(net, x)
+
+
+def test_compiled_layers_are_their_layers() -> None:
+    """With formulas too."""
+    net, x = made(), wide()
+    symbolic.fix(net.layers[0], 0, 0, "sin", params=(1.0, 0.0, 1.0, 0.0))
+    want = input_scores(net, x)
+    net.layers[0] = torch.compile(net.layers[0], backend="eager")
+    assert torch.equal(input_scores(net, x), want)
+
+
+def test_penalty_of_a_layer_that_is_there_twice_in_a_graph() -> None:
+    """No hooks are needed for it."""
+    net, x = KAN([2, 2, 2], dtype=F64, device=DEVICE), wide() / 10
+    net.layers[1] = net.layers[0]
+    step = torch.compile(lambda x: regularization(net, x), backend="eager", fullgraph=True)
+    torch.testing.assert_close(step(x), regularization(net, x))
+
+
 def test_shared_weights() -> None:
     """Two grids cannot be fitted in one tensor; a layer that is there twice is one layer."""
     x = torch.rand(40, 3, dtype=F64, device=DEVICE)
@@ -126,6 +173,9 @@ def test_shared_weights() -> None:
         with pytest.raises(ValueError, match="layers share a spline_weight or a grid"):
             change(net, x)
         assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    net.layers[1].spline_weight = nn.Parameter(net.layers[0].spline_weight.detach())
+    with pytest.raises(ValueError, match="layers share"):
+        grids.update_grid(net, x)
     twice = KAN([3, 3, 3], dtype=F64, device=DEVICE)
     twice.layers[1] = twice.layers[0]
     assert regularization(twice, x).item() == regularization(nn.Sequential(twice), x).item()

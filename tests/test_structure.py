@@ -355,5 +355,6 @@ def test_symmetry_on_grids_of_points() -> None:
     for seed in range(20):
         assert symmetry(function, x, [0, 1], seed=seed) == pytest.approx(want, rel=0.2)
         assert symmetry(function, points(20).repeat(50, 1), [0, 1], seed=seed) > 0.01
+        assert symmetry(function, points(2), [0, 1], seed=seed) >= 0  # two rows are a pair
     with pytest.raises(ValueError, match="no pair of its rows differs"):
         symmetry(function, torch.tensor([[1.0, 2.0, 3.0], [2.0, 3.0, 3.0]], device=DEVICE), [0, 1])

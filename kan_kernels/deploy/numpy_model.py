@@ -56,7 +56,10 @@ class NumpyKAN:
     def __call__(self, x: ArrayLike) -> NDArray:
         """Map x (n, in) to y (n, out), in `dtype`. Raise TypeError or ValueError for another x."""
         given = np.asarray(x)
-        if given.dtype.kind not in "biuf" or isinstance(x, np.ma.MaskedArray):
+        text = given.dtype.kind == "O" and any(
+            isinstance(value, (str, bytes, complex)) for value in given.flat
+        )
+        if given.dtype.kind in "cSUMm" or text or isinstance(x, np.ma.MaskedArray):
             raise TypeError(f"x: got {type(x).__name__} of {given.dtype}, expected an array of real numbers")
         y = np.ascontiguousarray(given, self.dtype)
         if y.ndim != 2 or y.shape[1] != self.in_features:

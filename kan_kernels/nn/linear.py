@@ -232,8 +232,7 @@ class KANLinear(SplineModule):
                 )  # raises before anything changes
                 if weight.shape[1] != rows:
                     self._resize(weight.shape[1] - order)
-                own = [name for name, held in self._parameters.items() if held is not None]
-                whole = all(prefix + name in state_dict for name in own)  # else what it lacks is missing
+                whole = self.base_weight is None or prefix + "base_weight" in state_dict  # else a part of one
                 if prefix + "edge_mask" in state_dict:
                     if self.edge_mask is None:
                         self.edge_mask = self.spline_weight.new_ones(self.in_features, self.out_features)

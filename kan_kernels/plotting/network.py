@@ -15,7 +15,7 @@ from ..head_functions import functions_of
 from ..inspection import check_data, node_values
 from ..nn import Products, SelectedInputs
 from ..nn.heads import HeadFunctions
-from .scores import edge_metric
+from .scores import METRICS, edge_metric
 from .seen import Seen, look
 from .style import (
     ACCENT,
@@ -111,7 +111,7 @@ def plot(
     fed = [[s for j in row for s in p.groups()[j]] for row, p in zip(nodes[1:], products, strict=True)]
     picture = _Picture(beta)
     named = [i == len(seen) - 1 and not p.arities for i, p in enumerate(products)]  # right above the layer
-    bands = [_band(s, nodes[i], fed[i], named[i]) for i, s in enumerate(seen)]
+    bands = [_band(s, nodes[i], fed[i], named[i], metric) for i, s in enumerate(seen)]
     width = max(band.width for band in bands)
     y, start = 0.0, _spread(nodes[0], width)
     picture.nodes(start, width, y, [names[j] for j in nodes[0]], below=True)
@@ -223,8 +223,8 @@ class _Crossbar:
 class _Heat:
     """An image of the magnitudes: a row for every input, a column for every output."""
 
-    def __init__(self, seen: Seen, inputs: list[int], outputs: list[int], last: bool) -> None:
-        self.seen, self.inputs, self.outputs, self.last = seen, inputs, outputs, last
+    def __init__(self, seen: Seen, inputs: list[int], outputs: list[int], last: bool, metric: str) -> None:
+        self.seen, self.inputs, self.outputs, self.last, self.metric = seen, inputs, outputs, last, metric
         self.width = 8.0
         self.tall = min(6.0, max(1.5, 7.0 * len(inputs) / max(len(inputs), len(outputs))))
         self.height = self.tall + 1.6
@@ -249,17 +249,19 @@ class _Heat:
                 results[self.outputs[c]], width * (c + 0.5) / len(self.outputs), low - 0.06, below=True
             )
         note = f"rows: {len(self.inputs)} inputs, from below; columns: {len(self.outputs)} outputs; "
-        note += f"black: mean magnitude {np.nanmax(scores):.2g}"
+        note += f"black: {self.metric} {np.nanmax(scores):.2g}"
         at = {"ha": "left", "va": "bottom", "fontsize": 8.0, "color": INK}
         picture.texts.append((0.0, high + 0.06, note, at))
 
 
-def _band(seen: Seen, inputs: list[int], outputs: list[int], last: bool) -> "_Fan | _Crossbar | _Heat":
+def _band(
+    seen: Seen, inputs: list[int], outputs: list[int], last: bool, metric: str
+) -> "_Fan | _Crossbar | _Heat":
     if seen.active.sum() <= FAN:
         return _Fan(seen)
     if max(len(inputs), len(outputs)) <= CROSSBAR:
         return _Crossbar(seen, inputs, outputs)
-    return _Heat(seen, inputs, outputs, last)
+    return _Heat(seen, inputs, outputs, last, METRICS[metric])
 
 
 @dataclass

@@ -209,7 +209,9 @@ def plot_front(laws: Sequence[Any], best: Any, *, ax: Any = None) -> Any:
             figure = new_figure(7.0, 4.0, layout="constrained")
             ax = figure.subplots()
         places = [law.complexity for law in laws]
-        errors = [max(law.loss, 1e-17) for law in laws]
+        losses = [best.loss, *(n for law in laws for n in (law.loss, law.network) if n is not None)]
+        least = 1e-17 if min(losses) >= 0 else -math.inf  # a likelihood may be below 0: no logarithms then
+        errors = [max(law.loss, least) for law in laws]
         read = [(law.complexity, law.network) for law in laws if law.network is not None]
         ax.step(places, errors, where="post", color=FAINT, linewidth=1.2, zorder=1)
         if read:
@@ -219,9 +221,9 @@ def plot_front(laws: Sequence[Any], best: Any, *, ax: Any = None) -> Any:
             if chosen:
                 x, y = [places[n] for n in chosen], [errors[n] for n in chosen]
                 ax.scatter(x, y, s=22, color=colour, label=label, zorder=3)
-        ax.scatter([best.complexity], [max(best.loss, 1e-17)], s=90, facecolors="none", edgecolors=ACCENT,
+        ax.scatter([best.complexity], [max(best.loss, least)], s=90, facecolors="none", edgecolors=ACCENT,
                    linewidths=1.6, label="best", zorder=4)  # fmt: skip
-        ax.set_yscale("log")
+        ax.set_yscale("log" if least > 0 else "linear")
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_xlabel("complexity")
         ax.set_ylabel("validation error")

@@ -77,10 +77,13 @@ def plot_scores(
     return ax.figure
 
 
+METRICS = {"l1": "mean magnitude", "std": "standard deviation", "attribution": "attribution score"}
+
+
 def edge_metric(model: nn.Module, values: list[Tensor] | None, metric: str) -> Sequence[Tensor | None]:
     """Return what opacity shows of every layer's edges, where it is not their magnitudes."""
     layers = layers_of(model)
-    if metric not in ("l1", "std", "attribution"):
+    if metric not in METRICS:
         raise ValueError(f"metric: got {metric!r}, expected 'l1', 'std' or 'attribution'")
     if metric == "l1":
         return [None] * len(layers)

@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import replicas
 from .._core import checks
 from ..composition import layers_of, opened, products_of
+from ..inspection import check_calls
 from ..nn import KANLinear, Products
 from ..nn import function_library as functions
 from .actions import R2_FLOOR, Candidate, _check_share, _finite, _fit_edges, _set
@@ -138,6 +139,7 @@ def auto(
     """
     model, x = opened(model, x)
     layers = layers_of(model)
+    check_calls(model, rows(layers[0], x).to(x_dtype(layers[0])))
     candidates = functions.resolve(library)
     _check_share("complexity_weight", complexity_weight)
     _check_share("r2_threshold", r2_threshold)

@@ -43,12 +43,17 @@ def descend(
         matrix, gradient = system(theta)
         if not (matrix.isfinite().all() and gradient.isfinite().all()):
             raise NotFinite
-        scale = matrix.diagonal() + 1e-12 * matrix.diagonal().max()
+        # in units in which all parameters matter alike: those of x must not decide what has no rank
+        unit = matrix.diagonal().sqrt()
+        unit = torch.where(unit > 0, unit, 1.0)
+        scaled, slope = (matrix / unit / unit[:, None]).cpu(), (gradient / unit).cpu()[:, None]
         while damping < LARGE:
             # formulas have parameters that can be traded against each other; the damping chooses among them
-            damped = (matrix + damping * scale.diag()).cpu()  # gelsd, for any rank, runs on the CPU only
-            move = torch.linalg.lstsq(damped, gradient.cpu()[:, None], driver="gelsd").solution[:, 0]
-            trial = theta + move.to(theta.device)
+            damped = scaled + damping * torch.eye(len(unit), dtype=scaled.dtype)
+            move = torch.linalg.lstsq(damped, slope, driver="gelsd").solution[
+                :, 0
+            ]  # any rank; on the CPU only
+            trial = theta + move.to(theta.device) / unit
             found = value(trial)
             if found < best:  # false for NaN, where a step leaves a domain
                 break

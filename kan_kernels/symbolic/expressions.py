@@ -99,8 +99,9 @@ def formula(
             values = [_round(value, lambda n: float(f"{n:.{_NOISE}g}"), sympy) for value in values]
         values = [sympy.simplify(value) for value in values]
     exact, values = values, [_shortest(value, digits, bool(inner), sympy) for value in values]
-    if digits is not None and (units is not None or output_units is not None):
-        _check_units(exact, values, digits)
+    if digits is not None:
+        _check_rounded(exact, values, digits, units is not None or output_units is not None)
+    _check_numbers(values, sympy)
     return values
 
 
@@ -145,7 +146,8 @@ def to_python(
 ) -> str:
     """Return the source of a Python function of the inputs, a number or a tuple of them, without torch.
 
-    Where the model gives NaN or inf the module `math` raises ValueError or OverflowError, as it does.
+    Where the model gives NaN or inf the module `math` raises ValueError, OverflowError or ZeroDivisionError,
+    as it does. A formula may have a wider domain than its model: sqrt(x)^2 is x, also where x < 0.
 
     Args:
         model, digits, normalizer, output_normalizer, data: as for `formula`.
@@ -181,6 +183,8 @@ def to_python(
         body.append(f"    return {', '.join(printer.doprint(result) for result in results)}")
     except NotImplementedError as error:
         raise ValueError(f"model: has a function that the module {module} does not have: {error}") from error
+    if module == "numpy":  # whole numbers would overflow without a word
+        body.insert(0, f"    {', '.join(names)} = {', '.join(f'1.0*{name}' for name in names)}")
     source = "\n".join([f"import {module}", "", "", f"def {function}({', '.join(names)}):", *body, ""])
     calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     for name in {call.id for call in calls if isinstance(call, ast.Name)} & {*names, function}:
@@ -221,6 +225,8 @@ def to_function(
 
     def function(*inputs: Any, **named: Any) -> list[Any]:
         """Return the outputs, each of the shape of all inputs together."""
+        inputs = tuple(_real(value) for value in inputs)
+        named = {name: _real(value) for name, value in named.items()}
         outputs: list[Any] = compiled(*inputs, **named)
         every = (*inputs, *named.values())
         if not all(isinstance(value, (np.ndarray, Number)) for value in every):
@@ -230,6 +236,12 @@ def to_function(
         return [y if np.shape(y) == shape else np.full(shape, y, np.float64) for y in outputs]
 
     return function
+
+
+def _real(value: Any) -> Any:
+    """Return NumPy's whole numbers in float64, in which powers do not overflow without a word."""
+    whole = isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "iub"
+    return value.astype(np.float64) if whole else value
 
 
 def _printer(module: str) -> Any:
@@ -326,9 +338,21 @@ def _layer(layer: KANLinear, inputs: list[Any], sympy: Any) -> list[Any]:
     return [sympy.Add(*row) for row in terms]
 
 
-def _check_units(exact: list[Any], rounded: list[Any], digits: int) -> None:
-    """Raise ValueError where rounding took an input away: in other units its factor may be tiny."""
+def _check_numbers(values: list[Any], sympy: Any) -> None:
+    """Raise ValueError where an output is no number whatever x is: a function left its domain."""
+    for o, value in enumerate(values):
+        if value.has(sympy.nan, sympy.zoo, sympy.oo, -sympy.oo, sympy.I):
+            raise ValueError(
+                f"model: output {o} is {str(value)[:80]}, which is no real number: a constant lies at a pole "
+                "of a function, or outside of its domain; expected real numbers, or more digits"
+            )
+
+
+def _check_rounded(exact: list[Any], rounded: list[Any], digits: int, in_units: bool) -> None:
+    """Raise ValueError where rounding left no input, or took one whose factor may be tiny in its units."""
     for o, (before, after) in enumerate(zip(exact, rounded, strict=True)):
+        if after.free_symbols and not in_units:  # what is left out is small beside what is not
+            continue
         for symbol in sorted(before.free_symbols - after.free_symbols, key=str):
             raise ValueError(
                 f"digits: got {digits}, but so few decimals leave nothing of {symbol.name!r} in output {o}, "

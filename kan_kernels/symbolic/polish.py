@@ -92,8 +92,14 @@ def polish(
             "model: no edge has a formula, expected at least one; use symbolic.auto or symbolic.fix"
         )
     free: dict[str, Tensor] = {
-        name: value for name, value in model.named_parameters() if name.endswith(("symbolic.affine", "bias"))
+        name: value
+        for name, value in model.named_parameters()
+        if name.endswith(("symbolic.affine", "bias")) and value.requires_grad
     }
+    if not free:
+        raise ValueError(
+            "model: all its formulas and biases are frozen, expected one that requires gradients"
+        )
     x = x.to(x_dtype(layers[0]))
     problem: _Outputs | _Residual
     problem = _Outputs(model, free, x, y, loss) if residual is None else _Residual(model, free, x, residual)

@@ -213,7 +213,8 @@ def measure(
 ) -> dict[str, float]:
     """Return functions of (prediction, y) on all batches, in eval mode.
 
-    The loss, of the name "", is the mean over rows of that of the batches. Metrics see all rows at once.
+    The loss, of the name "", is the mean over rows of that of the batches. Metrics see all rows at once, so
+    that their predictions are held.
     """
     loss, total, rows, seen = functions.get(""), 0.0, 0, []
     metrics = {name: function for name, function in functions.items() if name}
@@ -227,7 +228,13 @@ def measure(
                 seen.append((prediction, y))
     values = {} if loss is None else {"": total / rows}
     if metrics:
-        prediction, y = seen[0] if len(seen) == 1 else map(torch.cat, zip(*seen, strict=True))
+        try:
+            prediction, y = seen[0] if len(seen) == 1 else map(torch.cat, zip(*seen, strict=True))
+        except (TypeError, RuntimeError) as error:
+            raise ValueError(
+                "metrics: see all rows of a loader at once, expected predictions and y of its batches that "
+                f"are tensors of one shape but for the rows: {error}"
+            ) from error
         values |= {name: _number(of(prediction, y), f"metrics[{name!r}]") for name, of in metrics.items()}
     return values
 

@@ -66,7 +66,8 @@ def test_input_forms() -> None:
     for form in (x, x.tolist(), np.asfortranarray(x), x.astype(np.float64), big[::2, ::2], x[::-1][::-1]):
         np.testing.assert_allclose(model(form), want, rtol=1e-5, atol=1e-6)
     assert np.isnan(model([[np.nan, 0.0, 0.0]])).all()
-    for form in (np.ma.array(x, mask=x > 0), x.astype(str), x + 1j, x.astype(object)):
+    np.testing.assert_array_equal(model(x.astype(object)), model(x))
+    for form in (np.ma.array(x, mask=x > 0), x.astype(str), x + 1j, x.astype(str).astype(object)):
         with pytest.raises(TypeError, match=r"x: got \w+ of .*, expected an array of real numbers"):
             model(form)
 

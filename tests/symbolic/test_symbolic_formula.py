@@ -281,3 +281,30 @@ except ImportError as error:
 else:
     raise AssertionError("no error")
 """)
+
+
+def test_what_rounding_leaves_is_a_formula() -> None:
+    """Neither a constant in place of a function, nor no number at all; small terms beside others may go."""
+    layer = KANLinear(1, 1, dtype=torch.float64)
+    symbolic.fix(layer, 0, 0, "exp", params=(20.0, -15.0, 1.0, 0.0))
+    for call in (symbolic.latex, lambda m, n: symbolic.formula(m, n, digits=4)):
+        with pytest.raises(ValueError, match="digits: got 4, but so few decimals leave nothing of 'x'"):
+            call(layer, ["x"])
+    net = KAN([2, 1, 1], dtype=torch.float64)
+    symbolic.fix(net.layers[0], 0, 0, "x", params=(1.0, 0.0, 0.0, -2.0))
+    symbolic.fix(net.layers[0], 1, 0, "x", params=(1.0, 0.0, 0.0, 0.0))
+    symbolic.fix(net.layers[1], 0, 0, "sqrt", params=(1.0, 0.0, 1.0, 0.0))
+    for call in (symbolic.formula, symbolic.to_python, symbolic.to_function):
+        with pytest.raises(ValueError, match=r"output 0 is .*, which is no real number"):
+            call(net)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64, bool])
+def test_whole_numbers_do_not_overflow(dtype: type) -> None:
+    """NumPy's powers of them would, without a word."""
+    layer = KANLinear(1, 1, dtype=torch.float64)
+    symbolic.fix(layer, 0, 0, "x^5", params=(1.0, 0.0, 1.0, 0.0))
+    x = np.array([200, 1]).astype(dtype)
+    exec(symbolic.to_python(layer, module="numpy"), source := {})
+    for y in (symbolic.to_function(layer)(x)[0], symbolic.to_function(layer)(x[0])[0], source["kan"](x)):
+        np.testing.assert_allclose(y, (x.astype(float) ** 5)[: np.size(y)].reshape(np.shape(y)))

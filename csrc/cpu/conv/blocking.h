@@ -31,7 +31,8 @@ class AxisBlocking {
   int64_t spread = 0;         // the largest high - low of a class
   int64_t size, stride, out, kernel;
 
-  explicit AxisBlocking(const cpu::ConvolutionAxis& a)
+  // apart: each tap has a class of its own.
+  AxisBlocking(const cpu::ConvolutionAxis& a, bool apart)
       : tap(new int64_t[size_t(a.kernel)]),
         shift(new int64_t[size_t(a.kernel)]),
         classes(new TapClass[size_t(a.kernel)]),
@@ -51,7 +52,7 @@ class AxisBlocking {
         tap[n] = e, shift[n] = (e * a.dilation - a.padding - residue) / a.stride;
         n += end_of(residue, shift[n]) > begin_of(shift[n]);  // or the tap only ever reads padding
       }
-      add_classes(residue, first, n - first);
+      add_classes(residue, first, n - first, apart);
     }
     for (int64_t c = 0; c < n_classes; ++c) {
       low = c ? min64(low, classes[c].low) : classes[c].low;
@@ -73,7 +74,7 @@ class AxisBlocking {
   }
 
   // Taps of one residue share the evaluation of the bases, unless more than a third of their products were idle then.
-  void add_classes(int64_t residue, int64_t first, int64_t count) {
+  void add_classes(int64_t residue, int64_t first, int64_t count, bool apart) {
     if (count == 0) return;
     TapClass all = {residue, first, count, shift[first], shift[first], 0, 0};
     int64_t work = 0;
@@ -82,7 +83,7 @@ class AxisBlocking {
       work += end_of(residue, shift[n]) - begin_of(shift[n]);
     }
     all.begin = begin_of(all.low), all.end = end_of(residue, all.high);
-    if (2 * (all.end - all.begin) * count <= 3 * work) {
+    if (!apart && 2 * (all.end - all.begin) * count <= 3 * work) {
       classes[n_classes++] = all;
       return;
     }
@@ -117,7 +118,8 @@ struct Boxes {
   int64_t extent[kAxes], size[kAxes], count[kAxes];
 
   // rim: what a tile has beyond its box. A box of an image shares its rim with its neighbours: images are cut first.
-  void cut(const int64_t* rim, int64_t place_bytes, int64_t groups) {
+  // Returns the bytes of a tile.
+  int64_t cut(const int64_t* rim, int64_t place_bytes, int64_t groups) {
     for (int a = 0; a < kAxes; ++a) resize(a, extent[a]);
     for (;;) {
       int64_t inner = 1, places = 1;
@@ -136,7 +138,7 @@ struct Boxes {
                   (tasks < kParts && inner >= 2 * kLeast && size[widest] >= 2 * kRim * rim[widest]))) {
         resize(widest, ceil_div(size[widest], 2));
       } else {
-        return;
+        return bytes;
       }
     }
   }
@@ -193,8 +195,9 @@ struct ConvolutionBlocking {
   AxisBlocking axis[kAxes];
   int64_t groups, channels, taps;  // channels of a group
 
-  explicit ConvolutionBlocking(const cpu::ConvolutionLayer& l)
-      : axis{AxisBlocking(images(l.batch)), AxisBlocking(l.axis[0]), AxisBlocking(l.axis[1]), AxisBlocking(l.axis[2])},
+  explicit ConvolutionBlocking(const cpu::ConvolutionLayer& l, bool apart = false)
+      : axis{AxisBlocking(images(l.batch), apart), AxisBlocking(l.axis[0], apart), AxisBlocking(l.axis[1], apart),
+             AxisBlocking(l.axis[2], apart)},
         groups(l.groups),
         channels(l.in_features / l.groups),
         taps(l.axis[0].kernel * l.axis[1].kernel * l.axis[2].kernel) {}

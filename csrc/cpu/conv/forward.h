@@ -16,10 +16,11 @@ class ConvolutionForward {
         micro_(micro_kernels_for<T>(s_.n_values)),
         columns_(s_.out, micro_.widest),
         coefficients_(args.layer, s_, blocking_.taps, columns_.padded) {
-    int64_t rim[kAxes];
-    for (int a = 0; a < kAxes; ++a) boxes_.extent[a] = blocking_.axis[a].out, rim[a] = 2 * blocking_.axis[a].spread;
     block_ = min64(kInputBlock, ceil_div(kSumInputs, max64(1, blocking_.taps)));
-    boxes_.cut(rim, columns_.padded * int64_t(sizeof(T)) * (blocking_.channels > block_ ? 2 : 1), blocking_.groups);
+    if (cut() > 2 * Boxes::kLargestTile) {  // mostly rim: values are made for each tap rather
+      blocking_ = ConvolutionBlocking(args.layer, true);
+      cut();
+    }
     chunk_ = columns_.joined ? 1 : min64(kChunk, block_);
   }
 
@@ -36,6 +37,13 @@ class ConvolutionForward {
   }
 
  private:
+  int64_t cut() {
+    int64_t rim[kAxes];
+    for (int a = 0; a < kAxes; ++a) boxes_.extent[a] = blocking_.axis[a].out, rim[a] = 2 * blocking_.axis[a].spread;
+    const int64_t place_bytes = columns_.padded * int64_t(sizeof(T)) * (blocking_.channels > block_ ? 2 : 1);
+    return boxes_.cut(rim, place_bytes, blocking_.groups);
+  }
+
   static constexpr int kChunk = 4;  // channels whose values wait while one panel of the tile stays in cache
 
   void task(int64_t t) const {
@@ -144,7 +152,7 @@ class ConvolutionForward {
 
   const cpu::ConvolutionArgs& a_;
   const Shape s_;
-  const ConvolutionBlocking blocking_;
+  ConvolutionBlocking blocking_;
   const MicroKernels<T>& micro_;
   const Columns<T> columns_;
   TapCoefficients<T> coefficients_;

@@ -4,12 +4,11 @@ import keyword
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..._core import checks
-from ...data import Dataset, _numbered, _unframed
+from ...data import CONSTANT, Dataset, _check_index, _numbered, _tensor_of, _unframed
 from .joint import Loss, Rows
 from .networks import Data
 
@@ -42,6 +41,7 @@ def given(x: Any, y: Any, names: Sequence[str] | None) -> Given:
     if not isinstance(x, Dataset):
         if y is None:
             raise TypeError("y: got None, expected what x is explained by; only a Dataset holds both")
+        _check_index(x, y)
         x, called = _unframed("x", x)
         return Given(x, _unframed("y", y)[0], called if names is None else names, None)
     if y is not None:
@@ -76,7 +76,7 @@ def rows_of(x: Any, y: Any, loss: Loss | None) -> tuple[Tensor, Tensor, int, flo
             row = int((~value.isfinite()).nonzero()[0, 0])
             raise ValueError(f"{name}: sample {row} is not finite, expected no NaN or inf")
         _check_size(name, value.double().abs().reshape(len(value), -1).amax(0))
-    flat = (x.amax(0) == x.amin(0)).nonzero().flatten().tolist()
+    flat = (x.amax(0) - x.amin(0) <= CONSTANT * x.abs().amax(0)).nonzero().flatten().tolist()
     if flat:
         raise ValueError(f"x: column {flat[0]} is constant, expected columns that vary; leave it out")
     classes = loss is not None and not y.is_floating_point()
@@ -106,7 +106,7 @@ def _check_size(name: str, sizes: Tensor) -> None:
 def _tensor(name: str, value: Any) -> Tensor:
     if not isinstance(value, Tensor):
         try:
-            value = torch.as_tensor(np.asarray(value))  # Python's numbers are float64
+            value = _tensor_of(value)  # Python's numbers are float64
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(f"{name}: got {type(value).__name__}, expected a tensor or an array") from None
     if value.is_complex() or value.dtype == torch.bool:

@@ -12,6 +12,11 @@ from ..search import bounds
 from .form import Form, evaluate
 
 
+def times(value: float, factor: float) -> float:
+    """Return what is `factor` times larger than a value, or so much above a negative one."""
+    return value + (factor - 1) * abs(value)
+
+
 @dataclass(frozen=True)
 class Rows:
     """A set of rows and the loss on them: None for the mean squared error.
@@ -34,7 +39,7 @@ class Rows:
 
     def limit(self, value: float, factor: float) -> float:
         """Return the loss that is `factor` times larger than a value, or so much above a negative one."""
-        return value + (factor - 1) * abs(value) + self.floor
+        return times(value, factor) + self.floor
 
     def of(self, prediction: Tensor) -> float:
         """Return the loss of a prediction, inf where it is not finite."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from ...nn import KAN
 from . import present
 from .form import Form, Term
+from .joint import times
 
 CLOSE = 1.1  # of losses: a simpler formula whose loss is so many times larger is as good
 WORSE = 1.1  # of losses: a formula whose loss is more than so many times its network's is worse than it
@@ -74,7 +75,7 @@ class Law:
     def worse_than_network(self) -> bool:
         """Return whether the formula's loss is notably larger than that of its network."""
         factor = WORSE**0.5 if self.squared else WORSE
-        return self.network is not None and not self.exact and not self.loss <= factor * self.network
+        return self.network is not None and not self.exact and not self.loss <= times(self.network, factor)
 
     def skeleton(self) -> str:
         """Return which functions act where, without constants: what two seeds agree about."""
@@ -136,9 +137,8 @@ class Pool:
 
     def close(self, loss: float, other: float) -> bool:
         """Return whether two losses are as good as the same."""
-        return max(loss, self.floor) <= CLOSE * max(other, self.floor) and max(other, self.floor) <= (
-            CLOSE * max(loss, self.floor)
-        )
+        low, high = sorted((max(loss, self.floor), max(other, self.floor)))
+        return high <= times(low, CLOSE)
 
     def front(self) -> list[Law]:
         """Return the laws that no simpler one equals, the simplest first."""
