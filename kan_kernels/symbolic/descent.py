@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ def descend(
     *,
     floor: float = 0.0,
     tolerance: float = 0.0,
+    inner: Tensor | None = None,
 ) -> tuple[Tensor, float]:
     """Return the parameters with the least value found, and that value, which is never above `best`.
 
@@ -35,7 +37,10 @@ def descend(
             multiple of the value. What is not finite there raises NotFinite.
         steps: at most.
         floor: a value that is as good as none. tolerance: the share that a step must gain, three times.
+        inner: (P,) bool, the parameters inside of functions. They stay where they are as long as every step
+            of all parameters leads out of a domain.
     """
+    inner = torch.zeros_like(theta, dtype=torch.bool) if inner is None else inner
     damping, idle = 1e-3, 0
     for _ in range(steps):
         if best <= floor or idle == 3:
@@ -43,26 +48,46 @@ def descend(
         matrix, gradient = system(theta)
         if not (matrix.isfinite().all() and gradient.isfinite().all()):
             raise NotFinite
-        # in units in which all parameters matter alike: those of x must not decide what has no rank
-        unit = matrix.diagonal().sqrt()
-        unit = torch.where(unit > 0, unit, 1.0)
-        scaled, slope = (matrix / unit / unit[:, None]).cpu(), (gradient / unit).cpu()[:, None]
-        while damping < LARGE:
-            # formulas have parameters that can be traded against each other; the damping chooses among them
-            damped = scaled + damping * torch.eye(len(unit), dtype=scaled.dtype)
-            move = torch.linalg.lstsq(damped, slope, driver="gelsd").solution[
-                :, 0
-            ]  # any rank; on the CPU only
-            trial = theta + move.to(theta.device) / unit
-            found = value(trial)
-            if found < best:  # false for NaN, where a step leaves a domain
-                break
-            damping *= 8
-        else:
+        step = _step(theta, best, value, matrix, gradient, damping)
+        if step.theta is None and step.left and inner.any():
+            matrix = matrix.masked_fill(inner | inner[:, None], 0.0)
+            step = _step(theta, best, value, matrix, gradient.masked_fill(inner, 0.0), 1e-3)
+        if step.theta is None:
             break
-        idle = idle + 1 if best - found <= tolerance * abs(best) else 0
-        theta, best, damping = trial, found, max(damping / 10, SMALL)
+        idle = idle + 1 if best - step.value <= tolerance * abs(best) else 0
+        theta, best, damping = step.theta, step.value, max(step.damping / 10, SMALL)
     return theta, best
+
+
+class _Step(NamedTuple):
+    """A better place, its value and the damping that led there; None, and whether a domain was left."""
+
+    theta: Tensor | None
+    value: float
+    damping: float
+    left: bool
+
+
+def _step(
+    theta: Tensor, best: float, value: Callable[[Tensor], float], matrix: Tensor, gradient: Tensor,
+    damping: float,
+) -> _Step:  # fmt: skip
+    # in units in which all parameters matter alike: those of x must not decide what has no rank
+    unit = matrix.diagonal().sqrt()
+    unit = torch.where(unit > 0, unit, 1.0)
+    scaled, slope = (matrix / unit / unit[:, None]).cpu(), (gradient / unit).cpu()[:, None]
+    left = False
+    while damping < LARGE:
+        # formulas have parameters that can be traded against each other; the damping chooses among them
+        damped = scaled + damping * torch.eye(len(unit), dtype=scaled.dtype)
+        move = torch.linalg.lstsq(damped, slope, driver="gelsd").solution[:, 0]  # any rank; on the CPU only
+        trial = theta + move.to(theta.device) / unit
+        found = value(trial)
+        if found < best:  # false for NaN, where a step leaves a domain
+            return _Step(trial, found, damping, left)
+        left = left or not math.isfinite(found)
+        damping *= 8
+    return _Step(None, best, damping, left)
 
 
 def normal_equations(jacobian: Tensor, slope: Tensor, curvature: Tensor | None) -> System:

@@ -104,6 +104,7 @@ def polish(
     problem: _Outputs | _Residual
     problem = _Outputs(model, free, x, y, loss) if residual is None else _Residual(model, free, x, residual)
     start = torch.cat([value.detach().flatten().double() for value in free.values()])
+    inner = torch.cat([_is_inner(name, value) for name, value in free.items()])
     end = start  # what the model is left with, whatever happens
     try:
         best = problem.value(start)
@@ -112,7 +113,7 @@ def polish(
             raise ValueError(f"model: its {what} not finite on x")
         try:
             with threads.few(len(x) * len(start)):
-                end, best = descend(start, best, problem.value, problem.system, steps)
+                end, best = descend(start, best, problem.value, problem.system, steps, inner=inner)
         except NotFinite as error:
             raise ValueError("model: the derivatives of its outputs are not finite on x") from error
     finally:
@@ -120,6 +121,14 @@ def polish(
     if loss is not None:
         return best
     return (best / problem.count) ** 0.5
+
+
+def _is_inner(name: str, value: Tensor) -> Tensor:
+    """Return which parameters stand inside of a function: a and b of c f(a x + b) + d."""
+    inner = torch.zeros_like(value, dtype=torch.bool)
+    if not name.endswith("bias"):
+        inner[:, :2] = True
+    return inner.flatten()
 
 
 def error_of(model: torch.nn.Module, x: Tensor, y: Tensor, loss: Loss | None) -> float:
@@ -215,7 +224,6 @@ class _Residual:
         self.model, self.x, self.residual = model, x, residual
         self.parameters = list(free.values())
         self.sizes = [value.numel() for value in self.parameters]
-        self.wanted = [value.requires_grad for value in self.parameters]
         self.count = 1
 
     def value(self, theta: Tensor) -> float:
@@ -224,8 +232,6 @@ class _Residual:
 
     def _at(self, theta: Tensor) -> Tensor:
         self._write(theta)
-        for value in self.parameters:
-            value.requires_grad_(True)
         with torch.enable_grad():
             left = self.residual(self.model, self.x)
         if not isinstance(left, Tensor) or left.numel() == 0:
@@ -263,5 +269,3 @@ class _Residual:
     def close(self, theta: Tensor) -> None:
         """Give the model these parameters."""
         self._write(theta)
-        for value, wanted in zip(self.parameters, self.wanted, strict=True):
-            value.requires_grad_(wanted)

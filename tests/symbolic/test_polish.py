@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kan_kernels import KAN
+from kan_kernels import KAN, KANLinear
 from kan_kernels.symbolic import discover, fix, polish
 
 
@@ -20,6 +20,18 @@ def test_units_of_x_decide_nothing(unit: float) -> None:
     fix(net.layers[0], 1, 0, "x^2", params=(1.0, 0.1 * unit, unit**-2, 0.0))
     fix(net.layers[1], 0, 0, "exp", params=(1.0, 0.0, 0.9, 0.0))
     assert polish(net, x, y) < 1e-13
+
+
+@pytest.mark.parametrize("name, most", [("x^1.5", 1e-12), ("sqrt", 1e-3), ("log", 1e-12)])
+def test_at_the_end_of_a_domain(name: str, most: float) -> None:
+    """What stands outside of a function is fitted where no step of its argument leads on."""
+    x = torch.linspace(0, 1, 200, dtype=torch.float64)[:, None]
+    function, shift = {"x^1.5": (x**1.5, 0.0), "sqrt": (x.sqrt(), 1e-3), "log": ((x + 0.01).log(), 1e-3)}[
+        name
+    ]
+    layer = KANLinear(1, 1, dtype=torch.float64)
+    fix(layer, 0, 0, name, params=(1.0, shift, 0.9, 0.1))
+    assert polish(layer, x, function) < most
 
 
 def test_frozen_formulas_stay() -> None:
