@@ -35,12 +35,12 @@ class Normalizer(NamedTuple):
         Computed in float64, as those of the data set were; whole numbers become torch's default dtype.
         """
         wide = (values.double() - self.mean.to(values.device)) / self.std.to(values.device)
-        return wide.to(_floating(values))
+        return wide.to(_floating_dtype(values))
 
     def undo(self, values: Tensor) -> Tensor:
         """Return values * std + mean: `apply` backwards."""
         wide = values.double() * self.std.to(values.device) + self.mean.to(values.device)
-        return wide.to(_floating(values))
+        return wide.to(_floating_dtype(values))
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ def _split(rows: int, test: float, seed: int) -> tuple[Tensor, Tensor]:
     return order[: rows - held].sort().values, order[rows - held :].sort().values
 
 
-def _floating(values: Tensor) -> torch.dtype:
+def _floating_dtype(values: Tensor) -> torch.dtype:
     return values.dtype if values.is_floating_point() else torch.get_default_dtype()
 
 

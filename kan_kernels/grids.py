@@ -74,17 +74,23 @@ def update_grid(
         coefficients, old_knots = layer.spline_weight.double(), layer.grid.double()
         return knots, refit(coefficients, old_knots, knots, layer.spline_order, rows)
 
-    if isinstance(inner, (KAN, KANLinear)) and (replicas.is_sharded(inner) or why_no_chain(inner) is None):
+    if isinstance(inner, (KAN, KANLinear)) and _runs_in_turn(inner):
         _change_in_turn(model, x, moved, settings, group)
     else:
         _change_where_reached(model, x, moved, settings, group)
+
+
+def _runs_in_turn(model: nn.Module) -> bool:
+    """Return whether a KAN is its layers alone. Raise where it has to be, as a sharded one is not run."""
+    if replicas.is_sharded(model):
+        check_chain(model)
+    return why_no_chain(model) is None
 
 
 def _change_in_turn(model: nn.Module, x: Any, change: _Rule, settings: dict[str, Any], group: Any) -> None:
     """Replace what the layers of a KAN or KANLinear hold, each by what those before it make of x."""
     inner = replicas.unwrapped(model)
     layers, products = layers_of(inner, sharded=True), products_of(inner)
-    check_chain(inner)  # a sharded model is not run
     ranks = replicas.resolve(model, group)
     whole = replicas.whole(model, layers)
     replicated = nn.ModuleList(whole)
@@ -93,11 +99,10 @@ def _change_in_turn(model: nn.Module, x: Any, change: _Rule, settings: dict[str,
         seen: dict[int, list[Tensor]] = {}
         for layer, rows in zip(layers, _inputs(whole, products, x), strict=True):
             seen.setdefault(id(layer), []).append(rows)  # of a layer that is there twice: all
-        made = {
-            id(layer): change(other, torch.cat(seen[id(layer)]))
+        return [
+            change(other, torch.cat(seen.pop(id(layer)))) if id(layer) in seen else None
             for layer, other in zip(layers, whole, strict=True)
-        }
-        return [made.pop(id(layer), None) for layer in layers]
+        ]
 
     _apply(
         layers, replicas.everywhere(model, lambda: replicas.shared(ranks, replicated, settings, changes, x))
@@ -214,7 +219,7 @@ def refine(model: nn.Module, new_grid_size: int, x: Tensor | None = None, *, gro
                 f"new_grid_size: got {new_grid_size}, but layer {n} has {layer.grid_size} cells already, "
                 f"expected {layer.grid_size} or more"
             )
-    in_turn = x is None or replicas.is_sharded(model) or why_no_chain(model) is None
+    in_turn = x is None or _runs_in_turn(model)
     if x is not None and in_turn and (group is None or group == replicas.LOCAL):  # a rank may have no rows
         replicas.everywhere(model, lambda: check_data(x, layers[0]))
     exact = all(new_grid_size % layer.grid_size == 0 for layer in layers)

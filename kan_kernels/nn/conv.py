@@ -72,15 +72,16 @@ class KANConv(SplineModule):
         self.reset_parameters()
 
     @torch.no_grad()
-    def reset_parameters(self) -> None:
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Initialise as KANLinear does; the inputs of an output are its group's channels at every tap."""
         self.reset_grid()
         taps = math.prod(self.kernel_size)
         fan_in, fan_out = self.in_channels // self.groups * taps, self.out_channels // self.groups * taps
-        nn.init.normal_(self.spline_weight, std=(1.0 if self.base is None else 0.1) / fan_in**0.5)
+        std = (1.0 if self.base is None else 0.1) / fan_in**0.5
+        nn.init.normal_(self.spline_weight, std=std, generator=generator)
         if self.base_weight is not None:
             bound = math.sqrt(6.0 / (fan_in + fan_out))  # Xavier, with torch's fans of a convolution
-            nn.init.uniform_(self.base_weight, -bound, bound)
+            nn.init.uniform_(self.base_weight, -bound, bound, generator=generator)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 

@@ -41,8 +41,7 @@ class _Lazy(LazyModuleMixin):
     def reset_parameters(self: Any, generator: torch.Generator | None = None) -> None:
         """Initialise as the plain layer does, once there is something to initialise."""
         if "_tails" not in self.__dict__:
-            given = () if generator is None else (generator,)
-            super().reset_parameters(*given)  # type: ignore[misc]
+            super().reset_parameters(generator)  # type: ignore[misc]
 
     def initialize_parameters(self: Any, x: Tensor, *_: Any) -> None:
         """Take the number of inputs from x. Raise TypeError or ValueError if x cannot have been meant."""

@@ -125,6 +125,13 @@ def test_rims_wider_than_images(out: int, kernel: int, dilation: int, size: int)
             layer(x)
         return time.process_time() - start
 
+    layer = kan_kernels.KANConv3d(
+        2, out, kernel, dilation=dilation, padding=dilation * (kernel // 2), dtype=torch.float64
+    )
+    x = torch.rand(1, 2, size, size, size, dtype=torch.float64) * 2 - 1
+    with torch.no_grad():
+        got, true = layer(x), expected(layer, x)
+    assert (got - true).abs().max() <= 1e-11 * max(1.0, float(true.abs().max()))
     seconds(1, 3)
     taps = (kernel / 3) ** 3
     assert seconds(dilation, kernel) < 40 * taps * seconds(1, 3) + 0.2
