@@ -119,11 +119,13 @@ KAN_HD V reciprocal_1_to_2(V x) {
 // logistic(x) and 1 - logistic(x), neither by a subtraction.
 template <class T>
 KAN_HD Logistic<Vec<T>> logistic(Vec<T> x) {
-  const Vec<T> magnitude = x < T(0) ? -x : x;
-  const Vec<T> e = exp_nonpositive(-magnitude);
+  using Bits = typename Simd<T>::Bits;
+  const auto negative = (typename Simd<T>::IVec)x < 0;  // by the sign's bit: -0 and NaN may go either way
+  const Bits sign = Bits{} + (typename IntOf<T>::bits(1) << (8 * sizeof(T) - 1));
+  const Vec<T> e = exp_nonpositive((Vec<T>)((Bits)x | sign));
   const Vec<T> large = reciprocal_1_to_2(e + T(1));
   const Vec<T> small = e * large;
-  return {x < T(0) ? small : large, x < T(0) ? large : small};
+  return {negative ? small : large, negative ? large : small};
 }
 
 // One step of the reduction below: of two vectors, blocks of `Block` lanes are halved; the sums of a's halves go to

@@ -212,8 +212,9 @@ inline void read_columns(T* columns, int64_t ld, const MatrixView& in, int64_t r
 // A bump allocator of 64-byte aligned scratch, one a thread, kept between calls while it is small.
 class Arena {
  public:
-  explicit Arena(size_t bytes) : bytes_(bytes + 64) {
-    Buffer& cache = cached();
+  // shared: beside the arenas of what a call spreads over threads, this one's among them.
+  explicit Arena(size_t bytes, bool shared = false) : bytes_(bytes + 64), cached_(cached(shared)) {
+    Buffer& cache = cached_;
     if (cache.size < bytes_) {
       ::operator delete(cache.data);
       cache = {nullptr, 0};
@@ -223,7 +224,7 @@ class Arena {
     next_ = reinterpret_cast<char*>((start + 63) & ~uintptr_t(63));
   }
   ~Arena() {
-    Buffer& cache = cached();
+    Buffer& cache = cached_;
     if (cache.size > kKeep) {
       ::operator delete(cache.data);
       cache = {nullptr, 0};
@@ -256,12 +257,13 @@ class Arena {
       return *this;
     }
   };
-  static Buffer& cached() {
-    static thread_local Buffer buffer;
-    return buffer;
+  static Buffer& cached(bool shared) {
+    static thread_local Buffer buffers[2];
+    return buffers[shared];
   }
   static constexpr size_t kKeep = size_t(8) << 20;
   size_t bytes_;
+  Buffer& cached_;
   char* next_;
 };
 

@@ -12,6 +12,7 @@ from activation_cases import OPS, build_activation, check_activation, run_activa
 from bases import CODES
 from cases import TABLE, Case, sparse
 from harness import bits, check_same_bits
+from kan_kernels.functional import kan_activation
 
 BACKENDS = ("reference", "native")
 MORE = [
@@ -104,3 +105,32 @@ def test_strides_are_those_of_the_fake(shape: tuple[int, int, int]) -> None:
         fakes = [a if a is None else mode.from_tensor(a) for a in arguments]
         fake = torch.ops.kan_kernels.kan_activation(*fakes, *constants)
     assert real.shape == fake.shape == shape and real.stride() == fake.stride()
+
+
+def even_knots(low: float, high: float, cells: int, order: int) -> torch.Tensor:
+    """Return the float32 knots of `cells` equal cells from low to high, extended on both sides."""
+    return torch.linspace(
+        low - order * (high - low) / cells,
+        high + order * (high - low) / cells,
+        cells + 2 * order + 1,
+        dtype=torch.float64,
+    ).float()
+
+
+@pytest.mark.parametrize("cells", (1, 2, 3, 5, 6, 7, 10, 13, 20, 24))
+@pytest.mark.parametrize("order", (1, 2, 3))
+@pytest.mark.parametrize("low,high", ((-1.0, 1.0), (0.3, 0.7), (-100.0, 171.3), (4000.0, 4001.0)))
+def test_a_knot_belongs_to_the_cell_on_its_right(low: float, high: float, order: int, cells: int) -> None:
+    """Cells of even knots are computed from x; steps of the k-th derivative show what is beside a knot."""
+    knots, width = even_knots(low, high, cells, order), (high - low) / cells
+    at = torch.cat([knots, knots.nextafter(knots - 1), knots.nextafter(knots + 1)])
+    x = torch.cat([at, torch.tensor([-torch.inf, torch.inf, 3e38, -3e38])]).unsqueeze(1).repeat(1, 8)
+    weight = torch.randn(8, cells + order, 2, generator=torch.Generator().manual_seed(order))
+    grid, constants = knots.repeat(8, 1), {"spline_order": order, "base": None}
+    precision = 1e-5 * max(1.0, 0.01 * max(abs(low), abs(high)) / width)
+    for m in range(order + 1):
+        v = kan_activation(x, weight, grid, derivative=m, backend="native", **constants)
+        expected = kan_activation(x.double(), weight.double(), grid.double(), derivative=m, **constants)
+        scale = weight.abs().max() * (2 * order / width) ** m
+        outside = (x.abs() > 1e4).unsqueeze(-1)
+        assert torch.where(outside, v, v - expected).abs().max() <= precision * scale, m

@@ -4,12 +4,17 @@
 namespace sanitize {
 namespace {
 
-// Few heads; now and then several tiles of rows and features, and rows that are split.
+// Few heads; now and then several tiles of rows and features, rows that are split, whole vectors of features, and the
+// derivative whose steps show to which cell a knot belongs.
 Problem make_problem(uint64_t seed) {
   Problem p(seed);
   p.layer.out_features = 1 + p.layer.out_features % 5;
   if (seed % 8 == 0) p.layer.batch = 200 + p.random.below(400);
   if (seed % 32 == 0) p.layer.batch = 2048 + p.random.below(600);
+  if (seed % 8 == 0) p.layer.in_features = 16 * (1 + p.random.below(5)), p.m = std::min(p.m, 4);
+  for (size_t i = p.t.size(); i < size_t(p.layer.in_features); ++i) p.t.push_back(p.t[i - 1]);
+  p.t.resize(size_t(p.layer.in_features));
+  if (seed % 4 == 1 && bytes_of(p.layer.weight_dtype) > 2) p.m = p.layer.order;
   return p;
 }
 

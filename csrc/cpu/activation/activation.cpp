@@ -3,8 +3,8 @@
 
 #include <cstring>
 
+#include "feature_lanes.h"
 #include "sorted.h"
-#include "tables.h"
 
 namespace kan {
 namespace KAN_ISA {
@@ -13,14 +13,8 @@ void kan_activation(const cpu::ActivationArgs& args, const cpu::Executor& execut
   const Shape shape(args.layer);
   if (shape.batch == 0 || shape.in == 0 || shape.out == 0) return;
   if (args.layer.weight_dtype == DType::f64) return sorted_activation<double>(args, shape, executor);
-  if constexpr (Lookup<float>::entries > 0) {
-    if (takes_tables<float>(shape)) {
-      return with_activation_tables<float>(shape, [&](auto order, auto is_short) {
-        table_activation<float, order(), is_short()>(args, shape, executor);
-      });
-    }
-  }
-  sorted_activation<float>(args, shape, executor);
+  if (!takes_feature_lanes(shape)) return sorted_activation<float>(args, shape, executor);
+  with_short_order(shape, [&](auto order) { feature_lanes_forward<order()>(args, shape, executor); });
 }
 
 void kan_activation_backward(const cpu::ActivationBackwardArgs& args, const cpu::Executor& executor) {
@@ -31,14 +25,11 @@ void kan_activation_backward(const cpu::ActivationBackwardArgs& args, const cpu:
     return;
   }
   if (args.layer.weight_dtype == DType::f64) return sorted_activation_backward<double>(args, shape, executor);
-  if constexpr (Lookup<float>::entries > 0) {
-    if (takes_tables<float>(shape)) {
-      return with_activation_tables<float>(shape, [&](auto order, auto is_short) {
-        table_activation_backward<float, order(), is_short()>(args, shape, executor);
-      });
-    }
-  }
-  sorted_activation_backward<float>(args, shape, executor);
+  if (!takes_feature_lanes(shape)) return sorted_activation_backward<float>(args, shape, executor);
+  with_short_order(shape, [&](auto order) {
+    if (args.input_derivative == 0) return feature_lanes_backward<order(), order()>(args, shape, executor);
+    feature_lanes_backward<order(), order() - 1>(args, shape, executor);
+  });
 }
 
 }  // namespace KAN_ISA

@@ -14,21 +14,6 @@ constexpr int64_t kTileStride = kTileRows + 16;  // no power of two: the columns
 constexpr int64_t kTaskRows = 1024;
 constexpr int64_t kWantedTasks = 16;  // features alone make so many, or the rows of a sum are split too
 
-// 64-byte aligned numbers that several threads read.
-template <class T>
-class Shared {
- public:
-  explicit Shared(int64_t n) : memory_(new char[size_t(n) * sizeof(T) + 64]) {
-    const uintptr_t start = reinterpret_cast<uintptr_t>(memory_.get());
-    data_ = reinterpret_cast<T*>((start + 63) & ~uintptr_t(63));
-  }
-  T* data() const { return data_; }
-
- private:
-  std::unique_ptr<char[]> memory_;
-  T* data_;
-};
-
 // Past the caches, where the machine can; p is aligned to a whole vector. Needs finish_streams() at the end.
 #if defined(__AVX512F__)
 template <class T>

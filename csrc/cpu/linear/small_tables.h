@@ -48,11 +48,11 @@ struct Rounded {
   }
 };
 
-// The knots of one feature.
-template <class T, int K, bool Short>
+// The knots of one feature, in tables of N entries.
+template <class T, int K, bool Short, int Entries = Short ? Simd<T>::lanes : Lookup<T>::entries>
 class SmallKnots {
  public:
-  static constexpr int N = Short ? Simd<T>::lanes : Lookup<T>::entries;
+  static constexpr int N = Entries;
   using IVec = typename Simd<T>::IVec;
   // [j][i][e]: coefficient i of the j-th function of entry e's cell
   using Polynomials = double[K + 1][K + 1][N];
@@ -84,6 +84,10 @@ class SmallKnots {
     p.w = (read(right_, p.entry) - inside) * inverse;
     return p;
   }
+
+  T left(int entry) const { return left_[entry]; }
+  T right(int entry) const { return right_[entry]; }
+  T inverse_width(int entry) const { return inverse_[entry]; }
 
   // The triangle of bspline.h with polynomials for numbers, raised to a degree.
   void polynomials(int derivative, int out_degree, Polynomials& out) const {

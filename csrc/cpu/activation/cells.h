@@ -1,0 +1,242 @@
+// The tables of activations of B-splines with short grids, where lanes are features: each lane reads from memory a line
+// with the bounds of its own cell, and one with the coefficients of each head's polynomial there.
+//
+// Entries are those of linear/small_tables.h: entry e belongs to rows with e knots at or below x; the first entry and
+// the last belong to no cell.
+#pragma once
+
+#include <cmath>
+#include <vector>
+
+#include "cpu/linear/small.h"
+#include "lines.h"
+#include "tiles.h"
+
+namespace kan {
+namespace KAN_ISA {
+
+constexpr int kMostKnots = 31;  // of a feature; their polynomials are computed in tables of one more entry
+
+// call(entries of a table), as a constant.
+template <class Call>
+void with_entries(const Shape& s, const Call& call) {
+  s.n_knots < 16 ? call(std::integral_constant<int, 16>()) : call(std::integral_constant<int, kMostKnots + 1>());
+}
+
+template <int K, int N>
+using ShortKnots = SmallKnots<float, K, false, N>;
+
+// Where the features of a row lie: the offsets of their cells' lines, and how far from the cells' ends (Place).
+struct Places {
+  alignas(64) int32_t bounds[kTileColumns];
+  alignas(64) int32_t splines[kTileColumns];  // of the first head
+  alignas(64) float u[kTileColumns], w[kTileColumns];
+
+  KAN_HD Place<float> at(int64_t f) const {
+    Place<float> place = {};
+    place.u = load(u + f), place.w = load(w + f);
+    return place;
+  }
+};
+
+// Where knots lie evenly: the whole part of scale x + shift, from 0 to n_knots; 0 for NaN.
+KAN_HD Simd<float>::IVec computed_entry(Vec<float> x, Vec<float> scale, Vec<float> shift, int n_knots) {
+  Vec<float> s = x * scale + shift;
+  s = s > 0.0f ? s : Vec<float>{};
+  s = s < float(n_knots) ? s : broadcast(float(n_knots));
+  return __builtin_convertvector(s, Simd<float>::IVec);
+}
+
+// The features of one block. Bounds: [feature][entry][kLine], a cell's ends and the inverse of its width.
+struct CellBlock {
+  int n_knots = 0;
+  bool even = false;  // the knots lie so evenly that a cell can be computed from x
+  int heads = 1;
+  // knots: [n_knots][kTileColumns]; splines: [feature][entry][head][kLine]; base_weights: [head][kTileColumns]
+  const float *knots, *scale, *shift, *bounds, *splines, *base_weights;
+
+  int entries() const { return n_knots + 1; }
+  int64_t splines_size() const { return int64_t(kTileColumns) * entries() * heads * kLine; }
+
+  // The places of n features, a whole number of vectors, in each of some rows, which lie a stride apart.
+  void locate(const float* x, int64_t stride, int64_t rows, int64_t n, Places* places) const {
+    for (int64_t r = 0; even && r < rows; ++r) find_lines<true>(x + r * stride, n, places[r]);
+    for (int64_t r = 0; r < rows; ++r) {
+      if (even && find_places<true>(x + r * stride, n, places[r])) continue;
+      find_lines<false>(x + r * stride, n, places[r]);
+      find_places<false>(x + r * stride, n, places[r]);
+    }
+  }
+
+ private:
+  // A loop of its own: what it writes is read one by one, which vectors that are still underway would delay.
+  template <bool Even>
+  KAN_HD void find_lines(const float* x, int64_t n, Places& places) const {
+    using IVec = Simd<float>::IVec;
+    constexpr int L = Simd<float>::lanes;
+    const CellBlock self = *this;
+    IVec first = {};  // lines of the features' first entries
+    KAN_UNROLL
+    for (int l = 0; l < L; ++l) first[l] = l * self.entries();
+    for (int64_t f = 0; f < n; f += L, first += L * self.entries()) {
+      const Vec<float> v = load(x + f);
+      IVec line = first;
+      if constexpr (Even) {
+        line += computed_entry(v, load(self.scale + f), load(self.shift + f), self.n_knots);
+      } else {  // how many knots are at or below x; 0 for NaN
+        for (int t = 0; t < self.n_knots; ++t) line -= (IVec)(v >= load(self.knots + t * kTileColumns + f));
+      }
+      *reinterpret_cast<IVec*>(places.bounds + f) = line * kLine;
+      *reinterpret_cast<IVec*>(places.splines + f) = line * (kLine * self.heads);
+    }
+  }
+  // Where features lie in the cells of their lines. False if Even and one lies elsewhere, at infinity or nowhere.
+  template <bool Even>
+  KAN_HD bool find_places(const float* x, int64_t n, Places& places) const {
+    using IVec = Simd<float>::IVec;
+    const float *const all = bounds, *const lowest = knots, *const highest = knots + (n_knots - 1) * kTileColumns;
+    IVec elsewhere = {};
+    for (int64_t f = 0; f < n; f += Simd<float>::lanes) {
+      Vec<float> v = load(x + f), cell[3];
+      read_lines<3>(all, places.bounds + f, cell);
+      if constexpr (Even) elsewhere |= (IVec)(v < cell[0]) | ~(IVec)(v < cell[1]);
+      if constexpr (!Even) {  // infinities stay out of the arithmetic
+        v = v < load(lowest + f) ? load(lowest + f) : v;
+        v = v > load(highest + f) ? load(highest + f) : v;
+      }
+      store(places.u + f, (v - cell[0]) * cell[2]);
+      store(places.w + f, (cell[1] - v) * cell[2]);
+    }
+    return !Even || !any_lane(elsewhere);
+  }
+};
+
+// The tables of all features, made once a call.
+template <int K>
+class CellTables {
+ public:
+  // derivative: of the splines, as polynomials of a degree; -1: none.
+  CellTables(const Layer& layer, const Shape& s, int derivative, int degree, const cpu::Executor& executor,
+             Arena& arena)
+      : layer_(layer),
+        s_(s),
+        derivative_(derivative),
+        degree_(degree),
+        even_(size_t(ceil_div(s.in, kTileColumns))),
+        bounds_(bounds_size(s)),
+        size_(block_size(s, derivative)),
+        memory_(arena.take<float>(ceil_div(s.in, kTileColumns) * size_)) {
+    run_tasks(executor, s.in * s.out * 200 > kSerialCycles, s, Tasks(s, 1), [&](const Task& task) {
+      with_entries(s_, [&](auto entries) { load_block<entries()>(task.i0, task.i1); });
+    });
+  }
+
+  static size_t bytes(const Shape& s, int derivative) {
+    return Arena::bytes_for<float>(ceil_div(s.in, kTileColumns) * block_size(s, derivative));
+  }
+
+  CellBlock block(int64_t i0) const {
+    CellBlock b;
+    const float* const start = memory_ + i0 / kTileColumns * size_;
+    b.n_knots = s_.n_knots, b.even = even_[size_t(i0 / kTileColumns)] != 0, b.heads = int(s_.out);
+    b.bounds = start, b.splines = start + bounds_;
+    b.knots = start + size_ - (s_.n_knots + 2 + s_.out) * kTileColumns;
+    b.scale = b.knots + s_.n_knots * kTileColumns, b.shift = b.scale + kTileColumns;
+    b.base_weights = b.shift + kTileColumns;
+    return b;
+  }
+
+  // Whether a feature of a block has the knots of the one before.
+  bool repeats(int64_t i, int64_t first) const {
+    const float* const own = grid(i);
+    return i > first && std::equal(own, own + s_.n_knots, own - s_.n_knots);
+  }
+  const float* grid(int64_t i) const { return static_cast<const float*>(layer_.grid) + i * s_.n_knots; }
+
+ private:
+  static int64_t bounds_size(const Shape& s) { return int64_t(kTileColumns) * (s.n_knots + 1) * kLine; }
+  static int64_t block_size(const Shape& s, int derivative) {
+    return (s.n_knots + 2 + s.out) * kTileColumns + (1 + (derivative < 0 ? 0 : s.out)) * bounds_size(s);
+  }
+
+  template <int N>
+  void load_block(int64_t i0, int64_t i1) {
+    const CellBlock block = this->block(i0);
+    const auto to = [](const float* table) { return const_cast<float*>(table); };  // a block is written once, here
+    std::memset(to(block.bounds), 0, size_t(size_) * sizeof(float));
+    ShortKnots<K, N> knots;
+    alignas(64) typename ShortKnots<K, N>::Polynomials polynomials;
+    alignas(64) float table[K + 1][N];
+    const int64_t coefficients = s_.functions * s_.out, entries = block.entries();
+    Arena arena(Arena::bytes_for<float>(coefficients) + Arena::bytes_for<float>(s_.out));
+    float *const rows = arena.take<float>(coefficients), *const base = arena.take<float>(s_.out);
+    bool even = true;
+    for (int64_t f = 0; f < kTileColumns; ++f) {
+      const int64_t i = i0 + f;
+      float* const bounds = to(block.bounds) + f * entries * kLine;
+      if (i >= i1) {  // padding
+        for (int64_t e = 0; e < entries; ++e) open_bounds(bounds + e * kLine);
+        continue;
+      }
+      if (!repeats(i, i0)) {
+        knots.load(grid(i), s_.n_knots);
+        if (derivative_ >= 0) knots.polynomials(derivative_, degree_, polynomials);
+      }
+      for (int t = 0; t < s_.n_knots; ++t) to(block.knots)[t * kTileColumns + f] = grid(i)[t];
+      for (int e = 0; e < int(entries); ++e) {
+        bounds[e * kLine] = knots.left(e), bounds[e * kLine + 1] = knots.right(e);
+        bounds[e * kLine + 2] = knots.inverse_width(e);
+      }
+      even = even && load_scale(knots, to(block.scale)[f], to(block.shift)[f], bounds);
+      if (layer_.base_weight) {
+        read_row(base, layer_.base_weight, layer_.weight_dtype, i * s_.out, s_.out, 1);
+        for (int64_t h = 0; h < s_.out; ++h) to(block.base_weights)[h * kTileColumns + f] = base[h];
+      }
+      if (derivative_ < 0) continue;
+      read_row(rows, layer_.spline_weight, layer_.weight_dtype, i * coefficients, coefficients, 1);
+      for (int64_t h = 0; h < s_.out; ++h) {
+        spline_table<float, K, N>(table, rows + h, s_.out, s_.functions, polynomials, degree_);
+        for (int64_t e = 0; e < entries; ++e) {
+          float* const line = to(block.splines) + ((f * entries + e) * s_.out + h) * kLine;
+          for (int j = 0; j <= degree_; ++j) line[j] = table[j][e];
+        }
+      }
+    }
+    even_[size_t(i0 / kTileColumns)] = even;
+  }
+
+  // Of what lies outside, as far as differences are finite.
+  static void open_bounds(float* bounds) {
+    constexpr float kFar = std::numeric_limits<float>::max() / 2;
+    bounds[0] = -kFar, bounds[1] = kFar;
+  }
+  // What an entry is computed with, and whether that is right: at both ends of the grid, and in cells but near their
+  // ends, where the bounds show it.
+  template <class Knots>
+  bool load_scale(const Knots& knots, float& scale, float& shift, float* bounds) const {
+    constexpr float kMargin = 1.0f / 8192, kLargest = 1e30f;
+    const int n = s_.n_knots;
+    const float first = knots.left(0), last = knots.right(n);
+    if (!(first > -kLargest && first < last && last < kLargest)) return false;
+    const double slope = (double(n - 1) - 2 * kMargin) / (double(last) - double(first));
+    scale = float(slope), shift = float(1.0 + kMargin - slope * double(first));
+    const auto at = [&](float x) { return computed_entry(broadcast(x), broadcast(scale), broadcast(shift), n)[0]; };
+    if (at(first) != 1 || at(std::nextafter(last, -kLargest)) != n - 1) return false;
+    for (int e = 1; e < n; ++e) {
+      const float left = knots.left(e), right = knots.right(e), edge = (right - left) / 16;
+      if (!(left < right) || at(left + edge) != e || at(right - edge) != e) return false;
+    }
+    open_bounds(bounds), open_bounds(bounds + n * kLine);
+    return true;
+  }
+
+  const Layer& layer_;
+  const Shape& s_;
+  const int derivative_, degree_;
+  std::vector<char> even_;       // of each block
+  const int64_t bounds_, size_;  // numbers: of the bounds of a block, of a block
+  float* const memory_;
+};
+
+}  // namespace KAN_ISA
+}  // namespace kan
