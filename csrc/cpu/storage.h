@@ -212,7 +212,8 @@ inline void read_columns(T* columns, int64_t ld, const MatrixView& in, int64_t r
 // A bump allocator of 64-byte aligned scratch, one a thread, kept between calls while it is small.
 class Arena {
  public:
-  // shared: beside the arenas of what a call spreads over threads, this one's among them.
+  // One may be alive in a thread, and one that is shared: for what a call holds while its tasks have the other, here
+  // too.
   explicit Arena(size_t bytes, bool shared = false) : bytes_(bytes + 64), cached_(cached(shared)) {
     Buffer& cache = cached_;
     if (cache.size < bytes_) {

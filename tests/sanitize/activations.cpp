@@ -9,12 +9,17 @@ namespace {
 Problem make_problem(uint64_t seed) {
   Problem p(seed);
   p.layer.out_features = 1 + p.layer.out_features % 5;
-  if (seed % 8 == 0) p.layer.batch = 200 + p.random.below(400);
+  if (seed % 4 == 2) {
+    p.layer.in_features = 1 + p.random.below(80), p.layer.batch = std::min<int64_t>(p.layer.batch, 100);
+    if (bytes_of(p.layer.weight_dtype) > 2) p.m = p.layer.order;
+  }
+  if (seed % 8 == 0) {
+    p.layer.in_features = 16 * (1 + p.random.below(5)), p.layer.batch = 200 + p.random.below(400);
+    p.m = std::min(p.m, 4);
+  }
   if (seed % 32 == 0) p.layer.batch = 2048 + p.random.below(600);
-  if (seed % 8 == 0) p.layer.in_features = 16 * (1 + p.random.below(5)), p.m = std::min(p.m, 4);
   for (size_t i = p.t.size(); i < size_t(p.layer.in_features); ++i) p.t.push_back(p.t[i - 1]);
   p.t.resize(size_t(p.layer.in_features));
-  if (seed % 4 == 1 && bytes_of(p.layer.weight_dtype) > 2) p.m = p.layer.order;
   return p;
 }
 

@@ -47,14 +47,13 @@ class BlockRows {
   int64_t stride_ = 0;
 };
 
-// Writes rows [n] of a contiguous matrix of `total` numbers, past the caches where none would hold it.
+// Writes rows of n numbers to a contiguous matrix of `total`, past the caches where none of them would hold it.
 class RowWriter {
  public:
   RowWriter(void* out, DType dtype, int64_t row_stride, int64_t total, int64_t i, int64_t n)
       : out_(out), dtype_(dtype), n_(n) {
-    constexpr int64_t L = Simd<float>::lanes;
-    streamed_ = dtype == DType::f32 && total * int64_t(sizeof(float)) >= kStreamedBytes && n % L == 0 &&
-                row_stride % L == 0 && i % L == 0 && reinterpret_cast<uintptr_t>(out) % KAN_VECTOR_BYTES == 0;
+    streamed_ = dtype == DType::f32 && n % Simd<float>::lanes == 0 && i % Simd<float>::lanes == 0 &&
+                is_streamed(static_cast<const float*>(out), row_stride, total);
   }
   void write(int64_t offset, const float* row) const {
     if (!streamed_) return write_row(out_, dtype_, offset, row, n_);

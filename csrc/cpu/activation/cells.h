@@ -15,6 +15,7 @@
 namespace kan {
 namespace KAN_ISA {
 
+constexpr int kCounted = 4;     // knots that are counted at a time
 constexpr int kMostKnots = 31;  // of a feature; their polynomials are computed in tables of one more entry
 
 // call(entries of a table), as a constant.
@@ -26,7 +27,8 @@ void with_entries(const Shape& s, const Call& call) {
 template <int K, int N>
 using ShortKnots = SmallKnots<float, K, false, N>;
 
-// Where the features of a row lie: the offsets of their cells' lines, and how far from the cells' ends (Place).
+// Where the features of a row lie: the offsets of their cells' lines, and in cells u = (x - left) / width and
+// w = (right - x) / width.
 struct Places {
   alignas(64) int32_t bounds[kTileColumns];
   alignas(64) int32_t splines[kTileColumns];  // of the first head
@@ -49,27 +51,34 @@ KAN_HD Simd<float>::IVec computed_entry(Vec<float> x, Vec<float> scale, Vec<floa
 
 // The features of one block. Bounds: [feature][entry][kLine], a cell's ends and the inverse of its width.
 struct CellBlock {
+  int64_t columns = 0;  // features that there is room for
   int n_knots = 0;
   bool even = false;  // the knots lie so evenly that a cell can be computed from x
   int heads = 1;
-  // knots: [n_knots][kTileColumns]; splines: [feature][entry][head][kLine]; base_weights: [head][kTileColumns]
+  // knots: [n_knots][columns], filled up with NaN to a whole number of kCounted; base_weights: [head][columns];
+  // splines: [feature][entry][head][kLine]
   const float *knots, *scale, *shift, *bounds, *splines, *base_weights;
 
   int entries() const { return n_knots + 1; }
-  int64_t splines_size() const { return int64_t(kTileColumns) * entries() * heads * kLine; }
+  int64_t splines_size() const { return columns * entries() * heads * kLine; }
 
   // The places of n features, a whole number of vectors, in each of some rows, which lie a stride apart.
   void locate(const float* x, int64_t stride, int64_t rows, int64_t n, Places* places) const {
-    for (int64_t r = 0; even && r < rows; ++r) find_lines<true>(x + r * stride, n, places[r]);
     for (int64_t r = 0; r < rows; ++r) {
-      if (even && find_places<true>(x + r * stride, n, places[r])) continue;
-      find_lines<false>(x + r * stride, n, places[r]);
+      even ? find_lines<true>(x + r * stride, n, places[r]) : find_lines<false>(x + r * stride, n, places[r]);
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      if (even) {
+        if (find_places<true>(x + r * stride, n, places[r])) continue;
+        find_lines<false>(x + r * stride, n, places[r]);
+      }
       find_places<false>(x + r * stride, n, places[r]);
     }
   }
 
  private:
-  // A loop of its own: what it writes is read one by one, which vectors that are still underway would delay.
+  // Writes the offsets. A loop of its own: they are read one by one, and a load waits where its store is still
+  // underway.
   template <bool Even>
   KAN_HD void find_lines(const float* x, int64_t n, Places& places) const {
     using IVec = Simd<float>::IVec;
@@ -84,7 +93,10 @@ struct CellBlock {
       if constexpr (Even) {
         line += computed_entry(v, load(self.scale + f), load(self.shift + f), self.n_knots);
       } else {  // how many knots are at or below x; 0 for NaN
-        for (int t = 0; t < self.n_knots; ++t) line -= (IVec)(v >= load(self.knots + t * kTileColumns + f));
+        for (int t = 0; t < self.n_knots; t += kCounted) {
+          KAN_UNROLL
+          for (int c = 0; c < kCounted; ++c) line -= (IVec)(v >= load(self.knots + (t + c) * self.columns + f));
+        }
       }
       *reinterpret_cast<IVec*>(places.bounds + f) = line * kLine;
       *reinterpret_cast<IVec*>(places.splines + f) = line * (kLine * self.heads);
@@ -94,7 +106,7 @@ struct CellBlock {
   template <bool Even>
   KAN_HD bool find_places(const float* x, int64_t n, Places& places) const {
     using IVec = Simd<float>::IVec;
-    const float *const all = bounds, *const lowest = knots, *const highest = knots + (n_knots - 1) * kTileColumns;
+    const float *const all = bounds, *const lowest = knots, *const highest = knots + (n_knots - 1) * columns;
     IVec elsewhere = {};
     for (int64_t f = 0; f < n; f += Simd<float>::lanes) {
       Vec<float> v = load(x + f), cell[3];
@@ -138,11 +150,12 @@ class CellTables {
   CellBlock block(int64_t i0) const {
     CellBlock b;
     const float* const start = memory_ + i0 / kTileColumns * size_;
-    b.n_knots = s_.n_knots, b.even = even_[size_t(i0 / kTileColumns)] != 0, b.heads = int(s_.out);
+    b.columns = columns(s_), b.n_knots = s_.n_knots, b.even = even_[size_t(i0 / kTileColumns)] != 0,
+    b.heads = int(s_.out);
     b.bounds = start, b.splines = start + bounds_;
-    b.knots = start + size_ - (s_.n_knots + 2 + s_.out) * kTileColumns;
-    b.scale = b.knots + s_.n_knots * kTileColumns, b.shift = b.scale + kTileColumns;
-    b.base_weights = b.shift + kTileColumns;
+    b.knots = start + size_ - (counted_knots(s_) + 2 + s_.out) * b.columns;
+    b.scale = b.knots + counted_knots(s_) * b.columns, b.shift = b.scale + b.columns;
+    b.base_weights = b.shift + b.columns;
     return b;
   }
 
@@ -154,9 +167,14 @@ class CellTables {
   const float* grid(int64_t i) const { return static_cast<const float*>(layer_.grid) + i * s_.n_knots; }
 
  private:
-  static int64_t bounds_size(const Shape& s) { return int64_t(kTileColumns) * (s.n_knots + 1) * kLine; }
+  static int64_t bounds_size(const Shape& s) { return columns(s) * (s.n_knots + 1) * kLine; }
+  static int64_t columns(const Shape& s) {
+    constexpr int64_t L = Simd<float>::lanes;
+    return min64(kTileColumns, ceil_div(s.in, L) * L);
+  }
+  static int64_t counted_knots(const Shape& s) { return ceil_div(s.n_knots, kCounted) * kCounted; }
   static int64_t block_size(const Shape& s, int derivative) {
-    return (s.n_knots + 2 + s.out) * kTileColumns + (1 + (derivative < 0 ? 0 : s.out)) * bounds_size(s);
+    return (counted_knots(s) + 2 + s.out) * columns(s) + (1 + (derivative < 0 ? 0 : s.out)) * bounds_size(s);
   }
 
   template <int N>
@@ -170,8 +188,9 @@ class CellTables {
     const int64_t coefficients = s_.functions * s_.out, entries = block.entries();
     Arena arena(Arena::bytes_for<float>(coefficients) + Arena::bytes_for<float>(s_.out));
     float *const rows = arena.take<float>(coefficients), *const base = arena.take<float>(s_.out);
+    std::fill(to(block.knots) + s_.n_knots * block.columns, to(block.scale), std::numeric_limits<float>::quiet_NaN());
     bool even = true;
-    for (int64_t f = 0; f < kTileColumns; ++f) {
+    for (int64_t f = 0; f < block.columns; ++f) {
       const int64_t i = i0 + f;
       float* const bounds = to(block.bounds) + f * entries * kLine;
       if (i >= i1) {  // padding
@@ -182,7 +201,7 @@ class CellTables {
         knots.load(grid(i), s_.n_knots);
         if (derivative_ >= 0) knots.polynomials(derivative_, degree_, polynomials);
       }
-      for (int t = 0; t < s_.n_knots; ++t) to(block.knots)[t * kTileColumns + f] = grid(i)[t];
+      for (int t = 0; t < s_.n_knots; ++t) to(block.knots)[t * block.columns + f] = grid(i)[t];
       for (int e = 0; e < int(entries); ++e) {
         bounds[e * kLine] = knots.left(e), bounds[e * kLine + 1] = knots.right(e);
         bounds[e * kLine + 2] = knots.inverse_width(e);
@@ -190,7 +209,7 @@ class CellTables {
       even = even && load_scale(knots, to(block.scale)[f], to(block.shift)[f], bounds);
       if (layer_.base_weight) {
         read_row(base, layer_.base_weight, layer_.weight_dtype, i * s_.out, s_.out, 1);
-        for (int64_t h = 0; h < s_.out; ++h) to(block.base_weights)[h * kTileColumns + f] = base[h];
+        for (int64_t h = 0; h < s_.out; ++h) to(block.base_weights)[h * block.columns + f] = base[h];
       }
       if (derivative_ < 0) continue;
       read_row(rows, layer_.spline_weight, layer_.weight_dtype, i * coefficients, coefficients, 1);
@@ -205,21 +224,23 @@ class CellTables {
     even_[size_t(i0 / kTileColumns)] = even;
   }
 
-  // Of what lies outside, as far as differences are finite.
+  // Bounds that hold every finite x of an entry outside of the cells; with an inverse of 0 they give u = w = 0.
   static void open_bounds(float* bounds) {
     constexpr float kFar = std::numeric_limits<float>::max() / 2;
     bounds[0] = -kFar, bounds[1] = kFar;
   }
-  // What an entry is computed with, and whether that is right: at both ends of the grid, and in cells but near their
-  // ends, where the bounds show it.
+  // Finds what an entry is computed with. True where that is right at both ends of the grid, and in all cells except
+  // near their ends, where a look at the bounds shows it.
   template <class Knots>
   bool load_scale(const Knots& knots, float& scale, float& shift, float* bounds) const {
-    constexpr float kMargin = 1.0f / 8192, kLargest = 1e30f;
+    constexpr float kLargest = 1e30f;
     const int n = s_.n_knots;
     const float first = knots.left(0), last = knots.right(n);
     if (!(first > -kLargest && first < last && last < kLargest)) return false;
-    const double slope = (double(n - 1) - 2 * kMargin) / (double(last) - double(first));
-    scale = float(slope), shift = float(1.0 + kMargin - slope * double(first));
+    // All knots come out a little above their entries, but for the last, a little below n.
+    const double above = n / 65536.0, loss = above * (1 + 0.5 / (n - 1));
+    const double slope = (n - 1 - loss) / (double(last) - double(first));
+    scale = float(slope), shift = float(1 + above - slope * double(first));
     const auto at = [&](float x) { return computed_entry(broadcast(x), broadcast(scale), broadcast(shift), n)[0]; };
     if (at(first) != 1 || at(std::nextafter(last, -kLargest)) != n - 1) return false;
     for (int e = 1; e < n; ++e) {

@@ -60,7 +60,7 @@ KAN_HD void values_of_row(const CellBlock& block, const Places& places, int64_t 
     monomials<float, K>(places.at(f), terms);
     for (int64_t h = 0; h < heads; ++h) {
       Vec<float> value = spline_values<K>(splines + h * kLine, places.splines + f, terms);
-      if (activation) value += load(activation + f) * load(base_weights + h * kTileColumns + f);
+      if (activation) value += load(activation + f) * load(base_weights + h * block.columns + f);
       if (row_scale) value *= load(row_scale + f);
       store(v + h * kTileColumns + f, value);
     }
@@ -135,7 +135,8 @@ class CellMoments {
   void contract(double* sums, int64_t stride, int functions, int64_t f, int64_t h, int entries,
                 const typename ShortKnots<K, N>::Polynomials& polynomials) const {
     const auto moments = [&](int e) { return sums_ + ((f * entries + e) * heads_ + h) * kLine; };
-    const double nan = moments(0)[K];  // of rows in no cell: u = 0, or NaN if one of them is
+    const double nan =
+        moments(0)[K] + moments(entries - 1)[K];  // of rows in no cell: u = 0, or NaN if x or g is no number
     for (int r = 0; r < functions; ++r) {
       double sum = nan;
       for (int j = 0; j <= K; ++j) {
@@ -178,7 +179,7 @@ KAN_HD void gradients_of_row(const CellBlock& block, const Places& places, int64
       if constexpr (Input) {  // the base multiplies a sum over the heads: it can be infinite, and inf - inf would be
                               // NaN
         sum += cotangent * spline_values<Degree>(splines + h * kLine, places.splines + f, powers);
-        base_sum += cotangent * load(base_weights + h * kTileColumns + f);
+        base_sum += cotangent * load(base_weights + h * block.columns + f);
       }
       if constexpr (Weight) {
         if (row.row_scale) cotangent *= load(row.row_scale + f);
@@ -285,9 +286,10 @@ void feature_lanes_backward(const cpu::ActivationBackwardArgs& a, const Shape& s
   if (weight) write_sums(a, s, sums, tasks.splits);
 }
 
-// Whether the tables have a layer's splines.
+// Whether features fill a vector, the tables have a layer's splines, and 32 bits the offsets of their lines.
 inline bool takes_feature_lanes(const Shape& s) {
-  return s.local && s.order >= 1 && s.order <= kSmallOrder && s.n_knots <= kMostKnots;
+  const bool short_grid = s.local && s.order >= 1 && s.order <= kSmallOrder && s.n_knots <= kMostKnots;
+  return short_grid && s.in >= Simd<float>::lanes && s.out <= INT32_MAX / (kTileColumns * (s.n_knots + 1) * kLine);
 }
 
 // call(order), as a constant.

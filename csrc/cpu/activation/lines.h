@@ -1,4 +1,4 @@
-// Lines of four numbers in memory, one for each lane of a vector: read into four vectors, or added to.
+// Lines of four neighbouring numbers in memory, one for each lane of a vector: read into four vectors, or added to.
 #pragma once
 
 #include "cpu/simd.h"
@@ -84,7 +84,7 @@ KAN_HD void read_lines(const float* lines, const int32_t* offsets, Vec<float>* c
 #endif
 }
 
-// lines[offsets[lane] + i] += columns[i][lane], lane after lane; no two lanes have one line.
+// lines[offsets[lane] + i] += columns[i][lane], lane after lane.
 KAN_HD void add_lines(float* lines, const int32_t* offsets, const Vec<float>* columns) {
 #ifdef KAN_HAS_SHUFFLE
   Vec<float> rows[kLine];

@@ -42,6 +42,13 @@ constexpr int64_t kStreamedBytes = KAN_STREAMED_BYTES;
 constexpr int64_t kStreamedBytes = int64_t(1) << 20;
 #endif
 
+// Whether a matrix of `total` numbers is too large for the caches, and vectors of its rows lie aligned.
+template <class T>
+bool is_streamed(const T* out, int64_t row_stride, int64_t total) {
+  return total * int64_t(sizeof(T)) >= kStreamedBytes && row_stride % Simd<T>::lanes == 0 &&
+         reinterpret_cast<uintptr_t>(out) % KAN_VECTOR_BYTES == 0;
+}
+
 // out[(row0 + b) * row_stride + column + c] = columns[c * ld + b], for n columns of a matrix of total_rows.
 template <class T>
 void write_columns(void* out, DType dtype, int64_t row_stride, int64_t total_rows, const T* columns, int64_t ld,
@@ -52,8 +59,7 @@ void write_columns(void* out, DType dtype, int64_t row_stride, int64_t total_row
   }
   T* const to = static_cast<T*>(out) + row0 * row_stride + column;
   const int64_t squares = n / L * L;
-  const bool streamed = row_stride * total_rows * int64_t(sizeof(T)) >= kStreamedBytes && row_stride % L == 0 &&
-                        reinterpret_cast<uintptr_t>(to) % KAN_VECTOR_BYTES == 0;
+  const bool streamed = is_streamed(to, row_stride, row_stride * total_rows);
   alignas(64) T lines[L * kTileColumns];  // whole lines reach memory together
   int64_t b = 0;
   for (; squares > 0 && b + L <= rows; b += L) {
