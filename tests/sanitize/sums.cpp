@@ -57,9 +57,10 @@ struct Sums : Drawn {
     return f;
   }
 
-  bool lost(int64_t i) const {
+  bool lost(int64_t i) const { return lost(x, i); }
+  bool lost(const Matrix& of, int64_t i) const {
     for (int64_t b = 0; b < B; ++b) {
-      if (std::isnan(x.get(b, i))) return true;
+      if (std::isnan(of.get(b, i))) return true;
     }
     return false;
   }
@@ -173,7 +174,7 @@ struct Sums : Drawn {
     wide.compute = type == DType::f32 ? DType::f32 : f64;
     const double left = double(B - args.of.correction);
     for (int64_t i = 0; i < I; ++i) {
-      const bool gone = !inside && lost(i);
+      const bool gone = lost(at, i);
       std::vector<std::vector<double>> f, df;
       for (int64_t b = 0; b < B; ++b)
         f.push_back(functions(i, at.get(b, i), 0)), df.push_back(functions(i, at.get(b, i), 1));
