@@ -114,29 +114,31 @@ class CellMoments {
   CellMoments(int64_t size, int64_t heads, Arena& arena)
       : heads_(heads),
         size_(size),
-        tile(arena.take<float>(size_)),
-        base(arena.take<float>(heads * kTileColumns)),
+        tile_(arena.take<float>(size_)),
+        base_(arena.take<float>(heads * kTileColumns)),
         sums_(arena.take<double>(size_)) {
-    std::memset(tile, 0, size_t(size_) * sizeof(float));
-    std::memset(base, 0, size_t(heads * kTileColumns) * sizeof(float));
+    std::memset(tile_, 0, size_t(size_) * sizeof(float));
+    std::memset(base_, 0, size_t(heads * kTileColumns) * sizeof(float));
     std::memset(sums_, 0, size_t(size_) * sizeof(double));
   }
   static size_t bytes(int64_t size, int64_t heads) {
     return Arena::bytes_for<float>(size) + Arena::bytes_for<double>(size) +
            Arena::bytes_for<float>(heads * kTileColumns);
   }
-  // Ends a tile: few rows are summed in float.
+  // Of the rows since the last add_tile, so few that they are summed in float; base: [heads][kTileColumns].
+  float* tile() const { return tile_; }
+  float* base() const { return base_; }
+
   void add_tile() {
-    for (int64_t n = 0; n < size_; ++n) sums_[n] += double(tile[n]);
-    std::memset(tile, 0, size_t(size_) * sizeof(float));
+    for (int64_t n = 0; n < size_; ++n) sums_[n] += double(tile_[n]);
+    std::memset(tile_, 0, size_t(size_) * sizeof(float));
   }
   // sums[r * stride] = the gradient of coefficient r of a feature and head.
   template <int N>
   void contract(double* sums, int64_t stride, int functions, int64_t f, int64_t h, int entries,
                 const typename ShortKnots<K, N>::Polynomials& polynomials) const {
     const auto moments = [&](int e) { return sums_ + ((f * entries + e) * heads_ + h) * kLine; };
-    const double nan =
-        moments(0)[K] + moments(entries - 1)[K];  // of rows in no cell: u = 0, or NaN if x or g is no number
+    const double nan = moments(0)[K] + moments(entries - 1)[K];  // of rows in no cell: 0, or NaN where x or g is none
     for (int r = 0; r < functions; ++r) {
       double sum = nan;
       for (int j = 0; j <= K; ++j) {
@@ -149,11 +151,7 @@ class CellMoments {
 
  private:
   const int64_t heads_, size_;
-
- public:
-  float *const tile, *const base;  // of the rows since the last add_tile; base: [heads][kTileColumns]
-
- private:
+  float *const tile_, *const base_;
   double* const sums_;
 };
 
@@ -176,8 +174,8 @@ KAN_HD void gradients_of_row(const CellBlock& block, const Places& places, int64
     monomials<float, Degree>(place, powers), monomials<float, K>(place, terms);
     for (int64_t h = 0; h < heads; ++h) {
       Vec<float> cotangent = load(row.g[h] + f);
-      if constexpr (Input) {  // the base multiplies a sum over the heads: it can be infinite, and inf - inf would be
-                              // NaN
+      // An infinite base multiplies the sum over the heads: inf - inf would be NaN.
+      if constexpr (Input) {
         sum += cotangent * spline_values<Degree>(splines + h * kLine, places.splines + f, powers);
         base_sum += cotangent * load(base_weights + h * block.columns + f);
       }
@@ -225,7 +223,7 @@ void feature_lanes_backward(const cpu::ActivationBackwardArgs& a, const Shape& s
     CellMoments<K> moments(moments_size, heads, arena);
     alignas(64) float activation[kStage][2 * kTileColumns], result[kTileColumns];
     std::vector<const float*> g_rows(static_cast<size_t>(heads));
-    GradientRow row{g_rows.data(), nullptr, nullptr, nullptr, moments.tile, moments.base, result};
+    GradientRow row{g_rows.data(), nullptr, nullptr, nullptr, moments.tile(), moments.base(), result};
     const RowWriter writer(a.input, a.x.dtype, s.in, s.batch * s.in, i, n);
     double* const d_all = sums + task.split * size;
     Places places[kStage];
@@ -261,8 +259,8 @@ void feature_lanes_backward(const cpu::ActivationBackwardArgs& a, const Shape& s
       moments.add_tile();
       for (int64_t h = 0; base && h < heads; ++h) {
         for (int64_t f = 0; f < n; ++f) {
-          d_all[(i + f) * of_feature + h] += double(moments.base[h * kTileColumns + f]);
-          moments.base[h * kTileColumns + f] = 0.0f;
+          d_all[(i + f) * of_feature + h] += double(moments.base()[h * kTileColumns + f]);
+          moments.base()[h * kTileColumns + f] = 0.0f;
         }
       }
     });
