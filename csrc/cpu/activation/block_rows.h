@@ -47,12 +47,11 @@ class BlockRows {
   int64_t stride_ = 0;
 };
 
-// Writes rows of n numbers to a contiguous matrix of `total`, past the caches where none of them would hold it.
+// Writes rows of a block to a contiguous matrix of `total` numbers, past the caches where none of them would hold it.
 class RowWriter {
  public:
-  RowWriter(void* out, DType dtype, int64_t row_stride, int64_t total, int64_t i, int64_t n)
-      : out_(out), dtype_(dtype), n_(n) {
-    streamed_ = dtype == DType::f32 && n % Simd<float>::lanes == 0 && i % Simd<float>::lanes == 0 &&
+  RowWriter(void* out, DType dtype, int64_t row_stride, int64_t total, int64_t n) : out_(out), dtype_(dtype), n_(n) {
+    streamed_ = dtype == DType::f32 && n % Simd<float>::lanes == 0 &&
                 is_streamed(static_cast<const float*>(out), row_stride, total);
   }
   void write(int64_t offset, const float* row) const {
@@ -71,11 +70,6 @@ class RowWriter {
   bool streamed_;
 };
 
-// body(first, rows) for parts of some rows.
-template <class Body>
-void for_parts(int64_t row0, int64_t rows, int64_t part, const Body& body) {
-  for (int64_t b = 0; b < rows; b += part) body(row0 + b, min64(part, rows - b));
-}
 // Of so many rows copies of a matrix for each head are held.
 inline int64_t rows_of_part(int64_t heads) {
   return max64(1, min64(kTileRows, kCopiedFloats / (kTileColumns * max64(1, heads))));

@@ -111,8 +111,9 @@ struct CellBlock {
     for (int64_t f = 0; f < n; f += Simd<float>::lanes) {
       Vec<float> v = load(x + f), cell[3];
       read_lines<3>(all, places.bounds + f, cell);
-      if constexpr (Even) elsewhere |= (IVec)(v < cell[0]) | ~(IVec)(v < cell[1]);
-      if constexpr (!Even) {  // infinities stay out of the arithmetic
+      if constexpr (Even) {
+        elsewhere |= (IVec)(v < cell[0]) | ~(IVec)(v < cell[1]);
+      } else {  // infinities stay out of the arithmetic
         v = v < load(lowest + f) ? load(lowest + f) : v;
         v = v > load(highest + f) ? load(highest + f) : v;
       }
@@ -190,6 +191,7 @@ class CellTables {
     float *const rows = arena.take<float>(coefficients), *const base = arena.take<float>(s_.out);
     std::fill(to(block.knots) + s_.n_knots * block.columns, to(block.scale), std::numeric_limits<float>::quiet_NaN());
     bool even = true;
+    float scale = 0, shift = 0;
     for (int64_t f = 0; f < block.columns; ++f) {
       const int64_t i = i0 + f;
       float* const bounds = to(block.bounds) + f * entries * kLine;
@@ -200,13 +202,15 @@ class CellTables {
       if (!repeats(i, i0)) {
         knots.load(grid(i), s_.n_knots);
         if (derivative_ >= 0) knots.polynomials(derivative_, degree_, polynomials);
+        even = even && find_scale(knots, scale, shift);
       }
+      to(block.scale)[f] = scale, to(block.shift)[f] = shift;
       for (int t = 0; t < s_.n_knots; ++t) to(block.knots)[t * block.columns + f] = grid(i)[t];
       for (int e = 0; e < int(entries); ++e) {
         bounds[e * kLine] = knots.left(e), bounds[e * kLine + 1] = knots.right(e);
         bounds[e * kLine + 2] = knots.inverse_width(e);
       }
-      even = even && load_scale(knots, to(block.scale)[f], to(block.shift)[f], bounds);
+      if (even) open_bounds(bounds), open_bounds(bounds + s_.n_knots * kLine);
       if (layer_.base_weight) {
         read_row(base, layer_.base_weight, layer_.weight_dtype, i * s_.out, s_.out, 1);
         for (int64_t h = 0; h < s_.out; ++h) to(block.base_weights)[h * block.columns + f] = base[h];
@@ -232,7 +236,7 @@ class CellTables {
   // Finds what an entry is computed with. True where that is right at both ends of the grid, and in all cells except
   // near their ends, where a look at the bounds shows it.
   template <class Knots>
-  bool load_scale(const Knots& knots, float& scale, float& shift, float* bounds) const {
+  bool find_scale(const Knots& knots, float& scale, float& shift) const {
     constexpr float kLargest = 1e30f;
     const int n = s_.n_knots;
     const float first = knots.left(0), last = knots.right(n);
@@ -247,7 +251,6 @@ class CellTables {
       const float left = knots.left(e), right = knots.right(e), edge = (right - left) / 16;
       if (!(left < right) || at(left + edge) != e || at(right - edge) != e) return false;
     }
-    open_bounds(bounds), open_bounds(bounds + n * kLine);
     return true;
   }
 

@@ -82,7 +82,7 @@ void feature_lanes_forward(const cpu::ActivationArgs& a, const Shape& s, const c
     float* const v = arena.take<float>(heads * kTileColumns);
     alignas(64) float activation[kStage][2 * kTileColumns];
     const CellBlock block = tables.block(i);
-    const RowWriter writer(a.v, a.layer.weight_dtype, s.in, s.batch * heads * s.in, i, n);
+    const RowWriter writer(a.v, a.layer.weight_dtype, s.in, s.batch * heads * s.in, n);
     Places places[kStage];
     for_parts(task.first, task.last - task.first, part, [&](int64_t row0, int64_t rows) {
       x.read(row0, rows);
@@ -224,7 +224,7 @@ void feature_lanes_backward(const cpu::ActivationBackwardArgs& a, const Shape& s
     alignas(64) float activation[kStage][2 * kTileColumns], result[kTileColumns];
     std::vector<const float*> g_rows(static_cast<size_t>(heads));
     GradientRow row{g_rows.data(), nullptr, nullptr, nullptr, moments.tile(), moments.base(), result};
-    const RowWriter writer(a.input, a.x.dtype, s.in, s.batch * s.in, i, n);
+    const RowWriter writer(a.input, a.x.dtype, s.in, s.batch * s.in, n);
     double* const d_all = sums + task.split * size;
     Places places[kStage];
     task.for_tiles([&](int64_t tile0, int64_t tile_rows) {

@@ -84,6 +84,12 @@ void write_columns(void* out, DType dtype, int64_t row_stride, int64_t total_row
   }
 }
 
+// body(first, rows) for parts of some rows.
+template <class Body>
+void for_parts(int64_t row0, int64_t rows, int64_t part, const Body& body) {
+  for (int64_t b = 0; b < rows; b += part) body(row0 + b, min64(part, rows - b));
+}
+
 // How the features and rows of a call become tasks; of a sum from the shape alone, so that its order is always the
 // same.
 struct Tasks {
@@ -113,8 +119,8 @@ struct Task {
 
   // body(row0, rows) for every tile.
   template <class Body>
-  void for_tiles(Body body) const {
-    for (int64_t row0 = first; row0 < last; row0 += kTileRows) body(row0, min64(kTileRows, last - row0));
+  void for_tiles(const Body& body) const {
+    for_parts(first, last - first, kTileRows, body);
   }
 };
 
