@@ -21,10 +21,15 @@ MODE_NAMES = {
 
 
 def save(document: dict[str, Any], path: Path) -> None:
-    """Write as JSON, one line a result, so that a diff of two runs can be read."""
+    """Write as JSON, one line a result, so that a diff of two runs can be read.
+
+    The results are rounded in place: a report written after it says what one read from the file says.
+    """
+    for result in document["results"]:
+        result.update(_rounded(result))
     head = {key: value for key, value in document.items() if key != "results"}
     text = json.dumps(head, indent=1)[:-2]
-    lines = ",\n  ".join(json.dumps(_rounded(r)) for r in document["results"])
+    lines = ",\n  ".join(json.dumps(r) for r in document["results"])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f'{text},\n "results": [\n  {lines}\n ]\n}}\n')
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from benchmarks import basis_forms, efficient_kan_form
+from benchmarks.document import FORMAT, load, save
 from benchmarks.gate import judge, reference_numbers
 from benchmarks.modes import Runner
 from benchmarks.providers import find_provider
@@ -71,6 +72,17 @@ def test_peers_that_are_not_here(key: str, monkeypatch: pytest.MonkeyPatch) -> N
         return
     verdict = judge(provider, Runner(model, problem, TRAIN), reference_numbers(problem, TRAIN))
     assert verdict.passed and verdict.kind == ("exact" if key == "efficient-kan" else "finite")
+
+
+def test_saved_as_reported(tmp_path: Path) -> None:
+    """What a report says after saving is what it says when read: 1.24499996 is rounded once, to 1.245."""
+    ratio = {"median": 1.24499996, "p25": 2 / 3}
+    row = {"what": "a", "ratio": ratio, "median_ms": 1e-5 / 3, "status": "ok", "count": 12345678}
+    document = {"format": FORMAT, "name": "x", "results": [row]}
+    save(document, tmp_path / "x.json")
+    assert load(tmp_path / "x.json") == document
+    assert document["results"][0] == {**row, "ratio": {"median": 1.245, "p25": 0.666667}, "median_ms": 3.33333e-6}
+    assert row["count"] == 12345678
 
 
 def test_bad_arguments() -> None:
