@@ -1,22 +1,19 @@
 // The tables of activations of B-splines with short grids, where lanes are features: each lane reads from memory a line
 // with the bounds of its own cell, and one with the coefficients of each head's polynomial there.
 //
-// Entries are those of linear/small_tables.h: entry e belongs to rows with e knots at or below x; the first entry and
-// the last belong to no cell.
+// Entries are those of linear/cell_polynomials.h: entry e belongs to rows with e knots at or below x; the first entry
+// and the last belong to no cell.
 #pragma once
 
-#include <cmath>
 #include <vector>
 
-#include "cpu/linear/small.h"
-#include "lines.h"
+#include "cpu/linear/cell_polynomials.h"
 #include "tiles.h"
 
 namespace kan {
 namespace KAN_ISA {
 
-constexpr int kCounted = 4;     // knots that are counted at a time
-constexpr int kMostKnots = 31;  // of a feature; their polynomials are computed in tables of one more entry
+constexpr int kCounted = 4;  // knots that are counted at a time
 
 // call(entries of a table), as a constant.
 template <class Call>
@@ -25,7 +22,7 @@ void with_entries(const Shape& s, const Call& call) {
 }
 
 template <int K, int N>
-using ShortKnots = SmallKnots<float, K, false, N>;
+using ShortKnots = CellPolynomials<float, K, N>;
 
 // Where the features of a row lie: the offsets of their cells' lines, and in cells u = (x - left) / width and
 // w = (right - x) / width.
@@ -34,20 +31,8 @@ struct Places {
   alignas(64) int32_t splines[kTileColumns];  // of the first head
   alignas(64) float u[kTileColumns], w[kTileColumns];
 
-  KAN_HD Place<float> at(int64_t f) const {
-    Place<float> place = {};
-    place.u = load(u + f), place.w = load(w + f);
-    return place;
-  }
+  KAN_HD Place<float> at(int64_t f) const { return {load(u + f), load(w + f)}; }
 };
-
-// Where knots lie evenly: the whole part of scale x + shift, from 0 to n_knots; 0 for NaN.
-KAN_HD Simd<float>::IVec computed_entry(Vec<float> x, Vec<float> scale, Vec<float> shift, int n_knots) {
-  Vec<float> s = x * scale + shift;
-  s = s > 0.0f ? s : Vec<float>{};
-  s = s < float(n_knots) ? s : broadcast(float(n_knots));
-  return __builtin_convertvector(s, Simd<float>::IVec);
-}
 
 // The features of one block. Bounds: [feature][entry][kLine], a cell's ends and the inverse of its width.
 struct CellBlock {
@@ -91,7 +76,7 @@ struct CellBlock {
       const Vec<float> v = load(x + f);
       IVec line = first;
       if constexpr (Even) {
-        line += computed_entry(v, load(self.scale + f), load(self.shift + f), self.n_knots);
+        line += computed_entry<float>(v, load(self.scale + f), load(self.shift + f), self.n_knots);
       } else {  // how many knots are at or below x; 0 for NaN
         for (int t = 0; t < self.n_knots; t += kCounted) {
           KAN_UNROLL
@@ -110,7 +95,7 @@ struct CellBlock {
     IVec elsewhere = {};
     for (int64_t f = 0; f < n; f += Simd<float>::lanes) {
       Vec<float> v = load(x + f), cell[3];
-      read_lines<3>(all, places.bounds + f, cell);
+      read_lines<float, 3>(all, places.bounds + f, cell);
       if constexpr (Even) {
         elsewhere |= (IVec)(v < cell[0]) | ~(IVec)(v < cell[1]);
       } else {  // infinities stay out of the arithmetic
@@ -202,7 +187,7 @@ class CellTables {
       if (!repeats(i, i0)) {
         knots.load(grid(i), s_.n_knots);
         if (derivative_ >= 0) knots.polynomials(derivative_, degree_, polynomials);
-        even = even && find_scale(knots, scale, shift);
+        even = even && knots.find_scale(scale, shift);
       }
       to(block.scale)[f] = scale, to(block.shift)[f] = shift;
       for (int t = 0; t < s_.n_knots; ++t) to(block.knots)[t * block.columns + f] = grid(i)[t];
@@ -228,31 +213,7 @@ class CellTables {
     even_[size_t(i0 / kTileColumns)] = even;
   }
 
-  // Bounds that hold every finite x of an entry outside of the cells; with an inverse of 0 they give u = w = 0.
-  static void open_bounds(float* bounds) {
-    constexpr float kFar = std::numeric_limits<float>::max() / 2;
-    bounds[0] = -kFar, bounds[1] = kFar;
-  }
-  // Finds what an entry is computed with. True where that is right at both ends of the grid, and in all cells except
-  // near their ends, where a look at the bounds shows it.
-  template <class Knots>
-  bool find_scale(const Knots& knots, float& scale, float& shift) const {
-    constexpr float kLargest = 1e30f;
-    const int n = s_.n_knots;
-    const float first = knots.left(0), last = knots.right(n);
-    if (!(first > -kLargest && first < last && last < kLargest)) return false;
-    // All knots come out a little above their entries, but for the last, a little below n.
-    const double above = n / 65536.0, loss = above * (1 + 0.5 / (n - 1));
-    const double slope = (n - 1 - loss) / (double(last) - double(first));
-    scale = float(slope), shift = float(1 + above - slope * double(first));
-    const auto at = [&](float x) { return computed_entry(broadcast(x), broadcast(scale), broadcast(shift), n)[0]; };
-    if (at(first) != 1 || at(std::nextafter(last, -kLargest)) != n - 1) return false;
-    for (int e = 1; e < n; ++e) {
-      const float left = knots.left(e), right = knots.right(e), edge = (right - left) / 16;
-      if (!(left < right) || at(left + edge) != e || at(right - edge) != e) return false;
-    }
-    return true;
-  }
+  static void open_bounds(float* bounds) { bounds[0] = -kFar<float>, bounds[1] = kFar<float>; }
 
   const Layer& layer_;
   const Shape& s_;

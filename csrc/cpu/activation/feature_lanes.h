@@ -13,36 +13,11 @@ namespace KAN_ISA {
 constexpr int64_t kAhead = 6;  // rows that are fetched before they are read: each lies in a page of its own
 constexpr int64_t kStage = 4;  // rows of which each step is done before the next: vectors to work on at once
 
-// out[f] = silu(x[f]), and where Slope out[kTileColumns + f] = silu'(x[f]).
-template <bool Slope>
-KAN_HD void silu_row(const float* x, int64_t n, float* out) {
-  for (int64_t f = 0; f < n; f += Simd<float>::lanes) {
-    const Vec<float> v = load(x + f);
-    const Logistic<Vec<float>> logistic_v = logistic<float>(v);
-    store(out + f, silu_derivative<Vec<float>, float>(v, logistic_v, 0));
-    if (Slope) store(out + kTileColumns + f, silu_derivative<Vec<float>, float>(v, logistic_v, 1));
-  }
-}
-
-// out[n * kTileColumns + f] = base^{(orders[n])}(x[f]). A loop of its own: what a lane computes is one long chain, and
-// only the chains of several vectors together keep a core busy.
-inline void base_row(int base, const float* x, int64_t n, const int* orders, int n_orders, float* out) {
-  if (base == kSilu && orders[0] == 0) {
-    if (n_orders == 1) return silu_row<false>(x, n, out);
-    if (orders[1] == 1) return silu_row<true>(x, n, out);
-  }
-  for (int64_t f = 0; f < n; f += Simd<float>::lanes) {
-    Vec<float> value[2];
-    small_base<float>(base, load(x + f), orders, n_orders, value);
-    for (int o = 0; o < n_orders; ++o) store(out + o * kTileColumns + f, value[o]);
-  }
-}
-
 // The polynomials of one head at the lanes' places, from their monomials.
 template <int Degree>
 KAN_HD Vec<float> spline_values(const float* splines, const int32_t* offsets, const Vec<float>* monomials) {
   Vec<float> c[kLine];
-  read_lines(splines, offsets, c);
+  read_lines<float>(splines, offsets, c);
   Vec<float> value = c[0] * monomials[0];
   KAN_UNROLL
   for (int j = 1; j <= Degree; ++j) value += c[j] * monomials[j];
@@ -90,7 +65,7 @@ void feature_lanes_forward(const cpu::ActivationArgs& a, const Shape& s, const c
       for_parts(0, rows, kStage, [&](int64_t b0, int64_t stage) {
         for (int64_t r = 0; r < stage; ++r) {
           x.fetch(min64(b0 + r + kAhead, task.last - 1 - row0));
-          if (base) base_row(s.base, x.row(b0 + r), padded, &a.derivative, 1, activation[r]);
+          if (base) base_rows(s.base, x.row(b0 + r), padded, &a.derivative, 1, activation[r], kTileColumns);
         }
         block.locate(x.row(b0), x.stride(), stage, padded, places);
         for (int64_t r = 0; r < stage; ++r) {
@@ -133,19 +108,10 @@ class CellMoments {
     for (int64_t n = 0; n < size_; ++n) sums_[n] += double(tile_[n]);
     std::memset(tile_, 0, size_t(size_) * sizeof(float));
   }
-  // sums[r * stride] = the gradient of coefficient r of a feature and head.
-  template <int N>
-  void contract(double* sums, int64_t stride, int functions, int64_t f, int64_t h, int entries,
-                const typename ShortKnots<K, N>::Polynomials& polynomials) const {
-    const auto moments = [&](int e) { return sums_ + ((f * entries + e) * heads_ + h) * kLine; };
-    const double nan = moments(0)[K] + moments(entries - 1)[K];  // of rows in no cell: 0, or NaN where x or g is none
-    for (int r = 0; r < functions; ++r) {
-      double sum = nan;
-      for (int j = 0; j <= K; ++j) {
-        const int e = r + 1 + K - j;  // whose j-th function is r
-        for (int i = 0; i <= K; ++i) sum += polynomials[j][i][e] * moments(e)[i];
-      }
-      sums[r * stride] = sum;
+  // out[e]: the sums of feature f and head h.
+  void of(int64_t f, int64_t h, int entries, Line<double>* out) const {
+    for (int e = 0; e < entries; ++e) {
+      out[e] = *reinterpret_cast<const Line<double>*>(sums_ + ((f * entries + e) * heads_ + h) * kLine);
     }
   }
 
@@ -184,7 +150,7 @@ KAN_HD void gradients_of_row(const CellBlock& block, const Places& places, int64
         Vec<float> moment[kLine] = {};
         KAN_UNROLL
         for (int j = 0; j <= K; ++j) moment[j] = cotangent * terms[j];
-        add_lines(row.moments + h * kLine, places.splines + f, moment);
+        add_lines<float>(row.moments + h * kLine, places.splines + f, moment);
         float* const base_moment = row.base_moments + h * kTileColumns + f;
         if (row.activation) store(base_moment, load(base_moment) + cotangent * load(row.activation + f));
       }
@@ -237,7 +203,7 @@ void feature_lanes_backward(const cpu::ActivationBackwardArgs& a, const Shape& s
             const int64_t next = min64(b0 + r + kAhead, task.last - 1 - row0);
             x.fetch(next);
             for (const BlockRows& of_head : g) of_head.fetch(next);
-            if (base) base_row(s.base, x.row(b0 + r), padded, orders, n_orders, activation[r]);
+            if (base) base_rows(s.base, x.row(b0 + r), padded, orders, n_orders, activation[r], kTileColumns);
           }
           block.locate(x.row(b0), x.stride(), stage, padded, places);
           for (int64_t r = 0; r < stage; ++r) {
@@ -269,14 +235,17 @@ void feature_lanes_backward(const cpu::ActivationBackwardArgs& a, const Shape& s
     with_entries(s, [&](auto N) {
       alignas(64) typename ShortKnots<K, N()>::Polynomials polynomials;
       ShortKnots<K, N()> knots;
+      GradientTables<K, N()> gradients;
+      Line<double> lines[N()];
       for (int64_t f = 0; f < n; ++f) {
         if (!tables.repeats(i + f, i)) {
           knots.load(tables.grid(i + f), s.n_knots);
           knots.polynomials(a.weight_derivative, K, polynomials);
+          gradients.load(polynomials, s.n_knots);
         }
         for (int64_t h = 0; h < heads; ++h) {
-          double* const d_spline = d_all + (i + f) * of_feature + (base ? heads : 0) + h;
-          moments.template contract<N()>(d_spline, heads, s.functions, f, h, block.entries(), polynomials);
+          moments.of(f, h, block.entries(), lines);
+          gradients.add(d_all + (i + f) * of_feature + (base ? heads : 0) + h, heads, s.functions, lines);
         }
       }
     });

@@ -1,7 +1,7 @@
-// Small tables read by a vector of indices from registers, where the machine can.
+// Small tables read by a vector of indices: from registers, where the machine can, or from memory.
 #pragma once
 
-#include "cpu/simd.h"
+#include "cpu/lines.h"
 
 namespace kan {
 namespace KAN_ISA {
@@ -66,6 +66,39 @@ KAN_HD typename Simd<T>::IVec count_at_or_below(const T* table, Vec<T> x) {
   }
   return count;
 }
+
+// Four columns of N numbers, of which each lane reads its own entry's: where one permutation reads a column, columns
+// lie together, else the numbers of an entry, as a line.
+template <class T, int N>
+class LineTable {
+ public:
+#if defined(__AVX512F__)
+  static constexpr bool kInRegisters = N <= Lookup<T>::entries;
+#else
+  static constexpr bool kInRegisters = false;
+#endif
+
+  void put(int entry, int column, T number) {
+    numbers_[kInRegisters ? column * N + entry : entry * kLine + column] = number;
+  }
+  // offsets: of the lanes' entries, times kLine.
+  template <int Columns = kLine>
+  KAN_HD void read(const int32_t* offsets, Vec<T>* columns) const {
+    if constexpr (kInRegisters) {
+      using IVec = typename Simd<T>::IVec;
+      const auto entry = __builtin_convertvector(load_offsets<T>(offsets), IVec) / typename Simd<T>::Int(kLine);
+      KAN_UNROLL
+      for (int c = 0; c < Columns; ++c) {
+        columns[c] = Lookup<T>::template read<N == Simd<T>::lanes>(numbers_ + c * N, entry);
+      }
+    } else {
+      read_lines<T, Columns>(numbers_, offsets, columns);
+    }
+  }
+
+ private:
+  alignas(64) T numbers_[kLine * N];
+};
 
 }  // namespace KAN_ISA
 }  // namespace kan

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "basis/bspline.h"
+#include "cpu/base_rows.h"
 #include "cpu/storage.h"
 #include "lookup.h"
 
@@ -254,13 +255,7 @@ void spline_rows(T* values, const SortedRows<T>& in, const T* knots, int n_knots
 
 template <class T>
 void base_row(T* values, const SortedRows<T>& in, int base, int derivative) {
-  constexpr int L = Simd<T>::lanes;
-  for (int q = 0; q < in.rows; q += L) {
-    const Vec<T> x = load(in.x + q);
-    const Vec<T> value = base == kSilu ? silu_derivative<Vec<T>, T>(x, logistic<T>(x), derivative)
-                                       : identity_derivative<Vec<T>, T>(x, derivative);
-    store(values + q, value);
-  }
+  base_rows(base, in.x, in.rows, &derivative, 1, values, 0);
 }
 
 template <class T>

@@ -1,7 +1,7 @@
 // Layers with few outputs and short grids (the scientist's KAN): lanes are rows, in their own order.
 //
-// Here a row's arithmetic is less than the cost of sorting it, so each lane looks its own cell up in tables that fit in
-// two registers: polynomials of its spline and of the basis functions (small_tables.h).
+// Here a row's arithmetic is less than the cost of sorting it, so each lane looks its own cell's polynomials up, and
+// the weights' gradients are made of sums over the rows of each cell (small_tables.h).
 #pragma once
 
 #include <memory>
@@ -12,23 +12,11 @@
 namespace kan {
 namespace KAN_ISA {
 
-constexpr int kSmallFeatures = 64;  // of one task of the gradients
-constexpr int kSmallRows = 256;     // rows of one block: its columns stay in the first-level cache
+constexpr int kSmallFeatures = 64;    // of one task of the gradients
+constexpr int64_t kMomentBlocks = 4;  // blocks of rows that are summed in the precision of the weights
 
-template <class T>
-bool is_small(const Shape& s) {
-  return s.local && s.order <= kSmallOrder && s.out <= kSmallOutputs && s.n_knots < Lookup<T>::entries;
-}
-
-// out[n] = base^{(orders[n])}(x)
-template <class T>
-KAN_HD void small_base(int base, Vec<T> x, const int* orders, int n_orders, Vec<T>* out) {
-  if (base == kSilu) {
-    const Logistic<Vec<T>> f = logistic<T>(x);
-    for (int n = 0; n < n_orders; ++n) out[n] = silu_derivative<Vec<T>, T>(x, f, orders[n]);
-  } else {
-    for (int n = 0; n < n_orders; ++n) out[n] = identity_derivative<Vec<T>, T>(x, orders[n]);
-  }
+inline bool is_small(const Shape& s) {
+  return s.local && s.order <= kSmallOrder && s.out <= kSmallOutputs && s.n_knots <= kMostKnots;
 }
 
 // Columns of one block of rows, padded to whole vectors with zeros.
@@ -70,12 +58,35 @@ struct SmallBlock {
   }
 };
 
-template <class T, int K, bool Short, int Degree>
+// y[o][b] += row_scale[b] phi_o(x[b]) of one feature. base, row_scale: may be null.
+template <int Degree, class T, int K, int N>
+void small_values(const SmallSplines<T, K, N>& splines, const SmallPlaces<T>& places, int64_t rows, int64_t out,
+                  const T* base, const T* row_scale, T* y) {
+  for (int64_t b = 0; b < rows; b += Simd<T>::lanes) {
+    Vec<T> terms[Degree + 1], activation = Vec<T>{};
+    monomials<T, Degree>(places.at(b), terms);
+    if (base) activation = load(base + b);
+    if (row_scale) {
+      const Vec<T> scale = load(row_scale + b);
+      activation *= scale;
+      for (int n = 0; n <= Degree; ++n) terms[n] *= scale;
+    }
+    for (int64_t o = 0; o < out; ++o) {
+      T* const to = y + o * kSmallRows + b;
+      const Vec<T> sum = load(to) + splines.template value<Degree>(o, places.lines + b, terms);
+      store(to, base ? sum + activation * splines.base_weight(o) : sum);
+    }
+  }
+}
+
+template <class T, int K, int N, int Degree>
 void small_forward_rows(const ForwardArgs& a, const Shape& s, int64_t first, int64_t last) {
   constexpr int L = Simd<T>::lanes;
   constexpr int64_t ld = SmallBlock<T>::kLd;
-  SmallTables<T, K, Short> tables(a.layer, s, -1, a.derivative, Degree);
+  SmallTables<T, K, N> tables(a.layer, s, a.derivative, Degree);
   alignas(64) T x[kSmallColumns * ld], row_scale[kSmallColumns * ld], y[kSmallOutputs * ld], sums[kSmallOutputs * ld];
+  alignas(64) T base[ld];
+  SmallPlaces<T> places;
   T* const part = s.in > kSumInputs ? sums : y;
   T bias[kSmallOutputs] = {};
   if (a.bias) read_row(bias, a.bias, a.layer.weight_dtype, 0, s.out, 1);
@@ -93,24 +104,10 @@ void small_forward_rows(const ForwardArgs& a, const Shape& s, int64_t first, int
         if (a.row_scale.data) block.read(row_scale, a.row_scale, i, n);
         tables.load(i, n);
       }
-      const auto& splines = tables.splines(f);
-      for (int64_t b = 0; b < block.rows; b += L) {
-        const Vec<T> v = load(x + f * ld + b);
-        const Place<T> place = tables.knots(f).locate(v);
-        Vec<T> terms[Degree + 1], base = Vec<T>{};
-        monomials<T, Degree>(place, terms);
-        if (s.base != kNoBase) small_base<T>(s.base, v, &a.derivative, 1, &base);
-        if (a.row_scale.data) {
-          const Vec<T> scale = load(row_scale + f * ld + b);
-          base *= scale;
-          for (int n = 0; n <= Degree; ++n) terms[n] *= scale;
-        }
-        for (int64_t o = 0; o < s.out; ++o) {
-          T* out = part + o * ld + b;
-          const Vec<T> sum = load(out) + splines.template value<Degree>(o, place, terms);
-          store(out, s.base != kNoBase ? sum + base * splines.base_weight(o) : sum);
-        }
-      }
+      tables.finder(f).find(x + f * ld, block.rows, places);
+      if (s.base != kNoBase) base_rows(s.base, x + f * ld, block.rows, &a.derivative, 1, base, ld);
+      small_values<Degree>(tables.splines(f), places, block.rows, s.out, s.base != kNoBase ? base : nullptr,
+                           a.row_scale.data ? row_scale + f * ld : nullptr, part);
       if (part == y || ((i + 1) % kSumInputs != 0 && i + 1 != s.in)) continue;
       for (int64_t o = 0; o < s.out; ++o) {
         for (int64_t b = 0; b < block.rows; b += L)
@@ -121,128 +118,174 @@ void small_forward_rows(const ForwardArgs& a, const Shape& s, int64_t first, int
   }
 }
 
-// Adds dense[r][b] g[o][b] of every lane to sums[r * out + o][lane].
-template <class T, int Rows, int Outputs>
-void small_product_tile(T* sums, int64_t out, const T* dense, const T* g, int64_t rows) {
-  constexpr int L = Simd<T>::lanes;
-  constexpr int64_t ld = SmallBlock<T>::kLd;
-  Vec<T> sum[Rows][Outputs];
-  KAN_UNROLL
-  for (int r = 0; r < Rows; ++r) {
-    KAN_UNROLL
-    for (int o = 0; o < Outputs; ++o) sum[r][o] = load(sums + (r * out + o) * L);
+// result[b] = sum_o g[o][b] phi_o'(x[b]) of one feature. slope: the base's, may be null.
+template <int Degree, class T, int K, int N>
+void small_slopes(const SmallSplines<T, K, N>& splines, const SmallPlaces<T>& places, int64_t rows, int64_t out,
+                  const T* slope, const T* g, T* result) {
+  for (int64_t b = 0; b < rows; b += Simd<T>::lanes) {
+    // The base multiplies a sum over the outputs: it can be infinite, and inf - inf would be NaN.
+    Vec<T> terms[Degree + 1], sum = Vec<T>{}, base_sum = Vec<T>{};
+    monomials<T, Degree>(places.at(b), terms);
+    for (int64_t o = 0; o < out; ++o) {
+      const Vec<T> cotangent = load(g + o * kSmallRows + b);
+      sum += cotangent * splines.template value<Degree>(o, places.lines + b, terms);
+      base_sum += cotangent * splines.base_weight(o);
+    }
+    store(result + b, slope ? sum + load(slope + b) * base_sum : sum);
   }
-  for (int64_t b = 0; b < rows; b += L) {
-    Vec<T> value[Rows];
-    KAN_UNROLL
-    for (int r = 0; r < Rows; ++r) value[r] = load(dense + r * ld + b);
-    KAN_UNROLL
-    for (int o = 0; o < Outputs; ++o) {
-      const Vec<T> cotangent = load(g + o * ld + b);
-      KAN_UNROLL
-      for (int r = 0; r < Rows; ++r) sum[r][o] += value[r] * cotangent;
+}
+
+// The moments of neighbouring features, as `GradientTables` takes them, and the sums of g base(x).
+template <class T, int K>
+class SmallMoments {
+ public:
+  // n: features that there is room for.
+  SmallMoments(const Shape& s, int64_t n, Arena& arena)
+      : out_(s.out),
+        entries_(s.n_knots + 1),
+        size_(n * out_ * entries_),
+        base_size_(n * out_),
+        lines_(arena.take<Line<T>>(kSets * size_)),
+        base_(arena.take<Vec<T>>(base_size_)),
+        sums_(arena.take<Line<double>>(size_)),
+        base_sums_(arena.take<double>(base_size_)) {}
+  static size_t bytes(const Shape& s, int64_t n) {
+    const int64_t size = n * s.out * (s.n_knots + 1);
+    return Arena::bytes_for<Line<T>>(kSets * size) + Arena::bytes_for<Line<double>>(size) +
+           Arena::bytes_for<Vec<T>>(n * s.out) + Arena::bytes_for<double>(n * s.out);
+  }
+  void clear() {
+    blocks_ = 0, flushed_ = false;
+    std::fill(lines_, lines_ + kSets * size_, Line<T>{}), std::fill(base_, base_ + base_size_, Vec<T>{});
+  }
+
+  // Adds the rows of a block, of feature f. base, row_scale: may be null.
+  void add(int64_t f, const SmallPlaces<T>& places, int64_t rows, const T* base, const T* row_scale, const T* g) {
+    constexpr int L = Simd<T>::lanes;
+    const int64_t out = out_, entries = entries_, size = size_;
+    Line<T>* const own = lines_ + f * out * entries;
+    Vec<T>* const own_base = base_ + f * out;
+    for (int64_t b = 0; b < rows; b += L) {
+      Vec<T> terms[kLine] = {};
+      monomials<T, K>(places.at(b), terms);
+      if (row_scale) {
+        for (int i = 0; i <= K; ++i) terms[i] *= load(row_scale + b);
+      }
+      Line<T> term_lines[L];
+      lines_of<T>(terms, term_lines);
+      const int32_t* const at = places.lines + b;
+      for (int64_t o = 0; o < out; ++o) {
+        const T* const cotangent = g + o * kSmallRows + b;
+        T* const to = reinterpret_cast<T*>(own + o * entries);
+        KAN_UNROLL
+        for (int l = 0; l < L; ++l) {
+          *reinterpret_cast<Line<T>*>(to + l % kSets * size * kLine + at[l]) += term_lines[l] * cotangent[l];
+        }
+      }
+      if (!base) continue;
+      Vec<T> activation = load(base + b);
+      if (row_scale) activation *= load(row_scale + b);
+      for (int64_t o = 0; o < out; ++o) own_base[o] += activation * load(g + o * kSmallRows + b);
     }
   }
-  KAN_UNROLL
-  for (int r = 0; r < Rows; ++r) {
-    KAN_UNROLL
-    for (int o = 0; o < Outputs; ++o) store(sums + (r * out + o) * L, sum[r][o]);
+
+  // Ends a block: few of them are summed in float.
+  void end_block() {
+    if (sizeof(T) == sizeof(double) || ++blocks_ % kMomentBlocks != 0) return;
+    if (!flushed_) {
+      std::fill(sums_, sums_ + size_, Line<double>{}), std::fill(base_sums_, base_sums_ + base_size_, 0.0);
+    }
+    flushed_ = true;
+    for (int64_t n = 0; n < size_; ++n) sums_[n] += of_sets(n);
+    for (int64_t n = 0; n < base_size_; ++n) base_sums_[n] += double(sum_lanes<T>(base_[n]));
+    std::fill(lines_, lines_ + kSets * size_, Line<T>{}), std::fill(base_, base_ + base_size_, Vec<T>{});
   }
-}
+  // out[e]: of feature f and output o.
+  void of(int64_t f, int64_t o, Line<double>* out) const {
+    const int64_t first = (f * out_ + o) * entries_;
+    for (int64_t e = 0; e < entries_; ++e) out[e] = of_sets(first + e);
+    for (int64_t e = 0; flushed_ && e < entries_; ++e) out[e] += sums_[first + e];
+  }
+  double base_of(int64_t f, int64_t o) const {
+    const int64_t n = f * out_ + o;
+    return double(sum_lanes<T>(base_[n])) + (flushed_ ? base_sums_[n] : 0.0);
+  }
 
-template <class T, int Rows>
-void small_product_rows(T* sums, int64_t out, const T* dense, const T* g, int64_t rows) {
-  constexpr int L = Simd<T>::lanes;
-  constexpr int64_t ld = SmallBlock<T>::kLd;
-  int64_t o = 0;
-  for (; o + 4 <= out; o += 4) small_product_tile<T, Rows, 4>(sums + o * L, out, dense, g + o * ld, rows);
-  if (out - o >= 2) small_product_tile<T, Rows, 2>(sums + o * L, out, dense, g + o * ld, rows), o += 2;
-  if (out - o >= 1) small_product_tile<T, Rows, 1>(sums + o * L, out, dense, g + o * ld, rows);
-}
+ private:
+  static constexpr int kSets = 2;  // rows take turns: where neighbours lie in one cell, a sum waits for the one before
 
-template <class T>
-void small_product(T* sums, int64_t out, const T* dense, int64_t n_rows, const T* g, int64_t rows) {
-  constexpr int L = Simd<T>::lanes;
-  constexpr int64_t ld = SmallBlock<T>::kLd;
-  int64_t r = 0;
-  const auto at = [&](auto call, int64_t n) { call(sums + r * out * L, out, dense + r * ld, g, rows), r += n; };
-  while (n_rows - r >= 4) at(small_product_rows<T, 4>, 4);
-  if (n_rows - r >= 2) at(small_product_rows<T, 2>, 2);
-  if (n_rows - r >= 1) at(small_product_rows<T, 1>, 1);
-}
+  Line<double> of_sets(int64_t n) const {
+    Line<double> sum = __builtin_convertvector(lines_[n], Line<double>);
+    KAN_UNROLL
+    for (int set = 1; set < kSets; ++set) sum += __builtin_convertvector(lines_[set * size_ + n], Line<double>);
+    return sum;
+  }
+
+  const int64_t out_, entries_, size_, base_size_;
+  Line<T>* const lines_;
+  Vec<T>* const base_;
+  Line<double>* const sums_;
+  double* const base_sums_;
+  int64_t blocks_ = 0;
+  bool flushed_ = false;
+};
 
 // Features [i0, i1) on rows [first, last). sums: [in][coefficient_rows][out], the base row first; may be null.
-template <class T, int K, bool Short, int Degree>
+template <class T, int K, int N, int Degree>
 void small_backward_rows(const BackwardArgs& a, const Shape& s, int64_t i0, int64_t i1, int64_t first, int64_t last,
-                         T* sums) {
-  constexpr int L = Simd<T>::lanes;
+                         double* sums) {
   constexpr int64_t ld = SmallBlock<T>::kLd;
-  const bool weight = a.d_spline != nullptr, input = a.input != nullptr;
+  const bool weight = a.d_spline != nullptr, input = a.input != nullptr, base = s.base != kNoBase;
   const int orders[2] = {weight ? a.weight_derivative : a.input_derivative, a.input_derivative};
-  const int n_orders = 1 + (weight && input), input_at = weight ? 1 : 0;
-  SmallTables<T, K, Short> tables(a.layer, s, weight ? a.weight_derivative : -1, input ? a.input_derivative : -1,
-                                  Degree);
+  const int n_orders = 1 + (weight && input);
+  SmallTables<T, K, N> tables(a.layer, s, input ? a.input_derivative : -1, Degree);
   alignas(64) T x[kSmallColumns * ld], row_scale[kSmallColumns * ld], g[kSmallOutputs * ld], result[kSmallColumns * ld];
-  alignas(64) T dense[(Lookup<T>::entries + 1) * ld];
-  const int64_t n_rows = s.coefficient_rows(), lanes_of = n_rows * s.out * L;  // sums of each lane, of one feature
-  Arena arena(Arena::bytes_for<T>(weight ? kSmallColumns * lanes_of : 0));
-  T* const lane_sums = arena.take<T>(weight ? kSmallColumns * lanes_of : 0);
+  alignas(64) T activation[2 * ld];
+  const T* const slope = activation + (n_orders - 1) * ld;
+  SmallPlaces<T> places;
+  const int64_t columns = weight ? min64(kSmallColumns, i1 - i0) : 0;
+  Arena arena(SmallMoments<T, K>::bytes(s, columns));
+  SmallMoments<T, K> moments(s, columns, arena);
   for (int64_t i = i0; i < i1; i += kSmallColumns) {
     const int64_t n = min64(kSmallColumns, i1 - i);
     tables.load(i, n);
-    if (weight) std::memset(lane_sums, 0, size_t(n * lanes_of) * sizeof(T));
+    moments.clear();
     for (int64_t row0 = first; row0 < last; row0 += kSmallRows) {
       const SmallBlock<T> block(row0, last);
       block.read(g, a.g, 0, s.out);
       block.read(x, a.x, i, n);
       if (a.row_scale.data) block.read(row_scale, a.row_scale, i, n);
       for (int64_t f = 0; f < n; ++f) {
-        for (int64_t b = 0; b < block.rows; b += L) {
-          const Vec<T> v = load(x + f * ld + b);
-          Vec<T> base[2];
-          const Place<T> place = tables.knots(f).locate(v);
-          if (s.base != kNoBase) small_base<T>(s.base, v, orders, n_orders, base);
-          if (input) {
-            // The base multiplies a sum over the outputs: it can be infinite, and inf - inf would be NaN.
-            const auto& splines = tables.splines(f);
-            Vec<T> terms[Degree + 1], sum = Vec<T>{}, base_sum = Vec<T>{};
-            monomials<T, Degree>(place, terms);
-            for (int64_t o = 0; o < s.out; ++o) {
-              const Vec<T> cotangent = load(g + o * ld + b);
-              sum += cotangent * splines.template value<Degree>(o, place, terms);
-              base_sum += cotangent * splines.base_weight(o);
-            }
-            store(result + f * ld + b, s.base != kNoBase ? sum + base[input_at] * base_sum : sum);
-          }
-          if (weight) {
-            Vec<T> terms[K + 1];
-            monomials<T, K>(place, terms);
-            if (a.row_scale.data) {
-              const Vec<T> scale = load(row_scale + f * ld + b);
-              base[0] *= scale;
-              for (int j = 0; j <= K; ++j) terms[j] *= scale;
-            }
-            T* out = dense + b;
-            if (s.base != kNoBase) store(out, base[0]), out += ld;
-            const auto& functions = tables.functions(f);
-            for (int r = 0; r < s.functions; ++r, out += ld) store(out, functions.value(r, place, terms));
-          }
+        tables.finder(f).find(x + f * ld, block.rows, places);
+        if (base) base_rows(s.base, x + f * ld, block.rows, orders, n_orders, activation, ld);
+        if (input) {
+          small_slopes<Degree>(tables.splines(f), places, block.rows, s.out, base ? slope : nullptr, g,
+                               result + f * ld);
         }
         if (weight) {
-          small_product(lane_sums + f * lanes_of, s.out, dense, n_rows, g, ceil_div(block.rows, L) * L);
+          moments.add(f, places, block.rows, base ? activation : nullptr,
+                      a.row_scale.data ? row_scale + f * ld : nullptr, g);
         }
       }
       if (input) block.write(a.input, a.x.dtype, s.in, result, i, n);
+      if (weight) moments.end_block();
     }
     if (!weight) continue;
-    for (int64_t j = 0; j < n * n_rows * s.out; ++j) {
-      sums[i * n_rows * s.out + j] = sum_lanes<T>(load(lane_sums + j * L));
-    }
+    Line<double> lines[N];
+    tables.each_gradient(i, n, a.weight_derivative, [&](int64_t f, const GradientTables<K, N>& gradients) {
+      double* d = sums + (i + f) * s.coefficient_rows() * s.out;
+      for (int64_t o = 0; base && o < s.out; ++o) *d++ = moments.base_of(f, o);
+      std::fill(d, d + s.functions * s.out, 0.0);
+      for (int64_t o = 0; o < s.out; ++o) {
+        moments.of(f, o, lines);
+        gradients.add(d + o, s.out, s.functions, lines);
+      }
+    });
   }
 }
 
-// call(order, whether one register holds a table, degree of the splines' derivatives), all as constants. Short tables
-// are compiled for what is common: cubic splines in float.
+// call(order, entries of a table, degree of the splines' derivatives), all as constants. The shorter tables are
+// compiled for what is common: cubic splines.
 template <class T, int K = kSmallOrder, class Call>
 void with_tables(const Shape& s, int derivative, const Call& call) {
   if constexpr (K > 0) {
@@ -250,12 +293,12 @@ void with_tables(const Shape& s, int derivative, const Call& call) {
   }
   const std::integral_constant<int, K> order;
   const std::integral_constant<int, (K > 0 ? K - 1 : 0)> lower;
-  if constexpr (K == kSmallOrder && sizeof(T) == 4) {
-    if (s.n_knots < Simd<T>::lanes) {
-      return derivative == 0 ? call(order, std::true_type(), order) : call(order, std::true_type(), lower);
-    }
+  const std::integral_constant<int, kMostKnots + 1> longest;
+  if constexpr (K == kSmallOrder) {
+    const std::integral_constant<int, (kMostKnots + 1) / 2> shorter;
+    if (s.n_knots < shorter()) return derivative == 0 ? call(order, shorter, order) : call(order, shorter, lower);
   }
-  derivative == 0 ? call(order, std::false_type(), order) : call(order, std::false_type(), lower);
+  derivative == 0 ? call(order, longest, order) : call(order, longest, lower);
 }
 
 template <class T>
@@ -271,9 +314,8 @@ void small_forward(const ForwardArgs& a, const Shape& s, const cpu::Executor& ex
       executor, parallel, ceil_div(s.batch, context.rows),
       [](int64_t begin, int64_t end, void* pointer) {
         const Context& c = *static_cast<const Context*>(pointer);
-        with_tables<T>(c.s, c.a.derivative, [&](auto order, auto is_short, auto degree) {
-          small_forward_rows<T, order(), is_short(), degree()>(c.a, c.s, begin * c.rows,
-                                                               min64(c.s.batch, end * c.rows));
+        with_tables<T>(c.s, c.a.derivative, [&](auto order, auto entries, auto degree) {
+          small_forward_rows<T, order(), entries(), degree()>(c.a, c.s, begin * c.rows, min64(c.s.batch, end * c.rows));
         });
       },
       &context);
@@ -282,12 +324,12 @@ void small_forward(const ForwardArgs& a, const Shape& s, const cpu::Executor& ex
 template <class T>
 void small_backward(const BackwardArgs& a, const Shape& s, const cpu::Executor& executor) {
   const int64_t size = a.d_spline ? s.in * s.coefficient_rows() * s.out : 0;
-  const int64_t splits = row_splits<T>(s, 64, 8 * kSmallRows, size);
-  const std::unique_ptr<T[]> sums(new T[size_t(splits * size)]);
+  const int64_t splits = row_splits<double>(s, 64, 8 * kSmallRows, size);
+  const std::unique_ptr<double[]> sums(new double[size_t(splits * size)]);
   struct Context {
     const BackwardArgs& a;
     const Shape& s;
-    T* sums;
+    double* sums;
     int64_t size, splits, rows;
   } context{a, s, sums.get(), size, splits, ceil_div(ceil_div(s.batch, splits), kSmallRows) * kSmallRows};
   execute(
@@ -296,8 +338,8 @@ void small_backward(const BackwardArgs& a, const Shape& s, const cpu::Executor& 
         const Context& c = *static_cast<const Context*>(pointer);
         for (int64_t t = begin; t < end; ++t) {
           const int64_t i0 = t / c.splits * kSmallFeatures, split = t % c.splits;
-          with_tables<T>(c.s, c.a.input_derivative, [&](auto order, auto is_short, auto degree) {
-            small_backward_rows<T, order(), is_short(), degree()>(
+          with_tables<T>(c.s, c.a.input_derivative, [&](auto order, auto entries, auto degree) {
+            small_backward_rows<T, order(), entries(), degree()>(
                 c.a, c.s, i0, min64(c.s.in, i0 + kSmallFeatures), min64(c.s.batch, split * c.rows),
                 min64(c.s.batch, (split + 1) * c.rows), c.sums + split * c.size);
           });
@@ -306,7 +348,7 @@ void small_backward(const BackwardArgs& a, const Shape& s, const cpu::Executor& 
       &context);
   if (!a.d_spline) return;
   for (int64_t split = 1; split < splits; ++split) add_row(sums.get(), sums.get() + split * size, size);
-  const T* row = sums.get();
+  const double* row = sums.get();
   for (int64_t i = 0; i < s.in; ++i) {
     if (s.base != kNoBase) write_row(a.d_base, a.layer.weight_dtype, i * s.out, row, s.out), row += s.out;
     write_row(a.d_spline, a.layer.weight_dtype, i * s.functions * s.out, row, s.functions * s.out);
