@@ -73,8 +73,8 @@ class Equation(Objective):
         with evaluating(self.model):
             return {name: float(self.value(function, x)) for name, function in functions.items()}
 
-    def evaluate(self, x: Tensor, y: Tensor) -> Evaluation:
-        return self._with_autograd(*self(x, y))
+    def on(self, x: Tensor, y: Tensor) -> Callable[[], Evaluation]:
+        return lambda: self._with_autograd(*self(x, y))
 
 
 def kans_inside(model: nn.Module) -> list[nn.Module]:

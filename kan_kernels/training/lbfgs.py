@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 ARMIJO, CURVATURE = 1e-4, 0.9  # c1 and c2 of Nocedal & Wright, eq. 3.7
+FEW = 8192  # parameters: of so many, a call costs more than its arithmetic, and NumPy's calls cost less
 NARROW = 1e-9  # a bracket that moves no parameter by more is not searched any further
 
 
@@ -117,8 +119,8 @@ class LBFGS(torch.optim.LBFGS):
         parts = []
         for p in self._params:
             g = torch.zeros_like(p) if p.grad is None else p.grad
-            parts.append((g.to_dense() if g.is_sparse else g).reshape(-1))
-        return torch.cat(parts)
+            parts.append(g.to_dense() if g.is_sparse else g)
+        return _flattened(parts)
 
     def _move(self, start: Tensor, t: float, d: Tensor) -> None:
         """Set the parameters to start + t d; for t = 0 whatever d is."""
@@ -150,7 +152,7 @@ class LBFGS(torch.optim.LBFGS):
         Nocedal & Wright, algorithms 3.5 (a bracket) and 3.6 (zoom), with cubic interpolation. width: the
         largest entry of d. most: evaluations after the first one. Returns the step and their number.
         """
-        origin = torch.cat([p.reshape(-1) for p in self._params])
+        origin = _flattened(self._params)
         more, at = -1, 0.0
 
         def evaluate(t: float) -> Point:
@@ -214,23 +216,37 @@ def _lower(a: Point, b: Point) -> int:
     return 0 if a.value <= b.value or math.isnan(b.value) else 1
 
 
+def _flattened(tensors: list[Tensor]) -> Tensor:
+    flat: Tensor = torch._C._nn.flatten_dense_tensors(tensors)
+    return flat.clone() if len(tensors) == 1 else flat  # of one it may be the tensor itself
+
+
 def _largest(vector: Tensor) -> float:
-    return float(vector.abs().max())
+    return float(torch.linalg.vector_norm(vector, math.inf))
 
 
 def _direction(state: dict, gradient: Tensor) -> Tensor:
     """Return minus the inverse Hessian that the memory stands for, times the gradient."""
-    d = gradient.neg()
-    shares = []
-    memory = list(zip(state["old_stps"], state["old_dirs"], state["ro"], strict=True))
-    for s, y, rho in reversed(memory):
+    direction = gradient.neg()
+    shares, rhos = [], [float(rho) for rho in state["ro"]]  # torch's are tensors
+    steps, changes = state["old_stps"], state["old_dirs"]
+    d: Any = direction
+    add: Callable[..., Any] = torch.Tensor.add_
+    if steps and d.numel() <= FEW and d.device.type == "cpu" and d.dtype in (torch.float32, torch.float64):
+        d, steps, changes = d.numpy(), torch.stack(steps).numpy(), torch.stack(changes).numpy()
+        add = _add
+    for s, y, rho in zip(reversed(steps), reversed(changes), reversed(rhos), strict=True):
         share = rho * float(s.dot(d))
-        d.add_(y, alpha=-share)
+        add(d, y, alpha=-share)
         shares.append(share)
     d *= state["H_diag"]
-    for (s, y, rho), share in zip(memory, reversed(shares), strict=True):
-        d.add_(s, alpha=share - rho * float(y.dot(d)))
-    return d
+    for s, y, rho, share in zip(steps, changes, rhos, reversed(shares), strict=True):
+        add(d, s, alpha=share - rho * float(y.dot(d)))
+    return direction
+
+
+def _add(to: np.ndarray, vector: np.ndarray, *, alpha: float) -> None:
+    to += alpha * vector
 
 
 def _cubic(a: Point, b: Point, low: float, high: float) -> float:

@@ -1,5 +1,6 @@
 """What is minimised, and the optimizer that does it."""
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from numbers import Real
@@ -51,13 +52,22 @@ class Objective:
         """Return what changes of grids act on."""
         return model
 
-    def evaluate(self, x: Tensor, y: Tensor) -> "Evaluation":
-        """Return the objective with its gradient: without autograd where it is a KAN's default loss."""
+    def on(self, x: Tensor, y: Tensor) -> "Callable[[], Evaluation]":
+        """Return what computes the objective on these rows, with its gradient: without autograd where it is a
+        KAN's default loss. Ask anew once more than the numbers of the parameters has changed.
+        """
+        errors = None
         if self.loss is mean_squared_error and (not self.lamb or self._weights is not None):
-            error = direct.squared_error(self.model, x, y, self._weights)
-            if error is not None:
-                return Evaluation(error.value, error.penalty, error.total, error.backward)
-        return self._with_autograd(*self(x, y))
+            errors = direct.squared_errors(self.model, x, y, self._weights)
+
+        def evaluate() -> Evaluation:
+            if errors is not None:
+                with contextlib.suppress(RuntimeError):  # the layers say what is wrong
+                    error = errors()
+                    return Evaluation(error.value, error.penalty, error.total, error.backward)
+            return self._with_autograd(*self(x, y))
+
+        return evaluate
 
     def _with_autograd(self, value: Tensor, penalty: Tensor | None) -> "Evaluation":
         total = value if penalty is None else value + self.lamb * penalty

@@ -1,5 +1,7 @@
 """LBFGS on an objective that is scaled up as it shrinks, so that it goes on to rounding error."""
 
+import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +11,7 @@ from torch import Tensor
 from . import lbfgs
 
 _PROGRESS = 1e-9  # of an objective near 1: less in a step's first iteration is none
-Step = Callable[[Callable[[], Tensor]], Any]
+Step = Callable[[Callable[[], Any]], Any]
 Evaluate = Callable[[], tuple[Tensor, Callable[[float], Any]]]
 
 
@@ -100,18 +102,20 @@ def rescaled_step(
     Returns:
         None where the direction led nowhere: the memory is of no use then.
     """
-    start, latest, calls = None, torch.tensor(1.0), 0
+    start, latest, calls = None, 1.0, 0
 
-    def closure() -> Tensor:
+    def closure() -> float:
         nonlocal start, latest, calls, scale
         calls += 1
-        value, backward = evaluate()
+        made, backward = evaluate()
+        value = float(made)
         if scale is None:
             scale = _to_one(value)
         backward(scale)
-        latest = value if scale == 1.0 else value * scale
+        latest = value * scale
         start = latest if start is None else start
-        return latest.nan_to_num(torch.inf, torch.inf)  # a line search backs off from inf only
+        # a line search backs off from inf only
+        return math.inf if math.isnan(latest) else max(latest, -sys.float_info.max)
 
     step(closure)
     if scale is None or start is None:  # it was not called
@@ -121,7 +125,7 @@ def rescaled_step(
         slope = float(state["prev_flat_grad"].dot(state["d"])) if "d" in state else 0.0
         progress = -slope
     else:
-        progress = float(start - latest) if calls == 2 else torch.inf
+        progress = start - latest if calls == 2 else math.inf
     if not progress > _PROGRESS:
         return None
     factor = _to_one(latest)
@@ -141,10 +145,9 @@ def _rescale(memory: dict[str, Any], factor: float) -> None:
         memory[name] = _times(memory[name], 1.0 / factor)
 
 
-def _to_one(objective: Tensor) -> float:
+def _to_one(objective: float) -> float:
     """Return the factor that lifts it to 1, if it is smaller."""
-    value = abs(float(objective))
-    return 1.0 / value if 0 < value < 1 else 1.0
+    return 1.0 / abs(objective) if 0 < abs(objective) < 1 else 1.0
 
 
 def _times(value: Any, factor: float) -> Any:

@@ -145,11 +145,11 @@ class Run:
 
     def minimize(self, step: int, x: Tensor, y: Tensor) -> None:
         """Take one step of the optimizer, and note the losses before it."""
-        first = True
+        first, computed = True, self.objective.on(x, y)
 
         def evaluate() -> Evaluation:
             nonlocal first
-            made = self.objective.evaluate(x, y)
+            made = computed()
             if first:
                 self.losses.append((made.value, made.penalty))
                 first = False
