@@ -90,11 +90,11 @@ def _fit(widths: list[int], on: bool) -> Call:
     net = KAN(widths, dtype=torch.float64)
     x = torch.rand(1000, widths[0], dtype=torch.float64) * 2 - 1
     y = x.square().sum(1, keepdim=True).sin()
-    objective = Objective(net, None, 0.0, {})
+    evaluate = Objective(net, None, 0.0, {}).on(x, y)
 
     def call() -> list[Tensor]:
         net.zero_grad()
-        made = objective.evaluate(x, y)
+        made = evaluate()
         made.backward(1.0)
         return [made.value, *(p.grad for p in net.parameters() if p.grad is not None)]
 

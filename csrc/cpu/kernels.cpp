@@ -23,7 +23,7 @@ namespace {
 template <class T>
 void forward_as(const ForwardArgs& args, const cpu::Executor& executor) {
   const Shape shape(args.layer);
-  if (is_small(shape)) return small_forward<T>(args, shape, executor);
+  if (is_small<T>(shape)) return small_forward<T>(args, shape, executor);
   if (suits_gemm<T>(args.layer, shape, executor)) return GemmForward<T>(args, executor).run();
   Forward<T>(args, executor).run(executor);
 }
@@ -31,7 +31,7 @@ void forward_as(const ForwardArgs& args, const cpu::Executor& executor) {
 template <class T>
 void backward_as(const BackwardArgs& args, const cpu::Executor& executor) {
   const Shape shape(args.layer);
-  if (is_small(shape)) return small_backward<T>(args, shape, executor);
+  if (is_small<T>(shape)) return small_backward<T>(args, shape, executor);
   if (suits_gemm<T>(args.layer, shape, executor)) return GemmBackward<T>(args, executor).run();
   Backward<T>(args, executor).run(executor);
 }

@@ -91,6 +91,11 @@ KAN_HD void split(const Vec<T>* rows, Line<T>* lines) {
 }
 #endif
 
+template <class T, int... Lane>
+KAN_HD Vec<T> gathered(const T* from, const int32_t* offsets, std::integer_sequence<int, Lane...>) {
+  return Vec<T>{from[offsets[Lane]]...};
+}
+
 // columns[i][lane] = lines[offsets[lane] + i], of all numbers of a line or of its first ones.
 template <class T, int Columns = kLine>
 KAN_HD void read_lines(const T* lines, const int32_t* offsets, Vec<T>* columns) {
@@ -108,11 +113,9 @@ KAN_HD void read_lines(const T* lines, const int32_t* offsets, Vec<T>* columns) 
     return;
   }
 #endif
+  const std::make_integer_sequence<int, Simd<T>::lanes> lanes;
   KAN_UNROLL
-  for (int i = 0; i < Columns; ++i) {
-    KAN_UNROLL
-    for (int l = 0; l < Simd<T>::lanes; ++l) columns[i][l] = lines[offsets[l] + i];
-  }
+  for (int i = 0; i < Columns; ++i) columns[i] = gathered<T>(lines + i, offsets, lanes);
 }
 
 // lines[lane][i] = columns[i][lane]

@@ -228,20 +228,25 @@ def _largest(vector: Tensor) -> float:
 def _direction(state: dict, gradient: Tensor) -> Tensor:
     """Return minus the inverse Hessian that the memory stands for, times the gradient."""
     direction = gradient.neg()
-    shares, rhos = [], [float(rho) for rho in state["ro"]]  # torch's are tensors
+    shares, rhos, scale = (
+        [],
+        [float(rho) for rho in state["ro"]],
+        float(state["H_diag"]),
+    )  # torch's are tensors
     steps, changes = state["old_stps"], state["old_dirs"]
     d: Any = direction
     add: Callable[..., Any] = torch.Tensor.add_
     if steps and d.numel() <= FEW and d.device.type == "cpu" and d.dtype in (torch.float32, torch.float64):
         d, steps, changes = d.numpy(), torch.stack(steps).numpy(), torch.stack(changes).numpy()
         add = _add
-    for s, y, rho in zip(reversed(steps), reversed(changes), reversed(rhos), strict=True):
-        share = rho * float(s.dot(d))
-        add(d, y, alpha=-share)
-        shares.append(share)
-    d *= state["H_diag"]
-    for s, y, rho, share in zip(steps, changes, rhos, reversed(shares), strict=True):
-        add(d, s, alpha=share - rho * float(y.dot(d)))
+    with np.errstate(all="ignore"):
+        for s, y, rho in zip(reversed(steps), reversed(changes), reversed(rhos), strict=True):
+            share = rho * float(s.dot(d))
+            add(d, y, alpha=-share)
+            shares.append(share)
+        d *= scale
+        for s, y, rho, share in zip(steps, changes, rhos, reversed(shares), strict=True):
+            add(d, s, alpha=share - rho * float(y.dot(d)))
     return direction
 
 

@@ -54,7 +54,7 @@ class Objective:
 
     def on(self, x: Tensor, y: Tensor) -> "Callable[[], Evaluation]":
         """Return what computes the objective on these rows, with its gradient: without autograd where it is a
-        KAN's default loss. Ask anew once more than the numbers of the parameters has changed.
+        KAN's default loss. Ask anew where more than the numbers of the parameters may have changed.
         """
         errors = None
         if self.loss is mean_squared_error and (not self.lamb or self._weights is not None):
@@ -172,15 +172,21 @@ class Minimizer:
             raise TypeError(f"optimizer: returned {got}, expected an optimizer of torch for these parameters")
         self.scale: float | None = None if isinstance(self.optimizer, LBFGS) else 1.0
 
-    def step(self, step: int, evaluate: Callable[[], Evaluation]) -> None:
-        """Take one step on the objective that `evaluate` computes."""
+    def step(self, step: int, prepare: Callable[[], Callable[[], Evaluation]]) -> None:
+        """Take one step on the objective that `prepare` returns: see `Objective.on`."""
         if self.lr is not None:
             rate = self.lr(step) if callable(self.lr) else self.lr
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
 
+        alone = type(self.optimizer) is lbfgs.LBFGS  # others' may change more than numbers in between
+        evaluate: Callable[[], Evaluation] | None = None
+
         def evaluated() -> tuple[Tensor, Callable[[float], Any]]:
+            nonlocal evaluate
             self.optimizer.zero_grad()
+            if evaluate is None or not alone:
+                evaluate = prepare()
             made = evaluate()
             return made.total, made.backward
 

@@ -1,7 +1,6 @@
 """LBFGS on an objective that is scaled up as it shrinks, so that it goes on to rounding error."""
 
 import math
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from . import lbfgs
 
 _PROGRESS = 1e-9  # of an objective near 1: less in a step's first iteration is none
-Step = Callable[[Callable[[], Any]], Any]
+Step = Callable[[Callable[[], Tensor]], Any]
 Evaluate = Callable[[], tuple[Tensor, Callable[[float], Any]]]
 
 
@@ -104,7 +103,7 @@ def rescaled_step(
     """
     start, latest, calls = None, 1.0, 0
 
-    def closure() -> float:
+    def closure() -> Tensor:
         nonlocal start, latest, calls, scale
         calls += 1
         made, backward = evaluate()
@@ -115,7 +114,8 @@ def rescaled_step(
         latest = value * scale
         start = latest if start is None else start
         # a line search backs off from inf only
-        return math.inf if math.isnan(latest) else max(latest, -sys.float_info.max)
+        seen = math.inf if math.isnan(latest) else max(latest, torch.finfo(made.dtype).min)
+        return made.new_full((), seen)
 
     step(closure)
     if scale is None or start is None:  # it was not called

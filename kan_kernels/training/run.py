@@ -145,17 +145,22 @@ class Run:
 
     def minimize(self, step: int, x: Tensor, y: Tensor) -> None:
         """Take one step of the optimizer, and note the losses before it."""
-        first, computed = True, self.objective.on(x, y)
+        first = True
 
-        def evaluate() -> Evaluation:
-            nonlocal first
-            made = computed()
-            if first:
-                self.losses.append((made.value, made.penalty))
-                first = False
-            return made
+        def prepare() -> Callable[[], Evaluation]:
+            computed = self.objective.on(x, y)
 
-        self.minimizer.step(step, evaluate)
+            def evaluate() -> Evaluation:
+                nonlocal first
+                made = computed()
+                if first:
+                    self.losses.append((made.value, made.penalty))
+                    first = False
+                return made
+
+            return evaluate
+
+        self.minimizer.step(step, prepare)
 
     @property
     def kan(self) -> nn.Module:

@@ -28,7 +28,7 @@ def test_a_knot_belongs_to_the_cell_on_its_right(
 ) -> None:
     """Cells of even knots are computed from x; steps of the k-th derivative show what is beside a knot."""
     knots, width = even_knots(low, high, cells, order, dtype), (high - low) / cells
-    at = torch.cat([knots, knots.nextafter(knots - 1), knots.nextafter(knots + 1)])
+    at = torch.cat([knots, knots.nextafter(knots - 1), knots.nextafter(knots + 1)]).repeat(6)
     far = torch.finfo(dtype).max
     x = torch.cat([at, torch.tensor([-torch.inf, torch.inf, far, -far], dtype=dtype)]).unsqueeze(1)
     weight = torch.randn(1, cells + order, 2, generator=torch.Generator().manual_seed(order)).to(dtype)

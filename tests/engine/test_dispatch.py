@@ -18,7 +18,7 @@ from kan_kernels._core.problem import COMPOSED, FAMILIES, OPS, Problem
 from kan_kernels._engine import cost_model, dispatch
 from kan_kernels.backends import BACKENDS, FUNCTIONS, native
 from kan_kernels.integrations import fast_kan
-from kan_kernels.training.direct import Weights, squared_error
+from kan_kernels.training.direct import Weights, squared_errors
 
 NATIVE = pytest.mark.skipif("native" not in FUSED, reason="native is not among KAN_TEST_BACKENDS")
 
@@ -112,9 +112,9 @@ def _in_one_op(x: Tensor) -> Tensor:
 def _network(x: Tensor) -> Tensor:
     """A step of the training too, which calls kernels without autograd."""
     model = KAN([2, 2], grid_size=2, spline_order=1).double()
-    direct = squared_error(model, x.detach(), torch.ones(5, 2, dtype=x.dtype), Weights(1.0, 1.0, 1.0))
-    assert direct is not None
-    direct.backward(1.0)
+    errors = squared_errors(model, x.detach(), torch.ones(5, 2, dtype=x.dtype), Weights(1.0, 1.0, 1.0))
+    assert errors is not None
+    errors().backward(1.0)
     model(x.detach()).sum().backward()
     result: Tensor = model(x)
     return result

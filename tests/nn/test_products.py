@@ -16,7 +16,7 @@ from kan_kernels.backends import native
 from kan_kernels.nn import Products
 from kan_kernels.nn.network import gather
 from kan_kernels.training import fit
-from kan_kernels.training.direct import squared_error
+from kan_kernels.training.direct import squared_errors
 
 F64 = torch.float64
 RAGGED: dict[str, Any] = {"widths": [3, (2, 2), (0, 1), (1, 1)], "mult_arity": [[], [2, 3], 4, [2]]}
@@ -195,8 +195,10 @@ def test_all_layers_in_one_call() -> None:
     """Products are part of the call, and of `fit`'s error without autograd; not where they are not ours."""
     net, x = make(NETWORKS[0])
     assert "kan_network runs all layers in one call" in explain(net)
-    error = squared_error(net, x, torch.zeros(9, 1, dtype=F64))
-    assert error is not None and torch.equal(error.value, net(x).square().mean())
+    errors = squared_errors(net, x, torch.zeros(9, 1, dtype=F64))
+    assert errors is not None
+    error = errors()
+    assert torch.equal(error.value, net(x).square().mean())
     error.backward(1.0)
     found = [p.grad for p in net.parameters()]
     torch.testing.assert_close(found, list(torch.autograd.grad(net(x).square().mean(), net.parameters())))

@@ -230,6 +230,7 @@ void check_bases(const kan::cpu::KernelTable& kernels, uint64_t seed) {
       const double at = x.get(b, i), s = with_scale ? scale.get(b, i) : 1.0, sb = parts == 2 ? s : 1.0;
       const Line phi = values_of(l.basis, rows[size_t(i)], int(R), p.m, at);
       const Line psi = values_of(l.basis, rows[size_t(i)], int(R), backward.input_derivative, at);
+      widen(phi_size, phi), widen(psi_size, psi);  // fast waves are larger between the points above
       const double rho = base_derivative(l.base, at, p.m),
                    sigma = base_derivative(l.base, at, backward.input_derivative);
       const bool nan = std::isnan(at), lost = nan || (std::isinf(at) && l.basis != kan::kRbf);

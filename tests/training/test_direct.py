@@ -48,12 +48,45 @@ def test_hooks_of_parameters_see_their_gradients() -> None:
         assert len(seen) == 2
 
 
+def test_what_changes_before_and_within_a_step() -> None:
+    """A rate that freezes a layer does so in its step; an optimizer that changes more than numbers is asked
+    anew at every evaluation.
+    """
+    x = torch.rand(50, 2, device=DEVICE)
+    net = KAN([2, 3, 1], device=DEVICE)
+    weight = net.layers[0].spline_weight
+
+    def rate(step: int) -> float:
+        if step == 2:
+            net.layers[0].requires_grad_(False)
+            kept.append(weight.detach().clone())
+        return 0.01
+
+    kept: list[Tensor] = []
+    fit(net, (x, x[:, :1]), steps=3, optimizer="adam", lr=rate, progress=False)
+    assert torch.equal(weight, kept[0])
+
+    class Blocks(torch.optim.SGD):
+        def step(self, closure):
+            for layer in net.layers:
+                net.requires_grad_(False)
+                layer.requires_grad_()
+                loss = closure()
+                seen.append([p.grad is not None for p in (weight, net.layers[1].spline_weight)])
+            return loss.item()
+
+    seen: list[list[bool]] = []
+    net.requires_grad_()
+    fit(net, (x, x[:, :1]), steps=1, optimizer=lambda p: Blocks(p, lr=0.01), progress=False)
+    assert seen == [[True, False], [False, True]]
+
+
 def test_what_is_a_case_for_autograd() -> None:
     """Frozen weights, a mask, x that needs a gradient, another shape or dtype of y, a module around it."""
     x = torch.rand(6, 2, dtype=F64, device=DEVICE)
     y = x[:, :1].clone()
     net = KAN([2, 3, 1], dtype=F64, device=DEVICE)
-    assert direct.squared_error(net, x, y) is not None
+    assert direct.squared_errors(net, x, y) is not None
     for model, inputs, target in (
         (torch.nn.Sequential(net), x, y),
         (net, x.clone().requires_grad_(), y),
@@ -61,12 +94,12 @@ def test_what_is_a_case_for_autograd() -> None:
         (net, x, y.float()),
         (net, x.unsqueeze(0), y.unsqueeze(0)),
     ):
-        assert direct.squared_error(model, inputs, target) is None
+        assert direct.squared_errors(model, inputs, target) is None
     net.layers[0].base_weight.requires_grad_(False)  # type: ignore[union-attr]
-    assert direct.squared_error(net, x, y) is None
+    assert direct.squared_errors(net, x, y) is None
     net = KAN([2, 3, 1], dtype=F64, device=DEVICE)
     net.layers[0].set_edge_mask(torch.ones(2, 3))
-    assert direct.squared_error(net, x, y) is None
+    assert direct.squared_errors(net, x, y) is None
 
 
 def test_gradients_add_up() -> None:
@@ -76,8 +109,10 @@ def test_gradients_add_up() -> None:
     net = KAN([2, 3, 1], dtype=F64, bias=True, device=DEVICE)
     loss = torch.nn.functional.mse_loss(net(x), y)
     expected = torch.autograd.grad(loss, list(net.parameters()))
-    error = direct.squared_error(net, x, y)
-    assert error is not None and torch.equal(error.value, loss)
+    errors = direct.squared_errors(net, x, y)
+    assert errors is not None
+    error = errors()
+    assert torch.equal(error.value, loss)
     error.backward(1.0)
     error.backward(2.5)
     for p, g in zip(net.parameters(), expected, strict=True):
@@ -96,8 +131,10 @@ def test_penalty(bias: bool, base: str | None) -> None:
             parameter[0] = 0.0
     options = {"lamb_l1": 0.7, "lamb_entropy": 1.5}
     weights = direct.weights_of(0.3, options)
-    error = direct.squared_error(net, x, y, weights)
-    assert weights is not None and error is not None and error.penalty is not None
+    errors = direct.squared_errors(net, x, y, weights)
+    assert weights is not None and errors is not None
+    error = errors()
+    assert error.penalty is not None
     penalty = regularization(net, x, **options)
     total = torch.nn.functional.mse_loss(net(x), y) + 0.3 * penalty
     torch.testing.assert_close(error.penalty, penalty, rtol=1e-12, atol=0)

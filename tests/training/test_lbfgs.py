@@ -195,6 +195,39 @@ def test_state_goes_to_torch_and_back() -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, F64))
+def test_directions_of_few_parameters(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On NumPy's views as on torch's tensors, from a state of torch's, whose scalars are tensors."""
+    gen = torch.Generator().manual_seed(0)
+    steps = [torch.randn(7, dtype=dtype, generator=gen) for _ in range(3)]
+    changes = [s * (1 + torch.rand(7, dtype=dtype, generator=gen)) for s in steps]
+    state = {"old_stps": steps, "old_dirs": changes}
+    state["ro"] = [1 / s.dot(y) for s, y in zip(steps, changes, strict=True)]
+    state["H_diag"] = steps[-1].dot(changes[-1]) / changes[-1].dot(changes[-1])
+    gradient = torch.randn(7, dtype=dtype, generator=gen)
+    kept = gradient.clone()
+    few = lbfgs._direction(state, gradient)
+    monkeypatch.setattr(lbfgs, "FEW", 0)
+    many = lbfgs._direction(state, gradient)
+    torch.testing.assert_close(few, many, rtol=20 * torch.finfo(dtype).eps, atol=0)
+    assert torch.equal(gradient, kept) and float(few.dot(gradient)) < 0
+
+
+def test_optimizers_of_others_get_tensors() -> None:
+    """A subclass of torch's LBFGS sees the loss as a tensor, as torch passes it on."""
+
+    class Mine(torch.optim.LBFGS):
+        def step(self, closure):
+            loss = super().step(closure)
+            seen.append(loss.item())
+            return loss
+
+    seen: list[float] = []
+    x, y = data()
+    fit(make(), (x, y), steps=2, optimizer=lambda p: Mine(p, lr=0.1))
+    assert len(seen) == 2
+
+
 def test_evaluations_of_a_step() -> None:
     """26 at most, one more than max_eval as in torch; the model ends with the best of them."""
     x, y = data()

@@ -169,8 +169,7 @@ class CellTables {
     const auto to = [](const float* table) { return const_cast<float*>(table); };  // a block is written once, here
     std::memset(to(block.bounds), 0, size_t(size_) * sizeof(float));
     ShortKnots<K, N> knots;
-    alignas(64) typename ShortKnots<K, N>::Polynomials polynomials;
-    alignas(64) float table[K + 1][N];
+    BasisLines<K, N> basis;
     const int64_t coefficients = s_.functions * s_.out, entries = block.entries();
     Arena arena(Arena::bytes_for<float>(coefficients) + Arena::bytes_for<float>(s_.out));
     float *const rows = arena.take<float>(coefficients), *const base = arena.take<float>(s_.out);
@@ -186,7 +185,7 @@ class CellTables {
       }
       if (!repeats(i, i0)) {
         knots.load(grid(i), s_.n_knots);
-        if (derivative_ >= 0) knots.polynomials(derivative_, degree_, polynomials);
+        if (derivative_ >= 0) basis.load(knots, derivative_, degree_);
         even = even && knots.find_scale(scale, shift);
       }
       to(block.scale)[f] = scale, to(block.shift)[f] = shift;
@@ -203,11 +202,9 @@ class CellTables {
       if (derivative_ < 0) continue;
       read_row(rows, layer_.spline_weight, layer_.weight_dtype, i * coefficients, coefficients, 1);
       for (int64_t h = 0; h < s_.out; ++h) {
-        spline_table<float, K, N>(table, rows + h, s_.out, s_.functions, polynomials, degree_);
-        for (int64_t e = 0; e < entries; ++e) {
-          float* const line = to(block.splines) + ((f * entries + e) * s_.out + h) * kLine;
-          for (int j = 0; j <= degree_; ++j) line[j] = table[j][e];
-        }
+        basis.each_of_spline(rows + h, s_.out, s_.functions, [&](int e, Line<float> line) {
+          *reinterpret_cast<Line<float>*>(to(block.splines) + ((f * entries + e) * s_.out + h) * kLine) = line;
+        });
       }
     }
     even_[size_t(i0 / kTileColumns)] = even;

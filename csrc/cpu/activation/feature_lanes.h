@@ -233,19 +233,17 @@ void feature_lanes_backward(const cpu::ActivationBackwardArgs& a, const Shape& s
     if (input) writer.finish();
     if (!weight) return;
     with_entries(s, [&](auto N) {
-      alignas(64) typename ShortKnots<K, N()>::Polynomials polynomials;
       ShortKnots<K, N()> knots;
-      GradientTables<K, N()> gradients;
+      BasisLines<K, N()> basis;
       Line<double> lines[N()];
       for (int64_t f = 0; f < n; ++f) {
         if (!tables.repeats(i + f, i)) {
           knots.load(tables.grid(i + f), s.n_knots);
-          knots.polynomials(a.weight_derivative, K, polynomials);
-          gradients.load(polynomials, s.n_knots);
+          basis.load(knots, a.weight_derivative, K);
         }
         for (int64_t h = 0; h < heads; ++h) {
           moments.of(f, h, block.entries(), lines);
-          gradients.add(d_all + (i + f) * of_feature + (base ? heads : 0) + h, heads, s.functions, lines);
+          basis.add_gradient(d_all + (i + f) * of_feature + (base ? heads : 0) + h, heads, s.functions, lines);
         }
       }
     });

@@ -172,59 +172,62 @@ class CellPolynomials {
 template <class T>
 constexpr T kFar = std::numeric_limits<T>::max() / 2;
 
-// The table of one spline, whose coefficients lie `stride` apart.
-template <class T, int K, int N>
-void spline_table(T (*table)[N], const T* coefficients, int64_t stride, int functions,
-                  const double (*polynomials)[K + 1][N], int degree) {
-  alignas(64) double padded[K + 1 + N + K + 1] = {};  // the j-th function of entry e lies at e + j
-  for (int r = 0; r < functions; ++r) padded[K + 1 + r] = double(coefficients[r * stride]);
-  for (int e = 0; e < N; e += Simd<double>::lanes) {
-    for (int i = 0; i <= K && i <= degree; ++i) {
-      Vec<double> sum = Vec<double>{};
-      KAN_UNROLL
-      for (int j = 0; j <= K; ++j) {
-        const Vec<double> share = load<double>(polynomials[j][i] + e);
-        const Vec<double> term = share * load<double>(padded + e + j);
-        sum += share == 0.0 ? Vec<double>{} : term;  // an infinite coefficient is no part of it
-      }
-      Rounded<T>::put(table[i] + e, sum);
-    }
-  }
-}
-
-// The sums over rows of g u^i w^(K-i) in each entry are as many numbers as a spline's polynomials have. With the
-// polynomials of the basis functions they make the gradient of the spline's coefficients.
+// The polynomials of the basis functions that are not zero in an entry's cell, as lines: splines and the gradients of
+// their coefficients are made of them.
 template <int K, int N>
-class GradientTables {
+class BasisLines {
  public:
-  void load(const double (*polynomials)[K + 1][N], int n_knots) {
-    n_knots_ = n_knots;
+  // derivative: of the functions, as polynomials of a degree.
+  template <class T>
+  void load(const CellPolynomials<T, K, N>& knots, int derivative, int degree) {
+    alignas(64) typename CellPolynomials<T, K, N>::Polynomials polynomials;
+    knots.polynomials(derivative, degree, polynomials);
+    n_knots_ = knots.n_knots();
     for (int j = 0; j <= K; ++j) {
-      for (int e = 0; e <= n_knots; ++e) {
-        shares_[j][e] = Line<double>{};
-        for (int i = 0; i <= K; ++i) shares_[j][e][i] = polynomials[j][i][e];
+      for (int e = 0; e <= n_knots_; ++e) {
+        lines_[j][e] = Line<double>{};
+        for (int i = 0; i <= K && i <= degree; ++i) lines_[j][e][i] = polynomials[j][i][e];
       }
     }
   }
 
-  // d[r * stride] += the gradient of coefficient r. moments: of each entry.
-  void add(double* d, int64_t stride, int functions, const Line<double>* moments) const {
+  // Calls call(e, its polynomial) for all entries of a spline, whose coefficients lie `stride` apart.
+  template <class T, class Call>
+  void each_of_spline(const T* coefficients, int64_t stride, int functions, const Call& call) const {
+    double padded[K + 1 + N + K + 1] = {};  // the j-th function of entry e lies at e + j
+    for (int r = 0; r < functions; ++r) padded[K + 1 + r] = double(coefficients[r * stride]);
+    for (int e = 0; e <= n_knots_; ++e) {
+      Line<double> sum = Line<double>{};
+      KAN_UNROLL
+      for (int j = 0; j <= K; ++j) sum += product(lines_[j][e], Line<double>{} + padded[e + j]);
+      call(e, __builtin_convertvector(sum, Line<T>));
+    }
+  }
+
+  // d[r * stride] += the gradient of coefficient r from the moments of each entry: the sums over its rows of
+  // g u^i w^(K-i), which are as many numbers as a spline's polynomials have.
+  void add_gradient(double* d, int64_t stride, int functions, const Line<double>* moments) const {
     const Line<double> nowhere = (moments[0] + moments[n_knots_]) * 0.0;  // rows in no cell: 0, or NaN as x or g is
     for (int r = 0; r < functions; ++r) {
       Line<double> sum = nowhere;
       KAN_UNROLL
       for (int j = 0; j <= K; ++j) {
         const int e = r + 1 + K - j;  // whose j-th function is r
-        const Line<double> term = shares_[j][e] * moments[e];
-        sum += shares_[j][e] == 0.0 ? Line<double>{} : term;  // an infinite moment is no part of it
+        sum += product(lines_[j][e], moments[e]);
       }
       d[r * stride] += (sum[0] + sum[1]) + (sum[2] + sum[3]);
     }
   }
 
  private:
+  // Where a polynomial has no part, an infinite number has none.
+  static KAN_HD Line<double> product(Line<double> polynomial, Line<double> numbers) {
+    const Line<double> product = polynomial * numbers;
+    return polynomial == 0.0 ? Line<double>{} : product;
+  }
+
   int n_knots_ = 0;
-  Line<double> shares_[K + 1][N];
+  Line<double> lines_[K + 1][N];
 };
 
 }  // namespace KAN_ISA

@@ -81,6 +81,10 @@ class LineTable {
   void put(int entry, int column, T number) {
     numbers_[kInRegisters ? column * N + entry : entry * kLine + column] = number;
   }
+  void put(int entry, Line<T> line) {
+    KAN_UNROLL
+    for (int c = 0; c < kLine; ++c) put(entry, c, line[c]);
+  }
   // offsets: of the lanes' entries, times kLine.
   template <int Columns = kLine>
   KAN_HD void read(const int32_t* offsets, Vec<T>* columns) const {

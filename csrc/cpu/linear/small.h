@@ -15,8 +15,14 @@ namespace KAN_ISA {
 constexpr int kSmallFeatures = 64;    // of one task of the gradients
 constexpr int64_t kMomentBlocks = 4;  // blocks of rows that are summed in the precision of the weights
 
-inline bool is_small(const Shape& s) {
-  return s.local && s.order <= kSmallOrder && s.out <= kSmallOutputs && s.n_knots <= kMostKnots;
+constexpr int64_t kSmallRowsOfOutput = 16;  // rows for each output: of fewer, the tables cost more than sorting
+
+// Whether sorting costs more: not where the outputs nearly fill a vector, or of few rows.
+template <class T>
+bool is_small(const Shape& s) {
+  const bool has_tables = s.local && s.order <= kSmallOrder && s.n_knots <= kMostKnots;
+  const int most = Simd<T>::lanes < kSmallOutputs ? kSmallOutputs : kSmallOutputs - 2;
+  return has_tables && s.out <= most && s.batch >= kSmallRowsOfOutput * s.out;
 }
 
 // Columns of one block of rows, padded to whole vectors with zeros.
@@ -135,7 +141,7 @@ void small_slopes(const SmallSplines<T, K, N>& splines, const SmallPlaces<T>& pl
   }
 }
 
-// The moments of neighbouring features, as `GradientTables` takes them, and the sums of g base(x).
+// The moments of neighbouring features, as `BasisLines` takes them, and the sums of g base(x).
 template <class T, int K>
 class SmallMoments {
  public:
@@ -272,13 +278,13 @@ void small_backward_rows(const BackwardArgs& a, const Shape& s, int64_t i0, int6
     }
     if (!weight) continue;
     Line<double> lines[N];
-    tables.each_gradient(i, n, a.weight_derivative, [&](int64_t f, const GradientTables<K, N>& gradients) {
+    tables.each_basis(i, n, a.weight_derivative, [&](int64_t f, const BasisLines<K, N>& basis) {
       double* d = sums + (i + f) * s.coefficient_rows() * s.out;
       for (int64_t o = 0; base && o < s.out; ++o) *d++ = moments.base_of(f, o);
       std::fill(d, d + s.functions * s.out, 0.0);
       for (int64_t o = 0; o < s.out; ++o) {
         moments.of(f, o, lines);
-        gradients.add(d + o, s.out, s.functions, lines);
+        basis.add_gradient(d + o, s.out, s.functions, lines);
       }
     });
   }

@@ -98,18 +98,13 @@ class SmallFinder {
 template <class T, int K, int N>
 class SmallSplines {
  public:
-  void load(const Layer& layer, int64_t feature, const typename CellPolynomials<T, K, N>::Polynomials& polynomials,
-            int degree) {
+  void load(const Layer& layer, int64_t feature, const BasisLines<K, N>& basis) {
     const int64_t out = layer.out_features;
     const int functions = layer.functions;
     T rows[N * kSmallOutputs];
-    alignas(64) T table[K + 1][N];
     read_row(rows, layer.spline_weight, layer.weight_dtype, feature * functions * out, functions * out, 1);
     for (int64_t o = 0; o < out; ++o) {
-      spline_table<T, K, N>(table, rows + o, out, functions, polynomials, degree);
-      for (int e = 0; e <= layer.knots(); ++e) {
-        for (int i = 0; i <= degree; ++i) table_[o].put(e, i, table[i][e]);
-      }
+      basis.each_of_spline(rows + o, out, functions, [&](int e, Line<T> line) { table_[o].put(e, line); });
     }
     for (int64_t o = 0; o < out; ++o) base_[o] = T(0);
     if (layer.base_weight) read_row(base_, layer.base_weight, layer.weight_dtype, feature * out, out, 1);
@@ -152,24 +147,23 @@ class SmallTables {
       if (!repeated) {
         knots_.load(grid(feature + f), shape_.n_knots);
         finders_[f].load(grid(feature + f), knots_);
-        if (derivative_ >= 0) knots_.polynomials(derivative_, degree_, polynomials_);
+        if (derivative_ >= 0) basis_.load(knots_, derivative_, degree_);
       }
-      if (derivative_ >= 0) splines_[f].load(layer_, feature + f, polynomials_, degree_);
+      if (derivative_ >= 0) splines_[f].load(layer_, feature + f, basis_);
     }
   }
   const SmallFinder<T, N>& finder(int64_t f) const { return finders_[first_with_[f]]; }
   const SmallSplines<T, K, N>& splines(int64_t f) const { return splines_[f]; }
 
-  // Calls call(f, tables of its basis functions) for the features that were loaded.
+  // Calls call(f, its basis functions) for the features that were loaded.
   template <class Call>
-  void each_gradient(int64_t feature, int64_t n, int derivative, const Call& call) {
+  void each_basis(int64_t feature, int64_t n, int derivative, const Call& call) {
     for (int64_t f = 0; f < n; ++f) {
       if (!repeats(feature, f)) {
         knots_.load(grid(feature + f), shape_.n_knots);
-        knots_.polynomials(derivative, K, polynomials_);
-        gradients_.load(polynomials_, shape_.n_knots);
+        basis_.load(knots_, derivative, K);
       }
-      call(f, gradients_);
+      call(f, basis_);
     }
   }
 
@@ -188,8 +182,7 @@ class SmallTables {
   SmallFinder<T, N> finders_[kSmallColumns];
   SmallSplines<T, K, N> splines_[kSmallColumns];
   Knots knots_;
-  GradientTables<K, N> gradients_;
-  alignas(64) typename Knots::Polynomials polynomials_;
+  BasisLines<K, N> basis_;
 };
 
 }  // namespace KAN_ISA
