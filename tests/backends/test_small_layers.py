@@ -46,6 +46,23 @@ def test_a_knot_belongs_to_the_cell_on_its_right(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sign", (1, -1))
+def test_grids_of_the_largest_numbers(sign: int, dtype: torch.dtype) -> None:
+    """Where knots reach as far as the dtype does, a spline is 0 beyond them too, and so are its gradients."""
+    far = 0.9 * torch.finfo(dtype).max
+    knots = torch.tensor([-1.0, 0.0, 1.0, 2.0, far], dtype=dtype).mul(sign).sort().values.unsqueeze(0)
+    x = torch.tensor([0.5, torch.inf, -torch.inf, far * 1.1, -far * 1.1], dtype=dtype).mul(sign)
+    x = x.repeat(20).unsqueeze(1).requires_grad_()
+    weight = torch.ones(1, 3, 2, dtype=dtype, requires_grad=True)
+    y = kan_linear(x, weight, knots, spline_order=1, base=None)
+    dx, dw = torch.autograd.grad(y, (x, weight), torch.ones_like(y))
+    expected = torch.tensor([1.0, 0, 0, 0, 0], dtype=dtype).repeat(20).unsqueeze(1).expand(-1, 2)
+    assert torch.equal(y, expected) and torch.equal(dx, torch.zeros_like(dx))
+    order = slice(None, None, sign)
+    assert torch.equal(dw[0, :, 0], torch.tensor([10.0, 10, 0], dtype=dtype)[list(range(3))[order]])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_infinities_stay_where_their_functions_are(dtype: torch.dtype) -> None:
     """An infinite coefficient reaches the cells of its function, an infinite cotangent the functions of its
     row's cell, and NaN in one feature no other.

@@ -64,6 +64,19 @@ struct SmallBlock {
   }
 };
 
+// The columns of one block: of several features or of all outputs.
+template <class T>
+struct SmallColumns {
+  T *x, *row_scale, *outputs, *results, *base;  // base: its value and slope, of one feature
+
+  static constexpr int64_t kSize = std::max(kSmallColumns, kSmallOutputs) * int64_t(kSmallRows);
+  static size_t bytes() { return 4 * Arena::bytes_for<T>(kSize) + Arena::bytes_for<T>(2 * kSmallRows); }
+  void take(Arena& arena) {
+    for (T** columns : {&x, &row_scale, &outputs, &results}) *columns = arena.take<T>(kSize);
+    base = arena.take<T>(2 * kSmallRows);
+  }
+};
+
 // y[o][b] += row_scale[b] phi_o(x[b]) of one feature. base, row_scale: may be null.
 template <int Degree, class T, int K, int N>
 void small_values(const SmallSplines<T, K, N>& splines, const SmallPlaces<T>& places, int64_t rows, int64_t out,
@@ -89,11 +102,13 @@ template <class T, int K, int N, int Degree>
 void small_forward_rows(const ForwardArgs& a, const Shape& s, int64_t first, int64_t last) {
   constexpr int L = Simd<T>::lanes;
   constexpr int64_t ld = SmallBlock<T>::kLd;
-  SmallTables<T, K, N> tables(a.layer, s, a.derivative, Degree);
-  alignas(64) T x[kSmallColumns * ld], row_scale[kSmallColumns * ld], y[kSmallOutputs * ld], sums[kSmallOutputs * ld];
-  alignas(64) T base[ld];
+  SmallColumns<T> columns;
+  Arena arena(SmallTables<T, K, N>::bytes() + columns.bytes());
+  SmallTables<T, K, N>& tables = SmallTables<T, K, N>::make(arena, a.layer, s, a.derivative, Degree);
+  columns.take(arena);
+  T *const x = columns.x, *const row_scale = columns.row_scale, *const y = columns.outputs, *const base = columns.base;
   SmallPlaces<T> places;
-  T* const part = s.in > kSumInputs ? sums : y;
+  T* const part = s.in > kSumInputs ? columns.results : y;
   T bias[kSmallOutputs] = {};
   if (a.bias) read_row(bias, a.bias, a.layer.weight_dtype, 0, s.out, 1);
   for (int64_t row0 = first; row0 < last; row0 += kSmallRows) {
@@ -102,7 +117,7 @@ void small_forward_rows(const ForwardArgs& a, const Shape& s, int64_t first, int
       for (int64_t b = 0; b < block.rows; b += L) store(y + o * ld + b, broadcast(bias[o]));
     }
     for (int64_t i = 0; i < s.in; ++i) {
-      if (part != y && i % kSumInputs == 0) std::memset(sums, 0, sizeof(sums));
+      if (part != y && i % kSumInputs == 0) std::fill(part, part + kSmallOutputs * ld, T(0));
       const int64_t f = i % kSmallColumns;
       if (f == 0) {
         const int64_t n = min64(kSmallColumns, s.in - i);
@@ -244,14 +259,16 @@ void small_backward_rows(const BackwardArgs& a, const Shape& s, int64_t i0, int6
   const bool weight = a.d_spline != nullptr, input = a.input != nullptr, base = s.base != kNoBase;
   const int orders[2] = {weight ? a.weight_derivative : a.input_derivative, a.input_derivative};
   const int n_orders = 1 + (weight && input);
-  SmallTables<T, K, N> tables(a.layer, s, input ? a.input_derivative : -1, Degree);
-  alignas(64) T x[kSmallColumns * ld], row_scale[kSmallColumns * ld], g[kSmallOutputs * ld], result[kSmallColumns * ld];
-  alignas(64) T activation[2 * ld];
+  const int64_t features = weight ? min64(kSmallColumns, i1 - i0) : 0;
+  SmallColumns<T> columns;
+  Arena arena(SmallTables<T, K, N>::bytes() + columns.bytes() + SmallMoments<T, K>::bytes(s, features));
+  SmallTables<T, K, N>& tables = SmallTables<T, K, N>::make(arena, a.layer, s, input ? a.input_derivative : -1, Degree);
+  columns.take(arena);
+  T *const x = columns.x, *const row_scale = columns.row_scale, *const g = columns.outputs;
+  T *const result = columns.results, *const activation = columns.base;
   const T* const slope = activation + (n_orders - 1) * ld;
   SmallPlaces<T> places;
-  const int64_t columns = weight ? min64(kSmallColumns, i1 - i0) : 0;
-  Arena arena(SmallMoments<T, K>::bytes(s, columns));
-  SmallMoments<T, K> moments(s, columns, arena);
+  SmallMoments<T, K> moments(s, features, arena);
   for (int64_t i = i0; i < i1; i += kSmallColumns) {
     const int64_t n = min64(kSmallColumns, i1 - i);
     tables.load(i, n);

@@ -2,6 +2,8 @@
 // row, reads the numbers of its own cell.
 #pragma once
 
+#include <new>
+
 #include "blocking.h"
 #include "cell_polynomials.h"
 #include "lookup.h"
@@ -34,7 +36,9 @@ class SmallFinder {
     for (int e = 0; e <= n_knots_; ++e) {
       bounds_.put(e, 0, tables.left(e)), bounds_.put(e, 1, tables.right(e)), bounds_.put(e, 2, tables.inverse_width(e));
     }
-    for (int e : {0, n_knots_}) bounds_.put(e, 0, -kFar<T>), bounds_.put(e, 1, kFar<T>);
+    for (int e : {0, n_knots_}) {
+      if (even_) bounds_.put(e, 0, -kFar<T>), bounds_.put(e, 1, kFar<T>);
+    }
   }
 
   // rows: filled up to whole vectors.
@@ -134,9 +138,11 @@ class SmallTables {
  public:
   using Knots = CellPolynomials<T, K, N>;
 
-  // derivative: of the splines, as polynomials of a degree; -1: none.
-  SmallTables(const Layer& layer, const Shape& s, int derivative, int degree)
-      : layer_(layer), shape_(s), derivative_(derivative), degree_(degree) {}
+  // Some are too large for the stacks of threads. derivative: of the splines, as polynomials of a degree; -1: none.
+  static SmallTables& make(Arena& arena, const Layer& layer, const Shape& s, int derivative, int degree) {
+    return *new (arena.take<SmallTables>(1)) SmallTables(layer, s, derivative, degree);
+  }
+  static size_t bytes() { return Arena::bytes_for<SmallTables>(1); }
 
   void load(int64_t feature, int64_t n) {
     if (feature == loaded_) return;
@@ -168,6 +174,9 @@ class SmallTables {
   }
 
  private:
+  SmallTables(const Layer& layer, const Shape& s, int derivative, int degree)
+      : layer_(layer), shape_(s), derivative_(derivative), degree_(degree) {}
+
   const T* grid(int64_t i) const { return static_cast<const T*>(layer_.grid) + i * shape_.n_knots; }
   // Whether feature + f has the knots of the one before.
   bool repeats(int64_t feature, int64_t f) const {
