@@ -187,16 +187,17 @@ def test_single_precision() -> None:
 
 
 def test_classes() -> None:
-    """Under cross entropy: the border between two classes."""
+    """Under cross entropy: the border between two classes that overlap, so that no loss goes to 0 without end."""
     x = points(400)
-    label = (x[:, 0] ** 2 + x[:, 1] > 0.3).long()
+    beyond = x[:, 0] ** 2 + x[:, 1] - 0.3
+    draw = torch.rand(400, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
     found = symbolic.discover(
-        x, label, loss=torch.nn.functional.cross_entropy, shapes=[[2, 2]], functions=["x", "x^2"], seeds=[0],
-        budget=1e6,
+        x, (draw < torch.sigmoid(6 * beyond)).long(), loss=torch.nn.functional.cross_entropy, shapes=[[2, 2]],
+        functions=["x", "x^2"], seeds=[0], budget=1e6,
     )  # fmt: skip
     with torch.no_grad():
-        accuracy = (found.model(x).argmax(1) == label).double().mean()
-    assert len(found.formula) == 2 and accuracy > 0.97
+        right = (found.model(x).argmax(1) == (beyond > 0)).double().mean()
+    assert len(found.formula) == 2 and right > 0.95
 
 
 def test_rows_that_count() -> None:
