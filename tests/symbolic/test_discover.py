@@ -187,7 +187,7 @@ def test_single_precision() -> None:
 
 
 def test_classes() -> None:
-    """Under cross entropy: the border between two classes that overlap, so that no loss goes to 0 without end."""
+    """Under cross entropy: the border of two classes that overlap, so that no loss goes to 0 without end."""
     x = points(400)
     beyond = x[:, 0] ** 2 + x[:, 1] - 0.3
     draw = torch.rand(400, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
