@@ -1,7 +1,7 @@
 // Layers with few outputs and short grids (the scientist's KAN): lanes are rows, in their own order.
 //
 // Here a row's arithmetic is less than the cost of sorting it, so each lane looks its own cell's polynomials up, and
-// the weights' gradients are made of sums over the rows of each cell (small_tables.h).
+// the weights' gradients are made of sums over the rows of each cell (cell_polynomials.h).
 #pragma once
 
 #include <memory>
@@ -12,9 +12,8 @@
 namespace kan {
 namespace KAN_ISA {
 
-constexpr int kSmallFeatures = 64;    // of one task of the gradients
-constexpr int64_t kMomentBlocks = 4;  // blocks of rows that are summed in the precision of the weights
-
+constexpr int kSmallFeatures = 64;          // of one task of the gradients
+constexpr int64_t kMomentBlocks = 4;        // blocks of rows that are summed in the precision of the weights
 constexpr int64_t kSmallRowsOfOutput = 16;  // rows for each output: of fewer, the tables cost more than sorting
 
 // Whether sorting costs more: not where the outputs nearly fill a vector, or of few rows.
