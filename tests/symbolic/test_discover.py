@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from kan_kernels import symbolic
+from kan_kernels import KAN, symbolic
 from kan_kernels.symbolic.descent import curvature_of
 from kan_kernels.symbolic.discovery import constants, inputs, networks, present, propose
 from kan_kernels.symbolic.discovery.form import Form, Term, evaluate
-from kan_kernels.symbolic.discovery.joint import inside, settled
+from kan_kernels.symbolic.discovery.joint import Rows, inside, settled
 from kan_kernels.symbolic.discovery.simplify import cleaned
+from kan_kernels.training import fit
 
 sympy = pytest.importorskip("sympy")
 
@@ -198,6 +200,26 @@ def test_classes() -> None:
     with torch.no_grad():
         right = (found.model(x).argmax(1) == (beyond > 0)).double().mean()
     assert len(found.formula) == 2 and right > 0.95
+
+
+def test_networks_of_classes_that_can_be_told_apart() -> None:
+    """More steps leave the loss on rows that were held back where it is least; without those it grows."""
+    torch.manual_seed(1)
+    x = points(200)
+    label = (x[:, 0] ** 2 + x[:, 1] > 0.3).long()
+    cross_entropy = torch.nn.functional.cross_entropy
+    rows = [Rows(x[part], label[part], cross_entropy, 0.0) for part in (slice(120), slice(120, None))]
+    zero, one = torch.zeros(2, dtype=x.dtype), torch.ones(2, dtype=x.dtype)
+    data = networks.Data(rows[0], rows[1], zero, one, zero, one, 2, 0.0)
+    first = KAN([2, 2, 2], dtype=x.dtype)
+    found = []
+    for steps in (3, 12):
+        model = copy.deepcopy(first)
+        networks.train(data, model, steps)
+        found.append(data.loss(model, rows[1]))
+    assert found[1] <= found[0] < 0.5
+    fit(first, (x[:120], label[:120]), steps=12, loss=cross_entropy, progress=False)
+    assert data.loss(first, rows[1]) > 2 * found[1]
 
 
 def test_rows_that_count() -> None:

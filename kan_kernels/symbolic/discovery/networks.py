@@ -127,15 +127,22 @@ def fine(data: Data, start: Trained) -> Trained:
 
 
 def train(data: Data, model: KAN, steps: int) -> None:
-    """Take steps of LBFGS, with the knots where the data are."""
-    x = data.units(data.train.x)
+    """Take steps of LBFGS, with the knots where the data are.
+
+    Under a loss of the user's a network ends where it is best on rows that it does not see: where classes can
+    be told apart it would grow sure of itself without end.
+    """
+    loss, x = data.train.loss, data.units(data.train.x)
+    rows: Any = (x, data.target(data.train))
+    if loss is not None:
+        rows = {"train": rows, "test": (data.units(data.valid.x), data.target(data.valid))}
     for layer, inputs in zip(model.layers, node_values(model, x), strict=False):
         grids.update_grid(layer, inputs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one that diverges is put back, and judged as it is
         history = fit(
-            model, (x, data.target(data.train)), steps=steps, loss=data.train.loss, progress=False,
-            evaluate_every=steps,
+            model, rows, steps=steps, loss=loss, progress=False,
+            evaluate_every=steps if loss is None else 1, patience=None if loss is None else steps,
         )  # fmt: skip
     if history.stopped == "interrupted":  # which ends that training alone
         raise KeyboardInterrupt
