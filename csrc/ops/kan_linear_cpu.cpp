@@ -90,11 +90,15 @@ STABLE_TORCH_LIBRARY_FRAGMENT(kan_kernels, m) {
   m.def(
       "kan_network_backward(Tensor x, Tensor hidden, Tensor[] tensors, int layers, Tensor g, int order, int base, "
       "bool need_x, bool need_weight, int[] products) -> Tensor[]");
+  m.def(
+      "kan_network_error(Tensor x, Tensor target, Tensor[] tensors, int layers, int order, int base, int[] products, "
+      "int[] places) -> (Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CPU, m) {
   kan::ops::register_family<kan::ops::CpuDevice>(m);
   kan::ops::register_network<kan::ops::CpuDevice>(m);
+  m.impl("kan_network_error", TORCH_BOX(&kan::ops::NetworkFamily<kan::ops::CpuDevice>::kan_network_error));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CompositeExplicitAutograd, m) {

@@ -3,10 +3,14 @@
 // by one.
 #pragma once
 
+#include <cstring>
+#include <iterator>
+#include <utility>
 #include <vector>
 
 #include "kan_linear.h"
 #include "products.h"
+#include "squared_error.h"
 
 namespace kan {
 namespace ops {
@@ -23,23 +27,9 @@ struct NetworkFamily {
   static std::tuple<Tensor, Tensor> kan_network(const Tensor& x, Tensors tensors, int64_t layers, int64_t order,
                                                 int64_t base, Numbers products) {
     const Network network(x, tensors, layers, order, base, products);
-    const size_t last = network.layers.size() - 1;
     Tensor hidden = empty(tensors[0], {network.hidden_size()});
-    Tensor y = empty(tensors[0], {x.size(0), network.nodes(last)});
-    char* between = static_cast<char*>(hidden.mutable_data_ptr());
-    if constexpr (Device::kNetworks) {
-      if (forward_whole(network, between, y)) return {y, hidden};
-    }
-    for (size_t n = 0; n <= last; ++n) {
-      ForwardArgs args;
-      args.layer = network.layers[n].layer;
-      args.x = network.input(n, between);
-      args.bias = network.layers[n].bias_data();
-      void* const nodes = n == last ? y.mutable_data_ptr() : network.at(between, n + 1);
-      args.y = network.products[n].any() ? network.outputs(between, n) : nodes;
-      network.run(n, args);
-      network.multiplied(n, args.y, nodes);
-    }
+    Tensor y = empty(tensors[0], {x.size(0), network.nodes()});
+    forward(network, static_cast<char*>(hidden.mutable_data_ptr()), y);
     return {y, hidden};
   }
 
@@ -55,37 +45,51 @@ struct NetworkFamily {
           "hidden must be what kan_network returned");
     check(g.scalar_type() == tensors[0].scalar_type(), "g must have the weights' dtype");
     const char* between = static_cast<const char*>(hidden.const_data_ptr());
-    Tensors made(1 + (need_weight ? tensors.size() - count : 0));
-    for (size_t n = 0; need_weight && n < count; ++n) {
-      const Layer& layer = network.layers[n].layer;
-      made[1 + n] = empty(g, {layer.in_features, layer.functions, layer.out_features});
-      if (base != kNoBase) made[1 + count + n] = empty(g, {layer.in_features, layer.out_features});
+    Tensors made(1);
+    Gradients gradients;
+    for (size_t n = 0; need_weight && n < network.kinds * count; ++n) {
+      const Layer& layer = network.layers[n % count].layer;
+      made.push_back(n < count ? empty(g, {layer.in_features, layer.functions, layer.out_features})
+                               : empty(g, {layer.in_features, layer.out_features}));
+      gradients.weights.push_back(made.back().mutable_data_ptr());
     }
-    Tensor& dx = made[0];
-    if constexpr (Device::kNetworks) {
-      if (backward_whole(network, between, g, need_x, need_weight, made)) return made;
-    }
-    Tensor cotangent = g;
-    for (size_t n = count; n-- > 0;) {
-      const Layer& layer = network.layers[n].layer;
-      if (network.products[n].any()) cotangent = network.of_outputs(n, network.outputs(between, n), cotangent);
-      BackwardArgs args;
-      args.layer = layer;
-      args.x = network.input(n, between);
-      args.g = view(cotangent, "g", x.size(0), layer.out_features);
-      const bool need_input = n != 0 || need_x;
-      const Tensor& like = n == 0 ? x : g;
-      dx = need_input ? empty(like, {x.size(0), layer.in_features}) : empty(like, {0});
-      if (need_input) args.input = dx.mutable_data_ptr();
-      if (need_weight) {
-        args.d_spline = made[1 + n].mutable_data_ptr();
-        if (base != kNoBase) args.d_base = made[1 + count + n].mutable_data_ptr();
-        if (network.biased) made[1 + network.kinds * count + n] = sum_of_rows(cotangent);
-      }
-      if (need_input || need_weight) network.run(n, args);
-      cotangent = dx;
-    }
+    made[0] = backward(network, between, g, need_x, gradients);
+    std::move(gradients.biases.begin(), gradients.biases.end(), std::back_inserter(made));
     return made;
+  }
+
+  // The mean of (y - target)^2 over all numbers of y, and its gradient by all tensors but the grids, in one vector,
+  // where each begins at its place.
+  static std::tuple<Tensor, Tensor> kan_network_error(const Tensor& x, const Tensor& target, Tensors tensors,
+                                                      int64_t layers, int64_t order, int64_t base, Numbers products,
+                                                      Numbers places) {
+    const Network network(x, tensors, layers, order, base, products);
+    const Tensor& like = tensors[0];
+    const size_t count = tensors.size() - network.layers.size(), weights = network.kinds * network.layers.size();
+    const int64_t rows = x.size(0), nodes = network.nodes();
+    const MatrixView wanted = view(target, "target", rows, nodes);
+    check(wanted.dtype == network.layers[0].layer.weight_dtype, "target must have the weights' dtype");
+    check(places.size() == count, "places: got ", places.size(), ", expected one for each of ", count, " tensors");
+    int64_t size = 0;
+    for (size_t n = 0; n < count; ++n) size += tensors[n].numel();
+    Tensor gradient = empty(like, {size}), value = empty(like, {});
+    const auto at = [&](size_t n) {
+      check(places[n] >= 0 && places[n] <= size - tensors[n].numel(), "places: got ", places[n], " for a tensor of ",
+            tensors[n].numel(), " numbers, of ", size);
+      return static_cast<char*>(gradient.mutable_data_ptr()) + places[n] * int64_t(like.element_size());
+    };
+    Gradients gradients;
+    for (size_t n = 0; n < weights; ++n) gradients.weights.push_back(at(n));
+    Tensor hidden = empty(like, {network.hidden_size()}), y = empty(like, {rows, nodes});
+    char* between = static_cast<char*>(hidden.mutable_data_ptr());
+    forward(network, between, y);
+    squared_error(wanted, rows, nodes, y.mutable_data_ptr(), value.mutable_data_ptr());
+    backward(network, between, y, false, gradients);
+    for (size_t n = 0; n < gradients.biases.size(); ++n) {
+      const Tensor& bias = gradients.biases[n];
+      std::memcpy(at(weights + n), bias.const_data_ptr(), size_t(bias.numel()) * bias.element_size());
+    }
+    return {value, gradient};
   }
 
  private:
@@ -157,6 +161,7 @@ struct NetworkFamily {
       of_layer(n, [&] { device.run(args); });
     }
 
+    int64_t nodes() const { return nodes(layers.size() - 1); }
     int64_t nodes(size_t n) const { return products[n].any() ? products[n].nodes() : layers[n].layer.out_features; }
     // Numbers of `hidden` before the n-th layer's, its outputs and its nodes.
     int64_t hidden_before(size_t n) const {
@@ -196,6 +201,64 @@ struct NetworkFamily {
     }
   };
 
+  static void forward(const Network& network, char* between, Tensor& y) {
+    if constexpr (Device::kNetworks) {
+      if (forward_whole(network, between, y)) return;
+    }
+    const size_t last = network.layers.size() - 1;
+    for (size_t n = 0; n <= last; ++n) {
+      ForwardArgs args;
+      args.layer = network.layers[n].layer;
+      args.x = network.input(n, between);
+      args.bias = network.layers[n].bias_data();
+      void* const nodes = n == last ? y.mutable_data_ptr() : network.at(between, n + 1);
+      args.y = network.products[n].any() ? network.outputs(between, n) : nodes;
+      network.run(n, args);
+      network.multiplied(n, args.y, nodes);
+    }
+  }
+
+  // Where the gradients of spline_weights and base_weights go, none if they are not asked for; those of the biases.
+  struct Gradients {
+    std::vector<void*> weights;
+    Tensors biases;
+
+    bool asked() const { return !weights.empty(); }
+  };
+
+  // Returns dx, empty unless asked for.
+  static Tensor backward(const Network& network, const char* between, const Tensor& g, bool need_x,
+                         Gradients& gradients) {
+    if constexpr (Device::kNetworks) {
+      Tensor dx;
+      if (backward_whole(network, between, g, need_x, gradients, dx)) return dx;
+    }
+    const size_t count = network.layers.size();
+    const Tensor& x = network.x;
+    if (gradients.asked() && network.biased) gradients.biases.resize(count);
+    Tensor cotangent = g;
+    for (size_t n = count; n-- > 0;) {
+      const Layer& layer = network.layers[n].layer;
+      if (network.products[n].any()) cotangent = network.of_outputs(n, network.outputs(between, n), cotangent);
+      BackwardArgs args;
+      args.layer = layer;
+      args.x = network.input(n, between);
+      args.g = view(cotangent, "g", x.size(0), layer.out_features);
+      const bool need_input = n != 0 || need_x;
+      const Tensor& like = n == 0 ? x : g;
+      Tensor dx = need_input ? empty(like, {x.size(0), layer.in_features}) : empty(like, {0});
+      if (need_input) args.input = dx.mutable_data_ptr();
+      if (gradients.asked()) {
+        args.d_spline = gradients.weights[n];
+        if (network.kinds > 1) args.d_base = gradients.weights[count + n];
+        if (network.biased) gradients.biases[n] = sum_of_rows(cotangent);
+      }
+      if (need_input || gradients.asked()) network.run(n, args);
+      cotangent = dx;
+    }
+    return cotangent;
+  }
+
   // Runs the device's kernel for the whole, where it has one for these layers.
   static bool forward_whole(const Network& network, char* between, Tensor& y) {
     const std::vector<SplineLayer> plain = network.plain_layers();
@@ -210,27 +273,27 @@ struct NetworkFamily {
     return true;
   }
 
-  // The same backward; allocates what the layers one by one do not need.
+  // The same backward; makes dx, and what the layers one by one do not need.
   static bool backward_whole(const Network& network, const char* between, const Tensor& g, bool need_x,
-                             bool need_weight, Tensors& made) {
+                             Gradients& gradients, Tensor& dx) {
     const size_t count = network.layers.size();
     const std::vector<SplineLayer> plain = network.plain_layers();
     NetworkBackwardArgs whole;
     whole.layers = plain.data(), whole.products = network.products.data(), whole.count = int(count);
     whole.x = network.input(0, between), whole.hidden = between;
-    whole.g = view(g, "g", network.x.size(0), network.nodes(count - 1));
+    whole.g = view(g, "g", network.x.size(0), network.nodes());
     if (!network.device.has_network(whole)) return false;
-    std::vector<void*> pointers;
-    for (size_t n = 0; need_weight && n + 1 < made.size(); ++n) {
-      if (n >= network.kinds * count) made[1 + n] = empty(g, {plain[n % count].out_features});
-      pointers.push_back(made[1 + n].mutable_data_ptr());
+    std::vector<void*> biases;
+    for (size_t n = 0; gradients.asked() && network.biased && n < count; ++n) {
+      gradients.biases.push_back(empty(g, {plain[n].out_features}));
+      biases.push_back(gradients.biases[n].mutable_data_ptr());
     }
-    if (need_weight) whole.d_spline = pointers.data();
-    if (need_weight && network.kinds > 1) whole.d_base = pointers.data() + count;
-    if (need_weight && network.biased) whole.d_bias = pointers.data() + network.kinds * count;
-    made[0] = need_x ? empty(network.x, {network.x.size(0), network.x.size(1)}) : empty(network.x, {0});
-    if (need_x) whole.input = made[0].mutable_data_ptr();
-    if (need_x || need_weight) network.device.run_network(whole);
+    if (gradients.asked()) whole.d_spline = gradients.weights.data();
+    if (gradients.asked() && network.kinds > 1) whole.d_base = gradients.weights.data() + count;
+    if (!biases.empty()) whole.d_bias = biases.data();
+    dx = need_x ? empty(network.x, {network.x.size(0), network.x.size(1)}) : empty(network.x, {0});
+    if (need_x) whole.input = dx.mutable_data_ptr();
+    if (need_x || gradients.asked()) network.device.run_network(whole);
     return true;
   }
 

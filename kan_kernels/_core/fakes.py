@@ -186,6 +186,11 @@ def kan_network_backward(
     return [dx, *(t.new_empty(t.shape) for t in tensors[: len(tensors) - layers] if need_weight)]
 
 
+def kan_network_error(x: Tensor, target: Tensor, tensors: Sequence[Tensor], layers: int, *_: Any) -> Tensors:
+    first = tensors[0]
+    return first.new_empty(()), first.new_empty(sum(t.numel() for t in tensors[:-layers]))
+
+
 def _images(like: Tensor, batch: int, channels: int, size: Sequence[int], last: bool) -> Tensor:
     if last:
         return like.new_empty((batch, *size, channels)).movedim(-1, 1)
@@ -212,6 +217,6 @@ TENSORS = {
 OTHERS: _Fakes = {f.__name__: f for f in (
     edge_gram, edge_gram_grad_input, edge_cross_gram, edge_moments, edge_moments_backward, edge_l1,
     edge_l1_backward, kan_conv, kan_conv_backward,
-    layer_norm_rbf, layer_norm_rbf_backward, kan_network, kan_network_backward,
+    layer_norm_rbf, layer_norm_rbf_backward, kan_network, kan_network_backward, kan_network_error,
 )}  # fmt: skip
 """Of the ops that the library alone has."""

@@ -72,6 +72,15 @@ def kan_network_backward(
     return (every if need_x else every - first) + (every if need_weight else 0)
 
 
+def kan_network_error(
+    x: Shape, target: Any, tensors: Sequence[Shape], layers: int, order: int, base: int, products: Any,
+    places: Any, **_: Any,
+) -> int:  # fmt: skip
+    numbers = layers, order, base, products
+    backward = kan_network_backward(x, None, tensors, layers, target, order, base, False, True, products)
+    return kan_network(x, tensors, *numbers) + backward
+
+
 def _images(y: Shape, weight: Shape, order: int, base: int, groups: int) -> int:
     """Read N, C and O of images. y: (N, O, *out). weight: (C, G+k, *kernel, O / groups)."""
     return _layer((prod(y), weight[0] // groups, *weight[2:-1]), 1, weight[1], order, base, 0)
@@ -156,9 +165,9 @@ def edge_l1_backward(
 
 
 _OTHERS = (
-    kan_network, kan_network_backward, kan_conv, kan_conv_backward, layer_norm_rbf, layer_norm_rbf_backward,
-    edge_gram, edge_gram_grad_input, edge_cross_gram, edge_moments, edge_moments_backward, edge_l1,
-    edge_l1_backward,
+    kan_network, kan_network_backward, kan_network_error, kan_conv, kan_conv_backward, layer_norm_rbf,
+    layer_norm_rbf_backward, edge_gram, edge_gram_grad_input, edge_cross_gram, edge_moments,
+    edge_moments_backward, edge_l1, edge_l1_backward,
 )  # fmt: skip
 _LINEAR = {f.__name__: f for f in (
     kan_linear, kan_linear_grad_input, kan_linear_grad_weight, kan_linear_backward,

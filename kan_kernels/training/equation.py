@@ -10,7 +10,8 @@ from .. import replicas
 from ..composition import layers_of
 from ..nn import KAN, KANLinear
 from .data import Batches, Points, evaluating
-from .objective import Evaluation, Objective, one_number
+from .lbfgs import Parts
+from .objective import Evaluate, Objective, one_number
 
 
 class Equation(Objective):
@@ -73,8 +74,8 @@ class Equation(Objective):
         with evaluating(self.model):
             return {name: float(self.value(function, x)) for name, function in functions.items()}
 
-    def on(self, x: Tensor, y: Tensor) -> Callable[[], Evaluation]:
-        return lambda: self._with_autograd(*self(x, y))
+    def on(self, x: Tensor, y: Tensor, vector: Parts | None = None) -> Evaluate | None:
+        return None if vector is not None else lambda: self._with_autograd(*self(x, y))
 
 
 def kans_inside(model: nn.Module) -> list[nn.Module]:

@@ -1,15 +1,16 @@
 """LBFGS with a strong-Wolfe line search, in few calls: small models spend their time in Python."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from .lbfgs_memory import Memory, described, largest, memory_of
+
 ARMIJO, CURVATURE = 1e-4, 0.9  # c1 and c2 of Nocedal & Wright, eq. 3.7
-FEW = 8192  # parameters: of so many, a call costs more than its arithmetic, and NumPy's calls cost less
 NARROW = 1e-9  # a bracket that moves no parameter by more is not searched any further
 
 
@@ -22,13 +23,33 @@ class Point(NamedTuple):
     slope: float
 
 
+Parts = Sequence[tuple[Tensor, Tensor]]
+"""Every parameter, and its part of one vector."""
+Function = Callable[[], tuple[float, Tensor]]
+"""Returns the objective at the vector as it is, and a gradient of its own."""
+
+
+class VectorClosure:
+    """A closure for `LBFGS.step` that may know the objective as a function of one vector.
+
+    The parameters are then written once a step. on_vector: returns that function of the vector whose parts it
+    gets; None, where the parameters have to be looked at.
+    """
+
+    def __init__(self, closure: Callable[[], Tensor], on_vector: Callable[[Parts], Function | None]) -> None:
+        self.closure, self.on_vector = closure, on_vector
+
+    def __call__(self) -> Tensor:
+        return self.closure()
+
+
 class LBFGS(torch.optim.LBFGS):
     """A faster torch.optim.LBFGS with strong Wolfe: the same arguments, state and steps up to rounding.
 
     What differs is the work around the evaluations, which takes longer than those of a small model: the
-    parameters are written from one vector, once an evaluation; the scalars of the two loops (Nocedal &
-    Wright, algorithm 7.4) and of the line search are Python's, so in float32 they are not rounded to it. And
-    the line search steps back from NaN, where torch's goes on.
+    parameters are written from one vector, once an evaluation or, by a `VectorClosure`, once a step; the
+    scalars of the two loops (Nocedal & Wright, algorithm 7.4) and of the line search are Python's, so in
+    float32 they are not rounded to it. And the line search steps back from NaN, where torch's goes on.
 
     Raises:
         TypeError: a parameter is complex, or `params` are none of torch's.
@@ -78,42 +99,67 @@ class LBFGS(torch.optim.LBFGS):
     def step(self, closure: Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
         """Take up to `max_iter` iterations and `max_eval` + 1 evaluations. Return the loss before them."""
         self._prepare()
-        closure = torch.enable_grad()(closure)
+        function = None
+        if isinstance(closure, VectorClosure):
+            function = closure.on_vector(list(zip(self._params, self._parts, strict=True)))
+        if function is None:
+            return self._minimize(partial(self._at_parameters, torch.enable_grad()(closure)), False)
+        torch._foreach_copy_(self._parts, self._params)
+        first = self._minimize(function, True)
+        torch._foreach_copy_(self._params, self._parts)
+        return self._flat.new_full((), first)
+
+    def _at_parameters(self, closure: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+        return closure(), self._gradient()
+
+    def _minimize(self, function: Callable[[], tuple[Any, Tensor]], on_vector: bool) -> Any:
+        """Do what `step` does with a function of the vector, or of the parameters."""
         group = self.param_groups[0]
-        lr = float(group["lr"])
         state = self.state[self._params[0]]
         state.setdefault("n_iter", 0)
         state.setdefault("func_evals", 0)
-        first = closure()
-        value, gradient = float(first), self._gradient()
-        evaluations = 1
+        first, gradient = function()
+        value = float(first)
+        memory = memory_of(state, group["history_size"], gradient)
+        try:
+            evaluations = self._iterate(function, on_vector, memory, value, gradient)
+        finally:
+            memory.write(state)
+        state["func_evals"] += evaluations
+        return first
+
+    def _iterate(
+        self, function: Callable[[], tuple[Any, Tensor]], on_vector: bool, memory: Memory, value: float,
+        gradient: Tensor,
+    ) -> int:  # fmt: skip
+        """Take the iterations of a step from a value and a gradient; return the number of evaluations."""
+        group, state = self.param_groups[0], self.state[self._params[0]]
+        lr, evaluations = float(group["lr"]), 1
         for _ in range(group["max_iter"]):
-            if _largest(gradient) <= group["tolerance_grad"]:
+            if largest(gradient) <= group["tolerance_grad"]:
                 break
             state["n_iter"] += 1
             if state["n_iter"] == 1:
-                state.update(old_dirs=[], old_stps=[], ro=[], H_diag=1.0)
-                d, t = gradient.neg(), min(1.0, 1.0 / float(gradient.abs().sum())) * lr
+                memory.clear()
+                way, t = described(gradient.neg(), gradient), min(1.0, 1.0 / float(gradient.abs().sum())) * lr
             else:
-                self._store(state, gradient, group["history_size"])
-                d, t = _direction(state, gradient), lr
-            state.update(d=d, t=t, prev_flat_grad=gradient, prev_loss=value)
-            slope = float(gradient.dot(d))
-            if slope > -group["tolerance_change"]:
+                last = state["prev_flat_grad"], state["d"], float(state["t"])  # torch's may be a tensor
+                way, t = memory.next(gradient, *last), lr
+            state.update(d=way.d, t=t, prev_flat_grad=gradient, prev_loss=value)
+            if way.slope > -group["tolerance_change"]:
                 break
-            before, largest = value, _largest(d)
-            start, left = Point(0.0, value, gradient, slope), group["max_eval"] - evaluations
-            point, calls = self._search(closure, d, largest, start, t, left)
+            before, start = value, Point(0.0, value, gradient, way.slope)
+            left = group["max_eval"] - evaluations
+            point, calls = self._search(function, on_vector, way.d, way.largest, start, t, left)
             value, gradient = point.value, point.gradient
             state["t"] = point.t
             evaluations += calls
             if evaluations >= group["max_eval"]:
                 break
             tolerance = group["tolerance_change"]
-            if abs(value - before) < tolerance or point.t * largest <= tolerance:
+            if abs(value - before) < tolerance or point.t * way.largest <= tolerance:
                 break
-        state["func_evals"] += evaluations
-        return first
+        return evaluations
 
     def _gradient(self) -> Tensor:
         parts = []
@@ -122,45 +168,32 @@ class LBFGS(torch.optim.LBFGS):
             parts.append(g.to_dense() if g.is_sparse else g)
         return _flattened(parts)
 
-    def _move(self, start: Tensor, t: float, d: Tensor) -> None:
-        """Set the parameters to start + t d; for t = 0 whatever d is."""
+    def _move(self, start: Tensor, t: float, d: Tensor, on_vector: bool) -> None:
+        """Set the vector, or the parameters, to start + t d; for t = 0 whatever d is."""
         if t == 0:
             self._flat.copy_(start)
         else:
             torch.add(start, d, alpha=t, out=self._flat)
-        torch._foreach_copy_(self._params, self._parts)
-
-    @staticmethod
-    def _store(state: dict, gradient: Tensor, size: int) -> None:
-        """Store the last step and what it did to the gradient, if that shows curvature."""
-        y, s = gradient - state["prev_flat_grad"], state["d"] * state["t"]
-        curvature = float(y.dot(s))
-        if curvature > 1e-10:
-            state["old_dirs"].append(y)
-            state["old_stps"].append(s)
-            state["ro"].append(1.0 / curvature)
-            if len(state["ro"]) > size:
-                for name in ("old_dirs", "old_stps", "ro"):
-                    del state[name][0]
-            state["H_diag"] = curvature / float(y.dot(y))
+        if not on_vector:
+            torch._foreach_copy_(self._params, self._parts)
 
     def _search(
-        self, closure, d: Tensor, width: float, start: Point, t: float, most: int
+        self, function, on_vector: bool, d: Tensor, width: float, start: Point, t: float, most: int
     ) -> tuple[Point, int]:
-        """Find a step that satisfies the strong Wolfe conditions, or the best one; the parameters are there.
+        """Find a step that satisfies the strong Wolfe conditions, or the best one, and move there.
 
         Nocedal & Wright, algorithms 3.5 (a bracket) and 3.6 (zoom), with cubic interpolation. width: the
         largest entry of d. most: evaluations after the first one. Returns the step and their number.
         """
-        origin = _flattened(self._params)
+        origin = self._flat.clone() if on_vector else _flattened(self._params)
         more, at = -1, 0.0
 
         def evaluate(t: float) -> Point:
             nonlocal more, at
-            self._move(origin, t, d)
+            self._move(origin, t, d, on_vector)
             more, at = more + 1, t
-            value, gradient = float(closure()), self._gradient()
-            return Point(t, value, gradient, float(gradient.dot(d)))
+            value, gradient = function()
+            return Point(t, float(value), gradient, float(gradient.dot(d)))
 
         def too_high(point: Point) -> bool:
             return not point.value <= start.value + ARMIJO * point.t * start.slope
@@ -207,7 +240,7 @@ class LBFGS(torch.optim.LBFGS):
             bracket[low] = point
         best = bracket[low] if found is None else found
         if at != best.t:
-            self._move(origin, best.t, d)
+            self._move(origin, best.t, d, on_vector)
         return best, more + 1
 
 
@@ -219,39 +252,6 @@ def _lower(a: Point, b: Point) -> int:
 def _flattened(tensors: list[Tensor]) -> Tensor:
     flat: Tensor = torch._C._nn.flatten_dense_tensors(tensors)
     return flat.clone() if len(tensors) == 1 else flat  # of one it may be the tensor itself
-
-
-def _largest(vector: Tensor) -> float:
-    return float(torch.linalg.vector_norm(vector, math.inf))
-
-
-def _direction(state: dict, gradient: Tensor) -> Tensor:
-    """Return minus the inverse Hessian that the memory stands for, times the gradient."""
-    direction = gradient.neg()
-    shares, rhos, scale = (
-        [],
-        [float(rho) for rho in state["ro"]],
-        float(state["H_diag"]),
-    )  # torch's are tensors
-    steps, changes = state["old_stps"], state["old_dirs"]
-    d: Any = direction
-    add: Callable[..., Any] = torch.Tensor.add_
-    if steps and d.numel() <= FEW and d.device.type == "cpu" and d.dtype in (torch.float32, torch.float64):
-        d, steps, changes = d.numpy(), torch.stack(steps).numpy(), torch.stack(changes).numpy()
-        add = _add
-    with np.errstate(all="ignore"):
-        for s, y, rho in zip(reversed(steps), reversed(changes), reversed(rhos), strict=True):
-            share = rho * float(s.dot(d))
-            add(d, y, alpha=-share)
-            shares.append(share)
-        d *= scale
-        for s, y, rho, share in zip(steps, changes, rhos, reversed(shares), strict=True):
-            add(d, s, alpha=share - rho * float(y.dot(d)))
-    return direction
-
-
-def _add(to: np.ndarray, vector: np.ndarray, *, alpha: float) -> None:
-    to += alpha * vector
 
 
 def _cubic(a: Point, b: Point, low: float, high: float) -> float:

@@ -1,6 +1,5 @@
 """What is minimised, and the optimizer that does it."""
 
-import contextlib
 import math
 from collections.abc import Callable, Mapping
 from numbers import Real
@@ -52,20 +51,27 @@ class Objective:
         """Return what changes of grids act on."""
         return model
 
-    def on(self, x: Tensor, y: Tensor) -> "Callable[[], Evaluation]":
+    def on(self, x: Tensor, y: Tensor, vector: lbfgs.Parts | None = None) -> "Evaluate | None":
         """Return what computes the objective on these rows, with its gradient: without autograd where it is a
         KAN's default loss. Ask anew where more than the numbers of the parameters may have changed.
+
+        vector: see `direct.squared_errors`; None is returned where autograd would read the parameters.
         """
         errors = None
         if self.loss is mean_squared_error and (not self.lamb or self._weights is not None):
-            errors = direct.squared_errors(self.model, x, y, self._weights)
+            errors = direct.squared_errors(self.model, x, y, self._weights, vector)
+        if errors is None:
+            return None if vector is not None else lambda: self._with_autograd(*self(x, y))
 
         def evaluate() -> Evaluation:
-            if errors is not None:
-                with contextlib.suppress(RuntimeError):  # the layers say what is wrong
-                    error = errors()
-                    return Evaluation(error.value, error.penalty, error.total, error.backward)
-            return self._with_autograd(*self(x, y))
+            try:
+                error = errors()
+            except RuntimeError:
+                value, penalty = self(x, y)  # the layers say what is wrong
+                if vector is not None:
+                    raise
+                return self._with_autograd(value, penalty)
+            return Evaluation(error.value, error.penalty, error.total, error.backward, error.gradient)
 
         return evaluate
 
@@ -84,12 +90,19 @@ class Objective:
 
 
 class Evaluation(NamedTuple):
-    """The loss, the regularisation and what is minimised; backward(s) adds s times the gradient to `grad`."""
+    """The loss, the regularisation and what is minimised; backward(s) adds s times the gradient to `grad`.
+
+    gradient: returns that by the vector that was read instead of the parameters.
+    """
 
     value: Tensor
     penalty: Tensor | None
     total: Tensor
     backward: Callable[[float], Any]
+    gradient: Callable[[], Tensor] | None = None
+
+
+Evaluate = Callable[[], Evaluation]
 
 
 def one_number(name: str, value: object) -> Tensor:
@@ -172,7 +185,7 @@ class Minimizer:
             raise TypeError(f"optimizer: returned {got}, expected an optimizer of torch for these parameters")
         self.scale: float | None = None if isinstance(self.optimizer, LBFGS) else 1.0
 
-    def step(self, step: int, prepare: Callable[[], Callable[[], Evaluation]]) -> None:
+    def step(self, step: int, prepare: "Callable[[lbfgs.Parts | None], Evaluate | None]") -> None:
         """Take one step on the objective that `prepare` returns: see `Objective.on`."""
         if self.lr is not None:
             rate = self.lr(step) if callable(self.lr) else self.lr
@@ -180,20 +193,35 @@ class Minimizer:
                 group["lr"] = rate
 
         alone = type(self.optimizer) is lbfgs.LBFGS  # others' may change more than numbers in between
-        evaluate: Callable[[], Evaluation] | None = None
+        evaluate: Evaluate | None = None
 
         def evaluated() -> tuple[Tensor, Callable[[float], Any]]:
             nonlocal evaluate
             self.optimizer.zero_grad()
             if evaluate is None or not alone:
-                evaluate = prepare()
+                evaluate = prepare(None)
+            assert evaluate is not None
             made = evaluate()
             return made.total, made.backward
+
+        def on_vector(vector: lbfgs.Parts) -> lbfgs.Function | None:
+            function = prepare(vector)
+            if function is None:
+                return None
+            self.optimizer.zero_grad()
+
+            def evaluated_there() -> tuple[float, Tensor]:
+                made = function()
+                assert made.gradient is not None
+                return float(made.total), made.gradient()
+
+            return evaluated_there
 
         if not self.lbfgs or isinstance(self.optimizer, rescaling.LBFGS):  # which does it itself
             self.optimizer.step(lambda: _with_gradient(*evaluated()))  # type: ignore[arg-type]
             return
-        self.scale = rescaling.rescaled_step(self.optimizer.step, evaluated, self.scale, self._memory)
+        take, memory = self.optimizer.step, self._memory
+        self.scale = rescaling.rescaled_step(take, evaluated, self.scale, memory, on_vector)
         if self.scale is None:
             self.rebuild()
 

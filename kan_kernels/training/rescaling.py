@@ -88,7 +88,11 @@ class LBFGS(lbfgs.LBFGS):
 
 
 def rescaled_step(
-    step: Step, evaluate: Evaluate, scale: float | None, memory: Callable[[], dict[str, Any]]
+    step: Step,
+    evaluate: Evaluate,
+    scale: float | None,
+    memory: Callable[[], dict[str, Any]],
+    on_vector: Callable[[lbfgs.Parts], lbfgs.Function | None] | None = None,
 ) -> float | None:
     """Take a step of LBFGS on `scale` times an objective, and return the scale to go on with.
 
@@ -97,27 +101,44 @@ def rescaled_step(
         evaluate: returns the objective, and what adds so many times its gradient.
         scale: None, before the first step, lifts the objective to 1.
         memory: returns the state of the optimizer, which is rescaled.
+        on_vector: see `lbfgs.VectorClosure`.
 
     Returns:
         None where the direction led nowhere: the memory is of no use then.
     """
     start, latest, calls = None, 1.0, 0
 
-    def closure() -> Tensor:
+    def see(value: float, dtype: torch.dtype) -> float:
+        """Note the objective, and return what the method sees: a line search backs off from inf only."""
         nonlocal start, latest, calls, scale
         calls += 1
-        made, backward = evaluate()
-        value = float(made)
         if scale is None:
             scale = _to_one(value)
-        backward(scale)
         latest = value * scale
         start = latest if start is None else start
-        # a line search backs off from inf only
-        seen = math.inf if math.isnan(latest) else max(latest, torch.finfo(made.dtype).min)
+        return math.inf if math.isnan(latest) else max(latest, torch.finfo(dtype).min)
+
+    def closure() -> Tensor:
+        made, backward = evaluate()
+        seen = see(float(made), made.dtype)
+        assert scale is not None
+        backward(scale)
         return made.new_full((), seen)
 
-    step(closure)
+    def rescaled(vector: lbfgs.Parts) -> lbfgs.Function | None:
+        function = on_vector(vector) if on_vector is not None else None
+        if function is None:
+            return None
+
+        def evaluated() -> tuple[float, Tensor]:
+            value, gradient = function()
+            seen = see(value, gradient.dtype)
+            assert scale is not None
+            return seen, gradient if scale == 1.0 else gradient.mul_(scale)
+
+        return evaluated
+
+    step(lbfgs.VectorClosure(closure, rescaled))
     if scale is None or start is None:  # it was not called
         return None
     state = memory()

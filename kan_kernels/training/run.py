@@ -17,7 +17,8 @@ from .._core.files import replacing
 from ..composition import layers_of
 from .data import Batches, Points
 from .history import History
-from .objective import HISTORY_SIZE, Evaluation, Minimizer, Objective
+from .lbfgs import Parts
+from .objective import HISTORY_SIZE, Evaluate, Evaluation, Minimizer, Objective
 
 FORMAT = 1
 _BEFORE = {"history_size": HISTORY_SIZE, "objective": False}  # of files from before `fit` knew the names
@@ -147,8 +148,10 @@ class Run:
         """Take one step of the optimizer, and note the losses before it."""
         first = True
 
-        def prepare() -> Callable[[], Evaluation]:
-            computed = self.objective.on(x, y)
+        def prepare(vector: Parts | None) -> Evaluate | None:
+            computed = self.objective.on(x, y, vector)
+            if computed is None:
+                return None
 
             def evaluate() -> Evaluation:
                 nonlocal first

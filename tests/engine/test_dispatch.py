@@ -112,9 +112,10 @@ def _in_one_op(x: Tensor) -> Tensor:
 def _network(x: Tensor) -> Tensor:
     """A step of the training too, which calls kernels without autograd."""
     model = KAN([2, 2], grid_size=2, spline_order=1).double()
-    errors = squared_errors(model, x.detach(), torch.ones(5, 2, dtype=x.dtype), Weights(1.0, 1.0, 1.0))
-    assert errors is not None
-    errors().backward(1.0)
+    for weights in (Weights(1.0, 1.0, 1.0), None):
+        errors = squared_errors(model, x.detach(), torch.ones(5, 2, dtype=x.dtype), weights)
+        assert errors is not None
+        errors().backward(1.0)
     model(x.detach()).sum().backward()
     result: Tensor = model(x)
     return result

@@ -38,6 +38,59 @@ def test_training_without_autograd(optimizer: str, monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("lamb", (0.0, 0.01))
+def test_parameters_are_written_once_a_step(lamb: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LBFGS evaluates at a vector: what goes wrong within a step leaves the parameters as they were."""
+    x = torch.rand(50, 2, dtype=F64, device=DEVICE) * 2 - 1
+    y = (x[:, :1] * 3).sin() + x[:, 1:] ** 2
+    net = KAN([2, 3, 1], dtype=F64, bias=True, device=DEVICE)
+    seen: list[list[Tensor]] = []
+    values: list[float] = []
+
+    class Watched(direct.SquaredError):
+        def __init__(self, task: direct.Task) -> None:
+            if len(seen) == 30:
+                raise KeyboardInterrupt
+            super().__init__(task)
+            seen.append([p.detach().clone() for p in net.parameters()])
+            values.append(float(self.value))
+
+    monkeypatch.setattr(direct, "SquaredError", Watched)
+    history = fit(net, (x, y), steps=5, lamb=lamb, progress=False)
+    versions = [n for n in range(1, 30) if not torch.equal(seen[n][0], seen[n - 1][0])]
+    assert history.stopped == "interrupted" and 0 < len(versions) <= 2
+    assert min(values[: versions[0]]) < 0.9 * values[0]
+    assert all(p.grad is None for p in net.parameters())
+    for parameter, last in zip(net.parameters(), seen[-1], strict=True):
+        assert torch.equal(parameter, last)
+
+
+def test_a_vector_of_other_parameters_is_a_case_for_autograd() -> None:
+    """One parameter more or less than the layers have, or one that two layers share."""
+    x = torch.rand(6, 2, dtype=F64, device=DEVICE)
+    y = x[:, :1].clone()
+    net = KAN([2, 3, 3, 1], dtype=F64, device=DEVICE)
+
+    def errors(parameters: list[Tensor]) -> object:
+        with torch.no_grad():
+            return direct.squared_errors(net, x, y, None, [(p, p.clone()) for p in parameters])
+
+    parameters = list(net.parameters())
+    assert errors(parameters) is not None
+    assert errors(parameters[:-1]) is None
+    assert errors([*parameters, torch.nn.Parameter(torch.ones(1))]) is None
+    assert errors([*parameters[:-1], torch.nn.Parameter(parameters[-1].detach())]) is None
+    net = KAN([3, 3, 3], dtype=F64, device=DEVICE)
+    net.layers[1].spline_weight = net.layers[0].spline_weight
+    x, y = torch.rand(6, 3, dtype=F64, device=DEVICE), torch.rand(6, 3, dtype=F64, device=DEVICE)
+    assert errors(list(net.parameters())) is None
+    copied, hooked = copy.deepcopy(net), copy.deepcopy(net)
+    assert copied.layers[1].spline_weight is copied.layers[0].spline_weight
+    hooked.register_forward_hook(lambda *_: None)
+    losses = [fit(model, (x, y), steps=3, progress=False).train_loss for model in (copied, hooked)]
+    torch.testing.assert_close(*map(torch.tensor, losses), rtol=1e-6, atol=0)
+
+
 def test_hooks_of_parameters_see_their_gradients() -> None:
     """Hooks on a parameter, and those that run after its gradient was added, are called by `fit`."""
     x = torch.rand(50, 2, device=DEVICE)
@@ -112,7 +165,7 @@ def test_gradients_add_up() -> None:
     errors = direct.squared_errors(net, x, y)
     assert errors is not None
     error = errors()
-    assert torch.equal(error.value, loss)
+    torch.testing.assert_close(error.value, loss, rtol=1e-14, atol=0)
     error.backward(1.0)
     error.backward(2.5)
     for p, g in zip(net.parameters(), expected, strict=True):

@@ -304,7 +304,7 @@ def test_an_error_on_the_way_falls_back() -> None:
     net, plain = make(), make()
     with pytest.raises(ZeroDivisionError):
         fit(net, (x, y), steps=5, loss=loss, refine_at={2: 7})
-    fit(plain, (x, y), steps=1)
+    fit(plain, (x, y), steps=1, loss=mse)  # without autograd the loss is rounded another way
     assert same(net, plain) and net.layers[0].grid_size == 5
 
 

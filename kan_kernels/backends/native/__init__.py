@@ -52,6 +52,7 @@ if library.LOAD_ERROR is None:
     kan_activation_backward = _below_autograd(_ops.kan_activation_backward.default)
     kan_network = _below_autograd(_ops.kan_network.default)
     kan_network_backward = _below_autograd(_ops.kan_network_backward.default)
+    kan_network_error = _below_autograd(_ops.kan_network_error.default)
     kan_conv = _below_autograd(_ops.kan_conv.default)
     kan_conv_backward = _below_autograd(_ops.kan_conv_backward.default)
     edge_gram = _below_autograd(_ops.edge_gram.default)

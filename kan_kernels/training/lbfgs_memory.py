@@ -1,0 +1,120 @@
+"""What LBFGS knows of the curvature, the last steps and what they did to the gradient, and its directions."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._core import library
+
+FEW = 16384  # parameters: of so many, calls of torch cost more than their arithmetic
+
+
+class Direction(NamedTuple):
+    """A direction, its directional derivative, and its largest entry."""
+
+    d: Tensor
+    slope: float
+    largest: float
+
+
+class Memory:
+    """The memory in lists of tensors, as torch.optim.LBFGS has it in its state.
+
+    Args:
+        state: the optimizer's; `write` brings it up to date.
+        size: how many steps are stored.
+    """
+
+    def __init__(self, state: dict[str, Any], size: int) -> None:
+        self.size = size
+        self.changes, self.steps = list(state.get("old_dirs", ())), list(state.get("old_stps", ()))
+        # torch's are tensors
+        self.rhos, self.scale = [float(rho) for rho in state.get("ro", ())], float(state.get("H_diag", 1.0))
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.changes, self.steps, self.rhos, self.scale = [], [], [], 1.0
+
+    def next(self, gradient: Tensor, previous: Tensor, d: Tensor, t: float) -> Direction:
+        """Store the step t d, from where the gradient was `previous`, if it shows curvature; return minus the
+        inverse Hessian that the memory stands for, times the gradient: Nocedal & Wright, algorithm 7.4.
+        """
+        y, s = gradient - previous, d * t
+        curvature = float(y.dot(s))
+        if curvature > 1e-10:
+            self.changes.append(y)
+            self.steps.append(s)
+            self.rhos.append(1.0 / curvature)
+            if len(self.rhos) > self.size:
+                del self.changes[0], self.steps[0], self.rhos[0]
+            self.scale = curvature / float(y.dot(y))
+        shares, pairs = [], list(zip(self.steps, self.changes, self.rhos, strict=True))
+        d = gradient.neg()
+        for s, y, rho in reversed(pairs):
+            share = rho * float(s.dot(d))
+            d.add_(y, alpha=-share)
+            shares.append(share)
+        d.mul_(self.scale)
+        for (s, y, rho), share in zip(pairs, reversed(shares), strict=True):
+            d.add_(s, alpha=share - rho * float(y.dot(d)))
+        return described(d, gradient)
+
+    def write(self, state: dict[str, Any]) -> None:
+        """Put the memory into the state."""
+        state.update(old_dirs=self.changes, old_stps=self.steps, ro=self.rhos, H_diag=self.scale)
+
+
+class FewNumbers(Memory):
+    """The same for short vectors on the CPU: one call of the library stores and returns the direction."""
+
+    def __init__(self, state: dict[str, Any], size: int, like: Tensor) -> None:
+        super().__init__(state, size)
+        self._first, self._count = 0, min(size, len(self.rhos))
+        self._pairs = like.new_empty(2, size, like.numel())
+        self._inverse_curvatures = torch.zeros(size, dtype=torch.float64)
+        kept = slice(len(self.rhos) - self._count, None)
+        if self._count:
+            torch.stack(self.steps[kept], out=self._pairs[0, : self._count])
+            torch.stack(self.changes[kept], out=self._pairs[1, : self._count])
+            self._inverse_curvatures[: self._count] = torch.tensor(self.rhos[kept], dtype=torch.float64)
+
+    def clear(self) -> None:
+        super().clear()
+        self._first = self._count = 0
+
+    def next(self, gradient: Tensor, previous: Tensor, d: Tensor, t: float) -> Direction:
+        d, self._first, self._count, self.scale, slope, largest = _call(
+            self._pairs, self._inverse_curvatures, self._first, self._count, self.scale, gradient, previous,
+            d, t,
+        )  # fmt: skip
+        return Direction(d, slope, largest)
+
+    def write(self, state: dict[str, Any]) -> None:
+        order = [(self._first + pair) % self.size for pair in range(self._count)]
+        steps, changes = (rows.unbind() for rows in self._pairs)
+        self.steps, self.changes = [steps[row] for row in order], [changes[row] for row in order]
+        rhos = self._inverse_curvatures.tolist()
+        self.rhos = [rhos[row] for row in order]
+        super().write(state)
+
+
+def memory_of(state: dict[str, Any], size: int, gradient: Tensor) -> Memory:
+    """Return the memory in a state, in the form that is fast for vectors like this gradient."""
+    few = gradient.numel() <= FEW and gradient.device.type == "cpu" and library.LOAD_ERROR is None
+    if few and gradient.dtype in (torch.float32, torch.float64):
+        return FewNumbers(state, size, gradient)
+    return Memory(state, size)
+
+
+def described(d: Tensor, gradient: Tensor) -> Direction:
+    """Return a direction with its numbers."""
+    return Direction(d, float(gradient.dot(d)), largest(d))
+
+
+def largest(vector: Tensor) -> float:
+    """Return the largest absolute value, NaN where there is one."""
+    return float(vector.abs().max())
+
+
+_call: Any = None if library.LOAD_ERROR is not None else torch.ops.kan_kernels.lbfgs_direction.default
