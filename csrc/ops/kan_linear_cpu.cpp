@@ -1,6 +1,6 @@
 // torch.ops.kan_kernels.kan_linear* and kan_network*: their schemas, and the kernels for CPU tensors.
 #include "gemm.h"
-#include "kan_network.h"
+#include "kan_network_error.h"
 
 namespace kan {
 namespace ops {
@@ -92,13 +92,13 @@ STABLE_TORCH_LIBRARY_FRAGMENT(kan_kernels, m) {
       "bool need_x, bool need_weight, int[] products) -> Tensor[]");
   m.def(
       "kan_network_error(Tensor x, Tensor target, Tensor[] tensors, int layers, int order, int base, int[] products, "
-      "int[] places) -> (Tensor, Tensor)");
+      "int[] places, float lamb, float l1, float entropy) -> (Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CPU, m) {
   kan::ops::register_family<kan::ops::CpuDevice>(m);
   kan::ops::register_network<kan::ops::CpuDevice>(m);
-  m.impl("kan_network_error", TORCH_BOX(&kan::ops::NetworkFamily<kan::ops::CpuDevice>::kan_network_error));
+  m.impl("kan_network_error", TORCH_BOX(&kan::ops::kan_network_error<kan::ops::CpuDevice>));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CompositeExplicitAutograd, m) {

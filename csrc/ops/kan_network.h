@@ -3,14 +3,12 @@
 // by one.
 #pragma once
 
-#include <cstring>
 #include <iterator>
 #include <utility>
 #include <vector>
 
 #include "kan_linear.h"
 #include "products.h"
-#include "squared_error.h"
 
 namespace kan {
 namespace ops {
@@ -58,41 +56,6 @@ struct NetworkFamily {
     return made;
   }
 
-  // The mean of (y - target)^2 over all numbers of y, and its gradient by all tensors but the grids, in one vector,
-  // where each begins at its place.
-  static std::tuple<Tensor, Tensor> kan_network_error(const Tensor& x, const Tensor& target, Tensors tensors,
-                                                      int64_t layers, int64_t order, int64_t base, Numbers products,
-                                                      Numbers places) {
-    const Network network(x, tensors, layers, order, base, products);
-    const Tensor& like = tensors[0];
-    const size_t count = tensors.size() - network.layers.size(), weights = network.kinds * network.layers.size();
-    const int64_t rows = x.size(0), nodes = network.nodes();
-    const MatrixView wanted = view(target, "target", rows, nodes);
-    check(wanted.dtype == network.layers[0].layer.weight_dtype, "target must have the weights' dtype");
-    check(places.size() == count, "places: got ", places.size(), ", expected one for each of ", count, " tensors");
-    int64_t size = 0;
-    for (size_t n = 0; n < count; ++n) size += tensors[n].numel();
-    Tensor gradient = empty(like, {size}), value = empty(like, {});
-    const auto at = [&](size_t n) {
-      check(places[n] >= 0 && places[n] <= size - tensors[n].numel(), "places: got ", places[n], " for a tensor of ",
-            tensors[n].numel(), " numbers, of ", size);
-      return static_cast<char*>(gradient.mutable_data_ptr()) + places[n] * int64_t(like.element_size());
-    };
-    Gradients gradients;
-    for (size_t n = 0; n < weights; ++n) gradients.weights.push_back(at(n));
-    Tensor hidden = empty(like, {network.hidden_size()}), y = empty(like, {rows, nodes});
-    char* between = static_cast<char*>(hidden.mutable_data_ptr());
-    forward(network, between, y);
-    squared_error(wanted, rows, nodes, y.mutable_data_ptr(), value.mutable_data_ptr());
-    backward(network, between, y, false, gradients);
-    for (size_t n = 0; n < gradients.biases.size(); ++n) {
-      const Tensor& bias = gradients.biases[n];
-      std::memcpy(at(weights + n), bias.const_data_ptr(), size_t(bias.numel()) * bias.element_size());
-    }
-    return {value, gradient};
-  }
-
- private:
   // The layers, checked: an error says which.
   struct Network {
     const Tensor& x;
@@ -218,6 +181,9 @@ struct NetworkFamily {
     }
   }
 
+  struct Nothing {
+    void operator()(size_t, Tensor&) const {}
+  };
   // Where the gradients of spline_weights and base_weights go, none if they are not asked for; those of the biases.
   struct Gradients {
     std::vector<void*> weights;
@@ -226,9 +192,11 @@ struct NetworkFamily {
     bool asked() const { return !weights.empty(); }
   };
 
-  // Returns dx, empty unless asked for.
+  // Returns dx, empty unless asked for. after(n, dx): where the layers are called one by one, what is done when the
+  // gradients of the n-th are there.
+  template <class After = Nothing>
   static Tensor backward(const Network& network, const char* between, const Tensor& g, bool need_x,
-                         Gradients& gradients) {
+                         Gradients& gradients, const After& after = {}) {
     if constexpr (Device::kNetworks) {
       Tensor dx;
       if (backward_whole(network, between, g, need_x, gradients, dx)) return dx;
@@ -254,11 +222,13 @@ struct NetworkFamily {
         if (network.biased) gradients.biases[n] = sum_of_rows(cotangent);
       }
       if (need_input || gradients.asked()) network.run(n, args);
+      after(n, dx);
       cotangent = dx;
     }
     return cotangent;
   }
 
+ private:
   // Runs the device's kernel for the whole, where it has one for these layers.
   static bool forward_whole(const Network& network, char* between, Tensor& y) {
     const std::vector<SplineLayer> plain = network.plain_layers();

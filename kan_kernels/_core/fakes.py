@@ -188,7 +188,8 @@ def kan_network_backward(
 
 def kan_network_error(x: Tensor, target: Tensor, tensors: Sequence[Tensor], layers: int, *_: Any) -> Tensors:
     first = tensors[0]
-    return first.new_empty(()), first.new_empty(sum(t.numel() for t in tensors[:-layers]))
+    error, penalty = first.new_empty(()), first.new_empty(())
+    return error, penalty, first.new_empty(sum(t.numel() for t in tensors[:-layers]))
 
 
 def _images(like: Tensor, batch: int, channels: int, size: Sequence[int], last: bool) -> Tensor:

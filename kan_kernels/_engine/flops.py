@@ -74,11 +74,12 @@ def kan_network_backward(
 
 def kan_network_error(
     x: Shape, target: Any, tensors: Sequence[Shape], layers: int, order: int, base: int, products: Any,
-    places: Any, **_: Any,
+    places: Any, lamb: float, **_: Any,
 ) -> int:  # fmt: skip
-    numbers = layers, order, base, products
     backward = kan_network_backward(x, None, tensors, layers, target, order, base, False, True, products)
-    return kan_network(x, tensors, *numbers) + backward
+    forward = kan_network(x, tensors, layers, order, base, products)
+    # with a penalty the sizes of the edges, and their signs beside the gradients
+    return 3 * forward + 2 * backward if lamb else forward + backward
 
 
 def _images(y: Shape, weight: Shape, order: int, base: int, groups: int) -> int:

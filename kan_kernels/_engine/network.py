@@ -32,6 +32,7 @@ class Layers:
 
     tensors: their spline_weights, base_weights where there is a base, biases or none, grids, kind by kind.
     products: of each layer's outputs, which are multiplied: see `by_layer`; empty, where none are.
+    masks: of each layer's edges, (in, out) or None, where the weights are not multiplied by them already.
     """
 
     count: int
@@ -40,6 +41,7 @@ class Layers:
     base: str | None
     backend: str | None
     products: tuple[int, ...] = ()
+    masks: tuple[Tensor | None, ...] = ()
 
     def of(self, n: int) -> tuple[Tensor, Tensor | None, Tensor]:
         """Return spline_weight, base_weight and grid of a layer."""

@@ -167,8 +167,11 @@ def drawn(generator: torch.Generator, *args: Any, **options: Any) -> KAN:
 _CALL, _FORWARD = KANLinear.__call__, KANLinear.forward
 
 
-def gather(model: KAN) -> str | network.Layers:
-    """Return what a call of all layers needs, or why the layers have to be called themselves."""
+def gather(model: KAN, plain: bool = False) -> str | network.Layers:
+    """Return what a call of all layers needs, or why the layers have to be called themselves.
+
+    plain: the weights as they are, with the masks of their edges beside them.
+    """
     if _hooked_everywhere():
         return "there are global hooks"
     if KANLinear.forward is not _FORWARD or KANLinear.__call__ is not _CALL:
@@ -186,6 +189,7 @@ def gather(model: KAN) -> str | network.Layers:
     bases: list[Tensor] = []
     biases: list[Tensor] = []
     grids: list[Tensor] = []
+    masks: list[Tensor | None] = []
     first: Any = None
     layer: Any
     parameters: Any
@@ -208,8 +212,9 @@ def gather(model: KAN) -> str | network.Layers:
             first = options
         elif options != first:
             return f"layers[{n}] has other options than layers[0]"
-        if mask is not None:
+        if mask is not None and not plain:
             spline_weight, base_weight = masked(spline_weight, base_weight, mask)
+        masks.append(mask)
         splines.append(spline_weight)
         grids.append(grid)
         if base_weight is not None:
@@ -220,7 +225,8 @@ def gather(model: KAN) -> str | network.Layers:
         return "there are no layers"
     order, base, backend, _, _ = first
     tensors = [*splines, *bases, *biases, *grids]
-    return network.Layers(len(splines), tensors, order, base, backend, multiplied)
+    beside = tuple(masks) if plain else ()
+    return network.Layers(len(splines), tensors, order, base, backend, multiplied, beside)
 
 
 _MULTIPLY_CALL, _MULTIPLY = Products.__call__, Products.forward

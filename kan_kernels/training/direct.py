@@ -1,6 +1,6 @@
 """The mean squared error of a KAN and its gradient by calls of kernels: what autograd does, without it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
@@ -16,6 +16,7 @@ from .._engine import network
 from .._engine.edges_autograd import backend_of
 from .._engine.penalties import EdgePenalty
 from ..nn.network import KAN, gather, hooked
+from .lbfgs import Vector
 
 _CALL, _FORWARD = KAN.__call__, KAN.forward
 
@@ -42,27 +43,51 @@ def weights_of(lamb: float, options: Mapping[str, Any]) -> Weights | None:
 
 
 class Task(NamedTuple):
-    """What the error is of. places: where the gradient of each tensor begins in the vector of all."""
+    """What the error is of.
+
+    layers: with the tensors that are read. parameters: those that have the gradient, in the order of the
+    tensors; places: where that of each begins in the vector of all. masked: of edges, or None.
+    """
 
     x: Tensor
     y: Tensor
     layers: network.Layers
     backend: ModuleType
     weights: Weights | None
+    parameters: list[Tensor]
     places: list[int]
+    masked: "Masked | None"
+
+    def ordered(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Return tensors, given in the order of the parameters, as they lie in the vector."""
+        return [t for _, t in sorted(zip(self.places, tensors, strict=True), key=itemgetter(0))]
+
+
+class Masked(NamedTuple):
+    """Weights times the masks of their edges: numbers() times mask is written into the vector `read`."""
+
+    numbers: Callable[[], Tensor]
+    mask: Tensor
+    read: Tensor
 
 
 class SquaredError:
     """The error mean((model(x) - y)^2), the regularisation, and on demand the gradient of their sum."""
 
     def __init__(self, task: Task) -> None:
-        x, y, layers, backend, weights, places = self._task = task
+        x, y, layers, backend, weights, _, places, masked = self._task = task
+        if masked is not None:
+            torch.mul(masked.numbers(), masked.mask, out=masked.read)
         self.penalty: Tensor | None = None
         self._vector: Tensor | None = None
         self.value: Tensor
-        if weights is None and x.device.type == "cpu":
-            call = x, y, layers.tensors, *layers.numbers, places
-            self.value, self._vector = backend.kan_network_error(*call)
+        if x.device.type == "cpu":
+            call = x, y, layers.tensors, *layers.numbers, places, *(weights or (0.0, 0.0, 0.0))
+            self.value, penalty, self._vector = backend.kan_network_error(*call)
+            if weights is not None:
+                self.penalty = penalty
+            if masked is not None:
+                self._vector.mul_(masked.mask)
             return
         prediction, self._hidden = network.forward(x, layers, backend)
         # nn.functional.mse_loss without its broadcast, which costs 10 us; 1: the mean, whatever the stub says
@@ -90,22 +115,24 @@ class SquaredError:
     def gradient(self) -> Tensor:
         """Return the gradient by all parameters, in one vector: see `Task`."""
         if self._vector is None:
-            layers, backend, places = self._task[2:4] + self._task[5:]
+            task, g = self._task, self._cotangent
             if self.penalty is None:
-                found = network.weight_gradients(self._task.x, self._hidden, self._cotangent, layers, backend)
+                found = network.weight_gradients(task.x, self._hidden, g, task.layers, task.backend)
             else:
-                found = self._with_penalty(self._cotangent)
-            parts = zip(places, found, strict=True)
-            self._vector = torch.cat([part.reshape(-1) for _, part in sorted(parts, key=itemgetter(0))])
+                found = self._with_penalty(g)
+            self._vector = torch.cat([part.reshape(-1) for part in task.ordered(found)])
+            if task.masked is not None:
+                self._vector.mul_(task.masked.mask)
         return self._vector
 
     def backward(self, scale: float) -> None:
         """Add `scale` times the gradient to that of the parameters, in their `grad`."""
-        vector, layers = self.gradient(), self._task.layers
+        vector = self.gradient()
         if scale != 1.0:
             vector = vector * scale
-        for parameter, place in zip(layers.tensors, self._task.places, strict=False):
-            part = vector[place : place + parameter.numel()].view(parameter.shape)
+        ordered = self._task.ordered(self._task.parameters)
+        parts = torch._C._nn.unflatten_dense_tensors(vector, ordered)
+        for parameter, part in zip(ordered, parts, strict=True):
             parameter.grad = part if parameter.grad is None else parameter.grad + part
 
     def _with_penalty(self, g: Tensor) -> list[Tensor]:
@@ -138,7 +165,7 @@ def squared_errors(
     x: Tensor,
     y: Tensor,
     weights: Weights | None = None,
-    vector: Sequence[tuple[Tensor, Tensor]] | None = None,
+    vector: Vector | None = None,
 ) -> Callable[[], SquaredError] | None:
     """Return what evaluates the error, as often as only the parameters' numbers have changed; or None where
     it is a case for autograd: where somebody else has a part in it.
@@ -146,14 +173,13 @@ def squared_errors(
     What it returns raises RuntimeError where a layer cannot run, which the layers explain.
 
     Args:
-        vector: every parameter of the model, and the part of a vector that is read in its stead; the gradient
-            lies as they do.
+        vector: of all parameters of the model, read in their stead; the gradient lies as it does.
     """
     if type(model) is not KAN or "forward" in model.__dict__ or hooked(model):
         return None
     if KAN.forward is not _FORWARD or KAN.__call__ is not _CALL or x.requires_grad or y.requires_grad:
         return None
-    layers = gather(model)
+    layers = gather(model, plain=True)
     if isinstance(layers, str) or isinstance(backend := network.backend_of(x, layers), str) or x.dim() != 2:
         return None
     if not all(_is_plain_leaf(t) for t in layers.tensors[: -layers.count]):
@@ -164,22 +190,62 @@ def squared_errors(
     if weights is not None and (layers.products or not _has_edge_kernels(x, layers, backend)):
         return None
     parameters = layers.tensors[: -layers.count]
-    ends = list(accumulate(t.numel() for t in parameters))
-    places = [0, *ends[:-1]]
-    if vector is not None:
-        starts = accumulate((part.numel() for _, part in vector), initial=0)
-        parts = {id(t): (part, start) for (t, part), start in zip(vector, starts, strict=False)}
-        if len(vector) != len(parameters) or {id(t) for t in parameters} != parts.keys():
+    if (weights is not None or vector is not None) and len({id(t) for t in parameters}) < len(parameters):
+        return None  # a layer that is there twice has one penalty, of the rows of both
+    if vector is None:
+        places = list(accumulate((t.numel() for t in parameters), initial=0))[:-1]
+    else:
+        starts = accumulate((t.numel() for t in vector.parameters), initial=0)
+        start_of = {id(t): start for t, start in zip(vector.parameters, starts, strict=False)}
+        if start_of.keys() != {id(t) for t in parameters}:
             return None
-        places = [parts[id(t)][1] for t in parameters]
-        read = [parts[id(t)][0] for t in parameters]
-        layers = replace(layers, tensors=read + layers.tensors[-layers.count :])
-    return partial(SquaredError, Task(x, y, layers, backend, weights, places))
+        places = [start_of[id(t)] for t in parameters]
+    masked = None
+    if any(mask is not None for mask in layers.masks):
+        masked = _masked(layers, parameters, places, None if vector is None else vector.numbers)
+    read = parameters
+    if masked is not None:
+        read = _parts(masked.read, parameters, places)
+    elif vector is not None:
+        part_of = {id(t): part for t, part in zip(vector.parameters, vector.parts, strict=True)}
+        read = [part_of[id(t)] for t in parameters]
+    layers = replace(layers, tensors=read + layers.tensors[-layers.count :])
+    return partial(SquaredError, Task(x, y, layers, backend, weights, parameters, places, masked))
+
+
+def _parts(vector: Tensor, parameters: list[Tensor], places: list[int]) -> list[Tensor]:
+    """Return the parts of a vector that stand for parameters."""
+    ranges = zip(parameters, places, strict=True)
+    return [vector[place : place + t.numel()].view(t.shape) for t, place in ranges]
+
+
+def _masked(
+    layers: network.Layers, parameters: list[Tensor], places: list[int], numbers: Tensor | None
+) -> Masked:
+    """Return what multiplies weights by the masks. numbers: the vector of the parameters, if there is one."""
+
+    def of_parameters() -> Tensor:
+        return torch.cat([t.detach().reshape(-1) for t in parameters])
+
+    find = of_parameters if numbers is None else partial(_same, numbers)
+    mask = torch.ones_like(find())
+    parts = _parts(mask, parameters, places)
+    kinds = 1 if layers.base is None else 2  # biases have none
+    for n, own in enumerate(layers.masks):
+        for kind in range(kinds if own is not None else 0):
+            assert own is not None
+            parts[kind * layers.count + n].copy_(own if kind else own.unsqueeze(1))
+    return Masked(find, mask, torch.empty_like(mask))
+
+
+def _same(vector: Tensor) -> Tensor:
+    return vector
 
 
 def _has_edge_kernels(x: Tensor, layers: network.Layers, backend: ModuleType) -> bool:
     """Return whether the backend of the layers has the norms of the edges, in the dtype of the weights."""
-    if x.dtype not in (torch.float32, torch.float64) or len(x) == 0:
+    wide = x.dtype in (torch.float32, torch.float64) and layers.tensors[0].dtype == x.dtype
+    if not wide or len(x) == 0:
         return False
     base = BASE_CODES[layers.base]
     return all(

@@ -10,7 +10,7 @@ from .. import replicas
 from ..composition import layers_of
 from ..nn import KAN, KANLinear
 from .data import Batches, Points, evaluating
-from .lbfgs import Parts
+from .lbfgs import Vector
 from .objective import Evaluate, Objective, one_number
 
 
@@ -74,7 +74,7 @@ class Equation(Objective):
         with evaluating(self.model):
             return {name: float(self.value(function, x)) for name, function in functions.items()}
 
-    def on(self, x: Tensor, y: Tensor, vector: Parts | None = None) -> Evaluate | None:
+    def on(self, x: Tensor, y: Tensor, vector: Vector | None = None) -> Evaluate | None:
         return None if vector is not None else lambda: self._with_autograd(*self(x, y))
 
 

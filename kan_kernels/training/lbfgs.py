@@ -1,7 +1,7 @@
 """LBFGS with a strong-Wolfe line search, in few calls: small models spend their time in Python."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,8 +23,14 @@ class Point(NamedTuple):
     slope: float
 
 
-Parts = Sequence[tuple[Tensor, Tensor]]
-"""Every parameter, and its part of one vector."""
+class Vector(NamedTuple):
+    """One vector for all parameters, and its parts, with their shapes."""
+
+    numbers: Tensor
+    parameters: list[Tensor]
+    parts: list[Tensor]
+
+
 Function = Callable[[], tuple[float, Tensor]]
 """Returns the objective at the vector as it is, and a gradient of its own."""
 
@@ -32,11 +38,11 @@ Function = Callable[[], tuple[float, Tensor]]
 class VectorClosure:
     """A closure for `LBFGS.step` that may know the objective as a function of one vector.
 
-    The parameters are then written once a step. on_vector: returns that function of the vector whose parts it
-    gets; None, where the parameters have to be looked at.
+    The parameters are then written once a step. on_vector: returns that function of the vector that it gets;
+    None, where the parameters have to be looked at.
     """
 
-    def __init__(self, closure: Callable[[], Tensor], on_vector: Callable[[Parts], Function | None]) -> None:
+    def __init__(self, closure: Callable[[], Tensor], on_vector: Callable[[Vector], Function | None]) -> None:
         self.closure, self.on_vector = closure, on_vector
 
     def __call__(self) -> Tensor:
@@ -101,7 +107,7 @@ class LBFGS(torch.optim.LBFGS):
         self._prepare()
         function = None
         if isinstance(closure, VectorClosure):
-            function = closure.on_vector(list(zip(self._params, self._parts, strict=True)))
+            function = closure.on_vector(Vector(self._flat, self._params, self._parts))
         if function is None:
             return self._minimize(partial(self._at_parameters, torch.enable_grad()(closure)), False)
         torch._foreach_copy_(self._parts, self._params)

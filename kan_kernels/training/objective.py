@@ -51,7 +51,7 @@ class Objective:
         """Return what changes of grids act on."""
         return model
 
-    def on(self, x: Tensor, y: Tensor, vector: lbfgs.Parts | None = None) -> "Evaluate | None":
+    def on(self, x: Tensor, y: Tensor, vector: lbfgs.Vector | None = None) -> "Evaluate | None":
         """Return what computes the objective on these rows, with its gradient: without autograd where it is a
         KAN's default loss. Ask anew where more than the numbers of the parameters may have changed.
 
@@ -185,7 +185,7 @@ class Minimizer:
             raise TypeError(f"optimizer: returned {got}, expected an optimizer of torch for these parameters")
         self.scale: float | None = None if isinstance(self.optimizer, LBFGS) else 1.0
 
-    def step(self, step: int, prepare: "Callable[[lbfgs.Parts | None], Evaluate | None]") -> None:
+    def step(self, step: int, prepare: "Callable[[lbfgs.Vector | None], Evaluate | None]") -> None:
         """Take one step on the objective that `prepare` returns: see `Objective.on`."""
         if self.lr is not None:
             rate = self.lr(step) if callable(self.lr) else self.lr
@@ -204,7 +204,7 @@ class Minimizer:
             made = evaluate()
             return made.total, made.backward
 
-        def on_vector(vector: lbfgs.Parts) -> lbfgs.Function | None:
+        def on_vector(vector: lbfgs.Vector) -> lbfgs.Function | None:
             function = prepare(vector)
             if function is None:
                 return None

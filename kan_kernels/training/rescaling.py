@@ -92,7 +92,7 @@ def rescaled_step(
     evaluate: Evaluate,
     scale: float | None,
     memory: Callable[[], dict[str, Any]],
-    on_vector: Callable[[lbfgs.Parts], lbfgs.Function | None] | None = None,
+    on_vector: Callable[[lbfgs.Vector], lbfgs.Function | None] | None = None,
 ) -> float | None:
     """Take a step of LBFGS on `scale` times an objective, and return the scale to go on with.
 
@@ -125,7 +125,7 @@ def rescaled_step(
         backward(scale)
         return made.new_full((), seen)
 
-    def rescaled(vector: lbfgs.Parts) -> lbfgs.Function | None:
+    def rescaled(vector: lbfgs.Vector) -> lbfgs.Function | None:
         function = on_vector(vector) if on_vector is not None else None
         if function is None:
             return None

@@ -17,7 +17,7 @@ from .._core.files import replacing
 from ..composition import layers_of
 from .data import Batches, Points
 from .history import History
-from .lbfgs import Parts
+from .lbfgs import Vector
 from .objective import HISTORY_SIZE, Evaluate, Evaluation, Minimizer, Objective
 
 FORMAT = 1
@@ -148,7 +148,7 @@ class Run:
         """Take one step of the optimizer, and note the losses before it."""
         first = True
 
-        def prepare(vector: Parts | None) -> Evaluate | None:
+        def prepare(vector: Vector | None) -> Evaluate | None:
             computed = self.objective.on(x, y, vector)
             if computed is None:
                 return None

@@ -13,6 +13,7 @@ from torch import Tensor
 from kan_kernels import KAN
 from kan_kernels.backends import native
 from kan_kernels.nn.network import gather
+from kan_kernels.regularization import regularization
 
 F32, F64, BF16 = torch.float32, torch.float64, torch.bfloat16
 pytestmark = pytest.mark.skipif(native.NAMESPACE is None, reason="the library is not built")
@@ -42,23 +43,31 @@ def make(case: dict[str, Any]) -> tuple[KAN, Tensor, Tensor]:
         return net, x, torch.randn(net(x).shape[1], batch).to(dtype).t()
 
 
-def call(net: KAN, x: Tensor, y: Tensor, **changed: Any) -> tuple[Tensor, Tensor, list[Tensor], list[int]]:
-    """The error, the gradient in one vector, and which tensor's begins where; the last tensor's is first."""
+NO_PENALTY = 0.0, 0.0, 0.0
+
+
+def call(
+    net: KAN, x: Tensor, y: Tensor, penalty: tuple[float, float, float] = NO_PENALTY, **changed: Any
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[int]]:
+    """The error, the penalty, the gradient of both in one vector, and the places of the tensors' parts in it:
+    the last tensor's is first.
+    """
     layers = gather(net)
     assert not isinstance(layers, str)
     parameters = layers.tensors[: -layers.count]
     starts = list(accumulate((t.numel() for t in reversed(parameters)), initial=0))[:-1]
     places: list[int] = changed.pop("places", starts[::-1])
     with torch.no_grad():
-        value, vector = native.kan_network_error(x, y, layers.tensors, *layers.numbers, places)
-    return value, vector, parameters, places
+        made = native.kan_network_error(x, y, layers.tensors, *layers.numbers, places, *penalty)
+    return *made, parameters, places
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['widths']} {case.get('dtype', F32)}")
 def test_error_and_gradient(case: dict[str, Any]) -> None:
     """Those of torch's loss and autograd, to rounding, in the places that were asked for."""
     net, x, y = make(case)
-    value, vector, parameters, places = call(net, x, y)
+    value, penalty, vector, parameters, places = call(net, x, y)
+    assert not penalty
     loss = torch.nn.functional.mse_loss(net(x).double(), y.double())
     eps = torch.finfo(x.dtype).eps
     torch.testing.assert_close(value.double(), loss, rtol=16 * eps, atol=0)
@@ -70,6 +79,34 @@ def test_error_and_gradient(case: dict[str, Any]) -> None:
         torch.testing.assert_close(found, g, rtol=16 * eps, atol=16 * eps * largest)
 
 
+PENALTIES = (0.3, 0.7, 1.5), (0.3, 1.0, 0.0), (2.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize(
+    "case",
+    [c for c in CASES if c.get("dtype") != BF16 and "mult_arity" not in c],
+    ids=lambda c: f"{c['widths']}",
+)
+def test_penalty(case: dict[str, Any], penalty: tuple[float, float, float]) -> None:
+    """That of `regularization`, of edges of size 0 too, and its gradient beside the error's."""
+    net, x, y = make(case)
+    lamb, l1, entropy = penalty
+    with torch.no_grad():
+        for parameter in net.layers[0].parameters():
+            parameter[0] = 0.0
+    value, found, vector, parameters, places = call(net, x, y, penalty)
+    wanted = regularization(net, x, lamb_l1=l1, lamb_entropy=entropy)
+    loss = torch.nn.functional.mse_loss(net(x), y)
+    eps = torch.finfo(x.dtype).eps
+    torch.testing.assert_close((value, found), (loss, wanted), rtol=32 * eps, atol=32 * eps)
+    gradients = torch.autograd.grad(loss + lamb * wanted, parameters)
+    largest = max(float(g.abs().max()) for g in gradients)
+    for parameter, place, g in zip(parameters, places, gradients, strict=True):
+        part = vector[place : place + parameter.numel()].view(parameter.shape)
+        torch.testing.assert_close(part, g, rtol=100 * eps, atol=100 * eps * largest)
+
+
 @pytest.mark.parametrize("dtype", (F32, F64))
 def test_values_that_are_not_finite(dtype: torch.dtype) -> None:
     """A NaN or an infinity in x or in the target is one in the error; no rows have the error NaN."""
@@ -77,13 +114,13 @@ def test_values_that_are_not_finite(dtype: torch.dtype) -> None:
     for of in (x, y):
         for bad in (math.nan, math.inf):
             kept, of[3, 0] = of[3, 0].clone(), bad
-            value, vector, *_ = call(net, x, y)
+            value, _, vector, *_ = call(net, x, y)
             with torch.no_grad():
                 loss = torch.nn.functional.mse_loss(net(x), y)
             assert not value.isfinite() and bool(value.isnan()) == bool(loss.isnan())
             assert not vector.isfinite().all()
             of[3, 0] = kept
-    value, vector, *_ = call(net, x[:0], y[:0])
+    value, _, vector, *_ = call(net, x[:0], y[:0])
     assert value.isnan() and not vector.any()
 
 
@@ -103,6 +140,17 @@ def test_bad_arguments() -> None:
             call(net, x, target, **({} if places is None else {"places": places}))
 
 
+def test_penalties_of_other_layers() -> None:
+    """Sizes of edges are of float32 and float64, and of layers without products."""
+    for case, message in (
+        ({"widths": [2, 3, 1], "batch": 20, "dtype": BF16}, "a penalty needs float32 or float64 weights"),
+        ({"widths": [2, (1, 1), 1], "batch": 20}, "a penalty needs layers without products"),
+    ):
+        net, x, y = make(case)
+        with pytest.raises(RuntimeError, match=message):
+            call(net, x, y, PENALTIES[0])
+
+
 @pytest.mark.parametrize("bias", (False, True))
 def test_opcheck(bias: bool) -> None:
     """torch's own checks of the op: schema, fake kernel, tracing."""
@@ -112,4 +160,4 @@ def test_opcheck(bias: bool) -> None:
     tensors = [t.detach() for t in layers.tensors]
     places = list(accumulate((t.numel() for t in tensors[:-2]), initial=0))[:-1]
     op = torch.ops.kan_kernels.kan_network_error.default
-    torch.library.opcheck(op, (x, y, tensors, *layers.numbers, places))
+    torch.library.opcheck(op, (x, y, tensors, *layers.numbers, places, *PENALTIES[0]))

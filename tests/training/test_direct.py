@@ -13,6 +13,7 @@ from kan_kernels import KAN
 from kan_kernels.backends import native
 from kan_kernels.regularization import regularization
 from kan_kernels.training import direct, fit
+from kan_kernels.training.lbfgs import Vector
 
 F64 = torch.float64
 pytestmark = pytest.mark.skipif(native.NAMESPACE is None, reason="the library is not built")
@@ -25,7 +26,7 @@ def test_training_without_autograd(optimizer: str, monkeypatch: pytest.MonkeyPat
     y = (x[:, :1] * 3).sin() + x[:, 1:] ** 2
     first = KAN([2, 3, 1], dtype=F64, bias=True, device=DEVICE)
     nets = [copy.deepcopy(first) for _ in range(2)]
-    options = {"steps": 4, "optimizer": optimizer, "progress": False}
+    options = {"steps": 2, "optimizer": optimizer, "progress": False}
     backward = torch.Tensor.backward
     ran: list[int] = []
     monkeypatch.setattr(Tensor, "backward", lambda *a, **k: (ran.append(1), backward(*a, **k))[1])
@@ -73,7 +74,10 @@ def test_a_vector_of_other_parameters_is_a_case_for_autograd() -> None:
 
     def errors(parameters: list[Tensor]) -> object:
         with torch.no_grad():
-            return direct.squared_errors(net, x, y, None, [(p, p.clone()) for p in parameters])
+            flat = torch.cat([p.flatten() for p in parameters])
+            parts = flat.split([p.numel() for p in parameters])
+            parts = [part.view(p.shape) for part, p in zip(parts, parameters, strict=True)]
+            return direct.squared_errors(net, x, y, None, Vector(flat, parameters, parts))
 
     parameters = list(net.parameters())
     assert errors(parameters) is not None
@@ -135,7 +139,7 @@ def test_what_changes_before_and_within_a_step() -> None:
 
 
 def test_what_is_a_case_for_autograd() -> None:
-    """Frozen weights, a mask, x that needs a gradient, another shape or dtype of y, a module around it."""
+    """Frozen weights, x that needs a gradient, another shape or dtype of y, a module around it."""
     x = torch.rand(6, 2, dtype=F64, device=DEVICE)
     y = x[:, :1].clone()
     net = KAN([2, 3, 1], dtype=F64, device=DEVICE)
@@ -150,9 +154,52 @@ def test_what_is_a_case_for_autograd() -> None:
         assert direct.squared_errors(model, inputs, target) is None
     net.layers[0].base_weight.requires_grad_(False)  # type: ignore[union-attr]
     assert direct.squared_errors(net, x, y) is None
-    net = KAN([2, 3, 1], dtype=F64, device=DEVICE)
-    net.layers[0].set_edge_mask(torch.ones(2, 3))
-    assert direct.squared_errors(net, x, y) is None
+
+
+@pytest.mark.parametrize("optimizer", ("lbfgs", "adam"))
+@pytest.mark.parametrize("lamb", (0.0, 0.01))
+def test_masked_edges(lamb: float, optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A KAN after pruning trains without autograd too, in the same steps; what is off keeps its weights."""
+    x = torch.rand(50, 2, dtype=F64, device=DEVICE) * 2 - 1
+    y = (x[:, :1] * 3).sin() + x[:, 1:] ** 2
+    first = KAN([2, 3, 3, 1], dtype=F64, bias=True, device=DEVICE)
+    mask = torch.ones(2, 3, dtype=F64, device=DEVICE)
+    mask[0, 1] = mask[1, 0] = 0.0
+    first.layers[0].set_edge_mask(mask)
+    first.layers[2].set_edge_mask(torch.tensor([[1.0], [0.0], [1.0]], dtype=F64, device=DEVICE))
+    nets = [copy.deepcopy(first) for _ in range(2)]
+    options = {"steps": 2, "optimizer": optimizer, "lamb": lamb, "progress": False}
+    ran: list[int] = []
+    backward = torch.Tensor.backward
+    monkeypatch.setattr(Tensor, "backward", lambda *a, **k: (ran.append(1), backward(*a, **k))[1])
+    ours = fit(nets[0], (x, y), **options)
+    assert not ran
+    hook = nets[1].register_forward_hook(lambda *_: None)  # a case for autograd
+    theirs = fit(nets[1], (x, y), **options)
+    hook.remove()
+    assert ran
+    for kind in ("train_loss", "regularization"):
+        mine, its = (torch.tensor(getattr(history, kind)) for history in (ours, theirs))
+        torch.testing.assert_close(mine, its, rtol=1e-6, atol=0)
+    for mine, its, start in zip(*(net.parameters() for net in (*nets, first)), strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-6)
+        if mine.dim() > 1 and mine.shape[0] == 2:
+            assert torch.equal(mine[0, ..., 1], start[0, ..., 1]) and not torch.equal(mine, start)
+
+
+def test_a_layer_that_is_there_twice_has_one_penalty() -> None:
+    """The penalty of all rows that it gets is a case for autograd; without one its gradients add up."""
+    x = torch.rand(30, 3, dtype=F64, device=DEVICE)
+    y = x.sin()
+    net = KAN([3, 3, 3], dtype=F64, device=DEVICE)
+    net.layers[1] = net.layers[0]
+    assert direct.squared_errors(net, x, y, direct.Weights(0.1, 1.0, 2.0)) is None
+    errors = direct.squared_errors(net, x, y)
+    assert errors is not None
+    errors().backward(1.0)
+    found = [p.grad for p in net.parameters()]
+    loss = torch.nn.functional.mse_loss(net(x), y)
+    torch.testing.assert_close(found, list(torch.autograd.grad(loss, list(net.parameters()))))
 
 
 def test_gradients_add_up() -> None:
@@ -205,7 +252,7 @@ def test_training_with_a_penalty_without_autograd(monkeypatch: pytest.MonkeyPatc
     y = (x[:, :1] * 3).sin() + x[:, 1:] ** 2
     first = KAN([2, 3, 1], dtype=F64, device=DEVICE)
     nets = [copy.deepcopy(first) for _ in range(2)]
-    options = {"steps": 4, "lamb": 0.01, "progress": False}
+    options = {"steps": 2, "lamb": 0.01, "progress": False}
     backward = torch.Tensor.backward
     ran: list[int] = []
     monkeypatch.setattr(Tensor, "backward", lambda *a, **k: (ran.append(1), backward(*a, **k))[1])

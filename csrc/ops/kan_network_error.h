@@ -1,0 +1,148 @@
+// The mean squared error of a KAN, the penalty of its edges, and the gradient of both, in one call.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "kan_network.h"
+#include "squared_error.h"
+
+namespace kan {
+namespace ops {
+
+// l1 sum(v) + entropy H(v / sum(v)) of the sizes v of a layer's edges: arXiv 2404.19756, eq. 2.20, and as the plain form
+// has it, _engine/penalties.py: an edge of size 0 adds 0. slopes: `scale` times its gradient.
+template <class T>
+double edge_penalty(const T* sizes, int64_t edges, double l1, double entropy, double scale, T* slopes) {
+  double sum = 0.0, value = 0.0, mean = 0.0;
+  for (int64_t e = 0; e < edges; ++e) sum += sizes[e];
+  const double inverse = 1.0 / std::max(sum, double(std::numeric_limits<T>::min()));
+  const auto log_of = [&](int64_t e) { return std::log(sizes[e] * inverse); };
+  for (int64_t e = 0; e < edges && entropy != 0.0; ++e) {
+    if (sizes[e] == T(0)) continue;
+    const double share = sizes[e] * inverse, log = log_of(e);
+    value -= share * log, mean -= share * (log + 1.0);
+  }
+  for (int64_t e = 0; e < edges; ++e) {
+    double slope = l1;
+    if (entropy != 0.0) slope += entropy * inverse * ((sizes[e] == T(0) ? 0.0 : -(log_of(e) + 1.0)) - mean);
+    slopes[e] = T(scale * slope);
+  }
+  return l1 * sum + entropy * value;
+}
+
+// The sizes of all layers' edges, and their penalty: in float32 or float64.
+template <class Device>
+class EdgePenalties {
+ public:
+  using Network = typename NetworkFamily<Device>::Network;
+
+  // scale: of the penalty in the sum that has the gradient; 0: there is no penalty.
+  EdgePenalties(const Network& network, const Tensor& like, double scale)
+      : network_(network), like_(like), scale_(scale) {
+    if (scale == 0.0) return;
+    const DType dtype = network.layers[0].layer.weight_dtype;
+    check((dtype == DType::f32 || dtype == DType::f64) && dtype_of(network.x, "x") == dtype,
+          "a penalty needs float32 or float64 weights, and x of their dtype");
+    for (const Products& products : network.products) check(!products.any(), "a penalty needs layers without products");
+  }
+
+  // penalty: one number.
+  void evaluate(const char* between, double l1, double entropy, void* penalty) {
+    with_type(network_.layers[0].layer.weight_dtype, [&](auto type) {
+      using T = decltype(type);
+      double sum = 0.0;
+      if constexpr (std::is_floating_point_v<T>) {
+        for (size_t n = 0; scale_ != 0.0 && n < network_.layers.size(); ++n) {
+          cpu::EdgeL1Args args;
+          args.layer = network_.layers[n].layer, args.x = network_.input(n, between);
+          const int64_t edges = args.layer.in_features * args.layer.out_features;
+          slopes_.push_back(empty(like_, {edges}));
+          T* const sizes = static_cast<T*>(slopes_[n].mutable_data_ptr());
+          args.mean = sizes;
+          cpu::kernels().edge_l1(args, executor());
+          sum += edge_penalty(sizes, edges, l1, entropy, scale_, sizes);
+        }
+      }
+      *static_cast<T*>(penalty) = T(sum);
+    });
+  }
+
+  // Adds the gradient of the n-th layer's to what is there, and to dx if n > 0.
+  void add_gradient(size_t n, const char* between, const std::vector<void*>& gradients, Tensor& dx) const {
+    if (scale_ == 0.0) return;
+    cpu::EdgeL1BackwardArgs args;
+    args.layer = network_.layers[n].layer, args.x = network_.input(n, between);
+    args.g = slopes_[n].const_data_ptr();
+    const Layer& layer = args.layer;
+    const int64_t edges = layer.in_features * layer.out_features, inputs = layer.batch * layer.in_features;
+    Tensor d_spline = empty(like_, {edges * layer.functions}), d_base = empty(like_, {edges});
+    Tensor d_input = empty(like_, {n == 0 ? 0 : inputs});
+    args.d_spline = d_spline.mutable_data_ptr();
+    if (layer.base != kNoBase) args.d_base = d_base.mutable_data_ptr();
+    if (n != 0) args.dx = d_input.mutable_data_ptr();
+    cpu::kernels().edge_l1_backward(args, executor());
+    add(args.d_spline, edges * layer.functions, gradients[n]);
+    if (layer.base != kNoBase) add(args.d_base, edges, gradients[network_.layers.size() + n]);
+    if (n != 0) add(args.dx, inputs, dx.mutable_data_ptr());
+  }
+
+ private:
+  void add(const void* from, int64_t numbers, void* to) const {
+    with_type(network_.layers[0].layer.weight_dtype, [&](auto type) {
+      using T = decltype(type);
+      for (int64_t n = 0; n < numbers; ++n) static_cast<T*>(to)[n] += static_cast<const T*>(from)[n];
+    });
+  }
+
+  const Network& network_;
+  const Tensor& like_;
+  const double scale_;
+  Tensors slopes_;  // of each layer
+};
+
+// Returns the mean of (y - target)^2 over all numbers of y, the penalty of the layers' edges (see edge_penalty), and the
+// gradient of error + lamb penalty by all tensors but the grids, in one vector, where each begins at its place.
+template <class Device>
+std::tuple<Tensor, Tensor, Tensor> kan_network_error(const Tensor& x, const Tensor& target, Tensors tensors,
+                                                     int64_t layers, int64_t order, int64_t base, Numbers products,
+                                                     Numbers places, double lamb, double l1, double entropy) {
+  using Family = NetworkFamily<Device>;
+  const typename Family::Network network(x, tensors, layers, order, base, products);
+  const Tensor& like = tensors[0];
+  const size_t count = tensors.size() - network.layers.size(), weights = network.kinds * network.layers.size();
+  const int64_t rows = x.size(0), nodes = network.nodes();
+  const MatrixView wanted = view(target, "target", rows, nodes);
+  check(wanted.dtype == network.layers[0].layer.weight_dtype, "target must have the weights' dtype");
+  check(places.size() == count, "places: got ", places.size(), ", expected one for each of ", count, " tensors");
+  int64_t size = 0;
+  for (size_t n = 0; n < count; ++n) size += tensors[n].numel();
+  Tensor gradient = empty(like, {size}), error = empty(like, {}), penalty = empty(like, {});
+  const auto at = [&](size_t n) {
+    check(places[n] >= 0 && places[n] <= size - tensors[n].numel(), "places: got ", places[n], " for a tensor of ",
+          tensors[n].numel(), " numbers, of ", size);
+    return static_cast<char*>(gradient.mutable_data_ptr()) + places[n] * int64_t(like.element_size());
+  };
+  typename Family::Gradients gradients;
+  for (size_t n = 0; n < weights; ++n) gradients.weights.push_back(at(n));
+  EdgePenalties<Device> penalties(network, like, lamb);
+  Tensor hidden = empty(like, {network.hidden_size()}), y = empty(like, {rows, nodes});
+  char* const between = static_cast<char*>(hidden.mutable_data_ptr());
+  Family::forward(network, between, y);
+  penalties.evaluate(between, l1, entropy, penalty.mutable_data_ptr());
+  squared_error(wanted, rows, nodes, y.mutable_data_ptr(), error.mutable_data_ptr());
+  Family::backward(network, between, y, false, gradients,
+                   [&](size_t n, Tensor& dx) { penalties.add_gradient(n, between, gradients.weights, dx); });
+  for (size_t n = 0; n < gradients.biases.size(); ++n) {
+    const Tensor& bias = gradients.biases[n];
+    std::memcpy(at(weights + n), bias.const_data_ptr(), size_t(bias.numel()) * bias.element_size());
+  }
+  return {error, penalty, gradient};
+}
+
+}  // namespace ops
+}  // namespace kan
