@@ -50,6 +50,9 @@ struct ForwardArgs {
   const void* bias = nullptr;  // (out), weight_dtype, or null
   int derivative = 0;
   void* y = nullptr;  // (batch, out), weight_dtype, contiguous
+  // (in, out): sum_b |phi_{i,o}(x[b,i])| without a derivative and a row_scale, or null. Where kernels say that they
+  // have it: cpu::KernelTable::takes_sizes.
+  double* sizes = nullptr;
 };
 
 // Either or both of
@@ -63,6 +66,9 @@ struct BackwardArgs {
   void* input = nullptr;  // (batch, in), x.dtype, contiguous
   void* d_spline = nullptr;
   void* d_base = nullptr;
+  // (in, out), of the compute type, or null: an edge's cotangent is g[b,o] + size_slopes[i,o] sign(phi_{i,o}(x[b,i])),
+  // for the gradients of an error and of the sizes together, beside d_spline and without a row_scale. Likewise.
+  const void* size_slopes = nullptr;
 };
 
 // All layers of a network of B-splines in one call: what a layer returns is what the next one reads. They share order,

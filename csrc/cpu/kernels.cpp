@@ -53,6 +53,11 @@ void kan_linear_backward(const BackwardArgs& args, const cpu::Executor& executor
   backward_as<float>(args, executor);
 }
 
+bool takes_sizes(const Layer& layer) {
+  const Shape shape(layer);
+  return layer.weight_dtype == DType::f64 ? is_small<double>(shape) : is_small<float>(shape);
+}
+
 void layer_norm_rbf(const cpu::LayerNormRbfForwardArgs& args, const cpu::Executor& executor) {
   if (args.layer.layer.weight_dtype == DType::f64) return LayerNormRbfForward<double>(args).run(executor);
   LayerNormRbfForward<float>(args).run(executor);
@@ -111,6 +116,7 @@ const KernelTable KAN_CONCAT(kTable_, KAN_ISA) = {KAN_STRING(KAN_ISA),     KAN_V
                                                   KAN_ISA::layer_norm_rbf, KAN_ISA::layer_norm_rbf_backward,
                                                   KAN_ISA::kan_activation, KAN_ISA::kan_activation_backward,
                                                   KAN_ISA::kan_conv,       KAN_ISA::kan_conv_backward,
-                                                  KAN_ISA::takes_gemm,     KAN_ISA::fma_peak};
+                                                  KAN_ISA::takes_gemm,     KAN_ISA::takes_sizes,
+                                                  KAN_ISA::fma_peak};
 }  // namespace cpu
 }  // namespace kan

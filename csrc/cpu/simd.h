@@ -63,6 +63,17 @@ KAN_HD Vec<T> broadcast(T value) {
   return value - Vec<T>{};  // exact, and folds to one broadcast: 0 + value would have to turn -0 into +0
 }
 
+template <class T>
+KAN_HD Vec<T> absolute(Vec<T> v) {
+  return v < T(0) ? -v : v;
+}
+
+// size * sign(v), 0 at 0 and, as in torch, at NaN: a NaN of the row itself comes back through its values.
+template <class T>
+KAN_HD Vec<T> signed_as(Vec<T> v, Vec<T> size) {
+  return v > T(0) ? size : (v < T(0) ? -size : Vec<T>{});
+}
+
 // exp(y) for y <= 0 or NaN, relative error below 2 ulp; flushes to 0 where the result would be subnormal.
 KAN_HD Vec<float> exp_nonpositive(Vec<float> y) {
   using Bits = Simd<float>::Bits;

@@ -164,7 +164,15 @@ struct NetworkFamily {
     }
   };
 
-  static void forward(const Network& network, char* between, Tensor& y) {
+  // What takes part in the calls of single layers: nothing.
+  struct NoPart {
+    void before(size_t, ForwardArgs&) const {}
+    void before(size_t, BackwardArgs&) const {}
+    void after(size_t, Tensor&) const {}  // the gradients of the n-th layer, and its dx, are there
+  };
+
+  template <class Part = NoPart>
+  static void forward(const Network& network, char* between, Tensor& y, const Part& part = {}) {
     if constexpr (Device::kNetworks) {
       if (forward_whole(network, between, y)) return;
     }
@@ -176,14 +184,12 @@ struct NetworkFamily {
       args.bias = network.layers[n].bias_data();
       void* const nodes = n == last ? y.mutable_data_ptr() : network.at(between, n + 1);
       args.y = network.products[n].any() ? network.outputs(between, n) : nodes;
+      part.before(n, args);
       network.run(n, args);
       network.multiplied(n, args.y, nodes);
     }
   }
 
-  struct Nothing {
-    void operator()(size_t, Tensor&) const {}
-  };
   // Where the gradients of spline_weights and base_weights go, none if they are not asked for; those of the biases.
   struct Gradients {
     std::vector<void*> weights;
@@ -192,11 +198,10 @@ struct NetworkFamily {
     bool asked() const { return !weights.empty(); }
   };
 
-  // Returns dx, empty unless asked for. after(n, dx): where the layers are called one by one, what is done when the
-  // gradients of the n-th are there.
-  template <class After = Nothing>
+  // Returns dx, empty unless asked for.
+  template <class Part = NoPart>
   static Tensor backward(const Network& network, const char* between, const Tensor& g, bool need_x,
-                         Gradients& gradients, const After& after = {}) {
+                         Gradients& gradients, const Part& part = {}) {
     if constexpr (Device::kNetworks) {
       Tensor dx;
       if (backward_whole(network, between, g, need_x, gradients, dx)) return dx;
@@ -221,8 +226,9 @@ struct NetworkFamily {
         if (network.kinds > 1) args.d_base = gradients.weights[count + n];
         if (network.biased) gradients.biases[n] = sum_of_rows(cotangent);
       }
+      part.before(n, args);
       if (need_input || gradients.asked()) network.run(n, args);
-      after(n, dx);
+      part.after(n, dx);
       cotangent = dx;
     }
     return cotangent;

@@ -14,8 +14,8 @@
 namespace kan {
 namespace ops {
 
-// l1 sum(v) + entropy H(v / sum(v)) of the sizes v of a layer's edges: arXiv 2404.19756, eq. 2.20, and as the plain form
-// has it, _engine/penalties.py: an edge of size 0 adds 0. slopes: `scale` times its gradient.
+// l1 sum(v) + entropy H(v / sum(v)) of the sizes v of a layer's edges: arXiv 2404.19756, eq. 2.20, and as the plain
+// form has it, _engine/penalties.py: an edge of size 0 adds 0. slopes: `scale` times its gradient.
 template <class T>
 double edge_penalty(const T* sizes, int64_t edges, double l1, double entropy, double scale, T* slopes) {
   double sum = 0.0, value = 0.0, mean = 0.0;
@@ -35,48 +35,72 @@ double edge_penalty(const T* sizes, int64_t edges, double l1, double entropy, do
   return l1 * sum + entropy * value;
 }
 
-// The sizes of all layers' edges, and their penalty: in float32 or float64.
+// The sizes of all layers' edges, their penalty and its gradient, in float32 or float64: from the passes of the layers
+// over the data where their kernels can, or from passes of their own.
 template <class Device>
 class EdgePenalties {
  public:
   using Network = typename NetworkFamily<Device>::Network;
 
-  // scale: of the penalty in the sum that has the gradient; 0: there is no penalty.
-  EdgePenalties(const Network& network, const Tensor& like, double scale)
-      : network_(network), like_(like), scale_(scale) {
-    if (scale == 0.0) return;
+  // lamb: of the penalty in the sum that has the gradient; 0: there is no penalty. between, weights: what lies between
+  // the layers, and where the gradients of their weights go.
+  EdgePenalties(const Network& network, const Tensor& like, double lamb, const char* between,
+                const std::vector<void*>& weights)
+      : network_(network), like_(like), lamb_(lamb), between_(between), weights_(weights) {
+    if (lamb == 0.0) return;
     const DType dtype = network.layers[0].layer.weight_dtype;
     check((dtype == DType::f32 || dtype == DType::f64) && dtype_of(network.x, "x") == dtype,
           "a penalty needs float32 or float64 weights, and x of their dtype");
     for (const Products& products : network.products) check(!products.any(), "a penalty needs layers without products");
+    for (const LayerTensors& tensors : network.layers) {
+      const Layer& layer = tensors.layer;
+      const int64_t edges = layer.in_features * layer.out_features;
+      in_pass_.push_back(cpu::kernels().takes_sizes(layer));
+      sums_.push_back(std::vector<double>(in_pass_.back() ? size_t(edges) : 0));
+      slopes_.push_back(empty(like, {edges}));
+    }
   }
 
-  // penalty: one number.
-  void evaluate(const char* between, double l1, double entropy, void* penalty) {
+  void before(size_t n, ForwardArgs& args) const {
+    if (lamb_ != 0.0 && in_pass_[n]) args.sizes = const_cast<double*>(sums_[n].data());
+  }
+  void before(size_t n, BackwardArgs& args) const {
+    if (lamb_ != 0.0 && in_pass_[n]) args.size_slopes = slopes_[n].const_data_ptr();
+  }
+  void after(size_t n, Tensor& dx) const {
+    if (lamb_ != 0.0 && !in_pass_[n]) add_gradient(n, dx);
+  }
+
+  // Between the passes. penalty: one number.
+  void evaluate(double l1, double entropy, void* penalty) {
     with_type(network_.layers[0].layer.weight_dtype, [&](auto type) {
       using T = decltype(type);
       double sum = 0.0;
       if constexpr (std::is_floating_point_v<T>) {
-        for (size_t n = 0; scale_ != 0.0 && n < network_.layers.size(); ++n) {
-          cpu::EdgeL1Args args;
-          args.layer = network_.layers[n].layer, args.x = network_.input(n, between);
-          const int64_t edges = args.layer.in_features * args.layer.out_features;
-          slopes_.push_back(empty(like_, {edges}));
+        for (size_t n = 0; n < slopes_.size(); ++n) {
+          const Layer& layer = network_.layers[n].layer;
+          const int64_t edges = layer.in_features * layer.out_features;
           T* const sizes = static_cast<T*>(slopes_[n].mutable_data_ptr());
-          args.mean = sizes;
-          cpu::kernels().edge_l1(args, executor());
-          sum += edge_penalty(sizes, edges, l1, entropy, scale_, sizes);
+          if (in_pass_[n]) {
+            for (int64_t e = 0; e < edges; ++e) sizes[e] = T(sums_[n][size_t(e)] / double(layer.batch));
+          } else {
+            cpu::EdgeL1Args args;
+            args.layer = layer, args.x = network_.input(n, between_), args.mean = sizes;
+            cpu::kernels().edge_l1(args, executor());
+          }
+          // the kernels of edges divide by the rows
+          sum += edge_penalty(sizes, edges, l1, entropy, in_pass_[n] ? lamb_ / double(layer.batch) : lamb_, sizes);
         }
       }
       *static_cast<T*>(penalty) = T(sum);
     });
   }
 
-  // Adds the gradient of the n-th layer's to what is there, and to dx if n > 0.
-  void add_gradient(size_t n, const char* between, const std::vector<void*>& gradients, Tensor& dx) const {
-    if (scale_ == 0.0) return;
+ private:
+  // Adds the gradient of the n-th layer's penalty to those of its weights, and to dx if n > 0.
+  void add_gradient(size_t n, Tensor& dx) const {
     cpu::EdgeL1BackwardArgs args;
-    args.layer = network_.layers[n].layer, args.x = network_.input(n, between);
+    args.layer = network_.layers[n].layer, args.x = network_.input(n, between_);
     args.g = slopes_[n].const_data_ptr();
     const Layer& layer = args.layer;
     const int64_t edges = layer.in_features * layer.out_features, inputs = layer.batch * layer.in_features;
@@ -86,12 +110,11 @@ class EdgePenalties {
     if (layer.base != kNoBase) args.d_base = d_base.mutable_data_ptr();
     if (n != 0) args.dx = d_input.mutable_data_ptr();
     cpu::kernels().edge_l1_backward(args, executor());
-    add(args.d_spline, edges * layer.functions, gradients[n]);
-    if (layer.base != kNoBase) add(args.d_base, edges, gradients[network_.layers.size() + n]);
+    add(args.d_spline, edges * layer.functions, weights_[n]);
+    if (layer.base != kNoBase) add(args.d_base, edges, weights_[network_.layers.size() + n]);
     if (n != 0) add(args.dx, inputs, dx.mutable_data_ptr());
   }
 
- private:
   void add(const void* from, int64_t numbers, void* to) const {
     with_type(network_.layers[0].layer.weight_dtype, [&](auto type) {
       using T = decltype(type);
@@ -101,12 +124,17 @@ class EdgePenalties {
 
   const Network& network_;
   const Tensor& like_;
-  const double scale_;
-  Tensors slopes_;  // of each layer
+  const double lamb_;
+  const char* const between_;
+  const std::vector<void*>& weights_;
+  // of each layer:
+  std::vector<bool> in_pass_;
+  std::vector<std::vector<double>> sums_;  // of |phi| over the rows
+  Tensors slopes_;
 };
 
-// Returns the mean of (y - target)^2 over all numbers of y, the penalty of the layers' edges (see edge_penalty), and the
-// gradient of error + lamb penalty by all tensors but the grids, in one vector, where each begins at its place.
+// Returns the mean of (y - target)^2 over all numbers of y, the penalty of the layers' edges (see edge_penalty), and
+// the gradient of error + lamb penalty by all tensors but the grids, in one vector, where each begins at its place.
 template <class Device>
 std::tuple<Tensor, Tensor, Tensor> kan_network_error(const Tensor& x, const Tensor& target, Tensors tensors,
                                                      int64_t layers, int64_t order, int64_t base, Numbers products,
@@ -129,14 +157,13 @@ std::tuple<Tensor, Tensor, Tensor> kan_network_error(const Tensor& x, const Tens
   };
   typename Family::Gradients gradients;
   for (size_t n = 0; n < weights; ++n) gradients.weights.push_back(at(n));
-  EdgePenalties<Device> penalties(network, like, lamb);
   Tensor hidden = empty(like, {network.hidden_size()}), y = empty(like, {rows, nodes});
   char* const between = static_cast<char*>(hidden.mutable_data_ptr());
-  Family::forward(network, between, y);
-  penalties.evaluate(between, l1, entropy, penalty.mutable_data_ptr());
+  EdgePenalties<Device> penalties(network, like, lamb, between, gradients.weights);
+  Family::forward(network, between, y, penalties);
+  penalties.evaluate(l1, entropy, penalty.mutable_data_ptr());
   squared_error(wanted, rows, nodes, y.mutable_data_ptr(), error.mutable_data_ptr());
-  Family::backward(network, between, y, false, gradients,
-                   [&](size_t n, Tensor& dx) { penalties.add_gradient(n, between, gradients.weights, dx); });
+  Family::backward(network, between, y, false, gradients, penalties);
   for (size_t n = 0; n < gradients.biases.size(); ++n) {
     const Tensor& bias = gradients.biases[n];
     std::memcpy(at(weights + n), bias.const_data_ptr(), size_t(bias.numel()) * bias.element_size());

@@ -7,17 +7,6 @@
 namespace kan {
 namespace KAN_ISA {
 
-template <class T>
-KAN_HD Vec<T> absolute(Vec<T> v) {
-  return v < T(0) ? -v : v;
-}
-
-// size * sign(v), 0 at 0 and, as in torch, at NaN: a NaN of the row itself comes back through its values.
-template <class T>
-KAN_HD Vec<T> signed_as(Vec<T> v, Vec<T> size) {
-  return v > T(0) ? size : (v < T(0) ? -size : Vec<T>{});
-}
-
 // The N coefficients of one edge on one window.
 template <class T, int N>
 KAN_HD void load_coefficients(Vec<T>* out, const Layer& layer, const Shape& s, int64_t feature, int window, int64_t o) {

@@ -66,20 +66,29 @@ struct SmallBlock {
 // The columns of one block: of several features or of all outputs.
 template <class T>
 struct SmallColumns {
-  T *x, *row_scale, *outputs, *results, *base;  // base: its value and slope, of one feature
+  T *x, *row_scale, *outputs, *results, *edges, *base;  // edges and base: of one feature; base: its value and slope
 
   static constexpr int64_t kSize = std::max(kSmallColumns, kSmallOutputs) * int64_t(kSmallRows);
-  static size_t bytes() { return 4 * Arena::bytes_for<T>(kSize) + Arena::bytes_for<T>(2 * kSmallRows); }
+  static size_t bytes() { return 5 * Arena::bytes_for<T>(kSize) + Arena::bytes_for<T>(2 * kSmallRows); }
   void take(Arena& arena) {
-    for (T** columns : {&x, &row_scale, &outputs, &results}) *columns = arena.take<T>(kSize);
+    for (T** columns : {&x, &row_scale, &outputs, &results, &edges}) *columns = arena.take<T>(kSize);
     base = arena.take<T>(2 * kSmallRows);
   }
 };
 
-// y[o][b] += row_scale[b] phi_o(x[b]) of one feature. base, row_scale: may be null.
-template <int Degree, class T, int K, int N>
+// v in the lanes of rows from b on; 0 past the last one, where columns are padded.
+template <class T>
+KAN_HD Vec<T> of_rows(Vec<T> v, int64_t b, int64_t rows) {
+  for (int64_t l = rows - b; l < Simd<T>::lanes; ++l) v[l] = T(0);
+  return v;
+}
+
+// y[o][b] += row_scale[b] phi_o(x[b]) of one feature. base, row_scale: may be null. If Sizes, sizes[o] += sum_b
+// |phi_o(x[b])|.
+template <int Degree, bool Sizes, class T, int K, int N>
 void small_values(const SmallSplines<T, K, N>& splines, const SmallPlaces<T>& places, int64_t rows, int64_t out,
-                  const T* base, const T* row_scale, T* y) {
+                  const T* base, const T* row_scale, T* y, double* sizes) {
+  Vec<T> absolutes[kSmallOutputs] = {};
   for (int64_t b = 0; b < rows; b += Simd<T>::lanes) {
     Vec<T> terms[Degree + 1], activation = Vec<T>{};
     monomials<T, Degree>(places.at(b), terms);
@@ -91,14 +100,19 @@ void small_values(const SmallSplines<T, K, N>& splines, const SmallPlaces<T>& pl
     }
     for (int64_t o = 0; o < out; ++o) {
       T* const to = y + o * kSmallRows + b;
-      const Vec<T> sum = load(to) + splines.template value<Degree>(o, places.lines + b, terms);
+      const Vec<T> spline = splines.template value<Degree>(o, places.lines + b, terms), sum = load(to) + spline;
       store(to, base ? sum + activation * splines.base_weight(o) : sum);
+      if (!Sizes) continue;
+      const Vec<T> phi = base ? spline + activation * splines.base_weight(o) : spline;
+      absolutes[o] += of_rows<T>(absolute<T>(phi), b, rows);
     }
   }
+  for (int64_t o = 0; Sizes && o < out; ++o) sizes[o] += double(sum_lanes<T>(absolutes[o]));
 }
 
+// sizes: (in, out), added to; null: not asked for.
 template <class T, int K, int N, int Degree>
-void small_forward_rows(const ForwardArgs& a, const Shape& s, int64_t first, int64_t last) {
+void small_forward_rows(const ForwardArgs& a, const Shape& s, int64_t first, int64_t last, double* sizes) {
   constexpr int L = Simd<T>::lanes;
   constexpr int64_t ld = SmallBlock<T>::kLd;
   SmallColumns<T> columns;
@@ -126,8 +140,14 @@ void small_forward_rows(const ForwardArgs& a, const Shape& s, int64_t first, int
       }
       tables.finder(f).find(x + f * ld, block.rows, places);
       if (s.base != kNoBase) base_rows(s.base, x + f * ld, block.rows, &a.derivative, 1, base, ld);
-      small_values<Degree>(tables.splines(f), places, block.rows, s.out, s.base != kNoBase ? base : nullptr,
-                           a.row_scale.data ? row_scale + f * ld : nullptr, part);
+      const T* const activation = s.base != kNoBase ? base : nullptr;
+      const T* const scale = a.row_scale.data ? row_scale + f * ld : nullptr;
+      if (sizes) {
+        small_values<Degree, true>(tables.splines(f), places, block.rows, s.out, activation, scale, part,
+                                   sizes + i * s.out);
+      } else {
+        small_values<Degree, false>(tables.splines(f), places, block.rows, s.out, activation, scale, part, sizes);
+      }
       if (part == y || ((i + 1) % kSumInputs != 0 && i + 1 != s.in)) continue;
       for (int64_t o = 0; o < s.out; ++o) {
         for (int64_t b = 0; b < block.rows; b += L)
@@ -152,6 +172,23 @@ void small_slopes(const SmallSplines<T, K, N>& splines, const SmallPlaces<T>& pl
       base_sum += cotangent * splines.base_weight(o);
     }
     store(result + b, slope ? sum + load(slope + b) * base_sum : sum);
+  }
+}
+
+// cotangents[o][b] = g[o][b] + slopes[o] sign(phi_o(x[b])) of one feature. base: may be null.
+template <int Degree, class T, int K, int N>
+void small_cotangents(const SmallSplines<T, K, N>& splines, const SmallPlaces<T>& places, int64_t rows, int64_t out,
+                      const T* base, const T* slopes, const T* g, T* cotangents) {
+  for (int64_t b = 0; b < rows; b += Simd<T>::lanes) {
+    Vec<T> terms[Degree + 1], activation = Vec<T>{};
+    monomials<T, Degree>(places.at(b), terms);
+    if (base) activation = load(base + b);
+    for (int64_t o = 0; o < out; ++o) {
+      Vec<T> phi = splines.template value<Degree>(o, places.lines + b, terms);
+      if (base) phi += activation * splines.base_weight(o);
+      const Vec<T> slope = of_rows<T>(signed_as<T>(phi, broadcast(slopes[o])), b, rows);
+      store(cotangents + o * kSmallRows + b, load(g + o * kSmallRows + b) + slope);
+    }
   }
 }
 
@@ -260,8 +297,10 @@ void small_backward_rows(const BackwardArgs& a, const Shape& s, int64_t i0, int6
   const int n_orders = 1 + (weight && input);
   const int64_t features = weight ? min64(kSmallColumns, i1 - i0) : 0;
   SmallColumns<T> columns;
-  Arena arena(SmallTables<T, K, N>::bytes() + columns.bytes() + SmallMoments<T, K>::bytes(s, features));
+  const int n_tables = 1 + (a.size_slopes != nullptr);
+  Arena arena(n_tables * SmallTables<T, K, N>::bytes() + columns.bytes() + SmallMoments<T, K>::bytes(s, features));
   SmallTables<T, K, N>& tables = SmallTables<T, K, N>::make(arena, a.layer, s, input ? a.input_derivative : -1, Degree);
+  SmallTables<T, K, N>* const values = a.size_slopes ? &SmallTables<T, K, N>::make(arena, a.layer, s, 0, K) : nullptr;
   columns.take(arena);
   T *const x = columns.x, *const row_scale = columns.row_scale, *const g = columns.outputs;
   T *const result = columns.results, *const activation = columns.base;
@@ -271,6 +310,7 @@ void small_backward_rows(const BackwardArgs& a, const Shape& s, int64_t i0, int6
   for (int64_t i = i0; i < i1; i += kSmallColumns) {
     const int64_t n = min64(kSmallColumns, i1 - i);
     tables.load(i, n);
+    if (values) values->load(i, n);
     moments.clear();
     for (int64_t row0 = first; row0 < last; row0 += kSmallRows) {
       const SmallBlock<T> block(row0, last);
@@ -280,13 +320,20 @@ void small_backward_rows(const BackwardArgs& a, const Shape& s, int64_t i0, int6
       for (int64_t f = 0; f < n; ++f) {
         tables.finder(f).find(x + f * ld, block.rows, places);
         if (base) base_rows(s.base, x + f * ld, block.rows, orders, n_orders, activation, ld);
+        const T* cotangents = g;
+        if (values) {
+          const T* const slopes = static_cast<const T*>(a.size_slopes) + (i + f) * s.out;
+          small_cotangents<K>(values->splines(f), places, block.rows, s.out, base ? activation : nullptr, slopes, g,
+                              columns.edges);
+          cotangents = columns.edges;
+        }
         if (input) {
-          small_slopes<Degree>(tables.splines(f), places, block.rows, s.out, base ? slope : nullptr, g,
+          small_slopes<Degree>(tables.splines(f), places, block.rows, s.out, base ? slope : nullptr, cotangents,
                                result + f * ld);
         }
         if (weight) {
           moments.add(f, places, block.rows, base ? activation : nullptr,
-                      a.row_scale.data ? row_scale + f * ld : nullptr, g);
+                      a.row_scale.data ? row_scale + f * ld : nullptr, cotangents);
         }
       }
       if (input) block.write(a.input, a.x.dtype, s.in, result, i, n);
@@ -327,20 +374,27 @@ template <class T>
 void small_forward(const ForwardArgs& a, const Shape& s, const cpu::Executor& executor) {
   const bool parallel = s.batch * s.in * (8 + s.out) > kSmallSerialCycles;
   const int64_t share = ceil_div(ceil_div(s.batch, parallel ? executor.threads : 1), 32) * 32;
+  const int64_t rows = min64(kSmallRows, max64(32, share)), tasks = ceil_div(s.batch, rows);
+  const int64_t edges = a.sizes ? s.in * s.out : 0;
+  const std::unique_ptr<double[]> sizes(new double[size_t(tasks * edges)]());
   struct Context {
     const ForwardArgs& a;
     const Shape& s;
-    int64_t rows;
-  } context{a, s, min64(kSmallRows, max64(32, share))};
+    int64_t rows, edges;
+    double* sizes;  // of each task
+  } context{a, s, rows, edges, sizes.get()};
   execute(
-      executor, parallel, ceil_div(s.batch, context.rows),
+      executor, parallel, tasks,
       [](int64_t begin, int64_t end, void* pointer) {
         const Context& c = *static_cast<const Context*>(pointer);
         with_tables<T>(c.s, c.a.derivative, [&](auto order, auto entries, auto degree) {
-          small_forward_rows<T, order(), entries(), degree()>(c.a, c.s, begin * c.rows, min64(c.s.batch, end * c.rows));
+          small_forward_rows<T, order(), entries(), degree()>(c.a, c.s, begin * c.rows, min64(c.s.batch, end * c.rows),
+                                                              c.edges ? c.sizes + begin * c.edges : nullptr);
         });
       },
       &context);
+  for (int64_t e = 0; e < edges; ++e) a.sizes[e] = 0.0;
+  for (int64_t task = 0; task < tasks; ++task) add_row(a.sizes, sizes.get() + task * edges, edges);
 }
 
 template <class T>
