@@ -43,7 +43,7 @@ def weights_of(lamb: float, options: Mapping[str, Any]) -> Weights | None:
 
 
 class Task(NamedTuple):
-    """What the error is of.
+    """The model and the rows that an error is of.
 
     layers: with the tensors that are read. parameters: those that have the gradient, in the order of the
     tensors; places: where that of each begins in the vector of all. masked: of edges, or None.
@@ -64,7 +64,7 @@ class Task(NamedTuple):
 
 
 class Masked(NamedTuple):
-    """Weights times the masks of their edges: numbers() times mask is written into the vector `read`."""
+    """A product of weights and the masks of their edges: numbers() times mask is written into `read`."""
 
     numbers: Callable[[], Tensor]
     mask: Tensor

@@ -24,7 +24,7 @@ class Point(NamedTuple):
 
 
 class Vector(NamedTuple):
-    """One vector for all parameters, and its parts, with their shapes."""
+    """A vector of all parameters, and its parts, with their shapes."""
 
     numbers: Tensor
     parameters: list[Tensor]

@@ -101,8 +101,8 @@ class FewNumbers(Memory):
 
 def memory_of(state: dict[str, Any], size: int, gradient: Tensor) -> Memory:
     """Return the memory in a state, in the form that is fast for vectors like this gradient."""
-    few = gradient.numel() <= FEW and gradient.device.type == "cpu" and library.LOAD_ERROR is None
-    if few and gradient.dtype in (torch.float32, torch.float64):
+    few = gradient.numel() <= FEW and gradient.device.type == "cpu" and type(gradient) is Tensor
+    if few and library.LOAD_ERROR is None and gradient.dtype in (torch.float32, torch.float64):
         return FewNumbers(state, size, gradient)
     return Memory(state, size)
 
