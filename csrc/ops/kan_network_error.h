@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "kan_network.h"
@@ -21,15 +22,18 @@ double edge_penalty(const T* sizes, int64_t edges, double l1, double entropy, do
   double sum = 0.0, value = 0.0, mean = 0.0;
   for (int64_t e = 0; e < edges; ++e) sum += sizes[e];
   const double inverse = 1.0 / std::max(sum, double(std::numeric_limits<T>::min()));
-  const auto log_of = [&](int64_t e) { return std::log(sizes[e] * inverse); };
   for (int64_t e = 0; e < edges && entropy != 0.0; ++e) {
-    if (sizes[e] == T(0)) continue;
-    const double share = sizes[e] * inverse, log = log_of(e);
+    const double share = sizes[e] * inverse;
+    if (share == 0.0) continue;
+    const double log = std::log(share);
     value -= share * log, mean -= share * (log + 1.0);
   }
   for (int64_t e = 0; e < edges; ++e) {
     double slope = l1;
-    if (entropy != 0.0) slope += entropy * inverse * ((sizes[e] == T(0) ? 0.0 : -(log_of(e) + 1.0)) - mean);
+    if (entropy != 0.0) {
+      const double share = sizes[e] * inverse;
+      slope += entropy * (inverse * ((share == 0.0 ? 0.0 : -(std::log(share) + 1.0)) - mean));
+    }
     slopes[e] = T(scale * slope);
   }
   return l1 * sum + entropy * value;
@@ -133,6 +137,19 @@ class EdgePenalties {
   Tensors slopes_;
 };
 
+// Returns the size of a vector that is made of a part for each tensor, which begin at these places.
+inline int64_t checked_places(const Numbers& places, const Tensors& tensors) {
+  std::vector<std::pair<int64_t, int64_t>> parts;
+  for (size_t n = 0; n < places.size(); ++n) parts.emplace_back(places[n], tensors[n].numel());
+  std::sort(parts.begin(), parts.end());
+  int64_t end = 0;
+  for (const auto& [place, numbers] : parts) {
+    check(place == end, "places: got ", place, ", where the parts before it end at ", end);
+    end += numbers;
+  }
+  return end;
+}
+
 // Returns the mean of (y - target)^2 over all numbers of y, the penalty of the layers' edges (see edge_penalty), and
 // the gradient of error + lamb penalty by all tensors but the grids, in one vector, where each begins at its place.
 template <class Device>
@@ -147,12 +164,9 @@ std::tuple<Tensor, Tensor, Tensor> kan_network_error(const Tensor& x, const Tens
   const MatrixView wanted = view(target, "target", rows, nodes);
   check(wanted.dtype == network.layers[0].layer.weight_dtype, "target must have the weights' dtype");
   check(places.size() == count, "places: got ", places.size(), ", expected one for each of ", count, " tensors");
-  int64_t size = 0;
-  for (size_t n = 0; n < count; ++n) size += tensors[n].numel();
+  const int64_t size = checked_places(places, tensors);
   Tensor gradient = empty(like, {size}), error = empty(like, {}), penalty = empty(like, {});
   const auto at = [&](size_t n) {
-    check(places[n] >= 0 && places[n] <= size - tensors[n].numel(), "places: got ", places[n], " for a tensor of ",
-          tensors[n].numel(), " numbers, of ", size);
     return static_cast<char*>(gradient.mutable_data_ptr()) + places[n] * int64_t(like.element_size());
   };
   typename Family::Gradients gradients;

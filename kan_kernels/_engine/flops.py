@@ -74,7 +74,7 @@ def kan_network_backward(
 
 def kan_network_error(
     x: Shape, target: Any, tensors: Sequence[Shape], layers: int, order: int, base: int, products: Any,
-    places: Any, lamb: float, **_: Any,
+    places: Any, lamb: float, *_: Any, **__: Any,
 ) -> int:  # fmt: skip
     backward = kan_network_backward(x, None, tensors, layers, target, order, base, False, True, products)
     forward = kan_network(x, tensors, layers, order, base, products)

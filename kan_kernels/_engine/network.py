@@ -100,7 +100,7 @@ def backend_of(x: Any, layers: Layers) -> ModuleType | str:
         torch.is_grad_enabled(),
         *[(t.shape, t.dtype, t.device) for t in tensors[:count]],
         *[t.requires_grad for t in tensors],
-        tensors[-1].dtype,
+        *[t.dtype for t in tensors[-count:]],
     )
     try:
         return _found[key]
@@ -118,7 +118,8 @@ def _chosen(x: Tensor, layers: Layers) -> ModuleType | str:
         trained = {t.requires_grad for t in layers.tensors[: -layers.count]}
         if len(trained) > 1:
             return "some of the weights are frozen"
-    if layers.tensors[-1].dtype != (torch.float64 if first.dtype == torch.float64 else torch.float32):
+    wide = torch.float64 if first.dtype == torch.float64 else torch.float32
+    if any(grid.dtype != wide for grid in layers.tensors[-layers.count :]):
         return "the knots have another dtype than the op takes"
     if x.dtype != first.dtype and not (first.dtype in checks.HALF_DTYPES and x.dtype == torch.float32):
         return "x has another dtype"

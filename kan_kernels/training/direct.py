@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from operator import itemgetter
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -72,7 +72,7 @@ class Masked(NamedTuple):
 
 
 class SquaredError:
-    """The error mean((model(x) - y)^2), the regularisation, and on demand the gradient of their sum."""
+    """The error mean((model(x) - y)^2), the regularisation, and the gradient of their sum."""
 
     def __init__(self, task: Task) -> None:
         x, y, layers, backend, weights, _, places, masked = self._task = task
@@ -190,8 +190,12 @@ def squared_errors(
     if weights is not None and (layers.products or not _has_edge_kernels(x, layers, backend)):
         return None
     parameters = layers.tensors[: -layers.count]
-    if (weights is not None or vector is not None) and len({id(t) for t in parameters}) < len(parameters):
+    if weights is not None and len({id(t) for t in parameters}) < len(parameters):
         return None  # a layer that is there twice has one penalty, of the rows of both
+    if vector is not None and _overlap(parameters):
+        return None  # one number of the parameters would be two of the vector
+    if any(mask is not None and mask.requires_grad for mask in layers.masks):
+        return None
     if vector is None:
         places = list(accumulate((t.numel() for t in parameters), initial=0))[:-1]
     else:
@@ -217,6 +221,16 @@ def _parts(vector: Tensor, parameters: list[Tensor], places: list[int]) -> list[
     """Return the parts of a vector that stand for parameters."""
     ranges = zip(parameters, places, strict=True)
     return [vector[place : place + t.numel()].view(t.shape) for t, place in ranges]
+
+
+def _overlap(tensors: list[Tensor]) -> bool:
+    """Return whether tensors may share memory."""
+    ranges = []
+    for t in tensors:
+        last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+        ranges.append((t.data_ptr(), t.data_ptr() + (last + 1) * t.element_size()))
+    ranges.sort()
+    return any(end > start for (_, end), (start, _) in pairwise(ranges))
 
 
 def _masked(

@@ -94,6 +94,13 @@ class LBFGS(torch.optim.LBFGS):
         parts = zip(self._flat.split([p.numel() for p in self._params]), self._params, strict=True)
         self._parts = [part.view(p.shape) for part, p in parts]
         self._layout = layout
+        state = self.state.get(self._params[0], {})
+        for name in ("d", "prev_flat_grad"):
+            if name in state:
+                state[name] = state[name].to(self._flat)
+        for name in ("old_dirs", "old_stps"):
+            if name in state:
+                state[name] = [vector.to(self._flat) for vector in state[name]]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         if not set_to_none:
@@ -107,11 +114,18 @@ class LBFGS(torch.optim.LBFGS):
         self._prepare()
         function = None
         if isinstance(closure, VectorClosure):
+            torch._foreach_copy_(self._parts, self._params)
             function = closure.on_vector(Vector(self._flat, self._params, self._parts))
         if function is None:
             return self._minimize(partial(self._at_parameters, torch.enable_grad()(closure)), False)
-        torch._foreach_copy_(self._parts, self._params)
-        first = self._minimize(function, True)
+        state = self.state[self._params[0]]
+        before = dict(state)
+        try:
+            first = self._minimize(function, True)
+        except BaseException:  # the parameters are those of before, too
+            state.clear()
+            state.update(before)
+            raise
         torch._foreach_copy_(self._params, self._parts)
         return self._flat.new_full((), first)
 
@@ -126,7 +140,7 @@ class LBFGS(torch.optim.LBFGS):
         state.setdefault("func_evals", 0)
         first, gradient = function()
         value = float(first)
-        memory = memory_of(state, group["history_size"], gradient)
+        memory = memory_of(state, group["history_size"], gradient, group["max_iter"])
         try:
             evaluations = self._iterate(function, on_vector, memory, value, gradient)
         finally:

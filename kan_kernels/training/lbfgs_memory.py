@@ -28,9 +28,11 @@ class Memory:
 
     def __init__(self, state: dict[str, Any], size: int) -> None:
         self.size = size
-        self.changes, self.steps = list(state.get("old_dirs", ())), list(state.get("old_stps", ()))
+        rhos = state.get("ro", ())
+        kept = slice(max(0, len(rhos) - size), None)
+        self.changes, self.steps = (list(state.get(name, ())[kept]) for name in ("old_dirs", "old_stps"))
         # torch's are tensors
-        self.rhos, self.scale = [float(rho) for rho in state.get("ro", ())], float(state.get("H_diag", 1.0))
+        self.rhos, self.scale = [float(rho) for rho in rhos[kept]], float(state.get("H_diag", 1.0))
 
     def clear(self) -> None:
         """Forget all."""
@@ -68,16 +70,16 @@ class Memory:
 class FewNumbers(Memory):
     """The same for short vectors on the CPU: one call of the library stores and returns the direction."""
 
-    def __init__(self, state: dict[str, Any], size: int, like: Tensor) -> None:
+    def __init__(self, state: dict[str, Any], size: int, like: Tensor, more: int) -> None:
         super().__init__(state, size)
-        self._first, self._count = 0, min(size, len(self.rhos))
-        self._pairs = like.new_empty(2, size, like.numel())
-        self._inverse_curvatures = torch.zeros(size, dtype=torch.float64)
-        kept = slice(len(self.rhos) - self._count, None)
+        self._first, self._count = 0, len(self.rhos)
+        self._rows = min(size, self._count + more)  # of the rings: `size` may be any number
+        self._pairs = like.new_empty(2, self._rows, like.numel())
+        self._inverse_curvatures = like.new_zeros(self._rows, dtype=torch.float64)
         if self._count:
-            torch.stack(self.steps[kept], out=self._pairs[0, : self._count])
-            torch.stack(self.changes[kept], out=self._pairs[1, : self._count])
-            self._inverse_curvatures[: self._count] = torch.tensor(self.rhos[kept], dtype=torch.float64)
+            torch.stack(self.steps, out=self._pairs[0, : self._count])
+            torch.stack(self.changes, out=self._pairs[1, : self._count])
+            self._inverse_curvatures[: self._count] = like.new_tensor(self.rhos, dtype=torch.float64)
 
     def clear(self) -> None:
         super().clear()
@@ -91,19 +93,22 @@ class FewNumbers(Memory):
         return Direction(d, slope, largest)
 
     def write(self, state: dict[str, Any]) -> None:
-        order = [(self._first + pair) % self.size for pair in range(self._count)]
-        steps, changes = (rows.unbind() for rows in self._pairs)
-        self.steps, self.changes = [steps[row] for row in order], [changes[row] for row in order]
+        order = [(self._first + pair) % self._rows for pair in range(self._count)]
+        used = self._pairs[:, order]  # a copy, without rows that were never written
+        self.steps, self.changes = (list(rows.unbind()) for rows in used)
         rhos = self._inverse_curvatures.tolist()
         self.rhos = [rhos[row] for row in order]
         super().write(state)
 
 
-def memory_of(state: dict[str, Any], size: int, gradient: Tensor) -> Memory:
-    """Return the memory in a state, in the form that is fast for vectors like this gradient."""
+def memory_of(state: dict[str, Any], size: int, gradient: Tensor, more: int) -> Memory:
+    """Return the memory in a state, in the form that is fast for vectors like this gradient.
+
+    size: how many steps are stored. more: the most calls of `next` until it is written.
+    """
     few = gradient.numel() <= FEW and gradient.device.type == "cpu" and type(gradient) is Tensor
     if few and library.LOAD_ERROR is None and gradient.dtype in (torch.float32, torch.float64):
-        return FewNumbers(state, size, gradient)
+        return FewNumbers(state, size, gradient, more)
     return Memory(state, size)
 
 

@@ -67,10 +67,9 @@ class Objective:
             try:
                 error = errors()
             except RuntimeError:
-                value, penalty = self(x, y)  # the layers say what is wrong
                 if vector is not None:
                     raise
-                return self._with_autograd(value, penalty)
+                return self._with_autograd(*self(x, y))  # the layers say what is wrong
             return Evaluation(error.value, error.penalty, error.total, error.backward, error.gradient)
 
         return evaluate
@@ -209,9 +208,15 @@ class Minimizer:
             if function is None:
                 return None
             self.optimizer.zero_grad()
+            first: Evaluation | None
+            try:
+                first = function()
+            except RuntimeError:  # the layers say what is wrong, or run where all of them in one call cannot
+                return None
 
             def evaluated_there() -> tuple[float, Tensor]:
-                made = function()
+                nonlocal first
+                made, first = function() if first is None else first, None
                 assert made.gradient is not None
                 return float(made.total), made.gradient()
 
@@ -221,7 +226,9 @@ class Minimizer:
             self.optimizer.step(lambda: _with_gradient(*evaluated()))  # type: ignore[arg-type]
             return
         take, memory = self.optimizer.step, self._memory
-        self.scale = rescaling.rescaled_step(take, evaluated, self.scale, memory, on_vector)
+        self.scale = rescaling.rescaled_step(
+            take, evaluated, self.scale, memory, on_vector if alone else None
+        )
         if self.scale is None:
             self.rebuild()
 

@@ -11,7 +11,7 @@ from . import lbfgs
 
 _PROGRESS = 1e-9  # of an objective near 1: less in a step's first iteration is none
 Step = Callable[[Callable[[], Tensor]], Any]
-Evaluate = Callable[[], tuple[Tensor, Callable[[float], Any]]]
+Evaluated = Callable[[], tuple[Tensor, Callable[[float], Any]]]
 
 
 class LBFGS(lbfgs.LBFGS):
@@ -89,7 +89,7 @@ class LBFGS(lbfgs.LBFGS):
 
 def rescaled_step(
     step: Step,
-    evaluate: Evaluate,
+    evaluate: Evaluated,
     scale: float | None,
     memory: Callable[[], dict[str, Any]],
     on_vector: Callable[[lbfgs.Vector], lbfgs.Function | None] | None = None,

@@ -16,6 +16,7 @@ from kan_kernels import KAN, KANActivation, KANConv2d, KANLinear, use_backend
 from kan_kernels import functional as F
 from kan_kernels._engine import edges_autograd
 from kan_kernels.integrations import accelerate, cheby_kan, efficient_kan, fast_kan, fourier_kan
+from kan_kernels.nn.network import gather
 
 NATIVE = pytest.mark.skipif("native" not in FUSED, reason="native is not among KAN_TEST_BACKENDS")
 
@@ -88,6 +89,29 @@ def test_count_of_accelerated_models(name: str) -> None:
     forward = 2 * 11 * edges * active
     assert count(model, x, backward=False) == forward
     assert count(model, x.requires_grad_()) == 3 * forward
+
+
+@NATIVE
+def test_count_of_an_error() -> None:
+    """Forward and backward without the gradient of x; with a penalty the sizes of the edges, and signs."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    first, second = 2 * 11 * 35 * 5, 2 * 11 * 21 * 5
+    layers = gather(KAN([5, 7, 3]))
+    assert not isinstance(layers, str)
+    starts = [0]
+    for t in layers.tensors[:-2]:
+        starts.append(starts[-1] + t.numel())
+    for lamb, expected in (
+        (0.0, 2 * first + 3 * second),
+        (0.1, 5 * first + 7 * second),
+    ):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            x, y = torch.randn(11, 5), torch.randn(11, 3)
+            torch.ops.kan_kernels.kan_network_error(
+                x, y, layers.tensors, *layers.numbers, starts[:-1], lamb, 1.0, 2.0
+            )
+        assert counter.get_total_flops() == expected
 
 
 @NATIVE

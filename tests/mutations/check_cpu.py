@@ -15,7 +15,15 @@ from pathlib import Path
 
 DRIVER = [
     Path(__file__).resolve().parents[1] / "sanitize" / name
-    for name in ("main.cpp", "bases.cpp", "sums.cpp", "images.cpp", "activations.cpp", "norms.cpp")
+    for name in (
+        "main.cpp",
+        "bases.cpp",
+        "sums.cpp",
+        "images.cpp",
+        "activations.cpp",
+        "norms.cpp",
+        "sizes.cpp",
+    )
 ]
 KERNELS = ("kernels", "activation/activation", "edges/edges", "conv/conv")
 CASES = "100"

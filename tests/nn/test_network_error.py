@@ -80,14 +80,19 @@ def test_error_and_gradient(case: dict[str, Any]) -> None:
 
 
 PENALTIES = (0.3, 0.7, 1.5), (0.3, 1.0, 0.0), (2.0, 0.0, 1.0)
+# layers that have the sizes of their edges from their own pass, others, and both in one network
+SIZES: list[dict[str, Any]] = [
+    *[c for c in CASES if c.get("dtype") != BF16 and "mult_arity" not in c],
+    {"widths": [3, 4, 2], "batch": 97, "dtype": F64, "base": None, "spline_order": 1},
+    {"widths": [40, 6, 8], "batch": 150, "dtype": F64, "base": "identity", "bias": True},
+    {"widths": [9, 70, 3, 3], "batch": 130, "dtype": F64, "spline_order": 2, "grid_size": 9},
+    {"widths": [2, 4, 1], "batch": 100, "spline_order": 5},
+    {"widths": [2, 1], "batch": 100, "spline_order": 0},
+]
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
-@pytest.mark.parametrize(
-    "case",
-    [c for c in CASES if c.get("dtype") != BF16 and "mult_arity" not in c],
-    ids=lambda c: f"{c['widths']}",
-)
+@pytest.mark.parametrize("case", SIZES, ids=lambda c: f"{c['widths']} {c.get('dtype', F32)}")
 def test_penalty(case: dict[str, Any], penalty: tuple[float, float, float]) -> None:
     """That of `regularization`, of edges of size 0 too, and its gradient beside the error's."""
     net, x, y = make(case)
@@ -132,12 +137,49 @@ def test_bad_arguments() -> None:
         (y[:3], None, r"target has shape \(3, 1\), expected \(20, 1\)"),
         (y.float(), None, "target must have the weights' dtype"),
         (y, [0, 1], "places: got 2, expected one for each of 6 tensors"),
-        (y, [0, 48, 72, 78, 81, 85], "places: got 85 for a tensor of 1 numbers, of 85"),
-        (y, [-1, 48, 72, 78, 81, 84], "places: got -1 for a tensor of 48 numbers, of 85"),
-        (y, [38, 48, 72, 78, 81, 84], "places: got 38 for a tensor of 48 numbers, of 85"),
+        (y, [0, 48, 72, 78, 81, 85], "places: got 85, where the parts before it end at 84"),
+        (y, [-1, 48, 72, 78, 81, 84], "places: got -1, where the parts before it end at 0"),
+        (y, [0, 48, 48, 72, 78, 81], "places: got 48, where the parts before it end at"),
     ):
         with pytest.raises(RuntimeError, match=message):
             call(net, x, target, **({} if places is None else {"places": places}))
+
+
+@pytest.mark.parametrize(
+    "case",
+    (
+        {"widths": [64, 5, 1], "batch": 300},
+        {"widths": [2, 20, 1], "batch": 2000, "dtype": F64},
+        {"widths": [9, 4, 4], "batch": 4001, "dtype": F64, "bias": True},
+        {"widths": [1, 2, 1], "batch": 20000},
+    ),
+    ids=lambda c: f"{c['widths']}",
+)
+def test_the_same_bits_on_any_number_of_threads(case: dict[str, Any]) -> None:
+    """Error, penalty and gradient are sums of the same parts."""
+    net, x, y = make(case)
+    threads, made = torch.get_num_threads(), []
+    try:
+        for n in (1, 2, 3, 4, 1):
+            torch.set_num_threads(n)
+            made.append(call(net, x, y, PENALTIES[0])[:3])
+    finally:
+        torch.set_num_threads(threads)
+    for found in made[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found, made[0], strict=True))
+
+
+@pytest.mark.parametrize("batch", (10, 200))
+def test_sizes_that_vanish_beside_others(batch: int) -> None:
+    """An edge whose share of the layer is rounded to 0 adds 0 to the entropy."""
+    net, x, y = make({"widths": [2, 3, 1], "batch": batch, "dtype": F64, "base": None})
+    with torch.no_grad():
+        net.layers[0].spline_weight[:, :, 0] = 1e-310
+        net.layers[0].spline_weight[:, :, 1] = 1e20
+    _, found, vector, *_ = call(net, x, y, PENALTIES[0])
+    wanted = regularization(net, x, lamb_l1=0.7, lamb_entropy=1.5)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
+    assert vector.isfinite().all()
 
 
 def test_penalties_of_other_layers() -> None:

@@ -263,5 +263,6 @@ void check_bases(const kan::cpu::KernelTable& kernels, uint64_t seed);        //
 void check_images(const kan::cpu::KernelTable& kernels, uint64_t seed);       // images.cpp
 void check_activations(const kan::cpu::KernelTable& kernels, uint64_t seed);  // activations.cpp
 void check_norms(const kan::cpu::KernelTable& kernels, uint64_t seed);        // norms.cpp
+void check_sizes(const kan::cpu::KernelTable& kernels, uint64_t seed);        // sizes.cpp
 
 }  // namespace sanitize

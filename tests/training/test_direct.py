@@ -95,6 +95,51 @@ def test_a_vector_of_other_parameters_is_a_case_for_autograd() -> None:
     torch.testing.assert_close(*map(torch.tensor, losses), rtol=1e-6, atol=0)
 
 
+def test_parameters_that_share_memory_are_a_case_for_autograd() -> None:
+    """One number would be two of a vector; parts of one buffer that lie beside one another are none such."""
+    x = torch.rand(30, 3, dtype=F64, device=DEVICE)
+    net = KAN([3, 3, 3], dtype=F64, device=DEVICE)
+    beside = copy.deepcopy(net)
+    for name in ("spline_weight", "base_weight"):
+        first, second = (getattr(layer, name) for layer in net.layers)
+        second.data = first.data
+        first, second = (getattr(layer, name) for layer in beside.layers)
+        first.data, second.data = torch.stack([first.data, second.data]).unbind()
+    losses = fit(net, (x, (3 * x).sin()), steps=3, progress=False).train_loss
+    assert max(losses[1:]) < 0.6 * losses[0]
+    assert torch.equal(net.layers[0].spline_weight, net.layers[1].spline_weight)
+    parameters = list(beside.parameters())
+    flat = torch.cat([p.detach().flatten() for p in parameters])
+    parts = flat.split([p.numel() for p in parameters])
+    parts = [part.view(p.shape) for part, p in zip(parts, parameters, strict=True)]
+    assert direct.squared_errors(beside, x, x, None, Vector(flat, parameters, parts)) is not None
+
+
+def test_grids_of_another_dtype() -> None:
+    """Layers that the op of all of them refuses are called one by one."""
+    x = torch.rand(30, 2, dtype=F64, device=DEVICE)
+    net = KAN([2, 3, 1], dtype=F64, device=DEVICE)
+    net.layers[0].grid = net.layers[0].grid.float()
+    history = fit(net, (x, x[:, :1].sin()), steps=2, progress=False)
+    assert history.train_loss[-1] < history.train_loss[0]
+
+
+def test_a_mask_that_is_trained_is_a_case_for_autograd() -> None:
+    """Its gradient is no part of the op's."""
+    x = torch.rand(30, 2, dtype=F64, device=DEVICE)
+    net = KAN([2, 3, 1], dtype=F64, device=DEVICE)
+    mask = torch.full((2, 3), 0.5, dtype=F64, device=DEVICE, requires_grad=True)
+    net.layers[0].edge_mask = mask
+    fit(
+        net,
+        (x, x[:, :1].sin()),
+        steps=2,
+        optimizer=lambda p: torch.optim.Adam([*p, mask], lr=0.1),
+        progress=False,
+    )
+    assert (mask != 0.5).all()
+
+
 def test_hooks_of_parameters_see_their_gradients() -> None:
     """Hooks on a parameter, and those that run after its gradient was added, are called by `fit`."""
     x = torch.rand(50, 2, device=DEVICE)

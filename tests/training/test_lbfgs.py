@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from fit_cases import F64, data, make, mse
 from harness import DEVICE
-from kan_kernels.backends import native
-from kan_kernels.training import fit, lbfgs, lbfgs_memory
+from kan_kernels.training import fit, lbfgs
 from kan_kernels.training.lbfgs import ARMIJO, CURVATURE, LBFGS
 
 OPTIONS: dict[str, Any] = {"history_size": 5, "tolerance_grad": 0.0, "tolerance_change": 0.0}
@@ -196,73 +195,63 @@ def test_state_goes_to_torch_and_back() -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-@pytest.mark.skipif(native.NAMESPACE is None, reason="the library is not built")
-@pytest.mark.parametrize("size", (0, 1, 3, 5))
-@pytest.mark.parametrize("dtype", (torch.float32, F64))
-def test_directions_of_few_parameters(dtype: torch.dtype, size: int) -> None:
-    """Of more steps than are stored, from a state of torch's whose scalars are tensors: the library's
-    directions are those of torch's tensors, and so is what it stores.
-    """
-    gen = torch.Generator().manual_seed(0)
-
-    def draw() -> Tensor:
-        return torch.randn(7, dtype=dtype, generator=gen)
-
-    hessian = torch.randn(7, 7, dtype=dtype, generator=gen)
-    hessian = hessian @ hessian.t() + torch.eye(7, dtype=dtype)
-    steps = [draw() for _ in range(min(size, 2))]
-    state: dict[str, Any] = {"old_stps": steps, "old_dirs": [hessian @ s for s in steps]}
-    state["ro"] = [1 / s.dot(y) for s, y in zip(steps, state["old_dirs"], strict=True)]
-    state["H_diag"] = torch.tensor(0.7, dtype=dtype)
-    lists, few = lbfgs_memory.Memory(state, size), lbfgs_memory.memory_of(state, size, draw())
-    assert type(few) is lbfgs_memory.FewNumbers
-    near: dict[str, Any] = {"rtol": 200 * torch.finfo(dtype).eps, "atol": 200 * torch.finfo(dtype).eps}
-    previous, d = draw(), draw()
-    for n in range(7):
-        # the third one shows no curvature, and is not stored
-        gradient = previous + (0.5 * hessian @ d if n != 2 else 0.0)
-        kept = gradient.clone()
-        found, wanted = (memory.next(gradient, previous, d, 0.5) for memory in (few, lists))
-        torch.testing.assert_close(found.d, wanted.d, **near)
-        assert (found.slope, found.largest) == pytest.approx((wanted.slope, wanted.largest), rel=near["rtol"])
-        assert torch.equal(gradient, kept) and found.slope < 0
-        states: list[dict[str, Any]] = [{}, {}]
-        for memory, written in zip((few, lists), states, strict=True):
-            memory.write(written)
-        torch.testing.assert_close(*states, **near)
-        assert len(states[0]["ro"]) == min(size, 2 + n + (n < 2))
-        previous, d = gradient, draw()
-    few.clear()
-    assert few.next(gradient, gradient, d, 0.5).d.tolist() == (-gradient).tolist()
-    assert math.isnan(few.next(gradient * math.nan, gradient, d, 0.5).largest)
+def test_another_default_device() -> None:
+    """What an optimizer makes lies where the parameters do."""
+    x, y = data()
+    net = make()
+    with torch.device("meta"):
+        losses, _ = run(LBFGS(net.parameters(), **OPTIONS), lambda: mse(net(x), y), 2)
+    assert losses[1] < losses[0]
 
 
-@pytest.mark.skipif(native.NAMESPACE is None, reason="the library is not built")
-def test_directions_of_bad_arguments() -> None:
-    """Shapes, dtypes and places that do not fit are errors before anything is read."""
-    call = torch.ops.kan_kernels.lbfgs_direction
-    v = torch.ones(3, dtype=F64)
+def test_parameters_cast_between_steps() -> None:
+    """The memory is cast with them."""
+    x, y = data()
+    net = make(dtype=torch.float32)
+    optimizer = LBFGS(net.parameters(), **OPTIONS)
+    before = run(optimizer, lambda: mse(net(x.float()), y.float()), 2)[0]
+    net.double()
+    after = run(optimizer, lambda: mse(net(x), y), 2)[0]
+    assert after[-1] < after[0] < before[-1] and optimizer.state[next(net.parameters())]["d"].dtype == F64
 
-    def arguments(**changed: Any) -> tuple[Any, ...]:
-        good = {"pairs": torch.zeros(2, 4, 3, dtype=F64), "rhos": torch.zeros(4, dtype=F64)}
-        good |= {"first": 0, "count": 0, "scale": 1.0, "gradient": v, "previous": v, "d": v, "t": 1.0}
-        return tuple((good | changed).values())
 
-    assert call(*arguments())[0].tolist() == [-1.0] * 3
-    for changed, message in (
-        ({"pairs": torch.zeros(4, 3, dtype=F64)}, r"pairs must have shape \(2, size, n\)"),
-        ({"pairs": torch.zeros(2, 4, 3).half()}, "pairs must be float32 or float64"),
-        ({"pairs": torch.zeros(2, 3, 4, dtype=F64).mT}, "must be contiguous"),
-        ({"rhos": torch.zeros(3, dtype=F64)}, r"inverse_curvatures has shape \(3\), expected \(4\)"),
-        ({"rhos": torch.zeros(4)}, "inverse_curvatures must be float64"),
-        ({"first": 4}, r"first and count must be in 0\.\.4, got 4 and 0"),
-        ({"count": 5}, r"first and count must be in 0\.\.4, got 0 and 5"),
-        ({"gradient": v[:2]}, r"gradient has shape \(2\), expected \(3\)"),
-        ({"previous": v.float()}, "previous must be contiguous, of pairs' dtype"),
-        ({"d": torch.ones(6, dtype=F64)[::2]}, "d must be contiguous, of pairs' dtype"),
-    ):
-        with pytest.raises(RuntimeError, match=message):
-            call(*arguments(**changed))
+def test_an_interrupted_step_leaves_parameters_and_memory() -> None:
+    """At a vector both are those of before the step."""
+    x, y = data()
+    net = make()
+    optimizer = LBFGS(net.parameters(), **OPTIONS)
+    run(optimizer, lambda: mse(net(x), y), 2)
+    kept = copy.deepcopy((net.state_dict(), optimizer.state_dict()["state"]))
+    left = 7
+
+    def on_vector(vector: lbfgs.Vector) -> lbfgs.Function:
+        def evaluate() -> tuple[float, Tensor]:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+            return float((vector.numbers**2).sum()), 2 * vector.numbers
+
+        return evaluate
+
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(lbfgs.VectorClosure(lambda: mse(net(x), y), on_vector))
+    found = net.state_dict(), optimizer.state_dict()["state"]
+    torch.testing.assert_close(found, kept, rtol=0, atol=0)
+
+
+def test_gradients_of_a_subclass_are_its_own() -> None:
+    """fit evaluates where a subclass looks for them."""
+    seen: list[int] = []
+
+    class Clipped(LBFGS):
+        def _gradient(self) -> Tensor:
+            seen.append(1)
+            return super()._gradient().clamp(-1, 1)
+
+    x, y = data()
+    fit(make(), (x, y), steps=1, optimizer=lambda p: Clipped(p))
+    assert len(seen) >= 20
 
 
 def test_optimizers_of_others_get_tensors() -> None:

@@ -110,7 +110,7 @@ void small_values(const SmallSplines<T, K, N>& splines, const SmallPlaces<T>& pl
   for (int64_t o = 0; Sizes && o < out; ++o) sizes[o] += double(sum_lanes<T>(absolutes[o]));
 }
 
-// sizes: (in, out), added to; null: not asked for.
+// sizes: (in, out) of each block of kSmallRows rows, added to; null: not asked for.
 template <class T, int K, int N, int Degree>
 void small_forward_rows(const ForwardArgs& a, const Shape& s, int64_t first, int64_t last, double* sizes) {
   constexpr int L = Simd<T>::lanes;
@@ -144,7 +144,7 @@ void small_forward_rows(const ForwardArgs& a, const Shape& s, int64_t first, int
       const T* const scale = a.row_scale.data ? row_scale + f * ld : nullptr;
       if (sizes) {
         small_values<Degree, true>(tables.splines(f), places, block.rows, s.out, activation, scale, part,
-                                   sizes + i * s.out);
+                                   sizes + (row0 / kSmallRows * s.in + i) * s.out);
       } else {
         small_values<Degree, false>(tables.splines(f), places, block.rows, s.out, activation, scale, part, sizes);
       }
@@ -374,22 +374,23 @@ template <class T>
 void small_forward(const ForwardArgs& a, const Shape& s, const cpu::Executor& executor) {
   const bool parallel = s.batch * s.in * (8 + s.out) > kSmallSerialCycles;
   const int64_t share = ceil_div(ceil_div(s.batch, parallel ? executor.threads : 1), 32) * 32;
-  const int64_t rows = min64(kSmallRows, max64(32, share)), tasks = ceil_div(s.batch, rows);
+  // sums over the rows are of the same blocks on any number of threads
+  const int64_t rows = a.sizes ? kSmallRows : min64(kSmallRows, max64(32, share)), tasks = ceil_div(s.batch, rows);
   const int64_t edges = a.sizes ? s.in * s.out : 0;
   const std::unique_ptr<double[]> sizes(new double[size_t(tasks * edges)]());
   struct Context {
     const ForwardArgs& a;
     const Shape& s;
-    int64_t rows, edges;
-    double* sizes;  // of each task
-  } context{a, s, rows, edges, sizes.get()};
+    int64_t rows;
+    double* sizes;
+  } context{a, s, rows, a.sizes ? sizes.get() : nullptr};
   execute(
       executor, parallel, tasks,
       [](int64_t begin, int64_t end, void* pointer) {
         const Context& c = *static_cast<const Context*>(pointer);
         with_tables<T>(c.s, c.a.derivative, [&](auto order, auto entries, auto degree) {
           small_forward_rows<T, order(), entries(), degree()>(c.a, c.s, begin * c.rows, min64(c.s.batch, end * c.rows),
-                                                              c.edges ? c.sizes + begin * c.edges : nullptr);
+                                                              c.sizes);
         });
       },
       &context);
