@@ -246,8 +246,8 @@ def contests(quick: bool) -> dict[str, Callable[[], Contest]]:
             "auto_symbolic": partial(automatic, [2, 1, 1], 5, 100, 100.0, names),
         }
     return {
-        "lbfgs-4-5-1": partial(lbfgs, [4, 5, 1], 20, 1000, 8.0),
-        "lbfgs-2-5-1": partial(lbfgs, [2, 5, 1], 50, 1000, 8.0),
+        "lbfgs-4-5-1": partial(lbfgs, [4, 5, 1], 20, 1000, 50.0),
+        "lbfgs-2-5-1": partial(lbfgs, [2, 5, 1], 50, 1000, 50.0),
         "update_grid": partial(grid_update, [64, 64, 64], 1000, 100.0),
         "refine": partial(refinement, [64, 64, 64], 1000, 100.0),
         "auto_symbolic": partial(automatic, [4, 5, 1], 20, 1000, 100.0),

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -60,13 +61,13 @@ class EdgePenalties {
       const Layer& layer = tensors.layer;
       const int64_t edges = layer.in_features * layer.out_features;
       in_pass_.push_back(cpu::kernels().takes_sizes(layer));
-      sums_.push_back(std::vector<double>(in_pass_.back() ? size_t(edges) : 0));
+      sums_.emplace_back(new double[size_t(in_pass_.back() ? edges : 0)]);
       slopes_.push_back(empty(like, {edges}));
     }
   }
 
   void before(size_t n, ForwardArgs& args) const {
-    if (lamb_ != 0.0 && in_pass_[n]) args.sizes = const_cast<double*>(sums_[n].data());
+    if (lamb_ != 0.0 && in_pass_[n]) args.sizes = sums_[n].get();
   }
   void before(size_t n, BackwardArgs& args) const {
     if (lamb_ != 0.0 && in_pass_[n]) args.size_slopes = slopes_[n].const_data_ptr();
@@ -86,7 +87,7 @@ class EdgePenalties {
           const int64_t edges = layer.in_features * layer.out_features;
           T* const sizes = static_cast<T*>(slopes_[n].mutable_data_ptr());
           if (in_pass_[n]) {
-            for (int64_t e = 0; e < edges; ++e) sizes[e] = T(sums_[n][size_t(e)] / double(layer.batch));
+            for (int64_t e = 0; e < edges; ++e) sizes[e] = T(sums_[n][e] / double(layer.batch));
           } else {
             cpu::EdgeL1Args args;
             args.layer = layer, args.x = network_.input(n, between_), args.mean = sizes;
@@ -133,7 +134,7 @@ class EdgePenalties {
   const std::vector<void*>& weights_;
   // of each layer:
   std::vector<bool> in_pass_;
-  std::vector<std::vector<double>> sums_;  // of |phi| over the rows
+  std::vector<std::unique_ptr<double[]>> sums_;  // of |phi| over the rows
   Tensors slopes_;
 };
 

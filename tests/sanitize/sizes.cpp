@@ -120,7 +120,8 @@ struct Sizes {
           const double cotangent = g.get(b, o) + slopes.get(io) * ((phi > 0) - (phi < 0));
           size[column] += std::fabs(phi), sum += cotangent * dphi;
           scale += std::fabs(cotangent) * (std::fabs(w * slope) + 4 * peak + 1) + doubt * (peak * double(R) + 1);
-          d_base[column] += cotangent * rho, base_scale[column] += (std::fabs(cotangent) + doubt) * (std::fabs(rho) + 1);
+          d_base[column] += cotangent * rho,
+              base_scale[column] += (std::fabs(cotangent) + doubt) * (std::fabs(rho) + 1);
           spline_scale[column] += std::fabs(cotangent) + doubt;
           for (int64_t r = 0; r < R; ++r) d_spline[size_t(r * O + o)] += cotangent * f[size_t(r)];
         }
