@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate, pairwise
-from operator import itemgetter
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from .._core import library
 from .._core.bases import BASE_CODES, BSPLINE
 from .._engine import network
 from .._engine.edges_autograd import backend_of
@@ -19,6 +19,8 @@ from ..nn.network import KAN, gather, hooked
 from .lbfgs import Vector
 
 _CALL, _FORWARD = KAN.__call__, KAN.forward
+ONE_CALL = library.devices_of("kan_network_error")
+"""Devices on which error, penalty and gradient are one call."""
 
 
 class Weights(NamedTuple):
@@ -58,15 +60,14 @@ class Task(NamedTuple):
     places: list[int]
     masked: "Masked | None"
 
-    def ordered(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Return tensors, given in the order of the parameters, as they lie in the vector."""
-        return [t for _, t in sorted(zip(self.places, tensors, strict=True), key=itemgetter(0))]
-
 
 class Masked(NamedTuple):
-    """A product of weights and the masks of their edges: numbers() times mask is written into `read`."""
+    """A product of weights and the masks of their edges: numbers times mask is written into `read`.
 
-    numbers: Callable[[], Tensor]
+    numbers: None, where they are those of the parameters.
+    """
+
+    numbers: Tensor | None
     mask: Tensor
     read: Tensor
 
@@ -75,13 +76,14 @@ class SquaredError:
     """The error mean((model(x) - y)^2), the regularisation, and the gradient of their sum."""
 
     def __init__(self, task: Task) -> None:
-        x, y, layers, backend, weights, _, places, masked = self._task = task
+        x, y, layers, backend, weights, parameters, places, masked = self._task = task
         if masked is not None:
-            torch.mul(masked.numbers(), masked.mask, out=masked.read)
+            numbers = _numbers_of(parameters) if masked.numbers is None else masked.numbers
+            torch.mul(numbers, masked.mask, out=masked.read)
         self.penalty: Tensor | None = None
         self._vector: Tensor | None = None
         self.value: Tensor
-        if x.device.type == "cpu":
+        if x.device.type in ONE_CALL:
             call = x, y, layers.tensors, *layers.numbers, places, *(weights or (0.0, 0.0, 0.0))
             self.value, penalty, self._vector = backend.kan_network_error(*call)
             if weights is not None:
@@ -120,7 +122,8 @@ class SquaredError:
                 found = network.weight_gradients(task.x, self._hidden, g, task.layers, task.backend)
             else:
                 found = self._with_penalty(g)
-            self._vector = torch.cat([part.reshape(-1) for part in task.ordered(found)])
+            self._vector = g.new_empty(sum(part.numel() for part in found))
+            torch._foreach_copy_(_parts(self._vector, task.parameters, task.places), found)
             if task.masked is not None:
                 self._vector.mul_(task.masked.mask)
         return self._vector
@@ -130,9 +133,8 @@ class SquaredError:
         vector = self.gradient()
         if scale != 1.0:
             vector = vector * scale
-        ordered = self._task.ordered(self._task.parameters)
-        parts = torch._C._nn.unflatten_dense_tensors(vector, ordered)
-        for parameter, part in zip(ordered, parts, strict=True):
+        parameters = self._task.parameters
+        for parameter, part in zip(parameters, _parts(vector, parameters, self._task.places), strict=True):
             parameter.grad = part if parameter.grad is None else parameter.grad + part
 
     def _with_penalty(self, g: Tensor) -> list[Tensor]:
@@ -204,16 +206,13 @@ def squared_errors(
         if start_of.keys() != {id(t) for t in parameters}:
             return None
         places = [start_of[id(t)] for t in parameters]
-    masked = None
+    masked, numbers = None, None if vector is None else vector.numbers
     if any(mask is not None for mask in layers.masks):
-        masked = _masked(layers, parameters, places, None if vector is None else vector.numbers)
-    read = parameters
-    if masked is not None:
-        read = _parts(masked.read, parameters, places)
-    elif vector is not None:
-        part_of = {id(t): part for t, part in zip(vector.parameters, vector.parts, strict=True)}
-        read = [part_of[id(t)] for t in parameters]
-    layers = replace(layers, tensors=read + layers.tensors[-layers.count :])
+        masked = _masked(layers, parameters, places, numbers)
+    read = numbers if masked is None else masked.read
+    if read is not None:
+        grids = layers.tensors[-layers.count :]
+        layers = replace(layers, tensors=_parts(read, parameters, places) + grids)
     return partial(SquaredError, Task(x, y, layers, backend, weights, parameters, places, masked))
 
 
@@ -237,23 +236,18 @@ def _masked(
     layers: network.Layers, parameters: list[Tensor], places: list[int], numbers: Tensor | None
 ) -> Masked:
     """Return what multiplies weights by the masks. numbers: the vector of the parameters, if there is one."""
-
-    def of_parameters() -> Tensor:
-        return torch.cat([t.detach().reshape(-1) for t in parameters])
-
-    find = of_parameters if numbers is None else partial(_same, numbers)
-    mask = torch.ones_like(find())
+    mask = torch.ones_like(_numbers_of(parameters) if numbers is None else numbers)
     parts = _parts(mask, parameters, places)
     kinds = 1 if layers.base is None else 2  # biases have none
     for n, own in enumerate(layers.masks):
         for kind in range(kinds if own is not None else 0):
             assert own is not None
             parts[kind * layers.count + n].copy_(own if kind else own.unsqueeze(1))
-    return Masked(find, mask, torch.empty_like(mask))
+    return Masked(numbers, mask, torch.empty_like(mask))
 
 
-def _same(vector: Tensor) -> Tensor:
-    return vector
+def _numbers_of(parameters: list[Tensor]) -> Tensor:
+    return torch.cat([t.detach().reshape(-1) for t in parameters])
 
 
 def _has_edge_kernels(x: Tensor, layers: network.Layers, backend: ModuleType) -> bool:

@@ -24,11 +24,10 @@ class Point(NamedTuple):
 
 
 class Vector(NamedTuple):
-    """A vector of all parameters, and its parts, with their shapes."""
+    """A vector of all parameters, one behind the other."""
 
     numbers: Tensor
     parameters: list[Tensor]
-    parts: list[Tensor]
 
 
 Function = Callable[[], tuple[float, Tensor]]
@@ -115,7 +114,7 @@ class LBFGS(torch.optim.LBFGS):
         function = None
         if isinstance(closure, VectorClosure):
             torch._foreach_copy_(self._parts, self._params)
-            function = closure.on_vector(Vector(self._flat, self._params, self._parts))
+            function = closure.on_vector(Vector(self._flat, self._params))
         if function is None:
             return self._minimize(partial(self._at_parameters, torch.enable_grad()(closure)), False)
         state = self.state[self._params[0]]

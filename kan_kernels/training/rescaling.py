@@ -126,7 +126,8 @@ def rescaled_step(
         return made.new_full((), seen)
 
     def rescaled(vector: lbfgs.Vector) -> lbfgs.Function | None:
-        function = on_vector(vector) if on_vector is not None else None
+        assert on_vector is not None
+        function = on_vector(vector)
         if function is None:
             return None
 
@@ -138,7 +139,7 @@ def rescaled_step(
 
         return evaluated
 
-    step(lbfgs.VectorClosure(closure, rescaled))
+    step(closure if on_vector is None else lbfgs.VectorClosure(closure, rescaled))
     if scale is None or start is None:  # it was not called
         return None
     state = memory()

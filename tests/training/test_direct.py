@@ -19,6 +19,15 @@ F64 = torch.float64
 pytestmark = pytest.mark.skipif(native.NAMESPACE is None, reason="the library is not built")
 
 
+@pytest.fixture(autouse=True, params=("one call", "composed"))
+def _ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run on the one op of the CPU, and on what other devices compose of the ops of networks and of edges."""
+    if request.param == "composed":
+        monkeypatch.setattr(direct, "ONE_CALL", ())
+    elif DEVICE not in direct.ONE_CALL:
+        pytest.skip(f"there is no op of the whole for {DEVICE}")
+
+
 @pytest.mark.parametrize("optimizer", ("lbfgs", "adam"))
 def test_training_without_autograd(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """`fit` of the mean squared error takes the same steps as through autograd, up to rounding."""
@@ -75,9 +84,7 @@ def test_a_vector_of_other_parameters_is_a_case_for_autograd() -> None:
     def errors(parameters: list[Tensor]) -> object:
         with torch.no_grad():
             flat = torch.cat([p.flatten() for p in parameters])
-            parts = flat.split([p.numel() for p in parameters])
-            parts = [part.view(p.shape) for part, p in zip(parts, parameters, strict=True)]
-            return direct.squared_errors(net, x, y, None, Vector(flat, parameters, parts))
+            return direct.squared_errors(net, x, y, None, Vector(flat, parameters))
 
     parameters = list(net.parameters())
     assert errors(parameters) is not None
@@ -110,9 +117,7 @@ def test_parameters_that_share_memory_are_a_case_for_autograd() -> None:
     assert torch.equal(net.layers[0].spline_weight, net.layers[1].spline_weight)
     parameters = list(beside.parameters())
     flat = torch.cat([p.detach().flatten() for p in parameters])
-    parts = flat.split([p.numel() for p in parameters])
-    parts = [part.view(p.shape) for part, p in zip(parts, parameters, strict=True)]
-    assert direct.squared_errors(beside, x, x, None, Vector(flat, parameters, parts)) is not None
+    assert direct.squared_errors(beside, x, x, None, Vector(flat, parameters)) is not None
 
 
 def test_grids_of_another_dtype() -> None:
