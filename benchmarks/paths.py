@@ -101,6 +101,24 @@ def _fit(widths: list[int], on: bool) -> Call:
     return call
 
 
+def _lbfgs(widths: list[int], on: bool) -> Call:
+    """Three steps of LBFGS in `training.fit`."""
+    from kan_kernels import KAN
+    from kan_kernels.training import fit
+
+    net = KAN(widths, dtype=torch.float64)
+    first = {name: value.clone() for name, value in net.state_dict().items()}
+    x = torch.rand(1000, widths[0], dtype=torch.float64) * 2 - 1
+    y = x.square().sum(1, keepdim=True).sin()
+
+    def call() -> list[Tensor]:
+        net.load_state_dict(first)
+        fit(net, (x, y), steps=3, progress=False)
+        return [p.detach() for p in net.parameters()]
+
+    return call
+
+
 def _ensemble(widths: list[int], batch: int, on: bool) -> Call:
     """The gradients of 64 networks of the same data, by torch.vmap."""
     from kan_kernels import KAN
@@ -131,11 +149,16 @@ _FIT = {
     f"mean squared error of [{','.join(map(str, widths))}] B=1000, float64": partial(_fit, widths)
     for widths in ([2, 5, 1], [4, 5, 1], [2, 5, 5, 1])
 }
+_LBFGS = {
+    f"three steps of LBFGS on [{','.join(map(str, widths))}] B=1000, float64": partial(_lbfgs, widths)
+    for widths in ([2, 5, 1], [4, 5, 1])
+}
 _STACKS = {f"64 networks [2,5,1] B={batch}": partial(_ensemble, [2, 5, 1], batch) for batch in (100, 1000)}
 PATHS = (
     FastPath("gemm", "full-support bases as a GEMM", _GEMM),
     FastPath("layer_norm_rbf", "layer norm + RBF layer in one op", _NORM),
     FastPath("kan_network", "all layers in one call, `fit` without autograd", _FIT),
+    FastPath("lbfgs", "LBFGS in the library", _LBFGS),
     FastPath("stacks", "networks side by side under vmap", _STACKS),
 )
 

@@ -53,6 +53,10 @@ struct ForwardArgs {
   // (in, out): sum_b |phi_{i,o}(x[b,i])| without a derivative and a row_scale, or null. Where kernels say that they
   // have it: cpu::KernelTable::takes_sizes.
   double* sizes = nullptr;
+  // (in, 2, rows), of the compute type, or null: base(x) and base'(x) for a backward pass without a row_scale, for
+  // layers of which cpu::KernelTable::kept_base_rows says how many rows. base_is_kept: they are there, of this x.
+  void* kept_base = nullptr;
+  bool base_is_kept = false;
 };
 
 // Either or both of
@@ -69,6 +73,7 @@ struct BackwardArgs {
   // (in, out), of the compute type, or null: an edge's cotangent is g[b,o] + size_slopes[i,o] sign(phi_{i,o}(x[b,i])),
   // for the gradients of an error and of the sizes together, beside d_spline and without a row_scale. Likewise.
   const void* size_slopes = nullptr;
+  const void* kept_base = nullptr;  // as the forward pass of this x left it, for first derivatives, or null
 };
 
 // All layers of a network of B-splines in one call: what a layer returns is what the next one reads. They share order,

@@ -122,7 +122,7 @@ def test_every_op_has_a_rule(name: str) -> None:
     ops, known = tensor_ops(namespace), DTensor._op_dispatcher.sharding_propagator.op_strategy_funcs
     assert {*fakes.LINEAR, *fakes.ACTIVATION} <= ops
     without = {op for op in ops if getattr(getattr(torch.ops, namespace), op).default not in known}
-    of_networks = {"kan_network", "kan_network_backward", "kan_network_error"}
+    of_networks = {"kan_network", "kan_network_backward", "kan_network_error", "kan_network_lbfgs"}
     assert without == ({*of_networks, "lbfgs_direction"} if name == "native" else set())
 
 

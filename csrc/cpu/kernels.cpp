@@ -58,6 +58,11 @@ bool takes_sizes(const Layer& layer) {
   return layer.weight_dtype == DType::f64 ? is_small<double>(shape) : is_small<float>(shape);
 }
 
+int64_t kept_base_rows(const Layer& layer) {
+  const Shape shape(layer);
+  return takes_sizes(layer) ? small_kept_rows(shape) : 0;
+}
+
 void layer_norm_rbf(const cpu::LayerNormRbfForwardArgs& args, const cpu::Executor& executor) {
   if (args.layer.layer.weight_dtype == DType::f64) return LayerNormRbfForward<double>(args).run(executor);
   LayerNormRbfForward<float>(args).run(executor);
@@ -117,6 +122,6 @@ const KernelTable KAN_CONCAT(kTable_, KAN_ISA) = {KAN_STRING(KAN_ISA),     KAN_V
                                                   KAN_ISA::kan_activation, KAN_ISA::kan_activation_backward,
                                                   KAN_ISA::kan_conv,       KAN_ISA::kan_conv_backward,
                                                   KAN_ISA::takes_gemm,     KAN_ISA::takes_sizes,
-                                                  KAN_ISA::fma_peak};
+                                                  KAN_ISA::kept_base_rows, KAN_ISA::fma_peak};
 }  // namespace cpu
 }  // namespace kan

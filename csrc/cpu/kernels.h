@@ -185,6 +185,7 @@ struct KernelTable {
   void (*kan_conv_backward)(const ConvolutionBackwardArgs&, const Executor&);
   bool (*takes_gemm)(const Layer&, const Executor&);  // whether kan_linear runs it as GEMMs of values
   bool (*takes_sizes)(const Layer&);                  // whether kan_linear and its backward take sizes of edges
+  int64_t (*kept_base_rows)(const Layer&);            // rows for which they keep the base's values, 0: none
   double (*fma_peak)(double seconds);                 // measured multiply-add rate of one thread, float32, in FLOP/s
 };
 

@@ -1,6 +1,6 @@
 // torch.ops.kan_kernels.kan_linear* and kan_network*: their schemas, and the kernels for CPU tensors.
 #include "gemm.h"
-#include "kan_network_error.h"
+#include "kan_network_lbfgs.h"
 
 namespace kan {
 namespace ops {
@@ -93,12 +93,20 @@ STABLE_TORCH_LIBRARY_FRAGMENT(kan_kernels, m) {
   m.def(
       "kan_network_error(Tensor x, Tensor target, Tensor[] tensors, int layers, int order, int base, int[] products, "
       "int[] places, float lamb, float l1, float entropy) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "kan_network_lbfgs(Tensor x, Tensor target, Tensor[] tensors, int layers, int order, int base, int[] products, "
+      "int[] places, float lamb, float l1, float entropy, Tensor(a!) vector, Tensor(b!)? read, Tensor? mask, float "
+      "scale, float value, Tensor gradient, Tensor(c!) pairs, Tensor(d!) inverse_curvatures, int first, int count, "
+      "float inverse_scale, int iterations, Tensor? previous, Tensor? d, float t, float lr, int max_iter, int "
+      "max_eval, float tolerance_grad, float tolerance_change) -> (Tensor, Tensor, int, int, int, int, float, float, "
+      "float, float)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CPU, m) {
   kan::ops::register_family<kan::ops::CpuDevice>(m);
   kan::ops::register_network<kan::ops::CpuDevice>(m);
   m.impl("kan_network_error", TORCH_BOX(&kan::ops::kan_network_error<kan::ops::CpuDevice>));
+  m.impl("kan_network_lbfgs", TORCH_BOX(&kan::ops::kan_network_lbfgs<kan::ops::CpuDevice>));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CompositeExplicitAutograd, m) {

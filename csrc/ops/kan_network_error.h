@@ -151,38 +151,129 @@ inline int64_t checked_places(const Numbers& places, const Tensors& tensors) {
   return end;
 }
 
+// The base's values that the forward passes of small layers keep for the backward ones, and those of x for all passes.
+template <class Device>
+class KeptBases {
+ public:
+  KeptBases(const typename NetworkFamily<Device>::Network& network, const Tensor& like) {
+    for (const LayerTensors& tensors : network.layers) {
+      const Layer& layer = tensors.layer;
+      const int64_t rows = cpu::kernels().kept_base_rows(layer);
+      const int64_t size = layer.weight_dtype == DType::f64 ? sizeof(double) : sizeof(float);
+      keeps_.push_back(rows > 0);
+      values_.push_back(empty(like, {2 * layer.in_features * rows * size / int64_t(like.element_size())}));
+    }
+  }
+
+  void before(size_t n, ForwardArgs& args) const {
+    if (!keeps_[n]) return;
+    args.kept_base = values_[n].mutable_data_ptr(), args.base_is_kept = n == 0 && again_;
+  }
+  void before(size_t n, BackwardArgs& args) const {
+    if (keeps_[n]) args.kept_base = values_[n].const_data_ptr();
+  }
+  void end() { again_ = true; }
+
+ private:
+  std::vector<bool> keeps_;
+  Tensors values_;
+  bool again_ = false;
+};
+
+// What has the arguments of kan_network_error, and is evaluated as often as only the tensors' numbers change.
+template <class Device>
+class NetworkError {
+ public:
+  NetworkError(const Tensor& x, const Tensor& target, Tensors tensors, int64_t layers, int64_t order, int64_t base,
+               const Numbers& products, Numbers places, double lamb, double l1, double entropy)
+      : x_(x),
+        target_(target),
+        tensors_(std::move(tensors)),
+        network_(x_, tensors_, layers, order, base, products),
+        places_(std::move(places)),
+        l1_(l1),
+        entropy_(entropy),
+        gradients_{std::vector<void*>(network_.kinds * network_.layers.size()), {}},
+        size_(checked_size()),
+        wanted_(view(target_, "target", rows(), network_.nodes())),
+        hidden_(empty(tensors_[0], {network_.hidden_size()})),
+        y_(empty(tensors_[0], {rows(), network_.nodes()})),
+        penalties_(network_, tensors_[0], lamb, between(), gradients_.weights),
+        bases_(network_, tensors_[0]) {
+    check(wanted_.dtype == dtype(), "target must have the weights' dtype");
+  }
+  NetworkError(const NetworkError&) = delete;
+
+  DType dtype() const { return network_.layers[0].layer.weight_dtype; }
+  const Tensors& tensors() const { return tensors_; }
+  // How many numbers the gradient has, and where the part of each tensor with a gradient begins.
+  int64_t size() const { return size_; }
+  const Numbers& places() const { return places_; }
+
+  // error, penalty: one number of the weights' dtype. gradient: all parts, of error + lamb penalty.
+  void evaluate(void* error, void* penalty, void* gradient) {
+    const auto at = [&](size_t n) {
+      return static_cast<char*>(gradient) + places_[n] * int64_t(tensors_[0].element_size());
+    };
+    for (size_t n = 0; n < gradients_.weights.size(); ++n) gradients_.weights[n] = at(n);
+    const Parts parts{penalties_, bases_};
+    Family::forward(network_, between(), y_, parts);
+    penalties_.evaluate(l1_, entropy_, penalty);
+    squared_error(wanted_, rows(), network_.nodes(), y_.mutable_data_ptr(), error);
+    Family::backward(network_, between(), y_, false, gradients_, parts);
+    bases_.end();
+    for (size_t n = 0; n < gradients_.biases.size(); ++n) {
+      const Tensor& bias = gradients_.biases[n];
+      std::memcpy(at(gradients_.weights.size() + n), bias.const_data_ptr(), size_t(bias.numel()) * bias.element_size());
+    }
+  }
+
+ private:
+  using Family = NetworkFamily<Device>;
+
+  struct Parts {
+    const EdgePenalties<Device>& penalties;
+    const KeptBases<Device>& bases;
+
+    template <class Args>
+    void before(size_t n, Args& args) const {
+      penalties.before(n, args), bases.before(n, args);
+    }
+    void after(size_t n, Tensor& dx) const { penalties.after(n, dx); }
+  };
+
+  int64_t rows() const { return x_.size(0); }
+  char* between() { return static_cast<char*>(hidden_.mutable_data_ptr()); }
+  int64_t checked_size() const {
+    const size_t count = tensors_.size() - network_.layers.size();
+    check(places_.size() == count, "places: got ", places_.size(), ", expected one for each of ", count, " tensors");
+    return checked_places(places_, tensors_);
+  }
+
+  const Tensor x_, target_;
+  const Tensors tensors_;
+  const typename Family::Network network_;
+  const Numbers places_;
+  const double l1_, entropy_;
+  typename Family::Gradients gradients_;
+  const int64_t size_;
+  const MatrixView wanted_;
+  Tensor hidden_, y_;
+  EdgePenalties<Device> penalties_;
+  KeptBases<Device> bases_;
+};
+
 // Returns the mean of (y - target)^2 over all numbers of y, the penalty of the layers' edges (see edge_penalty), and
 // the gradient of error + lamb penalty by all tensors but the grids, in one vector, where each begins at its place.
 template <class Device>
 std::tuple<Tensor, Tensor, Tensor> kan_network_error(const Tensor& x, const Tensor& target, Tensors tensors,
                                                      int64_t layers, int64_t order, int64_t base, Numbers products,
                                                      Numbers places, double lamb, double l1, double entropy) {
-  using Family = NetworkFamily<Device>;
-  const typename Family::Network network(x, tensors, layers, order, base, products);
-  const Tensor& like = tensors[0];
-  const size_t count = tensors.size() - network.layers.size(), weights = network.kinds * network.layers.size();
-  const int64_t rows = x.size(0), nodes = network.nodes();
-  const MatrixView wanted = view(target, "target", rows, nodes);
-  check(wanted.dtype == network.layers[0].layer.weight_dtype, "target must have the weights' dtype");
-  check(places.size() == count, "places: got ", places.size(), ", expected one for each of ", count, " tensors");
-  const int64_t size = checked_places(places, tensors);
-  Tensor gradient = empty(like, {size}), error = empty(like, {}), penalty = empty(like, {});
-  const auto at = [&](size_t n) {
-    return static_cast<char*>(gradient.mutable_data_ptr()) + places[n] * int64_t(like.element_size());
-  };
-  typename Family::Gradients gradients;
-  for (size_t n = 0; n < weights; ++n) gradients.weights.push_back(at(n));
-  Tensor hidden = empty(like, {network.hidden_size()}), y = empty(like, {rows, nodes});
-  char* const between = static_cast<char*>(hidden.mutable_data_ptr());
-  EdgePenalties<Device> penalties(network, like, lamb, between, gradients.weights);
-  Family::forward(network, between, y, penalties);
-  penalties.evaluate(l1, entropy, penalty.mutable_data_ptr());
-  squared_error(wanted, rows, nodes, y.mutable_data_ptr(), error.mutable_data_ptr());
-  Family::backward(network, between, y, false, gradients, penalties);
-  for (size_t n = 0; n < gradients.biases.size(); ++n) {
-    const Tensor& bias = gradients.biases[n];
-    std::memcpy(at(weights + n), bias.const_data_ptr(), size_t(bias.numel()) * bias.element_size());
-  }
+  NetworkError<Device> of(x, target, std::move(tensors), layers, order, base, products, std::move(places), lamb, l1,
+                          entropy);
+  const Tensor& like = of.tensors()[0];
+  Tensor gradient = empty(like, {of.size()}), error = empty(like, {}), penalty = empty(like, {});
+  of.evaluate(error.mutable_data_ptr(), penalty.mutable_data_ptr(), gradient.mutable_data_ptr());
   return {error, penalty, gradient};
 }
 

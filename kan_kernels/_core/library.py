@@ -4,6 +4,7 @@ A library that is missing or cannot be loaded does not break the import: LOAD_ER
 `python -m kan_kernels` and every error about the native backend show.
 """
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,9 @@ import torch
 from . import fakes
 from .bases import REMEDY
 from .function import map_features, map_rows
+
+OFF = os.environ.get("KAN_KERNELS_OFF", "").split(",")
+"""What `python -m benchmarks paths` switches off; csrc/ops/gemm.h reads it too."""
 
 LIBRARY = Path(__file__).parent.parent / "lib" / "libkan_kernels.so"
 

@@ -43,7 +43,7 @@ FUNCTIONS = {
     ),
     "edge_l1": ("edge_l1", "edge_l1_backward"),
     "layer_norm_rbf": ("layer_norm_rbf", "layer_norm_rbf_backward"),
-    "kan_network": ("kan_network", "kan_network_backward", "kan_network_error"),
+    "kan_network": ("kan_network", "kan_network_backward", "kan_network_error", "kan_network_lbfgs"),
 }  # fmt: skip
 """What a backend that runs an op has."""
 

@@ -17,10 +17,11 @@ from .._engine.edges_autograd import backend_of
 from .._engine.penalties import EdgePenalty
 from ..nn.network import KAN, gather, hooked
 from .lbfgs import Vector
+from .lbfgs_memory import few_numbers
 
 _CALL, _FORWARD = KAN.__call__, KAN.forward
 ONE_CALL = library.devices_of("kan_network_error")
-"""Devices on which error, penalty and gradient are one call."""
+"""Devices on which error, penalty and gradient are one call, and the iterations of an LBFGS step another."""
 
 
 class Weights(NamedTuple):
@@ -48,7 +49,8 @@ class Task(NamedTuple):
     """The model and the rows that an error is of.
 
     layers: with the tensors that are read. parameters: those that have the gradient, in the order of the
-    tensors; places: where that of each begins in the vector of all. masked: of edges, or None.
+    tensors; places: where that of each begins in the vector of all. masked: of edges, or None. vector: what
+    is read instead of the parameters, or None.
     """
 
     x: Tensor
@@ -59,6 +61,13 @@ class Task(NamedTuple):
     parameters: list[Tensor]
     places: list[int]
     masked: "Masked | None"
+    vector: Tensor | None
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """Return those that the ops of the whole have in common."""
+        weights = self.weights or (0.0, 0.0, 0.0)
+        return self.x, self.y, self.layers.tensors, *self.layers.numbers, self.places, *weights
 
 
 class Masked(NamedTuple):
@@ -76,7 +85,7 @@ class SquaredError:
     """The error mean((model(x) - y)^2), the regularisation, and the gradient of their sum."""
 
     def __init__(self, task: Task) -> None:
-        x, y, layers, backend, weights, parameters, places, masked = self._task = task
+        x, y, layers, backend, weights, parameters, _, masked, _ = self._task = task
         if masked is not None:
             numbers = _numbers_of(parameters) if masked.numbers is None else masked.numbers
             torch.mul(numbers, masked.mask, out=masked.read)
@@ -84,8 +93,7 @@ class SquaredError:
         self._vector: Tensor | None = None
         self.value: Tensor
         if x.device.type in ONE_CALL:
-            call = x, y, layers.tensors, *layers.numbers, places, *(weights or (0.0, 0.0, 0.0))
-            self.value, penalty, self._vector = backend.kan_network_error(*call)
+            self.value, penalty, self._vector = backend.kan_network_error(*task.arguments)
             if weights is not None:
                 self.penalty = penalty
             if masked is not None:
@@ -127,6 +135,15 @@ class SquaredError:
             if task.masked is not None:
                 self._vector.mul_(task.masked.mask)
         return self._vector
+
+    @property
+    def iterate(self) -> Callable[..., tuple[Any, ...]] | None:
+        """Return the call that takes iterations of LBFGS from the vector, or None: see `lbfgs.Function`."""
+        task = self._task
+        if task.vector is None or task.x.device.type not in ONE_CALL or not few_numbers(task.vector):
+            return None
+        read, mask = (None, None) if task.masked is None else (task.masked.read, task.masked.mask)
+        return partial(task.backend.kan_network_lbfgs, *task.arguments, task.vector, read, mask)
 
     def backward(self, scale: float) -> None:
         """Add `scale` times the gradient to that of the parameters, in their `grad`."""
@@ -213,7 +230,7 @@ def squared_errors(
     if read is not None:
         grids = layers.tensors[-layers.count :]
         layers = replace(layers, tensors=_parts(read, parameters, places) + grids)
-    return partial(SquaredError, Task(x, y, layers, backend, weights, parameters, places, masked))
+    return partial(SquaredError, Task(x, y, layers, backend, weights, parameters, places, masked, numbers))
 
 
 def _parts(vector: Tensor, parameters: list[Tensor], places: list[int]) -> list[Tensor]:

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .lbfgs_memory import Memory, described, largest, memory_of
+from .lbfgs_memory import FewNumbers, Memory, described, largest, memory_of
 
 ARMIJO, CURVATURE = 1e-4, 0.9  # c1 and c2 of Nocedal & Wright, eq. 3.7
+_OPTIONS = "max_iter", "max_eval", "tolerance_grad", "tolerance_change"
 NARROW = 1e-9  # a bracket that moves no parameter by more is not searched any further
 
 
@@ -30,8 +31,16 @@ class Vector(NamedTuple):
     parameters: list[Tensor]
 
 
-Function = Callable[[], tuple[float, Tensor]]
-"""Returns the objective at the vector as it is, and a gradient of its own."""
+class Function(NamedTuple):
+    """The objective as a function of the vector, or of the parameters.
+
+    evaluate: returns the objective there, and a gradient of its own. iterate: takes the iterations of a step
+    from the vector, as `LBFGS._iterate` does, or None; it has the arguments of the op `kan_network_lbfgs`
+    from `value` on, and returns what that returns.
+    """
+
+    evaluate: Callable[[], tuple[Any, Tensor]]
+    iterate: Callable[..., tuple[Any, ...]] | None = None
 
 
 class VectorClosure:
@@ -116,7 +125,7 @@ class LBFGS(torch.optim.LBFGS):
             torch._foreach_copy_(self._parts, self._params)
             function = closure.on_vector(Vector(self._flat, self._params))
         if function is None:
-            return self._minimize(partial(self._at_parameters, torch.enable_grad()(closure)), False)
+            return self._minimize(Function(partial(self._at_parameters, torch.enable_grad()(closure))), False)
         state = self.state[self._params[0]]
         before = dict(state)
         try:
@@ -131,21 +140,39 @@ class LBFGS(torch.optim.LBFGS):
     def _at_parameters(self, closure: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
         return closure(), self._gradient()
 
-    def _minimize(self, function: Callable[[], tuple[Any, Tensor]], on_vector: bool) -> Any:
+    def _minimize(self, function: Function, on_vector: bool) -> Any:
         """Do what `step` does with a function of the vector, or of the parameters."""
         group = self.param_groups[0]
         state = self.state[self._params[0]]
         state.setdefault("n_iter", 0)
         state.setdefault("func_evals", 0)
-        first, gradient = function()
+        first, gradient = function.evaluate()
         value = float(first)
         memory = memory_of(state, group["history_size"], gradient, group["max_iter"])
         try:
-            evaluations = self._iterate(function, on_vector, memory, value, gradient)
+            if function.iterate is not None and isinstance(memory, FewNumbers):
+                evaluations = self._iterate_in_one_call(function.iterate, memory, value, gradient)
+            else:
+                evaluations = self._iterate(function.evaluate, on_vector, memory, value, gradient)
         finally:
             memory.write(state)
         state["func_evals"] += evaluations
         return first
+
+    def _iterate_in_one_call(
+        self, iterate: Callable[..., tuple[Any, ...]], memory: FewNumbers, value: float, gradient: Tensor
+    ) -> int:
+        """Do what `_iterate` does where the objective has a call for it."""
+        group, state = self.param_groups[0], self.state[self._params[0]]
+        taken = state["n_iter"]
+        last = state.get("prev_flat_grad"), state.get("d"), float(state.get("t", 0.0))
+        options = float(group["lr"]), *(group[name] for name in _OPTIONS)
+        previous, d, n_iter, evaluations, t, before, _ = memory.iterate(
+            iterate, value, gradient, taken, *last, *options
+        )
+        if n_iter > taken:
+            state.update(n_iter=n_iter, d=d, t=t, prev_flat_grad=previous, prev_loss=before)
+        return int(evaluations)
 
     def _iterate(
         self, function: Callable[[], tuple[Any, Tensor]], on_vector: bool, memory: Memory, value: float,

@@ -1,5 +1,6 @@
 """What LBFGS knows of the curvature, the last steps and what they did to the gradient, and its directions."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -85,6 +86,18 @@ class FewNumbers(Memory):
         super().clear()
         self._first = self._count = 0
 
+    def iterate(self, call: Callable[..., tuple[Any, ...]], *arguments: Any) -> tuple[Any, ...]:
+        """Let `call`, which takes what is stored behind a value and a gradient, store what its steps did.
+
+        Return the rest of what it returns.
+        """
+        value, gradient, *others = arguments
+        stored = self._pairs, self._inverse_curvatures, self._first, self._count, self.scale
+        previous, d, self._first, self._count, iterations, evaluations, self.scale, *rest = call(
+            value, gradient, *stored, *others
+        )
+        return previous, d, iterations, evaluations, *rest
+
     def next(self, gradient: Tensor, previous: Tensor, d: Tensor, t: float) -> Direction:
         d, self._first, self._count, self.scale, slope, largest = _call(
             self._pairs, self._inverse_curvatures, self._first, self._count, self.scale, gradient, previous,
@@ -93,11 +106,11 @@ class FewNumbers(Memory):
         return Direction(d, slope, largest)
 
     def write(self, state: dict[str, Any]) -> None:
-        order = [(self._first + pair) % self._rows for pair in range(self._count)]
-        used = self._pairs[:, order]  # a copy, without rows that were never written
+        first, rhos = self._first, self._inverse_curvatures.tolist()
+        # a copy, without rows that were never written: once the first one moves there are none
+        used = self._pairs[:, : self._count].clone() if first == 0 else self._pairs.roll(-first, 1)
         self.steps, self.changes = (list(rows.unbind()) for rows in used)
-        rhos = self._inverse_curvatures.tolist()
-        self.rhos = [rhos[row] for row in order]
+        self.rhos = (rhos[first:] + rhos[:first])[: self._count]
         super().write(state)
 
 
@@ -106,10 +119,15 @@ def memory_of(state: dict[str, Any], size: int, gradient: Tensor, more: int) -> 
 
     size: how many steps are stored. more: the most calls of `next` until it is written.
     """
-    few = gradient.numel() <= FEW and gradient.device.type == "cpu" and type(gradient) is Tensor
-    if few and library.LOAD_ERROR is None and gradient.dtype in (torch.float32, torch.float64):
-        return FewNumbers(state, size, gradient, more)
-    return Memory(state, size)
+    return FewNumbers(state, size, gradient, more) if few_numbers(gradient) else Memory(state, size)
+
+
+def few_numbers(vector: Tensor) -> bool:
+    """Return whether the library's calls for short vectors take this one."""
+    few = vector.numel() <= FEW and vector.device.type == "cpu" and type(vector) is Tensor
+    if not few or library.LOAD_ERROR is not None or "lbfgs" in library.OFF:
+        return False
+    return vector.dtype in (torch.float32, torch.float64)
 
 
 def described(d: Tensor, gradient: Tensor) -> Direction:

@@ -70,7 +70,9 @@ class Objective:
                 if vector is not None:
                     raise
                 return self._with_autograd(*self(x, y))  # the layers say what is wrong
-            return Evaluation(error.value, error.penalty, error.total, error.backward, error.gradient)
+            return Evaluation(
+                error.value, error.penalty, error.total, error.backward, error.gradient, error.iterate
+            )
 
         return evaluate
 
@@ -91,7 +93,8 @@ class Objective:
 class Evaluation(NamedTuple):
     """The loss, the regularisation and what is minimised; backward(s) adds s times the gradient to `grad`.
 
-    gradient: returns that by the vector that was read instead of the parameters.
+    gradient: returns that by the vector that was read instead of the parameters. iterate: see
+    `lbfgs.Function`; its first argument is the scale of the objective.
     """
 
     value: Tensor
@@ -99,6 +102,7 @@ class Evaluation(NamedTuple):
     total: Tensor
     backward: Callable[[float], Any]
     gradient: Callable[[], Tensor] | None = None
+    iterate: Callable[..., tuple[Any, ...]] | None = None
 
 
 Evaluate = Callable[[], Evaluation]
@@ -220,7 +224,7 @@ class Minimizer:
                 assert made.gradient is not None
                 return float(made.total), made.gradient()
 
-            return evaluated_there
+            return lbfgs.Function(evaluated_there, first.iterate)
 
         if not self.lbfgs or isinstance(self.optimizer, rescaling.LBFGS):  # which does it itself
             self.optimizer.step(lambda: _with_gradient(*evaluated()))  # type: ignore[arg-type]

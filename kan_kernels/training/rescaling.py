@@ -132,12 +132,21 @@ def rescaled_step(
             return None
 
         def evaluated() -> tuple[float, Tensor]:
-            value, gradient = function()
+            value, gradient = function.evaluate()
             seen = see(value, gradient.dtype)
             assert scale is not None
             return seen, gradient if scale == 1.0 else gradient.mul_(scale)
 
-        return evaluated
+        def iterate(*arguments: Any) -> tuple[Any, ...]:
+            nonlocal latest, calls
+            assert function.iterate is not None
+            made = function.iterate(scale, *arguments)
+            evaluations = made[5] - 1
+            if evaluations:
+                latest, calls = made[-1], calls + evaluations
+            return made
+
+        return lbfgs.Function(evaluated, None if function.iterate is None else iterate)
 
     step(closure if on_vector is None else lbfgs.VectorClosure(closure, rescaled))
     if scale is None or start is None:  # it was not called
@@ -173,4 +182,7 @@ def _to_one(objective: float) -> float:
 
 
 def _times(value: Any, factor: float) -> Any:
-    return [v * factor for v in value] if isinstance(value, list) else value * factor
+    if not isinstance(value, list):
+        return value * factor
+    vectors = bool(value) and isinstance(value[0], Tensor)
+    return list(torch._foreach_mul(value, factor)) if vectors else [v * factor for v in value]

@@ -28,8 +28,8 @@ _BEFORE = {"history_size": HISTORY_SIZE, "objective": False}  # of files from be
 class Run:
     """The state of a training: what `fit` was asked for, and how far it has come.
 
-    A snapshot is what a checkpoint holds, less the history: step, model, minimizer, `changed`. It is
-    `pending` until the loss there is known, and `good` if that is finite.
+    A snapshot is what a checkpoint holds, less the history: step, model, `changed`, and where there is a file
+    the minimizer. It is `pending` until the loss there is known, and `good` if that is finite.
     """
 
     minimizer: Minimizer
@@ -248,10 +248,9 @@ class Run:
             self.save()
 
     def snapshot(self, step: int) -> dict[str, Any]:
-        parts: dict[str, Any] = {
-            "model": self.objective.model.state_dict(),
-            "minimizer": self.minimizer.state_dict(),
-        }
+        parts: dict[str, Any] = {"model": self.objective.model.state_dict()}
+        if self.path is not None:  # only a file is read to go on
+            parts["minimizer"] = self.minimizer.state_dict()
         if isinstance(self.train, Points) and self.train.function is not None:
             parts["points"] = self.train.x
         return {"step": step, **_clone(parts), "changed": self.changed}

@@ -17,6 +17,8 @@ from kan_kernels import functional as F
 from kan_kernels._engine import edges_autograd
 from kan_kernels.integrations import accelerate, cheby_kan, efficient_kan, fast_kan, fourier_kan
 from kan_kernels.nn.network import gather
+from kan_kernels.training import direct, fit
+from kan_kernels.training.lbfgs import LBFGS
 
 NATIVE = pytest.mark.skipif("native" not in FUSED, reason="native is not among KAN_TEST_BACKENDS")
 
@@ -112,6 +114,27 @@ def test_count_of_an_error() -> None:
                 x, y, layers.tensors, *layers.numbers, starts[:-1], lamb, 1.0, 2.0
             )
         assert counter.get_total_flops() == expected
+
+
+@NATIVE
+def test_count_of_a_step_of_lbfgs() -> None:
+    """As many as `fit` counts where each evaluation is a call."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    x = torch.rand(60, 5)
+    counts = []
+    for native_steps in (True, False):
+        torch.manual_seed(0)
+        net = KAN([5, 4, 1])
+        with pytest.MonkeyPatch.context() as patch:
+            if not native_steps:
+                patch.setattr(direct.SquaredError, "iterate", None)
+            optimizer = LBFGS(net.parameters(), max_iter=4)
+            with FlopCounterMode(display=False) as counter:
+                fit(net, (x, x[:, :1].sin()), steps=1, optimizer=lambda _, o=optimizer: o, progress=False)
+        evaluations = next(iter(optimizer.state.values()))["func_evals"]
+        counts.append((evaluations, counter.get_total_flops()))
+    assert counts[0] == counts[1] and counts[0][0] >= 5
 
 
 @NATIVE

@@ -1,5 +1,5 @@
 // The sizes of a small layer's edges from its forward pass, and their gradients beside an error's, against plain loops;
-// the same bits on any number of threads.
+// the same bits on any number of threads, and where the base is kept for the backward pass.
 #include "problem.h"
 
 namespace sanitize {
@@ -69,14 +69,20 @@ struct Sizes {
     p.layer.base_weight = p.layer.base ? base.data.get() : nullptr;
   }
 
-  Results run(const kan::cpu::Executor& executor) const {
+  // kept: the base is kept, for a second forward pass too.
+  Results run(const kan::cpu::Executor& executor, bool kept = false) const {
+    Buffer bases(p.compute, size_t(kept ? 2 * I * kernels.kept_base_rows(p.layer) : 0));
     Results made{Buffer(type, size_t(B * O)), Buffer(DType::f64, size_t(I * O)), Buffer(p.x_type, size_t(B * I)),
                  Buffer(type, spline.count), Buffer(type, base.count)};
     kan::ForwardArgs forward;
     forward.layer = p.layer, forward.x = x.view(), forward.y = made.y.data.get();
     forward.sizes = reinterpret_cast<double*>(made.sizes.data.get());
+    if (kept) forward.kept_base = bases.data.get();
     kernels.kan_linear(forward, executor);
+    forward.base_is_kept = kept;
+    if (kept && seed % 2) kernels.kan_linear(forward, executor);
     kan::BackwardArgs backward;
+    if (kept) backward.kept_base = bases.data.get();
     backward.layer = p.layer, backward.x = x.view(), backward.g = g.view();
     backward.size_slopes = slopes.data.get();
     if (with_input) backward.input = made.input.data.get();
@@ -92,6 +98,13 @@ struct Sizes {
       if (!run({run_on_threads, threads}).same(got) && ++failures < 20) {
         std::printf("%s seed %llu: %d threads give other bits\n", kernels.name, (unsigned long long)seed, threads);
       }
+    }
+    const bool keeps = kernels.kept_base_rows(p.layer) > 0;
+    if (keeps && !run({run_on_threads, 2}, true).same(got) && ++failures < 20) {
+      std::printf("%s seed %llu: a kept base gives other bits\n", kernels.name, (unsigned long long)seed);
+    }
+    if (keeps != (p.layer.base != 0) && ++failures < 20) {
+      std::printf("%s seed %llu: the base is %skept\n", kernels.name, (unsigned long long)seed, keeps ? "" : "not ");
     }
     const double eps = p.compute == DType::f64 ? 1e-11 : 3e-4;  // as in `compare`
     for (int64_t i = 0; i < I; ++i) {

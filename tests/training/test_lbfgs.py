@@ -232,7 +232,7 @@ def test_an_interrupted_step_leaves_parameters_and_memory() -> None:
                 raise KeyboardInterrupt
             return float((vector.numbers**2).sum()), 2 * vector.numbers
 
-        return evaluate
+        return lbfgs.Function(evaluate)
 
     with pytest.raises(KeyboardInterrupt):
         optimizer.step(lbfgs.VectorClosure(lambda: mse(net(x), y), on_vector))

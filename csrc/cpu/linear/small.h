@@ -12,8 +12,10 @@
 namespace kan {
 namespace KAN_ISA {
 
-constexpr int kSmallFeatures = 64;          // of one task of the gradients
-constexpr int64_t kMomentBlocks = 4;        // blocks of rows that are summed in the precision of the weights
+constexpr int kSmallFeatures = 64;      // of one task of the gradients
+constexpr int64_t kMomentBlocks = 4;    // blocks of rows that are summed in the precision of the weights
+constexpr int64_t kKeptBase = 1 << 16;  // values of a base that are kept: more would leave the caches
+constexpr int kKeptOrders[2] = {0, 1};
 constexpr int64_t kSmallRowsOfOutput = 16;  // rows for each output: of fewer, the tables cost more than sorting
 
 // Whether sorting costs more: not where the outputs nearly fill a vector, or of few rows.
@@ -22,6 +24,12 @@ bool is_small(const Shape& s) {
   const bool has_tables = s.local && s.order <= kSmallOrder && s.n_knots <= kMostKnots;
   const int most = Simd<T>::lanes < kSmallOutputs ? kSmallOutputs : kSmallOutputs - 2;
   return has_tables && s.out <= most && s.batch >= kSmallRowsOfOutput * s.out;
+}
+
+// The rows of whole blocks that a base is kept of; 0 where there is none, or it would be read from memory.
+inline int64_t small_kept_rows(const Shape& s) {
+  const int64_t rows = ceil_div(s.batch, kSmallRows) * kSmallRows;
+  return s.base != kNoBase && rows * s.in <= kKeptBase ? rows : 0;
 }
 
 // Columns of one block of rows, padded to whole vectors with zeros.
@@ -75,6 +83,12 @@ struct SmallColumns {
     base = arena.take<T>(2 * kSmallRows);
   }
 };
+
+// Where the base of rows from row0 on is kept for the backward pass: its values, and so many rows further its slopes.
+template <class T>
+T* kept_base(T* all, const Shape& s, int64_t i, int64_t row0) {
+  return all + i * 2 * small_kept_rows(s) + row0;
+}
 
 // v in the lanes of rows from b on; 0 past the last one, where columns are padded.
 template <class T>
@@ -139,8 +153,14 @@ void small_forward_rows(const ForwardArgs& a, const Shape& s, int64_t first, int
         tables.load(i, n);
       }
       tables.finder(f).find(x + f * ld, block.rows, places);
-      if (s.base != kNoBase) base_rows(s.base, x + f * ld, block.rows, &a.derivative, 1, base, ld);
-      const T* const activation = s.base != kNoBase ? base : nullptr;
+      const T* activation = s.base != kNoBase ? base : nullptr;
+      if (a.kept_base) {
+        T* const kept = kept_base(static_cast<T*>(a.kept_base), s, i, row0);
+        if (!a.base_is_kept) base_rows(s.base, x + f * ld, block.rows, kKeptOrders, 2, kept, small_kept_rows(s));
+        activation = kept;
+      } else if (activation) {
+        base_rows(s.base, x + f * ld, block.rows, &a.derivative, 1, base, ld);
+      }
       const T* const scale = a.row_scale.data ? row_scale + f * ld : nullptr;
       if (sizes) {
         small_values<Degree, true>(tables.splines(f), places, block.rows, s.out, activation, scale, part,
@@ -303,8 +323,7 @@ void small_backward_rows(const BackwardArgs& a, const Shape& s, int64_t i0, int6
   SmallTables<T, K, N>* const values = a.size_slopes ? &SmallTables<T, K, N>::make(arena, a.layer, s, 0, K) : nullptr;
   columns.take(arena);
   T *const x = columns.x, *const row_scale = columns.row_scale, *const g = columns.outputs;
-  T *const result = columns.results, *const activation = columns.base;
-  const T* const slope = activation + (n_orders - 1) * ld;
+  T* const result = columns.results;
   SmallPlaces<T> places;
   SmallMoments<T, K> moments(s, features, arena);
   for (int64_t i = i0; i < i1; i += kSmallColumns) {
@@ -319,21 +338,24 @@ void small_backward_rows(const BackwardArgs& a, const Shape& s, int64_t i0, int6
       if (a.row_scale.data) block.read(row_scale, a.row_scale, i, n);
       for (int64_t f = 0; f < n; ++f) {
         tables.finder(f).find(x + f * ld, block.rows, places);
-        if (base) base_rows(s.base, x + f * ld, block.rows, orders, n_orders, activation, ld);
+        const T *activation = base ? columns.base : nullptr, *slope = base ? activation + (n_orders - 1) * ld : nullptr;
+        if (a.kept_base) {
+          activation = kept_base(static_cast<const T*>(a.kept_base), s, i + f, row0);
+          slope = activation + small_kept_rows(s);
+        } else if (base) {
+          base_rows(s.base, x + f * ld, block.rows, orders, n_orders, columns.base, ld);
+        }
         const T* cotangents = g;
         if (values) {
           const T* const slopes = static_cast<const T*>(a.size_slopes) + (i + f) * s.out;
-          small_cotangents<K>(values->splines(f), places, block.rows, s.out, base ? activation : nullptr, slopes, g,
-                              columns.edges);
+          small_cotangents<K>(values->splines(f), places, block.rows, s.out, activation, slopes, g, columns.edges);
           cotangents = columns.edges;
         }
         if (input) {
-          small_slopes<Degree>(tables.splines(f), places, block.rows, s.out, base ? slope : nullptr, cotangents,
-                               result + f * ld);
+          small_slopes<Degree>(tables.splines(f), places, block.rows, s.out, slope, cotangents, result + f * ld);
         }
         if (weight) {
-          moments.add(f, places, block.rows, base ? activation : nullptr,
-                      a.row_scale.data ? row_scale + f * ld : nullptr, cotangents);
+          moments.add(f, places, block.rows, activation, a.row_scale.data ? row_scale + f * ld : nullptr, cotangents);
         }
       }
       if (input) block.write(a.input, a.x.dtype, s.in, result, i, n);

@@ -1,6 +1,5 @@
 """The compiled library: SIMD kernels on the CPU, CUDA C++ on NVIDIA GPUs."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +13,7 @@ from ..._core.problem import OPS, Problem, beyond_limits, without_kernel
 NAME = "native"
 DIFFERENTIABLE = False
 NAMESPACE = "kan_kernels" if library.LOAD_ERROR is None else None  # of its torch ops
-# what `python -m benchmarks paths` switches off; csrc/ops/gemm.h reads it too
-_OFF = os.environ.get("KAN_KERNELS_OFF", "").split(",")
-STACKS = "stacks" not in _OFF
+STACKS = "stacks" not in library.OFF
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # at the place of their codes
 _DEVICES = {op: library.devices_of(op) for op in OPS}
 
@@ -53,6 +50,7 @@ if library.LOAD_ERROR is None:
     kan_network = _below_autograd(_ops.kan_network.default)
     kan_network_backward = _below_autograd(_ops.kan_network_backward.default)
     kan_network_error = _below_autograd(_ops.kan_network_error.default)
+    kan_network_lbfgs = _below_autograd(_ops.kan_network_lbfgs.default)
     kan_conv = _below_autograd(_ops.kan_conv.default)
     kan_conv_backward = _below_autograd(_ops.kan_conv_backward.default)
     edge_gram = _below_autograd(_ops.edge_gram.default)
@@ -68,7 +66,7 @@ if library.LOAD_ERROR is None:
 
 def can_run(problem: Problem) -> str | None:
     """Return why the library has no kernel for this problem, or None."""
-    if problem.op in _OFF:
+    if problem.op in library.OFF:
         return "KAN_KERNELS_OFF names it"
     if library.LOAD_ERROR is not None:
         return f"the library is not loaded: {library.LOAD_ERROR}"
