@@ -28,10 +28,11 @@ def masked(net: KAN) -> KAN:
 
 
 def steps(
-    net: KAN, count: int, weights: direct.Weights | None, one_call: bool, **options: Any
-) -> tuple[lbfgs.LBFGS, list[float], int]:
+    net: KAN, count: int, weights: direct.Weights | None, one_call: bool,
+    xy: tuple[Tensor, Tensor] | None = None, **options: Any,
+) -> tuple[lbfgs.LBFGS, list[float], int]:  # fmt: skip
     """Take some; return the optimizer, the losses before each, and the evaluations that were calls."""
-    x, y = data(dtype=next(net.parameters()).dtype)
+    x, y = data(dtype=next(net.parameters()).dtype) if xy is None else xy
     optimizer = lbfgs.LBFGS(net.parameters(), **{"tolerance_grad": 0.0, "tolerance_change": 0.0, **options})
     calls = 0
 
@@ -103,6 +104,39 @@ def test_a_step_in_one_call(name: str) -> None:
     if dtype == F64:
         for key in states[0]:
             torch.testing.assert_close(states[0][key], states[1][key], rtol=1e-5, atol=1e-7)
+
+
+def test_line_searches() -> None:
+    """Of first steps too short and too long, over kinks of penalties and slopes of large weights, with few
+    evaluations and many: all end where those of evaluations one by one end, after as many.
+    """
+    searched = 0
+    for seed in range(120):
+        draw = torch.Generator().manual_seed(seed)
+
+        def uniform(low: float, high: float, draw: torch.Generator = draw) -> float:
+            return float(torch.rand((), generator=draw, dtype=F64)) * (high - low) + low
+
+        widths = ([1, 1], [1, 3, 1], [2, 4, 1])[seed % 3]
+        net = make(widths, seed)
+        with torch.no_grad():
+            for p in net.parameters():
+                p *= 10 ** uniform(-1, 1.5)
+        x = (torch.rand(40, widths[0], generator=draw, dtype=F64) * 2 - 1).to(DEVICE)
+        y = torch.randn(40, 1, generator=draw, dtype=F64).to(DEVICE)
+        weights = direct.Weights(10 ** uniform(-3, 1), 1.0, uniform(0, 2)) if seed % 2 else None
+        options = {"lr": 10 ** uniform(-2, 2.5), "max_iter": 1 + seed % 3}
+        options["max_eval"] = (1, 2, 3, 4, 6, 9, 25, 80)[int(uniform(0, 8))]
+        nets = [net, copy.deepcopy(net)]
+        ends = []
+        for model, one_call in zip(nets, (True, False), strict=True):
+            optimizer, _, _ = steps(model, 1, weights, one_call, (x, y), **options)
+            state = optimizer.state[optimizer._params[0]]
+            ends.append((state["func_evals"], state["n_iter"], state["t"], state["prev_loss"]))
+        assert ends[0] == pytest.approx(ends[1], rel=1e-5, abs=1e-12), seed
+        torch.testing.assert_close(nets[0].state_dict(), nets[1].state_dict(), rtol=1e-6, atol=1e-9)
+        searched += ends[0][0] > options["max_iter"] + 1
+    assert searched > 60
 
 
 @pytest.mark.parametrize("rate", (1e60, 1e160, 1e308))
