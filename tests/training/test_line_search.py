@@ -22,8 +22,7 @@ CALLBACK = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_double, POINTER)
 
 
 def function(draw: random.Random) -> Function:
-    """A value and a slope of any x: smooth, wavy or rough, with kinks, plateaus, wrong slopes, infinities, NaN.
-    """
+    """A value and a slope of any x: smooth or rough, with kinks, plateaus, wrong slopes, infinities, NaN."""
     a, b, c, f = (draw.uniform(-1, 1) * 10 ** draw.uniform(-2, 2) for _ in range(4))
     noise, wrong = draw.choice((0.0, 0.0, 1e-3, 0.3)), draw.choice((1.0, 1.0, 1.0, 0.1, -0.5))
     level, edge = draw.choice((0.0, 1e-4, 0.5)), 10 ** draw.uniform(-2, 3)
