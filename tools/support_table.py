@@ -63,7 +63,7 @@ def every_device(amd: bool) -> Iterator[None]:
             (library, "LOAD_ERROR", None),
             (library, "DEVICES", ("cpu", "cuda")),
             (native, "_DEVICES", kernels()),
-            (native, "_OFF", []),
+            (library, "OFF", []),
             (cuda_support, "why_not", lambda index=None: None),
             (triton, "_INSTALLED", True),
             (torch.cuda, "is_available", lambda: True),

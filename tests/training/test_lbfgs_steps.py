@@ -76,7 +76,9 @@ CASES: dict[str, dict[str, Any]] = {
     "one evaluation": {"max_eval": 1},
     "no iterations": {"max_iter": 0},
     "one iteration": {"max_iter": 1},
-    "small changes": {"tolerance_change": 1e-3},
+    "small changes": {"tolerance_change": 0.03},
+    "small steps": {"tolerance_change": 1e-3, "lr": 1e-3},
+    "small slopes": {"tolerance_change": 10.0},
     "small gradients": {"tolerance_grad": 0.05},
 }
 
