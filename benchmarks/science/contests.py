@@ -16,7 +16,9 @@ from torch import Tensor
 
 from kan_kernels import KAN, grids, symbolic
 from kan_kernels.inspection import edge_values, node_values
+from kan_kernels.symbolic.search import CANCEL
 from kan_kernels.training import direct, fit
+from kan_kernels.training.lbfgs import LBFGS
 
 from . import twin
 
@@ -113,9 +115,20 @@ def lbfgs(widths: list[int], steps: int, samples: int, wanted: float) -> Contest
     def evaluations(network: Any) -> int:
         """Count them in a training of its own: a KAN whose forward is counted is a case for autograd."""
         if isinstance(network, KAN):
-            with mock.patch.object(direct, "SquaredError", wraps=direct.SquaredError) as evaluated:
+            optimizers: dict[int, LBFGS] = {}
+            take = LBFGS.step
+
+            def step(self: LBFGS, closure: Any) -> Tensor:
+                optimizers[id(self)] = self
+                return take(self, closure)
+
+            with (
+                mock.patch.object(direct, "SquaredError", wraps=direct.SquaredError) as evaluated,
+                mock.patch.object(LBFGS, "step", step),
+            ):
                 run(network, steps)
-            return int(evaluated.call_count)
+            states = [next(iter(o.state.values())) for o in optimizers.values()]
+            return sum(state["func_evals"] for state in states) if evaluated.called else 0
         calls = twin.counted(network)
         run(network, steps)
         return calls() - steps  # forward runs after every step on the test data too
@@ -183,6 +196,15 @@ def _grids(what: str, wanted: float, model: KAN, x: Tensor, ours: Job, theirs: J
     return Contest(what, wanted, ours, theirs, check, start=twin.distance(model, twin.twin(model), x))
 
 
+def judged(r2: float, term: float, largest: float) -> float:
+    """The r2 of a fit as `symbolic` judges its own. term, largest: of |c f| and of the curve, at most.
+
+    A term beyond the limit counts only where it leaves less of the curve, by the square of its excess.
+    """
+    excess = term / (CANCEL * largest) if largest > 0 else 0.0
+    return r2 if excess <= 1 else 1 - (1 - r2) * excess**2
+
+
 def automatic(
     widths: list[int], steps: int, samples: int, wanted: float, names: list[str] | None = None
 ) -> Contest:
@@ -203,7 +225,7 @@ def automatic(
         report, (fits, chosen) = ours.result, theirs.result  # type: ignore[misc]
         picked = {(e.layer, e.input, e.output): e.best.name for e in report.edges}  # type: ignore[attr-defined]
         inputs = node_values(model, x)
-        edges, single = [], 0
+        edges, single, cancelling = [], 0, 0
         for (n, i, o), theirs_of in fits.items():
             layer, column = model.layers[n], inputs[n][:, i]
             curve = edge_values(layer, inputs[n])[:, i, o]  # type: ignore[arg-type]
@@ -211,10 +233,12 @@ def automatic(
                 c.name: twin.explained(symbolic.get(c.name).torch, c.affine, column, curve)
                 for c in symbolic.suggest(layer, i, o, inputs[n], len(candidates), library=candidates)  # type: ignore[arg-type]
             }
-            rival = {
-                name: twin.explained(functions[name], affine, column, curve)
-                for name, affine in theirs_of.items()
-            }
+            rival, largest = {}, float(curve.abs().max())
+            for name, affine in theirs_of.items():
+                r2 = twin.explained(functions[name], affine, column, curve)
+                term = float((affine[2] * functions[name](affine[0] * column + affine[1])).abs().max())
+                rival[name] = judged(r2, term, largest)
+                cancelling += rival[name] < r2
             single += sum(r > found[symbolic.get(name).name] + SAME_R2 for name, r in rival.items())
             edge = {"edge": [n, i, o], "chosen": [picked[n, i, o], chosen[n, i, o]]}
             for side, values in (("ours", found), ("theirs", rival)):
@@ -227,6 +251,7 @@ def automatic(
             "functions": len(functions),
             "fits": sum(map(len, fits.values())),
             "fits_better_with_pykan": single,
+            "fits_that_cancel": cancelling,
         }
         return found_all, f"pykan's best r2 is higher on {behind}" if behind else None
 

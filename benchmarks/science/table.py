@@ -62,5 +62,6 @@ def _same(row: dict[str, Any]) -> str:
     return (
         f"best r2 at least pykan's less {SAME_R2:.0e} on all {len(edges)} edges (smallest lead "
         f"{least['ours']['r2'] - least['theirs']['r2']:.1e}); single functions: pykan's r2 is higher in "
-        f"{row['fits_better_with_pykan']} of {row['fits']} fits"
+        f"{row['fits_better_with_pykan']} of {row['fits']} fits; {row['fits_that_cancel']} of pykan's are "
+        "large terms that cancel, judged as `symbolic` judges its own"
     )

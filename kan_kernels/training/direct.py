@@ -17,7 +17,7 @@ from .._engine.edges_autograd import backend_of
 from .._engine.penalties import EdgePenalty
 from ..nn.network import KAN, gather, hooked
 from .lbfgs import Vector
-from .lbfgs_memory import few_numbers
+from .lbfgs_memory import Iterations, few_numbers
 
 _CALL, _FORWARD = KAN.__call__, KAN.forward
 ONE_CALL = library.devices_of("kan_network_error")
@@ -137,13 +137,14 @@ class SquaredError:
         return self._vector
 
     @property
-    def iterate(self) -> Callable[..., tuple[Any, ...]] | None:
+    def iterate(self) -> Callable[..., Iterations] | None:
         """Return the call that takes iterations of LBFGS from the vector, or None: see `lbfgs.Function`."""
         task = self._task
         if task.vector is None or task.x.device.type not in ONE_CALL or not few_numbers(task.vector):
             return None
         read, mask = (None, None) if task.masked is None else (task.masked.read, task.masked.mask)
-        return partial(task.backend.kan_network_lbfgs, *task.arguments, task.vector, read, mask)
+        given = *task.arguments, task.vector, read, mask
+        return lambda *state: Iterations(*task.backend.kan_network_lbfgs(*given, *state))
 
     def backward(self, scale: float) -> None:
         """Add `scale` times the gradient to that of the parameters, in their `grad`."""

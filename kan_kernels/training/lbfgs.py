@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .lbfgs_memory import FewNumbers, Memory, described, largest, memory_of
+from .lbfgs_memory import FewNumbers, Iterations, Memory, described, largest, memory_of
 
 ARMIJO, CURVATURE = 1e-4, 0.9  # c1 and c2 of Nocedal & Wright, eq. 3.7
 _OPTIONS = "max_iter", "max_eval", "tolerance_grad", "tolerance_change"
@@ -36,11 +36,11 @@ class Function(NamedTuple):
 
     evaluate: returns the objective there, and a gradient of its own. iterate: takes the iterations of a step
     from the vector, as `LBFGS._iterate` does, or None; it has the arguments of the op `kan_network_lbfgs`
-    from `value` on, and returns what that returns.
+    from `value` on.
     """
 
     evaluate: Callable[[], tuple[Any, Tensor]]
-    iterate: Callable[..., tuple[Any, ...]] | None = None
+    iterate: Callable[..., Iterations] | None = None
 
 
 class VectorClosure:
@@ -160,19 +160,18 @@ class LBFGS(torch.optim.LBFGS):
         return first
 
     def _iterate_in_one_call(
-        self, iterate: Callable[..., tuple[Any, ...]], memory: FewNumbers, value: float, gradient: Tensor
+        self, iterate: Callable[..., Iterations], memory: FewNumbers, value: float, gradient: Tensor
     ) -> int:
         """Do what `_iterate` does where the objective has a call for it."""
         group, state = self.param_groups[0], self.state[self._params[0]]
         taken = state["n_iter"]
         last = state.get("prev_flat_grad"), state.get("d"), float(state.get("t", 0.0))
         options = float(group["lr"]), *(group[name] for name in _OPTIONS)
-        previous, d, n_iter, evaluations, t, before, _ = memory.iterate(
-            iterate, value, gradient, taken, *last, *options
-        )
-        if n_iter > taken:
-            state.update(n_iter=n_iter, d=d, t=t, prev_flat_grad=previous, prev_loss=before)
-        return int(evaluations)
+        made = memory.iterate(iterate, value, gradient, taken, *last, *options)
+        if made.iterations > taken:
+            state.update(n_iter=made.iterations, d=made.d, t=made.t)
+            state.update(prev_flat_grad=made.previous, prev_loss=made.value)
+        return made.evaluations
 
     def _iterate(
         self, function: Callable[[], tuple[Any, Tensor]], on_vector: bool, memory: Memory, value: float,

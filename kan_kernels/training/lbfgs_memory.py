@@ -19,6 +19,26 @@ class Direction(NamedTuple):
     largest: float
 
 
+class Iterations(NamedTuple):
+    """What the op `kan_network_lbfgs` returns.
+
+    previous, value: gradient and value before the last iteration. first_row, stored: of the rings.
+    iterations: that were ever taken. evaluations: with the first one, that was made before. latest: the last
+    value that was seen.
+    """
+
+    previous: Tensor
+    d: Tensor
+    first_row: int
+    stored: int
+    iterations: int
+    evaluations: int
+    scale: float
+    t: float
+    value: float
+    latest: float
+
+
 class Memory:
     """The memory in lists of tensors, as torch.optim.LBFGS has it in its state.
 
@@ -86,17 +106,14 @@ class FewNumbers(Memory):
         super().clear()
         self._first = self._count = 0
 
-    def iterate(self, call: Callable[..., tuple[Any, ...]], *arguments: Any) -> tuple[Any, ...]:
-        """Let `call`, which takes what is stored behind a value and a gradient, store what its steps did.
-
-        Return the rest of what it returns.
-        """
-        value, gradient, *others = arguments
+    def iterate(
+        self, call: Callable[..., Iterations], value: float, gradient: Tensor, *others: Any
+    ) -> Iterations:
+        """Let `call`, which takes what is stored behind a value and a gradient, store what its steps did."""
         stored = self._pairs, self._inverse_curvatures, self._first, self._count, self.scale
-        previous, d, self._first, self._count, iterations, evaluations, self.scale, *rest = call(
-            value, gradient, *stored, *others
-        )
-        return previous, d, iterations, evaluations, *rest
+        made = call(value, gradient, *stored, *others)
+        self._first, self._count, self.scale = made.first_row, made.stored, made.scale
+        return made
 
     def next(self, gradient: Tensor, previous: Tensor, d: Tensor, t: float) -> Direction:
         d, self._first, self._count, self.scale, slope, largest = _call(

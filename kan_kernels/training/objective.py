@@ -11,6 +11,7 @@ from torch.optim import LBFGS, Adam, AdamW, Optimizer
 
 from . import direct, lbfgs, rescaling
 from .data import Batches, evaluating, measure
+from .lbfgs_memory import Iterations
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Rate = float | Callable[[int], float]
@@ -102,7 +103,7 @@ class Evaluation(NamedTuple):
     total: Tensor
     backward: Callable[[float], Any]
     gradient: Callable[[], Tensor] | None = None
-    iterate: Callable[..., tuple[Any, ...]] | None = None
+    iterate: Callable[..., Iterations] | None = None
 
 
 Evaluate = Callable[[], Evaluation]

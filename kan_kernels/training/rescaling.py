@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import lbfgs
+from .lbfgs_memory import Iterations
 
 _PROGRESS = 1e-9  # of an objective near 1: less in a step's first iteration is none
 Step = Callable[[Callable[[], Tensor]], Any]
@@ -137,13 +138,12 @@ def rescaled_step(
             assert scale is not None
             return seen, gradient if scale == 1.0 else gradient.mul_(scale)
 
-        def iterate(*arguments: Any) -> tuple[Any, ...]:
+        def iterate(*arguments: Any) -> Iterations:
             nonlocal latest, calls
             assert function.iterate is not None
             made = function.iterate(scale, *arguments)
-            evaluations = made[5] - 1
-            if evaluations:
-                latest, calls = made[-1], calls + evaluations
+            if made.evaluations > 1:
+                latest, calls = made.latest, calls + made.evaluations - 1
             return made
 
         return lbfgs.Function(evaluated, None if function.iterate is None else iterate)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.science.contests import SAME_R2
+from benchmarks.science.contests import SAME_R2, judged
 from harness import PROJECT, run_benchmarks
 
 RESULT = PROJECT / "benchmarks" / "results" / "science.json"
@@ -52,6 +52,12 @@ def test_committed_result() -> None:
         assert ours < theirs
         for edge in row.get("edges", ()):
             assert edge["ours"]["r2"] >= edge["theirs"]["r2"] - SAME_R2, edge
+
+
+def test_terms_that_cancel_are_judged() -> None:
+    """A term of 20 times the curve is twice what is allowed: it has to leave a quarter of the curve."""
+    assert judged(0.9, 9.0, 1.0) == 0.9 and judged(0.9, 0.0, 0.0) == 0.9
+    assert judged(0.9, 20.0, 1.0) == pytest.approx(0.6)
 
 
 def test_says_where_pykan_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> None:
