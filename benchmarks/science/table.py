@@ -59,9 +59,12 @@ def _same(row: dict[str, Any]) -> str:
         return f"outputs moved by {a:.1e} and {b:.1e} of their size"
     edges = row["edges"]
     least = min(edges, key=lambda e: e["ours"]["r2"] - e["theirs"]["r2"])
-    return (
+    text = (
         f"best r2 at least pykan's less {SAME_R2:.0e} on all {len(edges)} edges (smallest lead "
         f"{least['ours']['r2'] - least['theirs']['r2']:.1e}); single functions: pykan's r2 is higher in "
-        f"{row['fits_better_with_pykan']} of {row['fits']} fits; {row['fits_that_cancel']} of pykan's are "
-        "large terms that cancel, judged as `symbolic` judges its own"
+        f"{row['fits_better_with_pykan']} of {row['fits']} fits"
     )
+    cancel = row.get("fits_that_cancel")  # results from before they were judged have none
+    if cancel:
+        text += f"; {cancel} of pykan's are large terms that cancel, judged as `symbolic` judges its own"
+    return text

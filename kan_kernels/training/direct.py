@@ -23,6 +23,9 @@ _CALL, _FORWARD = KAN.__call__, KAN.forward
 ONE_CALL = library.devices_of("kan_network_error")
 """Devices on which error, penalty and gradient are one call, and the iterations of an LBFGS step another."""
 
+MOST_EDGES = 1 << 20
+"""Of so many edges, times rows, an evaluation takes 10 ms or so: LBFGS looks up from more after each one."""
+
 
 class Weights(NamedTuple):
     """The weights of the regularisation as a whole, of a layer's L1 norm, and of its entropy."""
@@ -141,6 +144,9 @@ class SquaredError:
         """Return the call that takes iterations of LBFGS from the vector, or None: see `lbfgs.Function`."""
         task = self._task
         if task.vector is None or task.x.device.type not in ONE_CALL or not few_numbers(task.vector):
+            return None
+        weights = task.layers.tensors[: task.layers.count]
+        if len(task.x) * sum(weight.shape[0] * weight.shape[2] for weight in weights) > MOST_EDGES:
             return None
         read, mask = (None, None) if task.masked is None else (task.masked.read, task.masked.mask)
         given = *task.arguments, task.vector, read, mask

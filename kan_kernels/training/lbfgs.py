@@ -12,6 +12,7 @@ from .lbfgs_memory import FewNumbers, Iterations, Memory, described, largest, me
 
 ARMIJO, CURVATURE = 1e-4, 0.9  # c1 and c2 of Nocedal & Wright, eq. 3.7
 _OPTIONS = "max_iter", "max_eval", "tolerance_grad", "tolerance_change"
+AT_ONCE = 100  # evaluations of one call, for whose end an interrupt waits
 NARROW = 1e-9  # a bracket that moves no parameter by more is not searched any further
 
 
@@ -150,7 +151,9 @@ class LBFGS(torch.optim.LBFGS):
         value = float(first)
         memory = memory_of(state, group["history_size"], gradient, group["max_iter"])
         try:
-            if function.iterate is not None and isinstance(memory, FewNumbers):
+            at_once = function.iterate is not None and group["max_eval"] <= AT_ONCE
+            if at_once and isinstance(memory, FewNumbers):
+                assert function.iterate is not None
                 evaluations = self._iterate_in_one_call(function.iterate, memory, value, gradient)
             else:
                 evaluations = self._iterate(function.evaluate, on_vector, memory, value, gradient)

@@ -20,7 +20,7 @@ class Direction(NamedTuple):
 
 
 class Iterations(NamedTuple):
-    """What the op `kan_network_lbfgs` returns.
+    """The results of the op `kan_network_lbfgs`.
 
     previous, value: gradient and value before the last iteration. first_row, stored: of the rings.
     iterations: that were ever taken. evaluations: with the first one, that was made before. latest: the last
@@ -109,7 +109,7 @@ class FewNumbers(Memory):
     def iterate(
         self, call: Callable[..., Iterations], value: float, gradient: Tensor, *others: Any
     ) -> Iterations:
-        """Let `call`, which takes what is stored behind a value and a gradient, store what its steps did."""
+        """Return the results of `call`, which stores what its steps did, behind a value and a gradient."""
         stored = self._pairs, self._inverse_curvatures, self._first, self._count, self.scale
         made = call(value, gradient, *stored, *others)
         self._first, self._count, self.scale = made.first_row, made.stored, made.scale

@@ -178,6 +178,19 @@ def test_the_scale_of_the_objective() -> None:
     assert losses[0][:3] == pytest.approx(losses[1][:3], rel=1e-4)
 
 
+def test_long_steps_are_looked_at_in_between() -> None:
+    """With many rows, or many evaluations, an interrupt does not wait for a step."""
+    net = make([2, 1])
+    flat = torch.cat([p.detach().flatten() for p in net.parameters()])
+    for rows, offered in ((1 << 19, True), (1 << 20, False)):
+        x = torch.zeros(1, 2, dtype=F64, device=DEVICE).expand(rows, 2)
+        vector = lbfgs.Vector(flat, list(net.parameters()))
+        errors = direct.squared_errors(net, x, x[:, :1], None, vector)
+        assert errors is not None and (errors().iterate is not None) == offered
+    assert steps(make(), 1, None, True, max_eval=100)[2] == 1
+    assert steps(make(), 1, None, True, max_eval=101)[2] > 20
+
+
 def test_bad_arguments() -> None:
     """What does not fit is an error before anything moves."""
     net = make()
