@@ -23,8 +23,10 @@ _CALL, _FORWARD = KAN.__call__, KAN.forward
 ONE_CALL = library.devices_of("kan_network_error")
 """Devices on which error, penalty and gradient are one call, and the iterations of an LBFGS step another."""
 
-MOST_EDGES = 1 << 20
-"""Of so many edges, times rows, an evaluation takes 10 ms or so: LBFGS looks up from more after each one."""
+MOST_WORK = 1 << 21
+"""Rows times edges times functions of a cell, thrice with a penalty: LBFGS takes an evaluation of more, which
+lasts some 10 ms, in a call of its own.
+"""
 
 
 class Weights(NamedTuple):
@@ -145,8 +147,9 @@ class SquaredError:
         task = self._task
         if task.vector is None or task.x.device.type not in ONE_CALL or not few_numbers(task.vector):
             return None
-        weights = task.layers.tensors[: task.layers.count]
-        if len(task.x) * sum(weight.shape[0] * weight.shape[2] for weight in weights) > MOST_EDGES:
+        layers, passes = task.layers, 1 if task.weights is None else 3
+        edges = sum(weight.shape[0] * weight.shape[2] for weight in layers.tensors[: layers.count])
+        if len(task.x) * edges * (layers.order + 1) * passes > MOST_WORK:
             return None
         read, mask = (None, None) if task.masked is None else (task.masked.read, task.masked.mask)
         given = *task.arguments, task.vector, read, mask

@@ -11,7 +11,6 @@ from torch import Tensor
 from .lbfgs_memory import FewNumbers, Iterations, Memory, described, largest, memory_of
 
 ARMIJO, CURVATURE = 1e-4, 0.9  # c1 and c2 of Nocedal & Wright, eq. 3.7
-_OPTIONS = "max_iter", "max_eval", "tolerance_grad", "tolerance_change"
 AT_ONCE = 100  # evaluations of one call, for whose end an interrupt waits
 NARROW = 1e-9  # a bracket that moves no parameter by more is not searched any further
 
@@ -169,7 +168,8 @@ class LBFGS(torch.optim.LBFGS):
         group, state = self.param_groups[0], self.state[self._params[0]]
         taken = state["n_iter"]
         last = state.get("prev_flat_grad"), state.get("d"), float(state.get("t", 0.0))
-        options = float(group["lr"]), *(group[name] for name in _OPTIONS)
+        most = group["max_iter"], math.ceil(group["max_eval"])
+        options = float(group["lr"]), *most, group["tolerance_grad"], group["tolerance_change"]
         made = memory.iterate(iterate, value, gradient, taken, *last, *options)
         if made.iterations > taken:
             state.update(n_iter=made.iterations, d=made.d, t=made.t)

@@ -74,6 +74,7 @@ CASES: dict[str, dict[str, Any]] = {
     "a long first step": {"lr": 40.0},  # the first line searches zoom
     "few evaluations": {"max_eval": 3, "lr": 10.0},
     "one evaluation": {"max_eval": 1},
+    "one and a half evaluations": {"max_eval": 1.5, "lr": 10.0},
     "no iterations": {"max_iter": 0},
     "one iteration": {"max_iter": 1},
     "small changes": {"tolerance_change": 0.03},
@@ -182,10 +183,15 @@ def test_long_steps_are_looked_at_in_between() -> None:
     """With many rows, or many evaluations, an interrupt does not wait for a step."""
     net = make([2, 1])
     flat = torch.cat([p.detach().flatten() for p in net.parameters()])
-    for rows, offered in ((1 << 19, True), (1 << 20, False)):
+    for rows, weights, offered in (
+        (1 << 18, None, True),
+        ((1 << 18) + 1, None, False),
+        (1 << 16, PENALTY, True),
+        (1 << 17, PENALTY, False),
+    ):
         x = torch.zeros(1, 2, dtype=F64, device=DEVICE).expand(rows, 2)
         vector = lbfgs.Vector(flat, list(net.parameters()))
-        errors = direct.squared_errors(net, x, x[:, :1], None, vector)
+        errors = direct.squared_errors(net, x, x[:, :1], weights, vector)
         assert errors is not None and (errors().iterate is not None) == offered
     assert steps(make(), 1, None, True, max_eval=100)[2] == 1
     assert steps(make(), 1, None, True, max_eval=101)[2] > 20
