@@ -135,7 +135,7 @@ def test_main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> N
 
 def test_the_paths() -> None:
     """Every word once, two workloads at least, and each builds: both sides of the smallest agree."""
-    assert [one.name for one in paths.PATHS] == ["gemm", "layer_norm_rbf", "kan_network", "stacks"]
+    assert [one.name for one in paths.PATHS] == ["gemm", "layer_norm_rbf", "kan_network", "lbfgs", "stacks"]
     assert all(len(one.workloads) >= paths.WANTED for one in paths.PATHS)
     for one in paths.PATHS:
         title, make = next(iter(one.workloads.items()))
