@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "kan_network_error.h"
-#include "lbfgs.h"
+#include "lbfgs_memory.h"
 
 namespace kan {
 namespace ops {
@@ -19,17 +19,13 @@ using NetworkStep = std::tuple<Tensor, Tensor, int64_t, int64_t, int64_t, int64_
 struct LbfgsTensors {
   Tensor vector;
   OptionalTensor read, mask;
-  Tensor pairs, inverse_curvatures, gradient;
+  Tensor gradient;
   OptionalTensor previous, d;
+  LbfgsMemory memory;
 
   void check_all(int64_t n, DType dtype) const {
     check(dtype == DType::f32 || dtype == DType::f64, "vector must be float32 or float64");
-    check(pairs.dim() == 3 && pairs.size(0) == 2, "pairs must have shape (2, size, n)");
-    check_shape(pairs, "pairs", {2, pairs.size(1), n});
-    check_shape(inverse_curvatures, "inverse_curvatures", {pairs.size(1)});
-    check(dtype_of(inverse_curvatures, "inverse_curvatures") == DType::f64, "inverse_curvatures must be float64");
-    check(pairs.is_contiguous() && inverse_curvatures.is_contiguous() && dtype_of(pairs, "pairs") == dtype,
-          "pairs and inverse_curvatures must be contiguous, pairs of the vector's dtype");
+    memory.check_all(n, dtype);
     check(read.has_value() == mask.has_value(), "read and mask belong together");
     check(previous.has_value() == d.has_value(), "previous and d belong together");
     const auto fits = [&](const Tensor& t, const char* name) {
@@ -116,11 +112,9 @@ NetworkStep kan_network_lbfgs(const Tensor& x, const Tensor& target, Tensors ten
                               double tolerance_grad, double tolerance_change) {
   NetworkError<Device> error(x, target, std::move(tensors), layers, order, base, products, std::move(places), lamb, l1,
                              entropy);
-  const int64_t n = error.size(), size = pairs.dim() == 3 ? pairs.size(1) : 0;
-  LbfgsTensors at{vector, read, mask, pairs, inverse_curvatures, gradient, previous, d};
+  const int64_t n = error.size();
+  LbfgsTensors at{vector, read, mask, gradient, previous, d, {pairs, inverse_curvatures, first, count, inverse_scale}};
   at.check_all(n, error.dtype());
-  check(count >= 0 && count <= size && first >= 0 && first < std::max<int64_t>(1, size),
-        "first and count must be in 0..", size, ", got ", first, " and ", count);
   check(iterations == 0 || d.has_value(), "previous and d: got none after ", iterations, " iterations");
   NetworkStep made;
   with_type(error.dtype(), [&](auto type) {
@@ -130,9 +124,7 @@ NetworkStep kan_network_lbfgs(const Tensor& x, const Tensor& target, Tensors ten
         const T* const from = numbers<T>(of);
         return from ? std::vector<T>(from, from + n) : std::vector<T>();
       };
-      T* const steps = numbers<T>(at.pairs);
-      lbfgs::Memory<T> memory{steps, steps + size * n, numbers<double>(at.inverse_curvatures), size, n, first,
-                              count, inverse_scale};
+      lbfgs::Memory<T> memory = at.memory.template rings<T>();
       lbfgs::Progress<T> progress{copied(at.d), copied(at.previous), t, value, iterations};
       ScaledError<T, Device> evaluate(error, at, lamb, scale);
       const int64_t evaluations =

@@ -17,7 +17,7 @@ from .._engine.edges_autograd import backend_of
 from .._engine.penalties import EdgePenalty
 from ..nn.network import KAN, gather, hooked
 from .lbfgs import Vector
-from .lbfgs_memory import Iterations, few_numbers
+from .lbfgs_memory import Iterations
 
 _CALL, _FORWARD = KAN.__call__, KAN.forward
 ONE_CALL = library.devices_of("kan_network_error")
@@ -145,7 +145,7 @@ class SquaredError:
     def iterate(self) -> Callable[..., Iterations] | None:
         """Return the call that takes iterations of LBFGS from the vector, or None: see `lbfgs.Function`."""
         task = self._task
-        if task.vector is None or task.x.device.type not in ONE_CALL or not few_numbers(task.vector):
+        if task.vector is None or task.x.device.type not in ONE_CALL:
             return None
         layers, passes = task.layers, 1 if task.weights is None else 3
         edges = sum(weight.shape[0] * weight.shape[2] for weight in layers.tensors[: layers.count])

@@ -150,10 +150,9 @@ class LBFGS(torch.optim.LBFGS):
         value = float(first)
         memory = memory_of(state, group["history_size"], gradient, group["max_iter"])
         try:
-            at_once = function.iterate is not None and group["max_eval"] <= AT_ONCE
-            if at_once and isinstance(memory, FewNumbers):
-                assert function.iterate is not None
-                evaluations = self._iterate_in_one_call(function.iterate, memory, value, gradient)
+            iterate = function.iterate if group["max_eval"] <= AT_ONCE else None
+            if iterate is not None and isinstance(memory, FewNumbers):
+                evaluations = self._iterate_in_one_call(iterate, memory, value, gradient)
             else:
                 evaluations = self._iterate(function.evaluate, on_vector, memory, value, gradient)
         finally:

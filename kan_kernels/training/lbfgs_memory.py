@@ -136,15 +136,11 @@ def memory_of(state: dict[str, Any], size: int, gradient: Tensor, more: int) -> 
 
     size: how many steps are stored. more: the most calls of `next` until it is written.
     """
-    return FewNumbers(state, size, gradient, more) if few_numbers(gradient) else Memory(state, size)
-
-
-def few_numbers(vector: Tensor) -> bool:
-    """Return whether the library's calls for short vectors take this one."""
-    few = vector.numel() <= FEW and vector.device.type == "cpu" and type(vector) is Tensor
-    if not few or library.LOAD_ERROR is not None or "lbfgs" in library.OFF:
-        return False
-    return vector.dtype in (torch.float32, torch.float64)
+    few = gradient.numel() <= FEW and gradient.device.type == "cpu" and type(gradient) is Tensor
+    there = library.LOAD_ERROR is None and "lbfgs" not in library.OFF
+    if few and there and gradient.dtype in (torch.float32, torch.float64):
+        return FewNumbers(state, size, gradient, more)
+    return Memory(state, size)
 
 
 def described(d: Tensor, gradient: Tensor) -> Direction:
