@@ -74,39 +74,56 @@ KAN_HD Vec<T> signed_as(Vec<T> v, Vec<T> size) {
   return v > T(0) ? size : (v < T(0) ? -size : Vec<T>{});
 }
 
-// exp(y) for y <= 0 or NaN, relative error below 2 ulp; flushes to 0 where the result would be subnormal.
-KAN_HD Vec<float> exp_nonpositive(Vec<float> y) {
-  using Bits = Simd<float>::Bits;
-  const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
-  const Vec<float> shifted = y * 1.44269504f + magic;
-  const Vec<float> n = shifted - magic;
-  Vec<float> r = y - n * 0.693359375f;
-  r = r - n * -2.12194440e-4f;
-  Vec<float> p = broadcast(1.0f / 5040.0f);
-  const float taylor[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
-  KAN_UNROLL
-  for (int i = 0; i < 7; ++i) p = p * r + taylor[i];
-  const Bits exponent = ((Bits)shifted - 0x4B400000u + 127u) << 23u;
-  const Vec<float> result = p * (Vec<float>)exponent;
-  return y < -87.0f ? Vec<float>{} : result;
-}
+template <class T>
+struct ExpConstants;
+template <>
+struct ExpConstants<float> {
+  static constexpr float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  static constexpr float high = 0.693359375f, low = -2.12194440e-4f, lowest = -87.0f;  // high + low: log 2
+  static constexpr uint32_t magic_bits = 0x4B400000u, bias = 127u, mantissa = 23u;
+  static constexpr int terms = 8;
+  static constexpr float taylor[terms] = {1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
+};
+template <>
+struct ExpConstants<double> {
+  static constexpr double magic = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr double high = 6.93147180369123816490e-01, low = 1.90821492927058770002e-10, lowest = -708.0;
+  static constexpr uint64_t magic_bits = UINT64_C(0x4338000000000000), bias = 1023u, mantissa = 52u;
+  static constexpr int terms = 14;
+  static constexpr double taylor[terms] = {
+      1.0 / 6227020800.0, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040,
+      1.0 / 720,          1.0 / 120,       1.0 / 24,       1.0 / 6,       0.5,          1.0,         1.0};
+};
 
-KAN_HD Vec<double> exp_nonpositive(Vec<double> y) {
-  using Bits = Simd<double>::Bits;
-  const double magic = 6755399441055744.0;  // 1.5 * 2^52
-  const Vec<double> shifted = y * 1.4426950408889634074 + magic;
-  const Vec<double> n = shifted - magic;
-  Vec<double> r = y - n * 6.93147180369123816490e-01;
-  r = r - n * 1.90821492927058770002e-10;
-  Vec<double> p = broadcast(1.0 / 6227020800.0);
-  const double taylor[] = {
-      1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720,
-      1.0 / 120,       1.0 / 24,       1.0 / 6,       0.5,          1.0,         1.0};
+// y[n] <- exp(y[n]) of N vectors with y <= 0 or NaN, relative error below 2 ulp; flushes to 0 where the result would be
+// subnormal. Each step of all vectors before the next step: one vector is one long chain of them.
+template <class T, int N>
+KAN_HD void exp_nonpositive(Vec<T>* y) {
+  using C = ExpConstants<T>;
+  using Bits = typename Simd<T>::Bits;
+  Vec<T> r[N], power[N], p[N];
   KAN_UNROLL
-  for (int i = 0; i < 13; ++i) p = p * r + taylor[i];
-  const Bits exponent = ((Bits)shifted - UINT64_C(0x4338000000000000) + UINT64_C(1023)) << UINT64_C(52);
-  const Vec<double> result = p * (Vec<double>)exponent;
-  return y < -708.0 ? Vec<double>{} : result;
+  for (int n = 0; n < N; ++n) {
+    const auto vanishes = y[n] < C::lowest;  // -inf has no whole part
+    const Vec<T> shifted = y[n] * T(1.4426950408889634074) + C::magic, whole = shifted - C::magic;
+    const Vec<T> part = y[n] - whole * C::high;
+    const Bits exponent = ((Bits)shifted - C::magic_bits + C::bias) << C::mantissa;
+    r[n] = vanishes ? Vec<T>{} : part - whole * C::low;
+    power[n] = vanishes ? Vec<T>{} : (Vec<T>)exponent;
+    p[n] = broadcast(C::taylor[0]);
+  }
+  KAN_UNROLL
+  for (int i = 1; i < C::terms; ++i) {
+    KAN_UNROLL
+    for (int n = 0; n < N; ++n) p[n] = p[n] * r[n] + C::taylor[i];
+  }
+  KAN_UNROLL
+  for (int n = 0; n < N; ++n) y[n] = p[n] * power[n];
+}
+template <class T>
+KAN_HD Vec<T> exp_nonpositive(Vec<T> y) {
+  exp_nonpositive<T, 1>(&y);
+  return y;
 }
 
 // 1 / x for x from 1 to 2, or NaN, to about one ulp. A division takes as long as a dozen multiplications.
@@ -127,16 +144,23 @@ KAN_HD V reciprocal_1_to_2(V x) {
 }
 #endif
 
-// logistic(x) and 1 - logistic(x), neither by a subtraction.
-template <class T>
-KAN_HD Logistic<Vec<T>> logistic(Vec<T> x) {
+// logistic(x) and 1 - logistic(x) of N vectors, neither by a subtraction.
+template <class T, int N>
+KAN_HD void logistic(const Vec<T>* x, Logistic<Vec<T>>* out) {
   using Bits = typename Simd<T>::Bits;
-  const auto negative = (typename Simd<T>::IVec)x < 0;  // by the sign's bit: -0 and NaN may go either way
   const Bits sign = Bits{} + (typename IntOf<T>::bits(1) << (8 * sizeof(T) - 1));
-  const Vec<T> e = exp_nonpositive((Vec<T>)((Bits)x | sign));
-  const Vec<T> large = reciprocal_1_to_2(e + T(1));
-  const Vec<T> small = e * large;
-  return {negative ? small : large, negative ? large : small};
+  Vec<T> e[N], large[N];
+  KAN_UNROLL
+  for (int n = 0; n < N; ++n) e[n] = (Vec<T>)((Bits)x[n] | sign);
+  exp_nonpositive<T, N>(e);
+  KAN_UNROLL
+  for (int n = 0; n < N; ++n) large[n] = reciprocal_1_to_2(e[n] + T(1));
+  KAN_UNROLL
+  for (int n = 0; n < N; ++n) {
+    const auto negative = (typename Simd<T>::IVec)x[n] < 0;  // by the sign's bit: -0 and NaN may go either way
+    const Vec<T> small = e[n] * large[n];
+    out[n] = {negative ? small : large[n], negative ? large[n] : small};
+  }
 }
 
 // One step of the reduction below: of two vectors, blocks of `Block` lanes are halved; the sums of a's halves go to

@@ -4,8 +4,9 @@
 namespace sanitize {
 namespace {
 
-// Few heads; now and then several tiles of rows and features, rows that are split, whole vectors of features, and the
-// derivative whose steps show to which cell a knot belongs.
+// Few heads; now and then several tiles of rows and features, rows that are split, whole vectors of features, knots
+// that all features share and even ones that they do not, and the derivative whose steps show to which cell a knot
+// belongs.
 Problem make_problem(uint64_t seed) {
   Problem p(seed);
   p.layer.out_features = 1 + p.layer.out_features % 5;
@@ -20,6 +21,10 @@ Problem make_problem(uint64_t seed) {
   if (seed % 32 == 0) p.layer.batch = 2048 + p.random.below(600);
   for (size_t i = p.t.size(); i < size_t(p.layer.in_features); ++i) p.t.push_back(p.t[i - 1]);
   p.t.resize(size_t(p.layer.in_features));
+  for (size_t i = 0; seed % 3 == 2 && i < p.t.size(); ++i) {
+    for (double& knot : p.t[i]) knot = double(float(knot * (1 + 0.25 * double(i % 3))));
+  }
+  if (seed % 3 == 1) std::fill(p.t.begin(), p.t.end(), std::vector<double>(p.t[0]));
   return p;
 }
 

@@ -14,7 +14,8 @@ void kan_activation(const cpu::ActivationArgs& args, const cpu::Executor& execut
   if (shape.batch == 0 || shape.in == 0 || shape.out == 0) return;
   if (args.layer.weight_dtype == DType::f64) return sorted_activation<double>(args, shape, executor);
   if (!takes_feature_lanes(shape)) return sorted_activation<float>(args, shape, executor);
-  with_short_order(shape, [&](auto order) { feature_lanes_forward<order()>(args, shape, executor); });
+  with_short_order(shape,
+                   [&](auto order, auto heads) { feature_lanes_forward<order(), heads()>(args, shape, executor); });
 }
 
 void kan_activation_backward(const cpu::ActivationBackwardArgs& args, const cpu::Executor& executor) {
@@ -26,9 +27,9 @@ void kan_activation_backward(const cpu::ActivationBackwardArgs& args, const cpu:
   }
   if (args.layer.weight_dtype == DType::f64) return sorted_activation_backward<double>(args, shape, executor);
   if (!takes_feature_lanes(shape)) return sorted_activation_backward<float>(args, shape, executor);
-  with_short_order(shape, [&](auto order) {
-    if (args.input_derivative == 0) return feature_lanes_backward<order(), order()>(args, shape, executor);
-    feature_lanes_backward<order(), order() - 1>(args, shape, executor);
+  with_short_order(shape, [&](auto order, auto heads) {
+    if (args.input_derivative == 0) return feature_lanes_backward<order(), order(), heads()>(args, shape, executor);
+    feature_lanes_backward<order(), order() - 1, heads()>(args, shape, executor);
   });
 }
 

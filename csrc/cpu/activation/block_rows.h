@@ -32,10 +32,11 @@ class BlockRows {
   }
   const float* row(int64_t b) const { return data_ + b * stride_; }
   int64_t stride() const { return stride_; }
-  // Asks for a row that is read soon.
-  KAN_HD void fetch(int64_t b) const {
+  // Asks for a row that is read soon; behind the last of some rows, for one of the next block.
+  KAN_HD void fetch(int64_t b, int64_t rows) const {
     if (!in_place_) return;
-    for (int64_t f = 0; f < n_; f += 16) __builtin_prefetch(row(b) + f);
+    const float* const from = b < rows ? row(b) : row(b - rows) + kTileColumns;
+    for (int64_t f = 0; f < n_; f += 16) __builtin_prefetch(from + f);
   }
 
  private:
@@ -47,17 +48,38 @@ class BlockRows {
   int64_t stride_ = 0;
 };
 
-// Writes rows of a block to a contiguous matrix of `total` numbers, past the caches where none of them would hold it.
+// Where a kernel puts rows of a block, `stride` numbers apart.
+struct RowTarget {
+  float* to;
+  int64_t stride;
+  bool streamed;
+
+  KAN_HD void put(int64_t row, int64_t f, Vec<float> v) const {
+    float* const p = to + row * stride + f;
+    streamed ? stream(p, v) : store(p, v);
+  }
+};
+
+// Writes rows of a block to a contiguous matrix of `total` numbers: whole vectors where they belong, past the caches
+// where none of them would hold the matrix; else by way of copies.
 class RowWriter {
  public:
-  RowWriter(void* out, DType dtype, int64_t row_stride, int64_t total, int64_t n) : out_(out), dtype_(dtype), n_(n) {
-    streamed_ = dtype == DType::f32 && n % Simd<float>::lanes == 0 &&
-                is_streamed(static_cast<const float*>(out), row_stride, total);
+  // copies: so many rows of kTileColumns are written at a time.
+  RowWriter(void* out, DType dtype, int64_t row_stride, int64_t total, int64_t n, float* copies)
+      : out_(out), dtype_(dtype), row_stride_(row_stride), n_(n), copies_(copies) {
+    in_place_ = dtype == DType::f32 && n % Simd<float>::lanes == 0;
+    streamed_ = in_place_ && is_streamed(static_cast<const float*>(out), row_stride, total);
   }
-  void write(int64_t offset, const float* row) const {
-    if (!streamed_) return write_row(out_, dtype_, offset, row, n_);
-    float* const to = static_cast<float*>(out_) + offset;
-    for (int64_t f = 0; f < n_; f += Simd<float>::lanes) stream(to + f, load(row + f));
+  // Of rows from an offset on.
+  RowTarget target(int64_t offset) const {
+    if (!in_place_) return {copies_, kTileColumns, false};
+    return {static_cast<float*>(out_) + offset, row_stride_, streamed_};
+  }
+  // Ends what was put there.
+  void finish_rows(int64_t offset, int64_t rows) const {
+    for (int64_t r = 0; !in_place_ && r < rows; ++r) {
+      write_row(out_, dtype_, offset + r * row_stride_, copies_ + r * kTileColumns, n_);
+    }
   }
   void finish() const {
     if (streamed_) finish_streams();
@@ -66,8 +88,9 @@ class RowWriter {
  private:
   void* const out_;
   const DType dtype_;
-  const int64_t n_;
-  bool streamed_;
+  const int64_t row_stride_, n_;
+  float* const copies_;
+  bool in_place_, streamed_;
 };
 
 // Of so many rows copies of a matrix for each head are held.

@@ -7,7 +7,7 @@
 
 #include <vector>
 
-#include "cpu/linear/cell_polynomials.h"
+#include "cpu/linear/cell_finder.h"
 #include "tiles.h"
 
 namespace kan {
@@ -24,24 +24,36 @@ void with_entries(const Shape& s, const Call& call) {
 template <int K, int N>
 using ShortKnots = CellPolynomials<float, K, N>;
 
-// Where the features of a row lie: the offsets of their cells' lines, and in cells u = (x - left) / width and
-// w = (right - x) / width.
-struct Places {
-  alignas(64) int32_t bounds[kTileColumns];
-  alignas(64) int32_t splines[kTileColumns];  // of the first head
-  alignas(64) float u[kTileColumns], w[kTileColumns];
+// Where the features of a row lie; lines: those of the first head's splines.
+struct Places : CellPlaces<float, kTileColumns> {
+  alignas(64) int32_t bounds[kTileColumns];  // used where knots are not shared
+};
 
-  KAN_HD Place<float> at(int64_t f) const { return {load(u + f), load(w + f)}; }
+// What is known of the knots of a block.
+struct BlockKnots {
+  bool even = false;    // they lie so evenly that a cell can be computed from x
+  bool shared = false;  // all features have the same: a finder knows them
+  CellFinder<float, 16> shorter;
+  CellFinder<float, kMostKnots + 1> longer;
+
+  template <int N>
+  auto& finder() {
+    if constexpr (N == 16) {
+      return shorter;
+    } else {
+      return longer;
+    }
+  }
 };
 
 // The features of one block. Bounds: [feature][entry][kLine], a cell's ends and the inverse of its width.
 struct CellBlock {
   int64_t columns = 0;  // features that there is room for
   int n_knots = 0;
-  bool even = false;  // the knots lie so evenly that a cell can be computed from x
   int heads = 1;
+  const BlockKnots* of_block = nullptr;
   // knots: [n_knots][columns], filled up with NaN to a whole number of kCounted; base_weights: [head][columns];
-  // splines: [feature][entry][head][kLine]
+  // splines: [feature][entry][head][kLine]. Shared knots are not written here.
   const float *knots, *scale, *shift, *bounds, *splines, *base_weights;
 
   int entries() const { return n_knots + 1; }
@@ -49,6 +61,17 @@ struct CellBlock {
 
   // The places of n features, a whole number of vectors, in each of some rows, which lie a stride apart.
   void locate(const float* x, int64_t stride, int64_t rows, int64_t n, Places* places) const {
+    const bool even = of_block->even;
+    if (of_block->shared) {
+      const int32_t entry = kLine * heads, feature = entries() * entry;
+      const TableOfEach<float> tables{first_lines() * (kLine * heads), Simd<float>::lanes * feature, entry};
+      for (int64_t r = 0; r < rows; ++r) {
+        const float* const row = x + r * stride;
+        n_knots < 16 ? of_block->shorter.find(row, n, places[r], tables)
+                     : of_block->longer.find(row, n, places[r], tables);
+      }
+      return;
+    }
     for (int64_t r = 0; r < rows; ++r) {
       even ? find_lines<true>(x + r * stride, n, places[r]) : find_lines<false>(x + r * stride, n, places[r]);
     }
@@ -62,6 +85,13 @@ struct CellBlock {
   }
 
  private:
+  // The lanes' first entries.
+  KAN_HD Simd<float>::IVec first_lines() const {
+    Simd<float>::IVec first = {};
+    KAN_UNROLL
+    for (int l = 0; l < Simd<float>::lanes; ++l) first[l] = l * entries();
+    return first;
+  }
   // Writes the offsets. A loop of its own: they are read one by one, and a load waits where its store is still
   // underway.
   template <bool Even>
@@ -69,9 +99,7 @@ struct CellBlock {
     using IVec = Simd<float>::IVec;
     constexpr int L = Simd<float>::lanes;
     const CellBlock self = *this;
-    IVec first = {};  // lines of the features' first entries
-    KAN_UNROLL
-    for (int l = 0; l < L; ++l) first[l] = l * self.entries();
+    IVec first = first_lines();
     for (int64_t f = 0; f < n; f += L, first += L * self.entries()) {
       const Vec<float> v = load(x + f);
       IVec line = first;
@@ -84,7 +112,7 @@ struct CellBlock {
         }
       }
       *reinterpret_cast<IVec*>(places.bounds + f) = line * kLine;
-      *reinterpret_cast<IVec*>(places.splines + f) = line * (kLine * self.heads);
+      *reinterpret_cast<IVec*>(places.lines + f) = line * (kLine * self.heads);
     }
   }
   // Where features lie in the cells of their lines. False if Even and one lies elsewhere, at infinity or nowhere.
@@ -120,12 +148,14 @@ class CellTables {
         s_(s),
         derivative_(derivative),
         degree_(degree),
-        even_(size_t(ceil_div(s.in, kTileColumns))),
+        blocks_(size_t(ceil_div(s.in, kTileColumns))),
         bounds_(bounds_size(s)),
         size_(block_size(s, derivative)),
         memory_(arena.take<float>(ceil_div(s.in, kTileColumns) * size_)) {
-    run_tasks(executor, s.in * s.out * 200 > kSerialCycles, s, Tasks(s, 1), [&](const Task& task) {
-      with_entries(s_, [&](auto entries) { load_block<entries()>(task.i0, task.i1); });
+    run_tasks(executor, s.in * s.out * 200 > kSerialCycles, s, Tasks(s, 1), [&](const Strip& strip) {
+      strip.for_blocks([&](const Block& block) {
+        with_entries(s_, [&](auto entries) { load_block<entries()>(block.i, block.i + block.features); });
+      });
     });
   }
 
@@ -136,8 +166,8 @@ class CellTables {
   CellBlock block(int64_t i0) const {
     CellBlock b;
     const float* const start = memory_ + i0 / kTileColumns * size_;
-    b.columns = columns(s_), b.n_knots = s_.n_knots, b.even = even_[size_t(i0 / kTileColumns)] != 0,
-    b.heads = int(s_.out);
+    b.columns = columns(s_), b.n_knots = s_.n_knots, b.heads = int(s_.out);
+    b.of_block = &blocks_[size_t(i0 / kTileColumns)];
     b.bounds = start, b.splines = start + bounds_;
     b.knots = start + size_ - (counted_knots(s_) + 2 + s_.out) * b.columns;
     b.scale = b.knots + counted_knots(s_) * b.columns, b.shift = b.scale + b.columns;
@@ -174,7 +204,9 @@ class CellTables {
     Arena arena(Arena::bytes_for<float>(coefficients) + Arena::bytes_for<float>(s_.out));
     float *const rows = arena.take<float>(coefficients), *const base = arena.take<float>(s_.out);
     std::fill(to(block.knots) + s_.n_knots * block.columns, to(block.scale), std::numeric_limits<float>::quiet_NaN());
-    bool even = true;
+    BlockKnots& of_block = blocks_[size_t(i0 / kTileColumns)];
+    of_block.even = of_block.shared = true;
+    for (int64_t i = i0 + 1; i < i1; ++i) of_block.shared = of_block.shared && repeats(i, i0);
     float scale = 0, shift = 0;
     for (int64_t f = 0; f < block.columns; ++f) {
       const int64_t i = i0 + f;
@@ -186,15 +218,18 @@ class CellTables {
       if (!repeats(i, i0)) {
         knots.load(grid(i), s_.n_knots);
         if (derivative_ >= 0) basis.load(knots, derivative_, degree_);
-        even = even && knots.find_scale(scale, shift);
+        of_block.even = of_block.even && knots.find_scale(scale, shift);
+        if (of_block.shared) of_block.finder<N>().load(grid(i), knots);
       }
-      to(block.scale)[f] = scale, to(block.shift)[f] = shift;
-      for (int t = 0; t < s_.n_knots; ++t) to(block.knots)[t * block.columns + f] = grid(i)[t];
-      for (int e = 0; e < int(entries); ++e) {
-        bounds[e * kLine] = knots.left(e), bounds[e * kLine + 1] = knots.right(e);
-        bounds[e * kLine + 2] = knots.inverse_width(e);
+      if (!of_block.shared) {
+        to(block.scale)[f] = scale, to(block.shift)[f] = shift;
+        for (int t = 0; t < s_.n_knots; ++t) to(block.knots)[t * block.columns + f] = grid(i)[t];
+        for (int e = 0; e < int(entries); ++e) {
+          bounds[e * kLine] = knots.left(e), bounds[e * kLine + 1] = knots.right(e);
+          bounds[e * kLine + 2] = knots.inverse_width(e);
+        }
+        if (of_block.even) open_bounds(bounds), open_bounds(bounds + s_.n_knots * kLine);
       }
-      if (even) open_bounds(bounds), open_bounds(bounds + s_.n_knots * kLine);
       if (layer_.base_weight) {
         read_row(base, layer_.base_weight, layer_.weight_dtype, i * s_.out, s_.out, 1);
         for (int64_t h = 0; h < s_.out; ++h) to(block.base_weights)[h * block.columns + f] = base[h];
@@ -207,7 +242,6 @@ class CellTables {
         });
       }
     }
-    even_[size_t(i0 / kTileColumns)] = even;
   }
 
   static void open_bounds(float* bounds) { bounds[0] = -kFar<float>, bounds[1] = kFar<float>; }
@@ -215,7 +249,7 @@ class CellTables {
   const Layer& layer_;
   const Shape& s_;
   const int derivative_, degree_;
-  std::vector<char> even_;       // of each block
+  std::vector<BlockKnots> blocks_;
   const int64_t bounds_, size_;  // numbers: of the bounds of a block, of a block
   float* const memory_;
 };

@@ -86,10 +86,10 @@ template <class T>
 void sorted_activation(const cpu::ActivationArgs& a, const Shape& s, const cpu::Executor& executor) {
   const T* const grid = static_cast<const T*>(a.layer.grid);
   const bool base = s.base != kNoBase;
-  run_tasks(executor, s.batch * s.in * (24 + s.out) > kSerialCycles, s, Tasks::of_rows(s), [&](const Task& task) {
-    const int64_t i = task.i0, n = task.i1 - i;
+  run_tasks(executor, s.batch * s.in * (24 + s.out) > kSerialCycles, s, Tasks::of_rows(s), [&](const Strip& strip) {
     SortedTile<T> tile(s);
-    task.for_tiles([&](int64_t row0, int64_t rows) {
+    strip.for_tiles([&](const Block& block, int64_t row0, int64_t rows) {
+      const int64_t i = block.i, n = block.features;
       tile.read(a.x, a.row_scale, row0, rows, i, n);
       for (int64_t f = 0; f < n; ++f) {
         const T* const knots = grid + (i + f) * s.grid_columns;
@@ -123,10 +123,10 @@ void sorted_activation_backward(const cpu::ActivationBackwardArgs& a, const Shap
   const std::unique_ptr<double[]> sums(new double[size_t(weight ? tasks.splits * size : 0)]());
   const int orders[2] = {weight ? a.weight_derivative : a.input_derivative, a.input_derivative};
   const int n_orders = 1 + (weight && input), input_at = n_orders - 1;
-  run_tasks(executor, s.batch * s.in * (48 + 2 * s.out) > kSerialCycles, s, tasks, [&](const Task& task) {
-    const int64_t i = task.i0, n = task.i1 - i;
+  run_tasks(executor, s.batch * s.in * (48 + 2 * s.out) > kSerialCycles, s, tasks, [&](const Strip& strip) {
     SortedTile<T> tile(s);
-    task.for_tiles([&](int64_t row0, int64_t rows) {
+    strip.for_tiles([&](const Block& block, int64_t row0, int64_t rows) {
+      const int64_t i = block.i, n = block.features;
       tile.read(a.x, a.row_scale, row0, rows, i, n);
       for (int64_t h = 0; h < s.out; ++h) read_columns(tile.column(h, 0), kTileStride, head(a, h), row0, rows, i, n);
       for (int64_t f = 0; f < n; ++f) {
@@ -157,7 +157,7 @@ void sorted_activation_backward(const cpu::ActivationBackwardArgs& a, const Shap
           for (int64_t h = 0; h < s.out; ++h) {
             const T* const g = tile.column(h, f);
             for (int64_t q = 0; q < rows; ++q) tile.line[q] = g[row[q]];
-            tile.add_sums(sums.get() + task.split * size + (i + f) * of_feature, s, h);
+            tile.add_sums(sums.get() + strip.split * size + (i + f) * of_feature, s, h);
           }
         }
       }

@@ -106,25 +106,41 @@ struct Tasks {
   int64_t count() const { return blocks * splits; }
 };
 
-// The features and rows of one task.
-struct Task {
-  int64_t split, i0, i1, first, last;
+// Neighbouring features, at most kTileColumns.
+struct Block {
+  int64_t n, i, features;  // the n-th of all blocks, from feature i on
 
-  Task(const Tasks& tasks, const Shape& s, int64_t n)
-      : split(n % tasks.splits),
-        i0(n / tasks.splits * kTileColumns),
-        i1(min64(s.in, i0 + kTileColumns)),
+  Block(const Shape& s, int64_t n) : n(n), i(n * kTileColumns), features(min64(kTileColumns, s.in - i)) {}
+};
+
+// Tasks that a thread does together: neighbouring blocks on the rows of one split.
+struct Strip {
+  const Shape& s;
+  int64_t split, first_block, blocks, first, last;
+
+  Strip(const Tasks& tasks, const Shape& s, int64_t task, int64_t count)
+      : s(s),
+        split(task / tasks.blocks),
+        first_block(task % tasks.blocks),
+        blocks(min64(count, tasks.blocks - first_block)),
         first(min64(s.batch, split * tasks.rows_per_split)),
         last(min64(s.batch, first + tasks.rows_per_split)) {}
 
-  // body(row0, rows) for every tile.
+  // body(block) for every block.
+  template <class Body>
+  void for_blocks(const Body& body) const {
+    for (int64_t n = first_block; n < first_block + blocks; ++n) body(Block(s, n));
+  }
+  // body(block, row0, rows) for every tile, all blocks of some rows before further rows: each row lies in a page of its
+  // own, and a machine remembers where some thousand pages are.
   template <class Body>
   void for_tiles(const Body& body) const {
-    for_parts(first, last - first, kTileRows, body);
+    for_parts(first, last - first, kTileRows,
+              [&](int64_t row0, int64_t rows) { for_blocks([&](const Block& block) { body(block, row0, rows); }); });
   }
 };
 
-// body(task) for all tasks.
+// body(strip) for all tasks.
 template <class Body>
 void run_tasks(const cpu::Executor& executor, bool parallel, const Shape& s, const Tasks& tasks, const Body& body) {
   struct Context {
@@ -136,7 +152,11 @@ void run_tasks(const cpu::Executor& executor, bool parallel, const Shape& s, con
       executor, parallel, tasks.count(),
       [](int64_t begin, int64_t end, void* pointer) {
         const Context& c = *static_cast<const Context*>(pointer);
-        for (int64_t n = begin; n < end; ++n) c.body(Task(c.tasks, c.s, n));
+        while (begin < end) {
+          const Strip strip(c.tasks, c.s, begin, end - begin);
+          c.body(strip);
+          begin += strip.blocks;
+        }
       },
       &context);
 }

@@ -36,6 +36,33 @@ KAN_HD void monomials(const Place<T>& p, Vec<T>* out) {
   }
 }
 
+// out[i] = g u^i w^(Degree - i)
+template <class T, int Degree>
+KAN_HD void moments(const Place<T>& p, Vec<T> g, Vec<T>* out) {
+  static_assert(Degree >= 1 && Degree <= kSmallOrder);
+  const Vec<T> gw = g * p.w, gu = g * p.u;
+  if constexpr (Degree == 1) out[0] = gw, out[1] = gu;
+  if constexpr (Degree == 2) out[0] = gw * p.w, out[1] = gu * p.w, out[2] = gu * p.u;
+  if constexpr (Degree == 3) {
+    const Vec<T> ww = p.w * p.w, uu = p.u * p.u;
+    out[0] = gw * ww, out[1] = gu * ww, out[2] = gw * uu, out[3] = gu * uu;
+  }
+}
+
+// sum_i c[i] u^i w^(Degree - i)
+template <class T, int Degree>
+KAN_HD Vec<T> polynomial(const Place<T>& p, const Vec<T>* c) {
+  static_assert(Degree <= kSmallOrder);
+  if constexpr (Degree == 0) {
+    return c[0] * (p.u * T(0) + T(1));  // keeps NaN
+  } else {
+    const Vec<T> low = c[0] * p.w + c[1] * p.u;
+    if constexpr (Degree == 1) return low;
+    if constexpr (Degree == 2) return low * p.w + c[2] * (p.u * p.u);
+    if constexpr (Degree == 3) return low * (p.w * p.w) + (c[2] * p.w + c[3] * p.u) * (p.u * p.u);
+  }
+}
+
 // Tables are computed in double, whatever they are stored as.
 template <class T>
 struct Rounded {

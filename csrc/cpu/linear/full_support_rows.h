@@ -46,7 +46,7 @@ void rbf_rows(T* const* values, const int* orders, int n, const SortedRows<T>& i
   for (int r = 0; r < functions; ++r) {
     for (int q = 0; q < in.rows; q += L) {  // surplus lanes are padding
       const Vec<T> t = (load(in.x + q) - grid[r]) * inverse;
-      Gaussian<Vec<T>, T> bell(t, exp_nonpositive(-t * t), inverse);
+      Gaussian<Vec<T>, T> bell(t, exp_nonpositive<T>(-t * t), inverse);
       for (int v = 0; v < n; ++v) store(values[v] + r * kRowStride + q, bell.at(orders[v]));
     }
   }

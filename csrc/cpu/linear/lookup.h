@@ -46,13 +46,13 @@ struct Lookup<float> {
     const __m256 low = _mm256_permutevar8x32_ps(_mm256_load_ps(table), (__m256i)index);
     if constexpr (Short) return (Vec<float>)low;
     const __m256 high = _mm256_permutevar8x32_ps(_mm256_load_ps(table + 8), (__m256i)index);
-    const __m256i upper = _mm256_cmpgt_epi32((__m256i)index, _mm256_set1_epi32(7));
+    const __m256i upper = _mm256_slli_epi32((__m256i)index, 28);  // the sign chooses
     return (Vec<float>)_mm256_blendv_ps(low, high, _mm256_castsi256_ps(upper));
   }
 };
 #endif
 
-// How many numbers of a rising table, which infinities fill, are at or below each lane of x; 0 for NaN.
+// How many numbers of a rising table, which infinities or NaN fill, are at or below each lane of x; 0 for NaN.
 template <class T, bool Short>
 KAN_HD typename Simd<T>::IVec count_at_or_below(const T* table, Vec<T> x) {
   using IVec = typename Simd<T>::IVec;
@@ -67,16 +67,12 @@ KAN_HD typename Simd<T>::IVec count_at_or_below(const T* table, Vec<T> x) {
   return count;
 }
 
-// Four columns of N numbers, of which each lane reads its own entry's: where one permutation reads a column, columns
-// lie together, else the numbers of an entry, as a line.
+// Four columns of N numbers, of which each lane reads its own entry's: where registers hold a column, columns lie
+// together, else the numbers of an entry, as a line.
 template <class T, int N>
 class LineTable {
  public:
-#if defined(__AVX512F__)
   static constexpr bool kInRegisters = N <= Lookup<T>::entries;
-#else
-  static constexpr bool kInRegisters = false;
-#endif
 
   void put(int entry, int column, T number) {
     numbers_[kInRegisters ? column * N + entry : entry * kLine + column] = number;
@@ -85,16 +81,21 @@ class LineTable {
     KAN_UNROLL
     for (int c = 0; c < kLine; ++c) put(entry, c, line[c]);
   }
+  // In registers.
+  template <int Columns = kLine>
+  KAN_HD void read(Offsets<T> entries, Vec<T>* columns) const {
+    const auto index = __builtin_convertvector(entries, typename Simd<T>::IVec);
+    KAN_UNROLL
+    for (int c = 0; c < Columns; ++c) {
+      columns[c] = Lookup<T>::template read<N == Simd<T>::lanes>(numbers_ + c * N, index);
+    }
+  }
   // offsets: of the lanes' entries, times kLine.
   template <int Columns = kLine>
   KAN_HD void read(const int32_t* offsets, Vec<T>* columns) const {
     if constexpr (kInRegisters) {
-      using IVec = typename Simd<T>::IVec;
-      const auto entry = __builtin_convertvector(load_offsets<T>(offsets), IVec) / typename Simd<T>::Int(kLine);
-      KAN_UNROLL
-      for (int c = 0; c < Columns; ++c) {
-        columns[c] = Lookup<T>::template read<N == Simd<T>::lanes>(numbers_ + c * N, entry);
-      }
+      static_assert(kLine == 4, "a shift divides by it");
+      read<Columns>(load_offsets<T>(offsets) >> 2, columns);
     } else {
       read_lines<T, Columns>(numbers_, offsets, columns);
     }

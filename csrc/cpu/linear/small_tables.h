@@ -5,8 +5,7 @@
 #include <new>
 
 #include "blocking.h"
-#include "cell_polynomials.h"
-#include "lookup.h"
+#include "cell_finder.h"
 
 namespace kan {
 namespace KAN_ISA {
@@ -14,89 +13,9 @@ namespace KAN_ISA {
 constexpr int kSmallColumns = 8;  // features whose columns and tables are made together
 constexpr int kSmallRows = 256;   // rows of one block: its columns stay in the first-level cache
 
-// Where the rows of a block lie among the knots of one feature: the offsets of their entries' lines, and where in
-// cells.
+// Where the rows of a block lie among the knots of one feature.
 template <class T>
-struct SmallPlaces {
-  alignas(64) int32_t lines[kSmallRows];
-  alignas(64) T u[kSmallRows], w[kSmallRows];
-
-  KAN_HD Place<T> at(int64_t b) const { return {load(u + b), load(w + b)}; }
-};
-
-// Finds the places of rows among the knots of one feature.
-template <class T, int N>
-class SmallFinder {
- public:
-  template <int K>
-  void load(const T* knots, const CellPolynomials<T, K, N>& tables) {
-    n_knots_ = tables.n_knots();
-    std::copy(knots, knots + n_knots_, knots_);
-    even_ = tables.find_scale(scale_, shift_);
-    for (int e = 0; e <= n_knots_; ++e) {
-      bounds_.put(e, 0, tables.left(e)), bounds_.put(e, 1, tables.right(e)), bounds_.put(e, 2, tables.inverse_width(e));
-    }
-    for (int e : {0, n_knots_}) {
-      if (even_) bounds_.put(e, 0, -kFar<T>), bounds_.put(e, 1, kFar<T>);
-    }
-  }
-
-  // rows: filled up to whole vectors.
-  void find(const T* x, int64_t rows, SmallPlaces<T>& places) const {
-    if (even_) {
-      find_lines<true>(x, rows, places.lines);
-      if (find_places<true>(x, rows, places)) return;
-    }
-    find_lines<false>(x, rows, places.lines);
-    find_places<false>(x, rows, places);
-  }
-
- private:
-  static constexpr int L = Simd<T>::lanes;
-
-  // A loop of its own: the offsets are read one by one, and a load waits where its store is still underway.
-  template <bool Even>
-  KAN_HD void find_lines(const T* x, int64_t rows, int32_t* lines) const {
-    using IVec = typename Simd<T>::IVec;
-    const int n_knots = n_knots_;
-    const Vec<T> scale = broadcast(scale_), shift = broadcast(shift_);
-    for (int64_t b = 0; b < rows; b += L) {
-      const Vec<T> v = KAN_ISA::load(x + b);
-      if constexpr (Even) {
-        store_offsets<T>(lines + b, computed_entry<T>(v, scale, shift, n_knots) * kLine);
-      } else {  // how many knots are at or below x; 0 for NaN
-        IVec count = IVec{};
-        for (int t = 0; t < n_knots; ++t) count -= (IVec)(v >= broadcast(knots_[t]));
-        store_offsets<T>(lines + b, __builtin_convertvector(count, Offsets<T>) * kLine);
-      }
-    }
-  }
-  // False if Even and a row lies elsewhere than in the cell of its line, at infinity or nowhere.
-  template <bool Even>
-  KAN_HD bool find_places(const T* x, int64_t rows, SmallPlaces<T>& places) const {
-    using IVec = typename Simd<T>::IVec;
-    IVec elsewhere = IVec{};
-    const Vec<T> first = broadcast(knots_[0]), last = broadcast(knots_[n_knots_ - 1]);
-    for (int64_t b = 0; b < rows; b += L) {
-      Vec<T> v = KAN_ISA::load(x + b), cell[3];
-      bounds_.template read<3>(places.lines + b, cell);
-      if constexpr (Even) {
-        elsewhere |= (IVec)(v < cell[0]) | ~(IVec)(v < cell[1]);
-      } else {  // infinities stay out of the arithmetic
-        v = v < first ? first : v;
-        v = v > last ? last : v;
-      }
-      store(places.u + b, (v - cell[0]) * cell[2]);
-      store(places.w + b, (cell[1] - v) * cell[2]);
-    }
-    return !Even || !any_lane(elsewhere);
-  }
-
-  int n_knots_ = 0;
-  bool even_ = false;
-  T scale_ = 0, shift_ = 0, knots_[N];
-  LineTable<T, N> bounds_;
-};
+using SmallPlaces = CellPlaces<T, kSmallRows>;
 
 // The splines of one feature and all outputs.
 template <class T, int K, int N>
@@ -158,7 +77,7 @@ class SmallTables {
       if (derivative_ >= 0) splines_[f].load(layer_, feature + f, basis_);
     }
   }
-  const SmallFinder<T, N>& finder(int64_t f) const { return finders_[first_with_[f]]; }
+  const CellFinder<T, N>& finder(int64_t f) const { return finders_[first_with_[f]]; }
   const SmallSplines<T, K, N>& splines(int64_t f) const { return splines_[f]; }
 
   // Calls call(f, its basis functions) for the features that were loaded.
@@ -188,7 +107,7 @@ class SmallTables {
   const Shape& shape_;
   const int derivative_, degree_;
   int64_t loaded_ = -1, first_with_[kSmallColumns];
-  SmallFinder<T, N> finders_[kSmallColumns];
+  CellFinder<T, N> finders_[kSmallColumns];
   SmallSplines<T, K, N> splines_[kSmallColumns];
   Knots knots_;
   BasisLines<K, N> basis_;
