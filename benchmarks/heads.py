@@ -85,6 +85,14 @@ def _layers(widths: tuple[int, ...], same_parameters: bool = True) -> Callable[[
     return build
 
 
+def _gpt_blocks() -> dict[str, nn.Module]:
+    """The transformer blocks of examples/language_model.py, with the same number of parameters."""
+    from examples.language_model import GPT, HEADS, Size
+
+    kinds = {"GELU MLP": "MLP", **{kind.removeprefix("KAN, "): kind for kind in HEADS}}
+    return {name: GPT(kind, 1, Size()).blocks for name, kind in kinds.items()}
+
+
 def _mlp(widths: tuple[int, ...]) -> nn.Module:
     first, hidden, last = widths
     return nn.Sequential(nn.Linear(first, hidden), nn.SiLU(), nn.Linear(hidden, last))
@@ -97,6 +105,7 @@ ROWS = (
         compiled=True,
     ),
     Row("wide", "[768,3072,768]", (512, 768), _layers((768, 3072, 768)), {"1 head": 1.3, "4 heads": 1.8}),
+    Row("gpt", "GPT, 4 blocks, 128 wide", (16, 128, 128), _gpt_blocks, {"4 heads": 1.2}),
 )  # fmt: skip
 
 

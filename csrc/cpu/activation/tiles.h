@@ -132,7 +132,7 @@ struct Strip {
     for (int64_t n = first_block; n < first_block + blocks; ++n) body(Block(s, n));
   }
   // body(block, row0, rows) for every tile, all blocks of some rows before further rows: each row lies in a page of its
-  // own, and a machine remembers where some thousand pages are.
+  // own, and a core stores where some two thousand pages are.
   template <class Body>
   void for_tiles(const Body& body) const {
     for_parts(first, last - first, kTileRows,
