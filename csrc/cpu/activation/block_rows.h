@@ -32,7 +32,7 @@ class BlockRows {
   }
   const float* row(int64_t b) const { return data_ + b * stride_; }
   int64_t stride() const { return stride_; }
-  // Asks for a row that is read soon; behind the last of some rows, for one of the next block.
+  // Asks for a row that is read soon; behind the last row of a tile, for one of the next block.
   KAN_HD void fetch(int64_t b, int64_t rows) const {
     if (!in_place_) return;
     const float* const from = b < rows ? row(b) : row(b - rows) + kTileColumns;
@@ -60,25 +60,34 @@ struct RowTarget {
   }
 };
 
-// Writes rows of a block to a contiguous matrix of `total` numbers: whole vectors where they belong, past the caches
-// where none of them would hold the matrix; else by way of copies.
+constexpr int64_t kStreamedRows = 4;  // at a time: the lines of more are not whole before they leave the core
+
+// Writes rows of a block to a contiguous matrix of `total` numbers, some at a time: whole vectors where they belong,
+// past the caches where none of them would hold the matrix; else by way of copies.
 class RowWriter {
  public:
-  // copies: so many rows of kTileColumns are written at a time.
-  RowWriter(void* out, DType dtype, int64_t row_stride, int64_t total, int64_t n, float* copies)
-      : out_(out), dtype_(dtype), row_stride_(row_stride), n_(n), copies_(copies) {
-    in_place_ = dtype == DType::f32 && n % Simd<float>::lanes == 0;
-    streamed_ = in_place_ && is_streamed(static_cast<const float*>(out), row_stride, total);
+  // copies: of `rows` rows of kTileColumns.
+  RowWriter(void* out, DType dtype, int64_t row_stride, int64_t total, int64_t n, int64_t rows, float* copies)
+      : out_(out), dtype_(dtype), row_stride_(row_stride), n_(n), rows_(rows), copies_(copies) {
+    const bool whole = dtype == DType::f32 && n % Simd<float>::lanes == 0;
+    streamed_ = whole && is_streamed(static_cast<const float*>(out), row_stride, total);
+    in_place_ = whole && (!streamed_ || rows <= kStreamedRows);
   }
-  // Of rows from an offset on.
+  // Of the rows from an offset on.
   RowTarget target(int64_t offset) const {
     if (!in_place_) return {copies_, kTileColumns, false};
     return {static_cast<float*>(out_) + offset, row_stride_, streamed_};
   }
   // Ends what was put there.
-  void finish_rows(int64_t offset, int64_t rows) const {
-    for (int64_t r = 0; !in_place_ && r < rows; ++r) {
-      write_row(out_, dtype_, offset + r * row_stride_, copies_ + r * kTileColumns, n_);
+  void finish_rows(int64_t offset) const {
+    for (int64_t r = 0; !in_place_ && r < rows_; ++r, offset += row_stride_) {
+      const float* const row = copies_ + r * kTileColumns;
+      if (!streamed_) {
+        write_row(out_, dtype_, offset, row, n_);
+        continue;
+      }
+      float* const to = static_cast<float*>(out_) + offset;
+      for (int64_t f = 0; f < n_; f += Simd<float>::lanes) stream(to + f, load(row + f));
     }
   }
   void finish() const {
@@ -88,7 +97,7 @@ class RowWriter {
  private:
   void* const out_;
   const DType dtype_;
-  const int64_t row_stride_, n_;
+  const int64_t row_stride_, n_, rows_;
   float* const copies_;
   bool in_place_, streamed_;
 };

@@ -1,5 +1,6 @@
 // The tables of activations of B-splines with short grids, where lanes are features: each lane reads from memory a line
-// with the bounds of its own cell, and one with the coefficients of each head's polynomial there.
+// with the coefficients of each head's polynomial in its own cell, and one with the cell's bounds, or these from
+// registers where features share their knots.
 //
 // Entries are those of linear/cell_polynomials.h: entry e belongs to rows with e knots at or below x; the first entry
 // and the last belong to no cell.
@@ -85,7 +86,7 @@ struct CellBlock {
   }
 
  private:
-  // The lanes' first entries.
+  // The first lines of the lanes' tables of bounds, in lines; splines have one for each head where bounds have one.
   KAN_HD Simd<float>::IVec first_lines() const {
     Simd<float>::IVec first = {};
     KAN_UNROLL
@@ -152,8 +153,8 @@ class CellTables {
         bounds_(bounds_size(s)),
         size_(block_size(s, derivative)),
         memory_(arena.take<float>(ceil_div(s.in, kTileColumns) * size_)) {
-    run_tasks(executor, s.in * s.out * 200 > kSerialCycles, s, Tasks(s, 1), [&](const Strip& strip) {
-      strip.for_blocks([&](const Block& block) {
+    run_tasks(executor, s.in * s.out * 200 > kSerialCycles, s, Tasks(s, 1), [&](const TaskRange& range) {
+      range.for_blocks([&](const Block& block) {
         with_entries(s_, [&](auto entries) { load_block<entries()>(block.i, block.i + block.features); });
       });
     });

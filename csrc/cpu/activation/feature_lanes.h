@@ -46,17 +46,17 @@ void feature_lanes_forward(const cpu::ActivationArgs& a, const Shape& s, const c
   const CellTables<K> tables(a.layer, s, a.derivative, K, executor, memory);
   const bool base = s.base != kNoBase, scaled = a.row_scale.data != nullptr;
   const int64_t heads = s.out;
-  run_tasks(executor, s.batch * s.in * (3 + s.out) > kSerialCycles, s, Tasks::of_rows(s), [&](const Strip& strip) {
+  run_tasks(executor, s.batch * s.in * (3 + s.out) > kSerialCycles, s, Tasks::of_rows(s), [&](const TaskRange& range) {
     const int64_t copy = BlockRows::floats(kTileRows);
     Arena arena(2 * Arena::bytes_for<float>(copy) + Arena::bytes_for<float>(heads * kTileColumns));
     float *const x_copy = arena.take<float>(copy), *const scale_copy = arena.take<float>(copy);
     float* const v_copies = arena.take<float>(heads * kTileColumns);
     alignas(64) float activation[kStage][2 * kTileColumns];
     Places places[kStage];
-    strip.for_tiles([&](const Block& features, int64_t row0, int64_t rows) {
+    range.for_tiles([&](const Block& features, int64_t row0, int64_t rows) {
       const int64_t i = features.i, n = features.features, padded = ceil_div(n, L) * L;
       const CellBlock block = tables.block(i);
-      const RowWriter writer(a.v, a.layer.weight_dtype, s.in, s.batch * heads * s.in, n, v_copies);
+      const RowWriter writer(a.v, a.layer.weight_dtype, s.in, s.batch * heads * s.in, n, heads, v_copies);
       BlockRows x(a.x, i, n, x_copy), row_scale(a.row_scale, i, n, scale_copy);
       x.read(row0, rows);
       if (scaled) row_scale.read(row0, rows);
@@ -71,7 +71,7 @@ void feature_lanes_forward(const cpu::ActivationArgs& a, const Shape& s, const c
           const int64_t offset = (row0 + b0 + r) * heads * s.in + i;
           values_of_row<K, Heads>(block, places[r], padded, scale, base ? activation[r] : nullptr,
                                   writer.target(offset));
-          writer.finish_rows(offset, heads);
+          writer.finish_rows(offset);
         }
       });
       writer.finish();
@@ -165,33 +165,34 @@ void feature_lanes_backward(const cpu::ActivationBackwardArgs& a, const Shape& s
   const bool weight = a.d_spline != nullptr, input = a.input != nullptr;
   const int64_t heads = s.out, of_feature = int64_t(s.coefficient_rows()) * heads,
                 size = weight ? s.in * of_feature : 0;
-  const Tasks tasks = weight ? Tasks::of_sums(s, size) : Tasks::of_rows(s);
+  Tasks tasks = weight ? Tasks::of_sums(s, size) : Tasks::of_rows(s);
   const int derivative = input ? a.input_derivative : -1;  // of the splines' tables
   Arena memory(CellTables<K>::bytes(s, derivative) + Arena::bytes_for<double>(tasks.splits * size), true);
   const CellTables<K> tables(a.layer, s, derivative, Degree, executor, memory);
+  if (weight) tasks.bytes = tables.block(0).splines_size() * int64_t(sizeof(double));
   double* const sums = memory.take<double>(tasks.splits * size);
   std::fill(sums, sums + tasks.splits * size, 0.0);
   const int orders[2] = {weight ? a.weight_derivative : a.input_derivative, a.input_derivative};
   const int n_orders = 1 + (weight && input);
   const int64_t part = rows_of_part(heads);
-  run_tasks(executor, s.batch * s.in * (6 + 3 * s.out) > kSerialCycles, s, tasks, [&](const Strip& strip) {
+  run_tasks(executor, s.batch * s.in * (6 + 3 * s.out) > kSerialCycles, s, tasks, [&](const TaskRange& range) {
     const int64_t moments_size = weight ? tables.block(0).splines_size() : 0, copy = BlockRows::floats(part);
-    Arena arena((2 + heads) * Arena::bytes_for<float>(copy) + CellMoments::bytes(moments_size, strip.blocks, heads));
+    Arena arena((2 + heads) * Arena::bytes_for<float>(copy) + CellMoments::bytes(moments_size, range.blocks, heads));
     float *const x_copy = arena.take<float>(copy), *const scale_copy = arena.take<float>(copy);
     std::vector<float*> g_copies;
     std::vector<MatrixView> views;
     for (int64_t h = 0; h < heads; ++h) g_copies.push_back(arena.take<float>(copy)), views.push_back(head(a, h));
-    CellMoments moments(moments_size, strip.blocks, heads, arena);
+    CellMoments moments(moments_size, range.blocks, heads, arena);
     alignas(64) float activation[kStage][2 * kTileColumns], result_copy[kTileColumns];
     std::vector<BlockRows> g;
     std::vector<const float*> g_rows(static_cast<size_t>(heads));
     GradientRow row{g_rows.data(), nullptr, nullptr, nullptr, moments.tile(), moments.base(), {}};
-    double* const d_all = sums + strip.split * size;
+    double* const d_all = sums + range.split * size;
     Places places[kStage];
-    strip.for_tiles([&](const Block& features, int64_t tile0, int64_t tile_rows) {
+    range.for_tiles([&](const Block& features, int64_t tile0, int64_t tile_rows) {
       const int64_t i = features.i, n = features.features, padded = ceil_div(n, L) * L;
       const CellBlock block = tables.block(i);
-      const RowWriter writer(a.input, a.x.dtype, s.in, s.batch * s.in, n, result_copy);
+      const RowWriter writer(a.input, a.x.dtype, s.in, s.batch * s.in, n, 1, result_copy);
       BlockRows x(a.x, i, n, x_copy), row_scale(a.row_scale, i, n, scale_copy);
       g.clear();
       for (size_t h = 0; h < views.size(); ++h) g.emplace_back(views[h], i, n, g_copies[h]);
@@ -201,8 +202,9 @@ void feature_lanes_backward(const cpu::ActivationBackwardArgs& a, const Shape& s
         for (BlockRows& of_head : g) of_head.read(row0, rows);
         for_parts(0, rows, kStage, [&](int64_t b0, int64_t stage) {
           for (int64_t r = 0; r < stage; ++r) {
-            x.fetch(b0 + r + kAhead, rows);
-            for (const BlockRows& of_head : g) of_head.fetch(b0 + r + kAhead, rows);
+            const int64_t ahead = b0 + r + kAhead, of_tile = tile0 + tile_rows - row0;
+            x.fetch(ahead, of_tile);
+            for (const BlockRows& of_head : g) of_head.fetch(ahead, of_tile);
             if (base) base_rows(s.base, x.row(b0 + r), padded, orders, n_orders, activation[r], kTileColumns);
           }
           block.locate(x.row(b0), x.stride(), stage, padded, places);
@@ -210,7 +212,7 @@ void feature_lanes_backward(const cpu::ActivationBackwardArgs& a, const Shape& s
             for (int64_t h = 0; h < heads; ++h) g_rows[size_t(h)] = g[size_t(h)].row(b0 + r);
             if (scaled) row.row_scale = row_scale.row(b0 + r);
             const int64_t offset = (row0 + b0 + r) * s.in + i;
-            row.result = writer.target(offset);
+            if (input) row.result = writer.target(offset);
             if (base) row.activation = activation[r], row.slope = activation[r] + (n_orders - 1) * kTileColumns;
             if (!weight) {
               gradients_of_row<K, Degree, Heads, true, false>(block, places[r], padded, row);
@@ -219,13 +221,13 @@ void feature_lanes_backward(const cpu::ActivationBackwardArgs& a, const Shape& s
             } else {
               gradients_of_row<K, Degree, Heads, true, true>(block, places[r], padded, row);
             }
-            if (input) writer.finish_rows(offset, 1);
+            if (input) writer.finish_rows(offset);
           }
         });
       });
       if (input) writer.finish();
       if (!weight) return;
-      moments.add_tile(features.n - strip.first_block);
+      moments.add_tile(features.n - range.first_block);
       for (int64_t h = 0; base && h < heads; ++h) {
         for (int64_t f = 0; f < n; ++f) {
           d_all[(i + f) * of_feature + h] += double(moments.base()[h * kTileColumns + f]);
@@ -238,7 +240,7 @@ void feature_lanes_backward(const cpu::ActivationBackwardArgs& a, const Shape& s
       ShortKnots<K, N()> knots;
       BasisLines<K, N()> basis;
       Line<double> lines[N()];
-      strip.for_blocks([&](const Block& features) {
+      range.for_blocks([&](const Block& features) {
         const int64_t i = features.i;
         for (int64_t f = 0; f < features.features; ++f) {
           if (!tables.repeats(i + f, i)) {
@@ -246,7 +248,7 @@ void feature_lanes_backward(const cpu::ActivationBackwardArgs& a, const Shape& s
             basis.load(knots, a.weight_derivative, K);
           }
           for (int64_t h = 0; h < heads; ++h) {
-            moments.of(features.n - strip.first_block, f, h, s.n_knots + 1, lines);
+            moments.of(features.n - range.first_block, f, h, s.n_knots + 1, lines);
             basis.add_gradient(d_all + (i + f) * of_feature + (base ? heads : 0) + h, heads, s.functions, lines);
           }
         }

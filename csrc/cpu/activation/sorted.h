@@ -86,9 +86,9 @@ template <class T>
 void sorted_activation(const cpu::ActivationArgs& a, const Shape& s, const cpu::Executor& executor) {
   const T* const grid = static_cast<const T*>(a.layer.grid);
   const bool base = s.base != kNoBase;
-  run_tasks(executor, s.batch * s.in * (24 + s.out) > kSerialCycles, s, Tasks::of_rows(s), [&](const Strip& strip) {
+  run_tasks(executor, s.batch * s.in * (24 + s.out) > kSerialCycles, s, Tasks::of_rows(s), [&](const TaskRange& range) {
     SortedTile<T> tile(s);
-    strip.for_tiles([&](const Block& block, int64_t row0, int64_t rows) {
+    range.for_tiles([&](const Block& block, int64_t row0, int64_t rows) {
       const int64_t i = block.i, n = block.features;
       tile.read(a.x, a.row_scale, row0, rows, i, n);
       for (int64_t f = 0; f < n; ++f) {
@@ -123,9 +123,9 @@ void sorted_activation_backward(const cpu::ActivationBackwardArgs& a, const Shap
   const std::unique_ptr<double[]> sums(new double[size_t(weight ? tasks.splits * size : 0)]());
   const int orders[2] = {weight ? a.weight_derivative : a.input_derivative, a.input_derivative};
   const int n_orders = 1 + (weight && input), input_at = n_orders - 1;
-  run_tasks(executor, s.batch * s.in * (48 + 2 * s.out) > kSerialCycles, s, tasks, [&](const Strip& strip) {
+  run_tasks(executor, s.batch * s.in * (48 + 2 * s.out) > kSerialCycles, s, tasks, [&](const TaskRange& range) {
     SortedTile<T> tile(s);
-    strip.for_tiles([&](const Block& block, int64_t row0, int64_t rows) {
+    range.for_tiles([&](const Block& block, int64_t row0, int64_t rows) {
       const int64_t i = block.i, n = block.features;
       tile.read(a.x, a.row_scale, row0, rows, i, n);
       for (int64_t h = 0; h < s.out; ++h) read_columns(tile.column(h, 0), kTileStride, head(a, h), row0, rows, i, n);
@@ -157,7 +157,7 @@ void sorted_activation_backward(const cpu::ActivationBackwardArgs& a, const Shap
           for (int64_t h = 0; h < s.out; ++h) {
             const T* const g = tile.column(h, f);
             for (int64_t q = 0; q < rows; ++q) tile.line[q] = g[row[q]];
-            tile.add_sums(sums.get() + strip.split * size + (i + f) * of_feature, s, h);
+            tile.add_sums(sums.get() + range.split * size + (i + f) * of_feature, s, h);
           }
         }
       }

@@ -12,7 +12,8 @@ constexpr int kTileColumns = 64;                 // features of one tile: a few 
 constexpr int64_t kTileRows = 256;               // its columns stay in the second-level cache
 constexpr int64_t kTileStride = kTileRows + 16;  // no power of two: the columns must not share cache sets
 constexpr int64_t kTaskRows = 1024;
-constexpr int64_t kWantedTasks = 16;  // features alone make so many, or the rows of a sum are split too
+constexpr int64_t kRangeBytes = int64_t(1) << 20;  // of the sums of a range: a second-level cache has room for them
+constexpr int64_t kWantedTasks = 16;               // features alone make so many, or the rows of a sum are split too
 
 // Past the caches, where the machine can; p is aligned to a whole vector. Needs finish_streams() at the end.
 #if defined(__AVX512F__)
@@ -94,6 +95,7 @@ void for_parts(int64_t row0, int64_t rows, int64_t part, const Body& body) {
 // same.
 struct Tasks {
   int64_t blocks, splits, rows_per_split;
+  int64_t bytes = 1;  // of the sums of one block
 
   Tasks(const Shape& s, int64_t splits) : blocks(ceil_div(s.in, kTileColumns)), splits(max64(1, splits)) {
     rows_per_split = ceil_div(ceil_div(s.batch, this->splits), kTileRows) * kTileRows;
@@ -113,16 +115,17 @@ struct Block {
   Block(const Shape& s, int64_t n) : n(n), i(n * kTileColumns), features(min64(kTileColumns, s.in - i)) {}
 };
 
-// Tasks that a thread does together: neighbouring blocks on the rows of one split.
-struct Strip {
+// Tasks that a thread does together: those of neighbouring blocks on the rows of one split.
+struct TaskRange {
   const Shape& s;
   int64_t split, first_block, blocks, first, last;
 
-  Strip(const Tasks& tasks, const Shape& s, int64_t task, int64_t count)
+  // Of at most `count` tasks from one on.
+  TaskRange(const Tasks& tasks, const Shape& s, int64_t task, int64_t count)
       : s(s),
         split(task / tasks.blocks),
         first_block(task % tasks.blocks),
-        blocks(min64(count, tasks.blocks - first_block)),
+        blocks(min64(min64(count, max64(1, kRangeBytes / tasks.bytes)), tasks.blocks - first_block)),
         first(min64(s.batch, split * tasks.rows_per_split)),
         last(min64(s.batch, first + tasks.rows_per_split)) {}
 
@@ -140,7 +143,7 @@ struct Strip {
   }
 };
 
-// body(strip) for all tasks.
+// body(range) for all tasks.
 template <class Body>
 void run_tasks(const cpu::Executor& executor, bool parallel, const Shape& s, const Tasks& tasks, const Body& body) {
   struct Context {
@@ -153,9 +156,9 @@ void run_tasks(const cpu::Executor& executor, bool parallel, const Shape& s, con
       [](int64_t begin, int64_t end, void* pointer) {
         const Context& c = *static_cast<const Context*>(pointer);
         while (begin < end) {
-          const Strip strip(c.tasks, c.s, begin, end - begin);
-          c.body(strip);
-          begin += strip.blocks;
+          const TaskRange range(c.tasks, c.s, begin, end - begin);
+          c.body(range);
+          begin += range.blocks;
         }
       },
       &context);

@@ -1,6 +1,8 @@
 // Finds the cells of numbers that share their knots: each lane reads the bounds of its own cell.
 #pragma once
 
+#include <type_traits>
+
 #include "cell_polynomials.h"
 #include "lookup.h"
 
@@ -60,9 +62,9 @@ class CellFinder {
     if constexpr (kInRegisters) return find_places<Even>(x, n, lines, u, w, tables);
     for (int64_t b = 0; b < n; b += L) store_offsets<T>(lines + b, entries<Even>(KAN_ISA::load(x + b)) * kLine);
     const bool found = find_places<Even>(x, n, lines, u, w, OneTable());
-    Tables at = tables;
-    for (int64_t b = 0; !std::is_same_v<Tables, OneTable> && b < n; b += L) {
-      store_offsets<T>(lines + b, next_lines(load_offsets<T>(lines + b) >> 2, at));
+    if constexpr (!std::is_same_v<Tables, OneTable>) {
+      Tables at = tables;
+      for (int64_t b = 0; b < n; b += L) store_offsets<T>(lines + b, next_lines(load_offsets<T>(lines + b) >> 2, at));
     }
     return found;
   }
