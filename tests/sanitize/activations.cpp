@@ -4,9 +4,9 @@
 namespace sanitize {
 namespace {
 
-// Few heads; now and then several tiles of rows and features, rows that are split, whole vectors of features, knots
-// that all features share and even ones that they do not, and the derivative whose steps show to which cell a knot
-// belongs.
+// Few heads, or more than are streamed at once; now and then several tiles of rows and features, rows that are split,
+// whole vectors of features, knots that all features share and even ones that they do not, and the derivative whose
+// steps show to which cell a knot belongs.
 Problem make_problem(uint64_t seed) {
   Problem p(seed);
   p.layer.out_features = 1 + p.layer.out_features % 5;
@@ -17,6 +17,7 @@ Problem make_problem(uint64_t seed) {
   if (seed % 8 == 0) {
     p.layer.in_features = 16 * (1 + p.random.below(5)), p.layer.batch = 200 + p.random.below(400);
     p.m = std::min(p.m, 4);
+    if (seed % 16 == 8) p.layer.out_features = 6;
   }
   if (seed % 32 == 0) p.layer.batch = 2048 + p.random.below(600);
   for (size_t i = p.t.size(); i < size_t(p.layer.in_features); ++i) p.t.push_back(p.t[i - 1]);

@@ -14,12 +14,14 @@
 namespace kan {
 namespace KAN_ISA {
 
-constexpr int kCounted = 4;  // knots that are counted at a time
+constexpr int kCounted = 4;                          // knots that are counted at a time
+constexpr int kShortEntries = (kMostKnots + 1) / 2;  // of the shorter tables
 
 // call(entries of a table), as a constant.
 template <class Call>
 void with_entries(const Shape& s, const Call& call) {
-  s.n_knots < 16 ? call(std::integral_constant<int, 16>()) : call(std::integral_constant<int, kMostKnots + 1>());
+  if (s.n_knots < kShortEntries) return call(std::integral_constant<int, kShortEntries>());
+  call(std::integral_constant<int, kMostKnots + 1>());
 }
 
 template <int K, int N>
@@ -34,12 +36,12 @@ struct Places : CellPlaces<float, kTileColumns> {
 struct BlockKnots {
   bool even = false;    // they lie so evenly that a cell can be computed from x
   bool shared = false;  // all features have the same: a finder knows them
-  CellFinder<float, 16> shorter;
+  CellFinder<float, kShortEntries> shorter;
   CellFinder<float, kMostKnots + 1> longer;
 
   template <int N>
   auto& finder() {
-    if constexpr (N == 16) {
+    if constexpr (N == kShortEntries) {
       return shorter;
     } else {
       return longer;
@@ -68,8 +70,8 @@ struct CellBlock {
       const TableOfEach<float> tables{first_lines() * (kLine * heads), Simd<float>::lanes * feature, entry};
       for (int64_t r = 0; r < rows; ++r) {
         const float* const row = x + r * stride;
-        n_knots < 16 ? of_block->shorter.find(row, n, places[r], tables)
-                     : of_block->longer.find(row, n, places[r], tables);
+        n_knots < kShortEntries ? of_block->shorter.find(row, n, places[r], tables)
+                                : of_block->longer.find(row, n, places[r], tables);
       }
       return;
     }
