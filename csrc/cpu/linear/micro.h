@@ -39,8 +39,8 @@ struct MicroArgs {
   int64_t pitch = 0;   // elements between the tile's rows; 0: P * lanes
 };
 
-template <class T, int N, int P>
-void micro_forward(const MicroArgs<T>& args) {
+template <bool Start, bool Total, class T, int N, int P>
+void forward_runs(const MicroArgs<T>& args) {
   constexpr int L = Simd<T>::lanes;
   const MicroArgs<T> a = args;  // a local copy: no store below can be taken for a change of it
   const int64_t pitch = a.pitch ? a.pitch : P * L;
@@ -57,14 +57,14 @@ void micro_forward(const MicroArgs<T>& args) {
       T* y = a.tile + at;
       Vec<T> sum[P];
       KAN_UNROLL
-      for (int p = 0; p < P; ++p) sum[p] = a.start ? Vec<T>{} : load(y + p * L);
+      for (int p = 0; p < P; ++p) sum[p] = Start ? Vec<T>{} : load(y + p * L);
       KAN_UNROLL
       for (int j = 0; j < N; ++j) {
         const Vec<T> value = broadcast(a.values[j * kRowStride + q]);
         KAN_UNROLL
         for (int p = 0; p < P; ++p) sum[p] += value * coef[j][p];
       }
-      if (a.total) {
+      if constexpr (Total) {
         y = a.total + at;
         KAN_UNROLL
         for (int p = 0; p < P; ++p) sum[p] += load(y + p * L);
@@ -76,35 +76,70 @@ void micro_forward(const MicroArgs<T>& args) {
 }
 
 template <class T, int N, int P>
-void micro_weight(const MicroArgs<T>& args) {
+void micro_forward(const MicroArgs<T>& a) {
+  if (a.start) return a.total ? forward_runs<true, true, T, N, P>(a) : forward_runs<true, false, T, N, P>(a);
+  return a.total ? forward_runs<false, true, T, N, P>(a) : forward_runs<false, false, T, N, P>(a);
+}
+
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kRegisters = 32;
+#else
+constexpr int kRegisters = 16;
+#endif
+
+// Of N values and P vectors of a panel as many as have their sums in registers at once, beside g and a value: sums in
+// memory would be loaded and stored for every row.
+template <int N, int P>
+struct Held {
+  static constexpr bool all = (N + 1) * P < kRegisters;
+  static constexpr int vectors = all || P < 2 ? P : 2;
+  static constexpr bool values = all || (N + 1) * vectors < kRegisters;  // else half of them
+};
+
+// Coefficient rows First .. First+N-1, S vectors from a column on: += sum_q value g over the rows of a run.
+template <int First, int N, int S, class T>
+KAN_HD void add_gradients(const MicroArgs<T>& a, const Run& run, int64_t pitch, int column) {
   constexpr int L = Simd<T>::lanes;
+  const T* tile = a.tile + column;
+  Vec<T> sum[N][S];
+  KAN_UNROLL
+  for (int j = 0; j < N; ++j) {
+    KAN_UNROLL
+    for (int p = 0; p < S; ++p) sum[j][p] = Vec<T>{};
+  }
+  for (int q = run.begin; q < run.end; ++q) {
+    const T* row = tile + a.row[q] * pitch;
+    Vec<T> g[S];
+    KAN_UNROLL
+    for (int p = 0; p < S; ++p) g[p] = load(row + p * L);
+    KAN_UNROLL
+    for (int j = 0; j < N; ++j) {
+      const Vec<T> value = broadcast(a.values[(First + j) * kRowStride + q]);
+      KAN_UNROLL
+      for (int p = 0; p < S; ++p) sum[j][p] += value * g[p];
+    }
+  }
+  KAN_UNROLL
+  for (int j = 0; j < N; ++j) {
+    T* out = a.panel.row(run.window, First + j) + column;
+    KAN_UNROLL
+    for (int p = 0; p < S; ++p) store(out + p * L, load(out + p * L) + sum[j][p]);
+  }
+}
+
+template <class T, int N, int P>
+void micro_weight(const MicroArgs<T>& args) {
+  constexpr int L = Simd<T>::lanes, S = Held<N, P>::vectors;
   const MicroArgs<T> a = args;  // a local copy: no store below can be taken for a change of it
   const int64_t pitch = a.pitch ? a.pitch : P * L;
   for (int u = 0; u < a.n_runs; ++u) {
-    const Run run = a.runs[u];
-    Vec<T> sum[N][P];
-    KAN_UNROLL
-    for (int j = 0; j < N; ++j) {
-      KAN_UNROLL
-      for (int p = 0; p < P; ++p) sum[j][p] = Vec<T>{};
-    }
-    for (int q = run.begin; q < run.end; ++q) {
-      const T* row = a.tile + a.row[q] * pitch;
-      Vec<T> g[P];
-      KAN_UNROLL
-      for (int p = 0; p < P; ++p) g[p] = load(row + p * L);
-      KAN_UNROLL
-      for (int j = 0; j < N; ++j) {
-        const Vec<T> value = broadcast(a.values[j * kRowStride + q]);
-        KAN_UNROLL
-        for (int p = 0; p < P; ++p) sum[j][p] += value * g[p];
+    for (int column = 0; column < P * L; column += S * L) {
+      if constexpr (Held<N, P>::values) {
+        add_gradients<0, N, S>(a, a.runs[u], pitch, column);
+      } else {
+        add_gradients<0, N / 2, S>(a, a.runs[u], pitch, column);
+        add_gradients<N / 2, N - N / 2, S>(a, a.runs[u], pitch, column);
       }
-    }
-    KAN_UNROLL
-    for (int j = 0; j < N; ++j) {
-      T* out = a.panel.row(run.window, j);
-      KAN_UNROLL
-      for (int p = 0; p < P; ++p) store(out + p * L, load(out + p * L) + sum[j][p]);
     }
   }
 }
