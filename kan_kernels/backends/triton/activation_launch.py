@@ -7,6 +7,7 @@ from torch import Tensor
 
 from . import activation_kernels, cell_polynomials, gradient_kernels, tiling
 from .blocking import ceil_div, centred, polynomials, power_of_two, split
+from .candidates import INPUTS
 from .launch import _case, _constants, _dense, _strides, _table, _uniform, precision
 
 LOOKED_UP = 3  # the order up to which a cell's polynomials are loaded: 16 bytes
@@ -42,7 +43,9 @@ def _looked_up(case: tiling.Case) -> bool:
 
 
 def _tile(case: tiling.Case) -> dict:
-    """Return the tile of kernels without sums over rows: 16 bytes of x a thread, where registers allow."""
+    """Return the tile of kernels without sums over rows: 16 bytes of x a thread at least, where registers
+    allow.
+    """
     columns = min(64 if case.half else 32, max(4, power_of_two(case.features)))
     if case.dtype == torch.float64:
         elements = 256
@@ -52,8 +55,8 @@ def _tile(case: tiling.Case) -> dict:
         elements = 512
     rows = min(elements // columns, max(1, power_of_two(case.rows)))
     heads = min(HEADS, case.width)
-    even = case.features % columns == 0
-    return {"BM": rows, "BI": columns, "BH": heads, "EVEN_I": even, "num_warps": 4, "num_stages": 1}
+    even, warps = case.features % columns == 0, 8 if case.half and elements > 512 else 4
+    return {"BM": rows, "BI": columns, "BH": heads, "EVEN_I": even, "num_warps": warps, "num_stages": 1}
 
 
 def _elementwise(case: tiling.Case, derivative: int, base: int) -> dict:
@@ -144,7 +147,7 @@ def _gradient_tile(case: tiling.Case, products: bool) -> dict:
         heads = max(1, ROWS // group)
     if products:
         exact = not case.half and case.order > LOOKED_UP  # windows of values fill the registers
-        rows, columns = 32 if exact or case.device == "cpu" else 64, tiling.INPUTS
+        rows, columns = 32 if exact or case.device == "cpu" else 64, INPUTS
     else:
         rows, columns = 16, 4
     return {
