@@ -69,15 +69,12 @@ def _forward_tiles(case: "Case", constants: dict, exact: bool, small: bool):
     for bm, bn, bi, bk, warps, stages in shapes:
         bi, bn = bi * 8 // group, tile_columns(case.width, bn)
         yield {
-            "BM": min(bm, max(64 if bm > 32 else bm, power_of_two(case.rows))),
+            "BM": _rows(case, bm),
             "BN": bn,
             "BI": bi,
             "BK": bk,
             "RG": group,
-            "EVEN_I": case.features % max(bi, bk) == 0,
-            "EVEN_O": case.width % bn == 0,
-            "num_warps": warps,
-            "num_stages": stages,
+            **_launched(case, max(bi, bk), bn, warps, stages),
         }
 
 
@@ -105,15 +102,12 @@ def _input_tiles(case: "Case", constants: dict, exact: bool, small: bool):
     for bm, bk, bi, warps, stages in shapes:
         bk = tile_columns(case.width, bk)
         yield {
-            "BM": min(bm, max(64 if bm > 32 else bm, power_of_two(case.rows))),
+            "BM": _rows(case, bm),
             "BK": bk,
             "BI": bi,
             "TOGETHER": case.warp_groups or not exact,  # strict products with mma.sync would spill
             "RG": row_group(case),
-            "EVEN_I": case.features % bi == 0,
-            "EVEN_O": case.width % bk == 0,
-            "num_warps": warps,
-            "num_stages": stages,
+            **_launched(case, bi, bk, warps, stages),
         }
 
 
@@ -144,16 +138,7 @@ def _backward_tiles(case: "Case", constants: dict, exact: bool, small: bool):
         shapes, most = [(32, columns if constants["ONE_PASS"] else 32, 4, 1)], columns
     for bm, bn, warps, stages in shapes:
         bn = tile_columns(case.width, min(bn, most))
-        yield {
-            "BM": bm,
-            "BN": bn,
-            "BI": INPUTS,
-            "RG": rows,
-            "EVEN_I": case.features % INPUTS == 0,
-            "EVEN_O": case.width % bn == 0,
-            "num_warps": warps,
-            "num_stages": stages,
-        }
+        yield {"BM": bm, "BN": bn, "BI": INPUTS, "RG": rows, **_launched(case, INPUTS, bn, warps, stages)}
 
 
 def _base_tiles(case: "Case", constants: dict, exact: bool, small: bool):
@@ -172,16 +157,8 @@ def _base_tiles(case: "Case", constants: dict, exact: bool, small: bool):
         else:
             shapes = [(64 if case.half else 32, 128, 64, 4, 3)]
     for bm, bn, bi, warps, stages in shapes:
-        columns = tile_columns(case.width, bn)
-        yield {
-            "BM": bm,
-            "BN": columns,
-            "BI": bi,
-            "EVEN_I": case.features % bi == 0,
-            "EVEN_O": case.width % columns == 0,
-            "num_warps": warps,
-            "num_stages": stages,
-        }
+        bn = tile_columns(case.width, bn)
+        yield {"BM": bm, "BN": bn, "BI": bi, **_launched(case, bi, bn, warps, stages)}
 
 
 _TILES = {
@@ -198,6 +175,17 @@ def _distinct(tiles) -> list[dict[str, int]]:
         if tile not in out:
             out.append(tile)
     return out
+
+
+def _rows(case: "Case", most: int) -> int:
+    """Return rows of a tile: no more than a small batch has, but what a matrix instruction takes."""
+    return min(most, max(64 if most > 32 else most, power_of_two(case.rows)))
+
+
+def _launched(case: "Case", inputs: int, outputs: int, warps: int, stages: int) -> dict[str, int]:
+    """Return whether a tile of so many inputs and outputs divides the layer, and how it is launched."""
+    even = {"EVEN_I": case.features % inputs == 0, "EVEN_O": case.width % outputs == 0}
+    return {**even, "num_warps": warps, "num_stages": stages}
 
 
 def all_rows(case: "Case") -> int:
