@@ -11,7 +11,8 @@ namespace {
 
 void check(const kan::cpu::KernelTable& kernels, uint64_t seed) {
   Problem p(seed);
-  if (seed % 4 == 3) {  // many rows and few outputs: sums of several blocks
+  if (p.layer.in_features > 60) p.layer.in_features = 33;  // the last input is a sum of its own
+  if (seed % 4 == 3) {                                     // many rows and few outputs: sums of several blocks
     p.layer.batch = 2100 + p.random.below(3000), p.layer.out_features = 1 + p.random.below(6);
     p.layer.in_features = std::min<int64_t>(p.layer.in_features, 2);
     p.layer.base = kan::kSilu, p.m = 0, p.special = false;
