@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import oracle
-from cases import make_grid
 from harness import DEVICE
 from kan_kernels import KAN, use_backend
 from kan_kernels.grids import refine, update_grid
+from knots_and_points import make_grid
 from spline_cases import F64, ORDERS, everywhere, layer_of, normal, splines
 
 KNOTS = ("uniform", "ranges", "adaptive", "steep", "repeated", "clamped", "collapsed")

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 import oracle
-from cases import OPS, ORDERS, TABLE, Case, build, make_grid, make_points
+from cases import OPS, ORDERS, TABLE, Case, build
 from harness import DEVICE, FLOOR, assert_close, ops_of, relative_error, run_op
 from kan_kernels import functional as F
+from knots_and_points import make_grid, make_points
 
 KNOTS = ("uniform", "ranges", "adaptive", "steep", "repeated", "clamped", "collapsed")
 

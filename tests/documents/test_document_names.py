@@ -162,3 +162,16 @@ def test_environment_variables_are_read() -> None:
     for path, text in TEXTS.items():
         for name in re.findall(r"\bKAN_[A-Z_]+\b", text):
             assert name in sources, f"{path.name}: {name}"
+
+
+def test_source_files_are_short() -> None:
+    """Each has under the lines that CONTRIBUTING allows."""
+    (most,) = map(
+        int, re.findall(r"under (\d+) lines", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    )
+    lengths = {
+        str(path): (ROOT / path).read_text(encoding="utf-8").count("\n")
+        for path in tracked()
+        if path.suffix in SOURCES
+    }
+    assert len(lengths) > 300 and not {path: n for path, n in lengths.items() if n >= most}

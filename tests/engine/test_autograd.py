@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from cases import BASE_CODE, Case, build, make_grid
+from cases import BASE_CODE, Case, build
 from harness import DEVICE
 from kan_kernels import KAN, KANLinear
 from kan_kernels import functional as F
+from knots_and_points import make_grid
 
 F64 = torch.float64
 

@@ -20,7 +20,7 @@ if "native" in FUSED:
 
 
 def test_every_op_is_here() -> None:
-    """But for networks, which tests/nn/test_network.py checks."""
+    """But for networks, which tests/nn/test_network_ops.py checks."""
     ops = {name.partition(" ")[0] for name in SAMPLES}
     networks = {"kan_network", "kan_network_backward", "kan_network_error"}
     assert ops | networks == {*fakes.LINEAR, *fakes.ACTIVATION, *fakes.OTHERS}

@@ -287,27 +287,6 @@ def test_one_op_in_the_graph(memory: torch.memory_format, compiler: str) -> None
         assert mine.stride() == true.stride()
 
 
-def test_ops_agree_with_their_fakes() -> None:
-    """torch.library.opcheck: schema, shapes, strides and autograd of both ops."""
-    layer = made(2, kernel_size=3, padding=1, bias=True)
-    x = image(2).requires_grad_()
-    for groups, last in ((1, False), (2, True)):
-        weight = layer.spline_weight
-        constants = (layer.spline_order, 1, [2, 1], [1, 1, 0, 2], [1, 2], groups, last)
-        bias = torch.randn(8 * groups, dtype=x.dtype)
-        operands = (x, weight, layer.base_weight, bias, layer.grid, *constants)
-        tests = ("test_schema", "test_faketensor", "test_autograd_registration")
-        torch.library.opcheck(torch.ops.kan_kernels.kan_conv.default, operands, test_utils=tests)
-        y = torch.ops.kan_kernels.kan_conv.default(*operands).detach()
-        backward = (x.detach(), weight.detach(), layer.base_weight.detach(), y, layer.grid, *constants)
-        for needs in ((True, True), (True, False), (False, True)):
-            torch.library.opcheck(
-                torch.ops.kan_kernels.kan_conv_backward.default,
-                (*backward, *needs),
-                test_utils=("test_schema", "test_faketensor"),
-            )
-
-
 def test_which_path_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     """`explain` says it; another backend and a transform go the composed way."""
     layer = KANConv2d(4, 8, 3, groups=2)
@@ -330,33 +309,6 @@ def test_narrower_instruction_sets(isa: str) -> None:
     """The same tests on every other width of vectors that this machine runs."""
     tests = "equals_the_oracle or special_values or kind_of_panel or boxes_and_windows or small_images"
     run_tests(__file__, tests, {"KAN_KERNELS_CPU_ISA": isa, "KAN_TEST_BACKENDS": "native"})
-
-
-BAD_CALLS: tuple[tuple[str, dict[int, Any]], ...] = (
-    ("stride", {7: [1]}),
-    ("padding", {8: [1, 1]}),
-    ("dilation", {9: [1, 1, 1]}),
-    ("positive", {7: [0, 1]}),
-    ("groups", {10: 3}),
-    ("smaller than the kernel", {9: [9, 9]}),
-    ("grid must be float64", {4: torch.zeros(4, 12)}),
-    ("base_weight must be given", {6: 0}),
-    ("bias", {3: torch.zeros(7, dtype=torch.float64)}),
-)
-
-
-@pytest.mark.parametrize("message,changed", BAD_CALLS, ids=[name for name, _ in BAD_CALLS])
-def test_op_refuses_bad_arguments(message: str, changed: dict[int, Any]) -> None:
-    """The op itself checks shapes before any kernel sees a pointer."""
-    layer = made(2, kernel_size=3, bias=True)
-    arguments: list[Any] = [image(2), layer.spline_weight, layer.base_weight, layer.bias, layer.grid, 3, 1]
-    arguments += [[1, 1], [0, 0, 0, 0], [1, 1], 1, False]
-    with torch.no_grad():
-        assert torch.ops.kan_kernels.kan_conv.default(*arguments).shape == (3, 8, 7, 9)
-        for index, value in changed.items():
-            arguments[index] = value
-        with pytest.raises(RuntimeError, match=message):
-            torch.ops.kan_kernels.kan_conv.default(*arguments)
 
 
 def test_empty_batches() -> None:

@@ -7,14 +7,12 @@
 #include <memory>
 #include <type_traits>
 
-#include "small_tables.h"
+#include "small_moments.h"
 
 namespace kan {
 namespace KAN_ISA {
 
-constexpr int kSmallFeatures = 64;      // of one task of the gradients
-constexpr int64_t kMomentBlocks = 4;    // blocks of rows that are summed in the precision of the weights
-constexpr int64_t kKeptBase = 1 << 16;  // values of a base that are kept: more would leave the caches
+constexpr int kSmallFeatures = 64;  // of one task of the gradients
 constexpr int kKeptOrders[2] = {0, 1};
 constexpr int64_t kSmallRowsOfOutput = 16;  // rows for each output: of fewer, the tables cost more than sorting
 
@@ -24,77 +22,6 @@ bool is_small(const Shape& s) {
   const bool has_tables = s.local && s.order <= kSmallOrder && s.n_knots <= kMostKnots;
   const int most = Simd<T>::lanes < kSmallOutputs ? kSmallOutputs : kSmallOutputs - 2;
   return has_tables && s.out <= most && s.batch >= kSmallRowsOfOutput * s.out;
-}
-
-// The rows of whole blocks that a base is kept of; 0 where there is none, or it would be read from memory.
-inline int64_t small_kept_rows(const Shape& s) {
-  const int64_t rows = ceil_div(s.batch, kSmallRows) * kSmallRows;
-  return s.base != kNoBase && rows * s.in <= kKeptBase ? rows : 0;
-}
-
-// Columns of one block of rows, padded to whole vectors with zeros.
-template <class T>
-struct SmallBlock {
-  int64_t row0, rows;
-  static constexpr int64_t kLd = kSmallRows;
-
-  SmallBlock(int64_t first, int64_t last) : row0(first), rows(min64(kSmallRows, last - first)) {}
-  void read(T* columns, const MatrixView& in, int64_t column, int64_t n) const {
-    read_columns(columns, kLd, in, row0, rows, column, n);
-  }
-  // out: the first column of the first row of a matrix of `total` columns.
-  void write(void* out, DType dtype, int64_t total, const T* columns, int64_t column, int64_t n) const {
-    if (total == 1) return write_row(out, dtype, row0, columns, rows);
-    if (dtype == kDTypeOf<T>) {
-      T* const to = static_cast<T*>(out) + row0 * total + column;
-      return with_outputs(int(n), [&](auto count) {
-        for (int64_t b = 0; b < rows; ++b) {
-          for (int c = 0; c < count(); ++c) to[b * total + c] = columns[c * kLd + b];
-        }
-      });
-    }
-    T line[kSmallOutputs];
-    for (int64_t b = 0; b < rows; ++b) {
-      for (int64_t c = 0; c < n; ++c) line[c] = columns[c * kLd + b];
-      write_row(out, dtype, (row0 + b) * total + column, line, n);
-    }
-  }
-
- private:
-  // call(n) with the number as a constant.
-  template <int N = kSmallOutputs, class Call>
-  static void with_outputs(int n, const Call& call) {
-    if constexpr (N > 1) {
-      if (n != N) return with_outputs<N - 1>(n, call);
-    }
-    call(std::integral_constant<int, N>());
-  }
-};
-
-// The columns of one block: of several features or of all outputs.
-template <class T>
-struct SmallColumns {
-  T *x, *row_scale, *outputs, *results, *edges, *base;  // edges and base: of one feature; base: its value and slope
-
-  static constexpr int64_t kSize = std::max(kSmallColumns, kSmallOutputs) * int64_t(kSmallRows);
-  static size_t bytes() { return 5 * Arena::bytes_for<T>(kSize) + Arena::bytes_for<T>(2 * kSmallRows); }
-  void take(Arena& arena) {
-    for (T** columns : {&x, &row_scale, &outputs, &results, &edges}) *columns = arena.take<T>(kSize);
-    base = arena.take<T>(2 * kSmallRows);
-  }
-};
-
-// Where the base of rows from row0 on is kept for the backward pass: its values, and so many rows further its slopes.
-template <class T>
-T* kept_base(T* all, const Shape& s, int64_t i, int64_t row0) {
-  return all + i * 2 * small_kept_rows(s) + row0;
-}
-
-// v in the lanes of rows from b on; 0 past the last one, where columns are padded.
-template <class T>
-KAN_HD Vec<T> of_rows(Vec<T> v, int64_t b, int64_t rows) {
-  for (int64_t l = rows - b; l < Simd<T>::lanes; ++l) v[l] = T(0);
-  return v;
 }
 
 // y[o][b] += row_scale[b] phi_o(x[b]) of one feature. base, row_scale: may be null. If Sizes, sizes[o] += sum_b
@@ -211,101 +138,6 @@ void small_cotangents(const SmallSplines<T, K, N>& splines, const SmallPlaces<T>
     }
   }
 }
-
-// The moments of neighbouring features, as `BasisLines` takes them, and the sums of g base(x).
-template <class T, int K>
-class SmallMoments {
- public:
-  // n: features that there is room for.
-  SmallMoments(const Shape& s, int64_t n, Arena& arena)
-      : out_(s.out),
-        entries_(s.n_knots + 1),
-        size_(n * out_ * entries_),
-        base_size_(n * out_),
-        lines_(arena.take<Line<T>>(kSets * size_)),
-        base_(arena.take<Vec<T>>(base_size_)),
-        sums_(arena.take<Line<double>>(size_)),
-        base_sums_(arena.take<double>(base_size_)) {}
-  static size_t bytes(const Shape& s, int64_t n) {
-    const int64_t size = n * s.out * (s.n_knots + 1);
-    return Arena::bytes_for<Line<T>>(kSets * size) + Arena::bytes_for<Line<double>>(size) +
-           Arena::bytes_for<Vec<T>>(n * s.out) + Arena::bytes_for<double>(n * s.out);
-  }
-  void clear() {
-    blocks_ = 0, flushed_ = false;
-    std::fill(lines_, lines_ + kSets * size_, Line<T>{}), std::fill(base_, base_ + base_size_, Vec<T>{});
-  }
-
-  // Adds the rows of a block, of feature f. base, row_scale: may be null.
-  void add(int64_t f, const SmallPlaces<T>& places, int64_t rows, const T* base, const T* row_scale, const T* g) {
-    constexpr int L = Simd<T>::lanes;
-    const int64_t out = out_, entries = entries_, size = size_;
-    Line<T>* const own = lines_ + f * out * entries;
-    Vec<T>* const own_base = base_ + f * out;
-    for (int64_t b = 0; b < rows; b += L) {
-      Vec<T> terms[kLine] = {};
-      monomials<T, K>(places.at(b), terms);
-      if (row_scale) {
-        for (int i = 0; i <= K; ++i) terms[i] *= load(row_scale + b);
-      }
-      Line<T> term_lines[L];
-      lines_of<T>(terms, term_lines);
-      const int32_t* const at = places.lines + b;
-      for (int64_t o = 0; o < out; ++o) {
-        const T* const cotangent = g + o * kSmallRows + b;
-        T* const to = reinterpret_cast<T*>(own + o * entries);
-        KAN_UNROLL
-        for (int l = 0; l < L; ++l) {
-          *reinterpret_cast<Line<T>*>(to + l % kSets * size * kLine + at[l]) += term_lines[l] * cotangent[l];
-        }
-      }
-      if (!base) continue;
-      Vec<T> activation = load(base + b);
-      if (row_scale) activation *= load(row_scale + b);
-      for (int64_t o = 0; o < out; ++o) own_base[o] += activation * load(g + o * kSmallRows + b);
-    }
-  }
-
-  // Ends a block: few of them are summed in float.
-  void end_block() {
-    if (sizeof(T) == sizeof(double) || ++blocks_ % kMomentBlocks != 0) return;
-    if (!flushed_) {
-      std::fill(sums_, sums_ + size_, Line<double>{}), std::fill(base_sums_, base_sums_ + base_size_, 0.0);
-    }
-    flushed_ = true;
-    for (int64_t n = 0; n < size_; ++n) sums_[n] += of_sets(n);
-    for (int64_t n = 0; n < base_size_; ++n) base_sums_[n] += double(sum_lanes<T>(base_[n]));
-    std::fill(lines_, lines_ + kSets * size_, Line<T>{}), std::fill(base_, base_ + base_size_, Vec<T>{});
-  }
-  // out[e]: of feature f and output o.
-  void of(int64_t f, int64_t o, Line<double>* out) const {
-    const int64_t first = (f * out_ + o) * entries_;
-    for (int64_t e = 0; e < entries_; ++e) out[e] = of_sets(first + e);
-    for (int64_t e = 0; flushed_ && e < entries_; ++e) out[e] += sums_[first + e];
-  }
-  double base_of(int64_t f, int64_t o) const {
-    const int64_t n = f * out_ + o;
-    return double(sum_lanes<T>(base_[n])) + (flushed_ ? base_sums_[n] : 0.0);
-  }
-
- private:
-  static constexpr int kSets = 2;  // rows take turns: where neighbours lie in one cell, a sum waits for the one before
-
-  Line<double> of_sets(int64_t n) const {
-    Line<double> sum = __builtin_convertvector(lines_[n], Line<double>);
-    KAN_UNROLL
-    for (int set = 1; set < kSets; ++set) sum += __builtin_convertvector(lines_[set * size_ + n], Line<double>);
-    return sum;
-  }
-
-  const int64_t out_, entries_, size_, base_size_;
-  Line<T>* const lines_;
-  Vec<T>* const base_;
-  Line<double>* const sums_;
-  double* const base_sums_;
-  int64_t blocks_ = 0;
-  bool flushed_ = false;
-};
 
 // Features [i0, i1) on rows [first, last). sums: [in][coefficient_rows][out], the base row first; may be null.
 template <class T, int K, int N, int Degree>
