@@ -98,10 +98,14 @@ class KANFeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.down = MultiHeadKANLinear(d_hidden, d_model, heads, **options)
 
-    def reset_parameters(self) -> None:
-        """Draw the weights of both layers anew."""
-        self.up.reset_parameters()
-        self.down.reset_parameters()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw the weights of both layers anew.
+
+        Args:
+            generator: of the random numbers; torch's global one by default.
+        """
+        self.up.reset_parameters(generator)
+        self.down.reset_parameters(generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., d_model) to y (..., d_model)."""

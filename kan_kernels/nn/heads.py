@@ -30,10 +30,10 @@ class HeadFunctions(SplineModule):
         self.register_parameter("base_weight", parameter(functions, heads) if self.base else None)
 
     @torch.no_grad()
-    def reset_functions(self) -> None:
+    def reset_functions(self, generator: torch.Generator | None) -> None:
         """Initialise with the base and a little of a spline; from a spline alone where there is no base."""
         self.reset_grid()
-        nn.init.normal_(self.spline_weight, std=1.0 if self.base is None else 0.1)
+        nn.init.normal_(self.spline_weight, std=1.0 if self.base is None else 0.1, generator=generator)
         if self.base_weight is not None:
             nn.init.ones_(self.base_weight)
 
@@ -102,9 +102,13 @@ class KANActivation(HeadFunctions):
         self.make_grid(self.in_features, device, dtype)
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Initialise with the base activation itself, and spline coefficients from N(0, 0.1^2)."""
-        self.reset_functions()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Initialise with the base activation itself, and spline coefficients from N(0, 0.1^2).
+
+        Args:
+            generator: of the random numbers; torch's global one by default.
+        """
+        self.reset_functions(generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x, with its channels at `dim`, to the same shape; with heads, one more dimension follows."""
@@ -202,15 +206,19 @@ class MultiHeadKANLinear(HeadFunctions):
         self.reset_parameters()
 
     @torch.no_grad()
-    def reset_parameters(self) -> None:
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw weights that keep the variance of standard normal inputs, and about that of gradients.
 
         The functions start as the base and a little of a spline; mix comes from N(0, 1 / (in E[f(x)^2])) for
         x from N(0, 1), so that the outputs have variance 1. For silu E[f'(x)^2] is E[f(x)^2] to 7%, so that
         gradients keep theirs, but for 3 to 5% in size, where in = out, or in a pair in -> hidden -> in.
+
+        Args:
+            generator: of the random numbers; torch's global one by default.
         """
-        self.reset_functions()
-        nn.init.normal_(self.mix, std=1.0 / math.sqrt(self.in_features * self._mean_square()))
+        self.reset_functions(generator)
+        std = 1.0 / math.sqrt(self.in_features * self._mean_square())
+        nn.init.normal_(self.mix, std=std, generator=generator)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
