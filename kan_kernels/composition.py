@@ -27,7 +27,7 @@ def layers_of(model: Any, argument: str = "model", *, sharded: bool = False) -> 
     if isinstance(model, KANLinear):
         return [model]
     if isinstance(model, KAN):
-        return list(model.layers)  # type: ignore[arg-type]
+        return [getattr(layer, "_orig_mod", layer) for layer in model.layers]  # some may be compiled
     expected = KNOWN
     if isinstance(model, SelectedInputs):
         expected += "; go on with its .model and .select(x)"
@@ -93,7 +93,7 @@ def why_no_chain(model: nn.Module) -> str | None:
     layers = [(f"layers[{n}]", layer) for n, layer in enumerate(layers_of(model, sharded=True))]
     products = [(f"products[{n}]", part) for n, part in enumerate(products_of(model))]
     for name, part in [("it", model), *layers, *products]:
-        part = getattr(part, "_orig_mod", part)  # in what torch.compile returned
+        part = getattr(part, "_orig_mod", part)  # the model, or products, may be compiled
         if type(part).forward not in _FORWARDS or "forward" in vars(part):
             return f"{name} has a forward of its own"
         held = [*part._forward_pre_hooks.values(), *part._forward_hooks.values()]

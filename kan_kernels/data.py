@@ -249,6 +249,8 @@ def _floating_dtype(values: Tensor) -> torch.dtype:
 
 def _tensor_of(values: Any) -> Tensor:
     """Return an array, or a list, as a tensor of its own: arrays of any strides and byte order."""
+    if np.ma.is_masked(np.ma.asarray(values)):
+        raise ValueError("masked values; leave their rows out, or fill them")
     array = np.asarray(values)
     if array.dtype.kind in "iufc":
         array = array.astype(array.dtype.newbyteorder("="), order="C", copy=True)

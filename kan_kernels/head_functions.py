@@ -166,7 +166,7 @@ def prune_functions(
         check_plain(layer, "spline_weight", "base_weight", "mix", "bias")
     rows = inputs_of(model, list(named.values()), x)
     small = copy.deepcopy(model)
-    layers = dict(small.named_modules())
+    layers = spline_layers(small)
     report = FunctionReport({})
     for (name, layer), inside in zip(named.items(), rows, strict=True):
         new = layers[name]

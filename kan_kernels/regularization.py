@@ -1,6 +1,6 @@
 """Sparsity: the paper's L1 norm and entropy of the edges, pykan's and efficient-kan's forms, smoothness."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -75,16 +75,13 @@ def regularization(
     layers: list[_Layer]
     chained = isinstance(model, (KAN, KANLinear)) and why_no_chain(model) is None
     layers = [*layers_of(model)] if chained else list(spline_layers(model).values())
-    if kind not in _KINDS:
-        raise ValueError(f"kind: got {kind!r}, expected one of {', '.join(map(repr, _KINDS))}")
     weights = {
         "lamb_l1": lamb_l1,
         "lamb_entropy": lamb_entropy,
         "lamb_coef": lamb_coef,
         "lamb_coefdiff": lamb_coefdiff,
     }
-    for name, value in weights.items():
-        checks.nonnegative(name, value)
+    check_options(kind, weights)
     norms, penalty = _KINDS[kind]
     sized = lamb_l1 != 0 or lamb_entropy != 0
     seen = sized and kind != "coefficient"
@@ -107,6 +104,14 @@ def regularization(
                 if lamb:
                     total = total + lamb * _of_edges(layer, of.abs()).mean(2).sum()
     return total
+
+
+def check_options(kind: object, weights: Mapping[str, object]) -> None:
+    """Raise TypeError or ValueError, naming the option, unless `regularization` takes these."""
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise ValueError(f"kind: got {kind!r}, expected one of {', '.join(map(repr, _KINDS))}")
+    for name, value in weights.items():
+        checks.nonnegative(name, value)
 
 
 def _in_turn(model: nn.Module, layers: list[_Layer], x: Any) -> list[Any]:

@@ -221,6 +221,19 @@ def test_new_data_are_standardised_as_the_data_set_was() -> None:
     torch.testing.assert_close(wide, x.double(), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("argument", ["x", "y"])
+def test_what_is_masked_is_no_number(argument: str) -> None:
+    """A masked array's numbers under the mask are nobody's; without a masked one it is an array."""
+    values = np.ma.masked_array(np.arange(10.0), mask=np.arange(10) == 7)
+    whole = np.ma.masked_array(np.arange(10.0))
+    for masked in (values, [values, values]):
+        rows = np.arange(float(len(masked)))
+        with pytest.raises(TypeError, match=rf"{argument}: got .*masked values"):
+            data.from_arrays(*((masked, rows) if argument == "x" else (rows, masked)), test=0)
+    made = data.from_arrays(whole, whole, test=0)
+    assert made.train[0].flatten().tolist() == made.train[1].flatten().tolist() == list(range(10))
+
+
 def test_arrays_of_any_layout() -> None:
     """Flipped, in another byte order, read only; columns of a frame in another order."""
     x, y = np.random.default_rng(0).random((6, 2)), np.arange(6.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -152,6 +154,21 @@ def test_pruning_within_a_model() -> None:
     assert small[0].up.bias is not None and model[0].up.bias is None
     torch.testing.assert_close(small(x), model(x), atol=1e-4, rtol=0)
     assert "0.up: 8 -> 6 functions" in str(report) and report.to_dict()["functions"] == report.functions
+
+
+def test_pruning_what_is_compiled() -> None:
+    """A part of the model that torch.compile returned, or the whole: pruned as if it were not."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(MultiHeadKANLinear(3, 4, 2), MultiHeadKANLinear(4, 2))
+    with torch.no_grad():
+        plain[0].mix[1] = 1e-6
+    x = torch.rand(20, 3)
+    small, report = prune_functions(plain, x, threshold=1e-4)
+    for of in (lambda m: nn.Sequential(torch.compile(m[0], backend="eager"), m[1]), torch.compile):
+        options = {"backend": "eager"} if of is torch.compile else {}
+        other, found = prune_functions(of(copy.deepcopy(plain), **options), x, threshold=1e-4)
+        assert found.functions == report.functions == {"0": (6, 4), "1": (4, 4)}
+        assert torch.equal(other(x), small(x))
 
 
 def test_what_cannot_be_done_says_so() -> None:

@@ -11,11 +11,13 @@ from torch import Tensor
 from harness import DEVICE
 from kan_kernels import KAN, KANLinear, symbolic
 from kan_kernels.attribution import edge_scores, input_scores, interactions, node_scores
+from kan_kernels.grids import refine, update_grid
 from kan_kernels.growth import expand_depth, expand_width
 from kan_kernels.inspection import activations
 from kan_kernels.nn import SelectedInputs
 from kan_kernels.plotting import plot
 from kan_kernels.pruning import prune, prune_inputs
+from kan_kernels.regularization import regularization
 from kan_kernels.structure import groups, separability, symmetry
 
 F64 = torch.float64
@@ -358,3 +360,19 @@ def test_symmetry_on_grids_of_points() -> None:
         assert symmetry(function, points(2), [0, 1], seed=seed) >= 0  # two rows are a pair
     with pytest.raises(ValueError, match="no pair of its rows differs"):
         symmetry(function, torch.tensor([[1.0, 2.0, 3.0], [2.0, 3.0, 3.0]], device=DEVICE), [0, 1])
+
+
+def test_a_model_with_a_compiled_layer() -> None:
+    """Grids, pruning and penalties take it as if it were not: the same functions."""
+    x = points()
+    plain, compiled = make([3, 4, 2]), make([3, 4, 2])
+    compiled.layers[0] = torch.compile(compiled.layers[0], backend="eager")
+    for change in (update_grid, lambda model, x: refine(model, 7, x), lambda model, _: refine(model, 14)):
+        for model in (plain, compiled):
+            change(model, x)
+        torch.testing.assert_close(compiled(x), plain(x), rtol=0, atol=0)
+    torch.testing.assert_close(regularization(compiled, x), regularization(plain, x), rtol=0, atol=0)
+    for call in (prune, lambda model, x: prune_inputs(model, x, keep=[0, 2])):
+        (one, report), (other, found) = call(plain, x), call(compiled, x)
+        assert report.kept == found.kept
+        torch.testing.assert_close(other(x[:, report.kept[0]]), one(x[:, report.kept[0]]), rtol=0, atol=0)

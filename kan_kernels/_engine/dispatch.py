@@ -9,6 +9,7 @@ import contextlib
 import contextvars
 import itertools
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -24,8 +25,17 @@ from ..backends import BACKENDS
 from . import cost_model
 
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("kan_kernels_backend", default=None)
-_last_forced: str | None = None  # its mirror for torch.compile, which guards globals but no context variables
 _warned: set[str] = set()
+
+
+class _Mirror(threading.local):
+    """What `_forced` holds, for torch.compile: it guards what a thread has, but no context variables."""
+
+    def __init__(self) -> None:  # runs in each thread; a class attribute would escape the guards
+        self.name: str | None = None
+
+
+_mirror = _Mirror()
 
 
 @dataclass(frozen=True)
@@ -51,16 +61,12 @@ def _constant_while_compiling(function):
 def forced_backend() -> str | None:
     """Return the name given to the innermost `use_backend` of this thread or task, or None."""
     if torch.compiler.is_compiling():
-        return _forced_while_compiling(_last_forced)
+        name = _mirror.name
+        return _forced_while_exporting() if name is None else name
     name = _forced.get()
     if name is None and within_trace():  # the exporter of TorchScript's graphs
         return _forced_while_exporting()
     return name
-
-
-@_constant_while_compiling
-def _forced_while_compiling(guard: str | None) -> str | None:
-    return _forced.get() or _forced_while_exporting()
 
 
 def _forced_while_exporting() -> str | None:
@@ -79,7 +85,8 @@ def use_backend(name: str | None) -> Iterator[None]:
     """Run every KAN layer inside on one backend.
 
     Holds for the current thread or asyncio task. A layer or call with its own `backend=` keeps it.
-    Enter it outside of functions under torch.compile: they are compiled again when it changes.
+    Enter it outside of functions under torch.compile: they are compiled again when it changes. They ask the
+    thread, so that an asyncio task that calls one must not await between entering and the call.
 
     Args:
         name: "native", "triton" or "reference"; None restores the automatic choice.
@@ -92,15 +99,14 @@ def use_backend(name: str | None) -> Iterator[None]:
         ...     print(explain((2, 3)))
         2 -> 3 on cpu, torch.float32: reference: ...
     """
-    global _last_forced
     check_name("use_backend", name)
-    token, outer = _forced.set(name), _last_forced
-    _last_forced = name
+    token = _forced.set(name)
+    _mirror.name = name
     try:
         yield
     finally:
         _forced.reset(token)
-        _last_forced = outer
+        _mirror.name = _forced.get()
 
 
 def check_name(argument: str, name: str | None) -> None:

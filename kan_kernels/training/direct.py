@@ -162,6 +162,8 @@ class SquaredError:
             vector = vector * scale
         parameters = self._task.parameters
         for parameter, part in zip(parameters, _parts(vector, parameters, self._task.places), strict=True):
+            if not parameter.is_contiguous():  # fused optimizers read both in the order of memory
+                part = torch.empty_like(parameter).copy_(part)
             parameter.grad = part if parameter.grad is None else parameter.grad + part
 
     def _with_penalty(self, g: Tensor) -> list[Tensor]:

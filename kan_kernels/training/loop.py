@@ -18,6 +18,7 @@ from .. import grids, replicas
 from .._core import checks, threads
 from ..composition import layers_of
 from ..nn.symbolic_edges import SymbolicEdges
+from ..regularization import check_options
 from ..regularization import regularization as penalty
 from . import equation
 from .data import Batches, TensorBatches, split
@@ -154,10 +155,14 @@ def fit(
     update_options = _mapping("update_grid", update_grid, "{option: value}")
     penalty_options = _mapping("regularization", regularization, "{option: value}")
     refine_at = _mapping("refine_at", refine_at, "{step: grid_size}")
+    if "group" in update_options:
+        raise ValueError("update_grid: got the option 'group', expected fit's own argument group")
     _check_options("update_grid", update_options, grids.update_grid)
     for name, value in update_options.items():
         checks.nonnegative(f"update_grid: {name}", value, 1.0 if name == "grid_eps" else math.inf)
     _check_options("regularization", penalty_options, penalty)
+    weights = {name: value for name, value in penalty_options.items() if name != "kind"}
+    check_options(penalty_options.get("kind", "l1"), weights)
     resample_at = _steps("resample_at", resample_at)
     train: Batches
     test: Batches | None
@@ -328,6 +333,7 @@ def _check_options(name: str, options: dict[str, Any], function: Callable[..., A
     known = [n for n, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
     for option in options:
         if option not in known:
+            known = [n for n in known if n != "group"]  # fit's own argument
             raise ValueError(f"{name}: got the option {option!r}, expected some of {', '.join(known)}")
 
 

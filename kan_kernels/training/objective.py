@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Adam, AdamW, Optimizer
 
+from .._core import checks
 from . import direct, lbfgs, rescaling
 from .data import Batches, evaluating, measure
 from .lbfgs_memory import Iterations
@@ -192,7 +193,7 @@ class Minimizer:
     def step(self, step: int, prepare: "Callable[[lbfgs.Vector | None], Evaluate | None]") -> None:
         """Take one step on the objective that `prepare` returns: see `Objective.on`."""
         if self.lr is not None:
-            rate = self.lr(step) if callable(self.lr) else self.lr
+            rate = checks.nonnegative(f"lr({step})", self.lr(step)) if callable(self.lr) else self.lr
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
 

@@ -256,6 +256,27 @@ def test_a_layer_that_is_there_twice_has_one_penalty() -> None:
     torch.testing.assert_close(found, list(torch.autograd.grad(loss, list(net.parameters()))))
 
 
+@pytest.mark.parametrize("lamb", (0.0, 0.01))
+def test_gradients_lie_like_their_parameters(lamb: float) -> None:
+    """As with autograd: fused optimizers walk through the memory of both, whatever the strides."""
+    x = torch.rand(50, 2, dtype=F64, device=DEVICE) * 2 - 1
+    y = x.prod(1, keepdim=True)
+    rows, columns = KAN([2, 3, 1], dtype=F64, device=DEVICE), KAN([2, 3, 1], dtype=F64, device=DEVICE)
+    state = {name: t.T.contiguous().T if t.dim() == 2 else t for name, t in rows.state_dict().items()}
+    for name, t in state.items():
+        if t.dim() == 3:  # as efficient-kan stores it
+            state[name] = t.permute(2, 0, 1).contiguous().permute(1, 2, 0)
+    columns.load_state_dict(state, assign=True)
+    assert not any(p.is_contiguous() for p in columns.layers[0].parameters())
+    first = rows.state_dict(), state
+    for optimizer in ("adam", "adamw", lambda p: torch.optim.SGD(p, lr=0.05, fused=True)):
+        for net, begin in zip((rows, columns), first, strict=True):
+            net.load_state_dict({name: t.clone() for name, t in begin.items()}, assign=True)
+        options = {"steps": 20, "optimizer": optimizer, "lamb": lamb, "progress": False}
+        got, want = (fit(net, (x, y), **options).train_loss for net in (columns, rows))
+        torch.testing.assert_close(torch.tensor(got), torch.tensor(want), rtol=1e-12, atol=0)
+
+
 def test_gradients_add_up() -> None:
     """As with autograd, a second backward pass adds to `grad`; the value is that of mse_loss."""
     x = torch.rand(6, 2, dtype=F64, device=DEVICE)
