@@ -64,17 +64,6 @@ def _training(module: Callable[[Tensor], Tensor], x: Tensor, weights: list[Any])
     return call
 
 
-def _basis(basis: str, width: int, batch: int, functions: int, on: bool) -> Call:
-    """`functional.basis_linear` from width to width features."""
-    from kan_kernels.functional import basis_linear
-
-    weight = (torch.randn(width, functions, width) / width**0.5).requires_grad_()
-    centres = torch.cat([torch.linspace(-1, 1, functions), torch.tensor([2 / (functions - 1)])])
-    grid = centres.repeat(width, 1) if basis == "rbf" else None
-    x = torch.rand(batch, width) * 2 - 1
-    return _training(lambda x: basis_linear(x, weight, grid, basis=basis), x, [weight])
-
-
 def _layer(make: Callable[[int, int], nn.Module], fan_in: int, fan_out: int, batch: int, on: bool) -> Call:
     """Another codebase's layer, accelerated."""
     layer = accelerated(make(fan_in, fan_out))
@@ -136,11 +125,6 @@ def _ensemble(widths: list[int], batch: int, on: bool) -> Call:
     return call
 
 
-_GEMM = {
-    f"{basis} [{n},{n}] B={batch}, {functions} functions": partial(_basis, basis, n, batch, functions)
-    for n, batch, functions in ((256, 256, 8), (512, 128, 8), (512, 256, 16), (1024, 64, 8))
-    for basis in ("rbf", "chebyshev", "fourier")
-}
 _NORM = {
     f"FastKANLayer [{i},{o}] B=1000": partial(_layer, FastKANLayer, i, o, 1000)
     for i, o in ((2, 5), (4, 5), (16, 8), (64, 8))
@@ -155,7 +139,6 @@ _LBFGS = {
 }
 _STACKS = {f"64 networks [2,5,1] B={batch}": partial(_ensemble, [2, 5, 1], batch) for batch in (100, 1000)}
 PATHS = (
-    FastPath("gemm", "full-support bases as a GEMM", _GEMM),
     FastPath("layer_norm_rbf", "layer norm + RBF layer in one op", _NORM),
     FastPath("kan_network", "all layers in one call, `fit` without autograd", _FIT),
     FastPath("lbfgs", "LBFGS in the library", _LBFGS),

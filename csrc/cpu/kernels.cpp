@@ -7,7 +7,6 @@
 #include "cpu/edges/edges.h"
 #include "cpu/linear/backward.h"
 #include "cpu/linear/forward.h"
-#include "cpu/linear/gemm.h"
 #include "cpu/linear/layer_norm_rbf.h"
 #include "cpu/linear/small.h"
 
@@ -24,7 +23,6 @@ template <class T>
 void forward_as(const ForwardArgs& args, const cpu::Executor& executor) {
   const Shape shape(args.layer);
   if (is_small<T>(shape)) return small_forward<T>(args, shape, executor);
-  if (suits_gemm<T>(args.layer, shape, executor)) return GemmForward<T>(args, executor).run();
   Forward<T>(args, executor).run(executor);
 }
 
@@ -32,7 +30,6 @@ template <class T>
 void backward_as(const BackwardArgs& args, const cpu::Executor& executor) {
   const Shape shape(args.layer);
   if (is_small<T>(shape)) return small_backward<T>(args, shape, executor);
-  if (suits_gemm<T>(args.layer, shape, executor)) return GemmBackward<T>(args, executor).run();
   Backward<T>(args, executor).run(executor);
 }
 
@@ -73,23 +70,18 @@ void layer_norm_rbf_backward(const cpu::LayerNormRbfBackwardArgs& args, const cp
   LayerNormRbfBackward<float>(args).run(executor);
 }
 
-bool takes_gemm(const Layer& layer, const cpu::Executor& executor) {
-  const Shape shape(layer);
-  return suits_gemm<float>(layer, shape, executor) || suits_gemm<double>(layer, shape, executor);
-}
-
-constexpr int kChains = 12, kSteps = 4096;
+constexpr int kPeakChains = 12, kSteps = 4096;
 
 // A function of its own: around a call, the chains would live in memory.
 __attribute__((noinline)) float multiply_add_chains(float start) {
-  Vec<float> sum[kChains];
-  for (int i = 0; i < kChains; ++i) sum[i] = broadcast(start + float(i));
+  Vec<float> sum[kPeakChains];
+  for (int i = 0; i < kPeakChains; ++i) sum[i] = broadcast(start + float(i));
   const Vec<float> scale = broadcast(0.999f), shift = broadcast(0.001f);
   for (int n = 0; n < kSteps; ++n) {
     KAN_UNROLL
-    for (int i = 0; i < kChains; ++i) sum[i] = sum[i] * scale + shift;
+    for (int i = 0; i < kPeakChains; ++i) sum[i] = sum[i] * scale + shift;
   }
-  for (int i = 1; i < kChains; ++i) sum[0] += sum[i];
+  for (int i = 1; i < kPeakChains; ++i) sum[0] += sum[i];
   return sum[0][0];
 }
 
@@ -101,7 +93,7 @@ double fma_peak(double seconds) {
     const Clock::time_point start = Clock::now();
     sink = multiply_add_chains(sink);
     const double elapsed = std::chrono::duration<double>(Clock::now() - start).count();
-    const double rate = 2.0 * Simd<float>::lanes * kChains * kSteps / elapsed;
+    const double rate = 2.0 * Simd<float>::lanes * kPeakChains * kSteps / elapsed;
     best = rate > best ? rate : best;
     spent += elapsed;
   }
@@ -121,7 +113,7 @@ const KernelTable KAN_CONCAT(kTable_, KAN_ISA) = {KAN_STRING(KAN_ISA),     KAN_V
                                                   KAN_ISA::layer_norm_rbf, KAN_ISA::layer_norm_rbf_backward,
                                                   KAN_ISA::kan_activation, KAN_ISA::kan_activation_backward,
                                                   KAN_ISA::kan_conv,       KAN_ISA::kan_conv_backward,
-                                                  KAN_ISA::takes_gemm,     KAN_ISA::takes_sizes,
-                                                  KAN_ISA::kept_base_rows, KAN_ISA::fma_peak};
+                                                  KAN_ISA::takes_sizes,    KAN_ISA::kept_base_rows,
+                                                  KAN_ISA::fma_peak};
 }  // namespace cpu
 }  // namespace kan

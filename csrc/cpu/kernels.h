@@ -6,8 +6,6 @@
 namespace kan {
 namespace cpu {
 
-constexpr int64_t kGemmRowsPerOutput = 2;  // up to which a layer may be a GEMM of values: see linear/gemm.h
-
 // Sums over the rows of products of two functions of one input, all in double whatever x is stored as. The functions
 // are the n splines, the constant 1 and, where there is one, the base activation, in this order.
 //   band[i,r,d]   = sum_b w[b,i] B_r(x[b,i]) B_{r+d}(x[b,i]), 0 past the last spline   (in, n, k + 1)
@@ -99,7 +97,7 @@ struct ConvolutionLayer : SplineLayer {
   const void* x = nullptr;
 };
 
-// What evaluates its bases needs to know.
+// The part of a convolution that basis evaluation reads.
 inline Layer basis_layer(const ConvolutionLayer& l) {
   Layer layer;
   static_cast<SplineLayer&>(layer) = l;
@@ -147,20 +145,10 @@ struct ActivationBackwardArgs {
   void* d_base = nullptr;
 };
 
-// A matrix that is written to: rows or columns lie one element apart.
-struct MatrixTarget {
-  void* data = nullptr;
-  DType dtype = DType::f32;
-  int64_t row_stride = 0, col_stride = 1;
-};
-
 // How tasks are spread: run(n, body, context) calls body(begin, end, context) over a partition of [0, n).
 struct Executor {
   void (*run)(int64_t tasks, void (*body)(int64_t begin, int64_t end, void* context), void* context) = nullptr;
   int threads = 1;
-  // c (rows, columns) = a b or, if `add`, c + a b, in one dtype, f32 or f64: a library's GEMM. Null: there is none.
-  void (*gemm)(const MatrixView& a, const MatrixView& b, const MatrixTarget& c, int64_t rows, int64_t columns,
-               int64_t depth, bool add) = nullptr;
 };
 
 struct LayerNormRbfForwardArgs;
@@ -183,10 +171,9 @@ struct KernelTable {
   void (*kan_activation_backward)(const ActivationBackwardArgs&, const Executor&);
   void (*kan_conv)(const ConvolutionArgs&, const Executor&);
   void (*kan_conv_backward)(const ConvolutionBackwardArgs&, const Executor&);
-  bool (*takes_gemm)(const Layer&, const Executor&);  // whether kan_linear runs it as GEMMs of values
-  bool (*takes_sizes)(const Layer&);                  // whether kan_linear and its backward take sizes of edges
-  int64_t (*kept_base_rows)(const Layer&);            // rows for which they keep the base's values, 0: none
-  double (*fma_peak)(double seconds);                 // measured multiply-add rate of one thread, float32, in FLOP/s
+  bool (*takes_sizes)(const Layer&);        // whether kan_linear and its backward take sizes of edges
+  int64_t (*kept_base_rows)(const Layer&);  // rows for which they keep the base's values, 0: none
+  double (*fma_peak)(double seconds);       // measured multiply-add rate of one thread, float32, in FLOP/s
 };
 
 // The best table that this machine runs, unless KAN_KERNELS_CPU_ISA names a lower one. Throws on an unknown name.

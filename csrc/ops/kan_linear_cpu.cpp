@@ -1,5 +1,4 @@
 // torch.ops.kan_kernels.kan_linear* and kan_network*: their schemas, and the kernels for CPU tensors.
-#include "gemm.h"
 #include "kan_network_lbfgs.h"
 
 namespace kan {
@@ -13,7 +12,7 @@ struct CpuDevice {
   template <class Args>
   void run(const Args& args) const {
     check_grid_values(args.layer);
-    run(args, with_gemm());
+    run(args, executor());
   }
   static constexpr bool kNetworks = false;  // no kernel of its own for a whole network
   void multiply(const Products& p, DType dtype, int64_t rows, const void* outputs, void* nodes) const {
@@ -34,7 +33,7 @@ struct CpuDevice {
     } context{args, stack.steps};
     const auto task = [](int64_t begin, int64_t end, void* pointer) {
       const Context& c = *static_cast<const Context*>(pointer);
-      cpu::Executor alone = with_gemm();
+      cpu::Executor alone = executor();
       alone.threads = 1;
       for (int64_t n = begin; n < end; ++n) run(of_network(c.args, c.steps, n), alone);
     };
@@ -54,24 +53,11 @@ struct CpuDevice {
   }
 };
 
-// The most rows of a call that is a GEMM of values, or 0: no call of such a layer is one.
-int64_t cpu_gemm_rows(int64_t in, int64_t out, int64_t functions, int64_t dtype, int64_t basis) {
-  check(in >= 0 && out >= 0, "in_features and out_features must not be negative, got ", in, " and ", out);
-  check_dtype_code(dtype);
-  check_functions(functions, 0, kNoBase, basis);
-  Layer layer;
-  layer.batch = cpu::kGemmRowsPerOutput * out, layer.in_features = in, layer.out_features = out,
-  layer.functions = int(functions);
-  layer.basis = int(basis), layer.weight_dtype = DType(dtype);
-  return cpu::kernels().takes_gemm(layer, with_gemm()) ? layer.batch : 0;
-}
-
 }  // namespace
 }  // namespace ops
 }  // namespace kan
 
 STABLE_TORCH_LIBRARY_FRAGMENT(kan_kernels, m) {
-  m.def("cpu_gemm_rows(int in_features, int out_features, int functions, int dtype, int basis) -> int");
   m.def(
       "kan_linear(Tensor x, Tensor? row_scale, Tensor spline_weight, Tensor? base_weight, Tensor? bias, Tensor grid, "
       "int functions, int order, int base, int derivative, int basis) -> Tensor");
@@ -107,8 +93,4 @@ STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CPU, m) {
   kan::ops::register_network<kan::ops::CpuDevice>(m);
   m.impl("kan_network_error", TORCH_BOX(&kan::ops::kan_network_error<kan::ops::CpuDevice>));
   m.impl("kan_network_lbfgs", TORCH_BOX(&kan::ops::kan_network_lbfgs<kan::ops::CpuDevice>));
-}
-
-STABLE_TORCH_LIBRARY_IMPL(kan_kernels, CompositeExplicitAutograd, m) {
-  m.impl("cpu_gemm_rows", TORCH_BOX(&kan::ops::cpu_gemm_rows));
 }

@@ -17,7 +17,7 @@ from .bases import REMEDY
 from .function import map_features, map_rows
 
 OFF = os.environ.get("KAN_KERNELS_OFF", "").split(",")
-"""What `python -m benchmarks paths` switches off; csrc/ops/gemm.h reads it too."""
+"""What `python -m benchmarks paths` switches off."""
 
 LIBRARY = Path(__file__).parent.parent / "lib" / "libkan_kernels.so"
 

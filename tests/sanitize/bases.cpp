@@ -1,4 +1,4 @@
-// Layers of bases of full support and their gradients, in both layouts and through a GEMM, against plain loops.
+// Layers of bases of full support and their gradients, in both layouts, against plain loops.
 #include "problem.h"
 
 namespace sanitize {
@@ -57,28 +57,6 @@ Line values_of(int basis, const std::vector<double>& grid, int functions, int m,
   return value;
 }
 
-// What a library's GEMM does.
-template <class T>
-void multiply_as(const MatrixView& a, const MatrixView& b, const kan::cpu::MatrixTarget& c, int64_t rows,
-                 int64_t columns, int64_t depth, bool add) {
-  for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t j = 0; j < columns; ++j) {
-      T* const out = static_cast<T*>(c.data) + i * c.row_stride + j * c.col_stride;
-      T sum = add ? *out : T(0);
-      for (int64_t k = 0; k < depth; ++k) {
-        sum += static_cast<const T*>(a.data)[i * a.row_stride + k * a.col_stride] *
-               static_cast<const T*>(b.data)[k * b.row_stride + j * b.col_stride];
-      }
-      *out = sum;
-    }
-  }
-}
-
-void multiply(const MatrixView& a, const MatrixView& b, const kan::cpu::MatrixTarget& c, int64_t rows, int64_t columns,
-              int64_t depth, bool add) {
-  (c.dtype == DType::f64 ? multiply_as<double> : multiply_as<float>)(a, b, c, rows, columns, depth, add);
-}
-
 // a, b and c of Gegenbauer polynomials, of Legendre's and Laguerre's kind, or of none: a polynomial from the start.
 std::vector<std::vector<double>> recurrence(Random& random, int functions) {
   std::vector<std::vector<double>> abc(3, std::vector<double>(size_t(functions), 0.0));
@@ -116,7 +94,7 @@ Problem make_problem(uint64_t seed, std::vector<std::vector<double>>& grid) {
   p.m = bytes_of(l.weight_dtype) == 2 ? random.below(2) : random.pick({0, 0, 0, 1, 2, 3, 5, 12, 31, 32});
   l.in_features = std::min<int64_t>(l.in_features, 20);
   l.out_features = std::min<int64_t>(l.out_features, 140);
-  if (seed % 16 == 0) {  // so large that a GEMM pays
+  if (seed % 16 == 0) {  // several blocks of features
     l.batch = 64 + random.below(20), l.out_features = 128 + random.below(20), l.functions = 64, l.in_features = 33;
     l.weight_dtype = p.compute = p.x_type = random.pick({DType::f32, DType::f64});
     if (seed % 128 == 0) l.in_features = 257;  // several blocks of features in one sum
@@ -176,8 +154,7 @@ void check_bases(const kan::cpu::KernelTable& kernels, uint64_t seed) {
     for (int64_t o = 0; o < O; ++o) g.set(b, o, random.real(-1, 1));
   }
   const bool with_scale = random.below(2), with_bias = random.below(2);
-  kan::cpu::Executor executor{random.below(3) ? run_serially : run_on_threads, random.below(2) ? 1 : 3};
-  executor.gemm = random.below(4) ? multiply : nullptr;
+  const kan::cpu::Executor executor{random.below(3) ? run_serially : run_on_threads, random.below(2) ? 1 : 3};
   l.grid = grid.data.get();
   l.spline_weight = spline.data.get();
   l.base_weight = l.base ? base.data.get() : nullptr;

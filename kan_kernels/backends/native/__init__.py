@@ -97,8 +97,5 @@ def why(problem: Problem) -> str:
     if problem.device == "cpu":
         if problem.op != "kan_linear":
             return f"a compiled kernel for cpu: {OPS[problem.op]}"
-        sizes = problem.in_features, problem.out_features, problem.functions
-        rows = _asked("cpu_gemm_rows", *sizes, _DTYPES.index(problem.dtype), BASES[problem.basis].code)
-        gemm = f"; up to {rows} rows may be values from our kernels and a library's GEMM" if rows else ""
-        return "compiled kernels for cpu, the fastest where they can run" + gemm
+        return "compiled kernels for cpu, the fastest where they can run"
     return f"compiled kernels for {problem.device}"

@@ -1,8 +1,4 @@
-"""The path of Gaussians and polynomials through a matrix product, of blocks of values and the weights.
-
-Shapes that csrc/cpu/linear/gemm.h takes: at least 64 rows, at most twice the outputs, 128 outputs or more,
-several blocks of features.
-"""
+"""Wide layers of bases of full support: several blocks of rows, features and outputs, tails of each."""
 
 from __future__ import annotations
 
@@ -14,8 +10,6 @@ import torch
 from basis_cases import LAYOUTS, NAMES, case, laid_out
 from cases import OPS, Case, build, sparse
 from harness import check_op, check_same_bits, run_op
-from kan_kernels._core.problem import Problem
-from kan_kernels.backends import native
 
 F32, F64 = torch.float32, torch.float64
 
@@ -23,7 +17,6 @@ F32, F64 = torch.float32, torch.float64
 def _table() -> list[Case]:
     cases = []
     for basis in NAMES:
-        # features that fill the blocks and do not; functions in one group and in several; rows in two blocks
         for turn, sizes in enumerate(((8, 300, 61, 160), (20, 64, 110, 128), (1, 520, 270, 260))):
             facts: dict[str, Any] = {"side": turn == 1, "bias": turn != 1, "points": "inside"}
             base = (None, "silu", "identity")[turn]
@@ -50,7 +43,7 @@ def test_op(c: Case) -> None:
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("c", TABLE[:4], ids=lambda c: c.name)
 def test_same_bits(op: str, c: Case) -> None:
-    """The same bits with 1, 2 and 3 threads: each product runs on one, and the shape says how work is cut."""
+    """The same bits with 1, 2 and 3 threads: the shape says how work is cut."""
     inputs = build(c)
     check_same_bits(lambda: run_op("native", op, inputs))
 
@@ -69,11 +62,3 @@ def test_weights_as_they_lie(c: Case, op: str, layout: str) -> None:
         assert made.stride() == inputs.spline_weight.stride()
         want = run_op("reference", op, inputs.to(F64))[-2]
         torch.testing.assert_close(made.double(), want, rtol=0, atol=1e-5 * float(want.abs().max()))
-
-
-def test_it_is_said() -> None:
-    """The native backend names the path where a layer has it."""
-    gaussians = Problem("cpu", F32, F32, 1000, 1000, 8, base=None, basis="rbf")
-    assert "GEMM" in native.why(gaussians)
-    for other in ({"out_features": 64}, {"dtype": torch.bfloat16}, {"basis": "bspline", "order": 3}):
-        assert "GEMM" not in native.why(Problem(**{**vars(gaussians), **other})), other
