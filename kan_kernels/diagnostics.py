@@ -9,6 +9,7 @@ import kan_kernels
 
 from . import functional
 from ._core import cuda_support, library
+from ._core.bases import REMEDY
 from ._engine import dispatch
 
 
@@ -36,7 +37,7 @@ def report() -> tuple[str, bool]:
         lines.append(f"  _C        {path}")
         lines += [f"            {name}: {value}" for name, value in info.items()]
     else:
-        lines.append(f"  _C        not loaded: {error}")
+        lines.append(f"  _C        not loaded: {error}; {REMEDY}")
         well = False
     lines += ["", "backends"]
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0

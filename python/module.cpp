@@ -4,9 +4,12 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <exception>
 #include <numeric>
 #include <optional>
+#include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -18,15 +21,52 @@ using namespace kan;
 
 namespace {
 
+// Threads that are joined whatever happens.
+class Threads {
+ public:
+  Threads() = default;
+  ~Threads() {
+    for (std::thread& thread : threads_) thread.join();
+  }
+  Threads(const Threads&) = delete;
+  Threads& operator=(const Threads&) = delete;
+
+  // False where the system has none left.
+  template <class Body>
+  bool start(const Body& body) {
+    try {
+      threads_.emplace_back(body);
+    } catch (const std::system_error&) {
+      return false;
+    }
+    return true;
+  }
+
+ private:
+  std::vector<std::thread> threads_;
+};
+
 // Tasks spread over fresh threads: large calls only, so that small ones never wait for one to start.
 void run_on_threads(int64_t tasks, void (*body)(int64_t, int64_t, void*), void* context, int threads) {
   const int64_t share = (tasks + threads - 1) / threads;
-  std::vector<std::thread> pool;
-  for (int64_t begin = share; begin < tasks; begin += share) {
-    pool.emplace_back(body, begin, std::min(tasks, begin + share), context);
+  std::vector<std::exception_ptr> failed(threads);
+  const auto run = [&](int n) {
+    try {
+      body(n * share, std::min(tasks, (n + 1) * share), context);
+    } catch (...) {
+      failed[n] = std::current_exception();
+    }
+  };
+  {
+    Threads others;
+    for (int n = 1; n * share < tasks; ++n) {
+      if (!others.start([&run, n] { run(n); })) run(n);
+    }
+    run(0);
   }
-  body(0, std::min(tasks, share), context);
-  for (std::thread& thread : pool) thread.join();
+  for (const std::exception_ptr& error : failed) {
+    if (error) std::rethrow_exception(error);
+  }
 }
 
 cpu::Executor executor() {
@@ -140,11 +180,13 @@ double fma_peak(int threads, double seconds) {
   check(seconds > 0 && seconds <= 60, [&] { return "seconds must be in (0, 60], got " + std::to_string(seconds); });
   py::gil_scoped_release release;
   std::vector<double> rates(threads);
-  std::vector<std::thread> pool;
-  for (int t = 0; t < threads; ++t) {
-    pool.emplace_back([&rates, t, seconds] { rates[t] = cpu::kernels().fma_peak(seconds); });
+  {
+    Threads pool;
+    for (int t = 0; t < threads; ++t) {
+      const bool started = pool.start([&rates, t, seconds] { rates[t] = cpu::kernels().fma_peak(seconds); });
+      if (!started) throw std::runtime_error("threads: the system started " + std::to_string(t) + " of them only");
+    }
   }
-  for (std::thread& thread : pool) thread.join();
   return std::accumulate(rates.begin(), rates.end(), 0.0) / 1e9;
 }
 

@@ -9,7 +9,7 @@
 namespace kan {
 namespace cpu {
 
-#ifdef KAN_HAVE_BASELINE  // but for a sanitizer build of one instruction set
+#ifdef KAN_HAVE_BASELINE  // but for a build of one instruction set
 extern const KernelTable kTable_baseline;
 #endif
 #ifdef KAN_HAVE_AVX2

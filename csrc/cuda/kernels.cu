@@ -169,12 +169,6 @@ void forward(const ForwardArgs& args, const Options& options, void* workspace, v
   run_forward(gather_forward, a, a.shape.splits, args, workspace, stream);
 }
 
-// A layer without outputs has no gradient but the input's, which is zero.
-BackwardArgs without_empty(BackwardArgs args) {
-  if (args.layer.out_features == 0) args.d_spline = args.d_base = nullptr;
-  return args;
-}
-
 int64_t backward_workspace(const BackwardArgs& given, const Options& options) {
   if (!kBases[given.layer.basis].local) return full_support_backward_workspace(given, options);
   const BackwardArgs args = without_empty(given);

@@ -9,6 +9,12 @@ namespace cuda {
 inline bool wide(const SplineLayer& l) { return l.weight_dtype == DType::f64; }
 inline DType compute_type(const SplineLayer& l) { return wide(l) ? DType::f64 : DType::f32; }
 
+// A layer without outputs has no gradient but the input's, which is zero.
+inline BackwardArgs without_empty(BackwardArgs args) {
+  if (args.layer.out_features == 0) args.d_spline = args.d_base = nullptr;
+  return args;
+}
+
 // to[e] = the sum over the parts, which lie as the result does.
 inline void add_parts(const void* from, int64_t parts, int64_t count, void* to, DType dtype, bool wide, void* stream) {
   ReduceArgs r;

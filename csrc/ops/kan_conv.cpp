@@ -1,4 +1,5 @@
 // torch.ops.kan_kernels.kan_conv*: convolution and its gradients, on CPU tensors.
+#include <algorithm>
 #include <vector>
 
 #include "checks.h"
@@ -8,6 +9,7 @@ namespace ops {
 namespace {
 
 using Numbers = std::vector<int64_t>;
+constexpr int64_t kMostStep = int64_t(1) << 30;  // of a kernel, stride, dilation or padding: sums of products fit
 
 // The spatial axes of images with 1 to 3 of them are the last ones of three; the others have size 1.
 int64_t first_axis(int64_t dims) { return 3 - dims; }
@@ -29,12 +31,7 @@ Tensor empty_images(const Tensor& like, const Numbers& sizes, bool channels_last
   for (size_t d = sizes.size(); d-- > 2;) place(d);
   if (!channels_last) place(1);
   place(0);
-  int32_t dtype = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
-  AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), dtype,
-                                                         aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
+  return empty(like, sizes.data(), int64_t(sizes.size()), strides.data());
 }
 
 // What both ops read, checked; owns what it had to copy.
@@ -81,6 +78,8 @@ struct Images {
       check(axis.size >= 1 && axis.kernel >= 1 && axis.stride >= 1 && axis.dilation >= 1 && axis.padding >= 0 &&
                 padding[2 * d + 1] >= 0,
             "size, kernel, stride and dilation must be positive and padding not negative");
+      check(std::max({axis.kernel, axis.stride, axis.dilation, axis.padding, padding[2 * d + 1]}) <= kMostStep,
+            "kernel, stride, dilation and padding must be at most 2^30");
       const int64_t room = axis.size + axis.padding + padding[2 * d + 1] - (axis.kernel - 1) * axis.dilation - 1;
       check(room >= 0, "x is smaller than the kernel on axis ", d);
       axis.out = room / axis.stride + 1;

@@ -34,11 +34,12 @@ bool tf32_allowed() {
   return context && precision_of && precision_of(context(), kCuda, kMatmul) == kTf32;
 }
 
-cuda::Options options(int capability_major) {
+cuda::Options options(int64_t capability_major) {
+  check(capability_major >= 0 && capability_major < 1000, "capability_major must be in 0..999, got ", capability_major);
   cuda::Options o;
   o.path = cuda::forced_path();
   o.tf32 = tf32_allowed();
-  o.capability_major = capability_major;
+  o.capability_major = int(capability_major);
   return o;
 }
 
@@ -135,6 +136,8 @@ Layer layer_of(int64_t batch, int64_t in, int64_t out, int64_t functions, int64_
                int64_t basis) {
   check_dtype_code(dtype);
   check_functions(functions, order, base, basis);
+  check(batch >= 0 && in >= 0 && out >= 0, "batch, in_features and out_features must not be negative, got ", batch,
+        ", ", in, " and ", out);
   Layer l;
   l.batch = batch, l.in_features = in, l.out_features = out, l.functions = int(functions);
   l.order = int(order), l.base = int(base), l.weight_dtype = DType(dtype), l.basis = int(basis);
@@ -147,12 +150,12 @@ std::tuple<double, double> cuda_costs(int64_t batch, int64_t in, int64_t out, in
                                       int64_t base, int64_t dtype, int64_t derivative, int64_t capability_major,
                                       int64_t basis) {
   const Layer l = layer_of(batch, in, out, functions, order, base, dtype, basis);
-  const cuda::Options o = options(int(capability_major));
+  const cuda::Options o = options(capability_major);
   const double never = std::numeric_limits<double>::infinity();
   const bool local = kBases[l.basis].local;
+  const int m = checked_derivative(derivative, kMaxDerivative + 1);
   const cuda::Cost cost = local ? cuda::cost(l, o) : cuda::full_support_cost(l, o);
-  const char* const reason =
-      local ? cuda::dense_reason(l, int(derivative)) : cuda::full_support_matrix_reason(l, int(derivative));
+  const char* const reason = local ? cuda::dense_reason(l, m) : cuda::full_support_matrix_reason(l, m);
   if (o.path == cuda::Path::dense) {
     check(!reason, "the dense path, asked for by KAN_KERNELS_CUDA_PATH, cannot run this: ", reason ? reason : "");
     return {cost.dense, never};
@@ -165,12 +168,13 @@ std::tuple<double, double> cuda_costs(int64_t batch, int64_t in, int64_t out, in
 std::string cuda_path_reason(int64_t batch, int64_t in, int64_t out, int64_t functions, int64_t order, int64_t base,
                              int64_t dtype, int64_t derivative, int64_t basis) {
   const Layer l = layer_of(batch, in, out, functions, order, base, dtype, basis);
+  const int m = checked_derivative(derivative, kMaxDerivative + 1);
   if (!kBases[l.basis].local) {
-    const char* const reason = cuda::full_support_matrix_reason(l, int(derivative));
+    const char* const reason = cuda::full_support_matrix_reason(l, m);
     if (reason) return std::string("not on matrix units: ") + reason;
     return cuda::forced_path() != cuda::Path::automatic ? "asked for by KAN_KERNELS_CUDA_PATH" : "";
   }
-  if (const char* const reason = cuda::dense_reason(l, int(derivative))) return std::string("not dense: ") + reason;
+  if (const char* const reason = cuda::dense_reason(l, m)) return std::string("not dense: ") + reason;
   if (cuda::forced_path() != cuda::Path::automatic) return "asked for by KAN_KERNELS_CUDA_PATH";
   if (const char* const small = cuda::too_small(l)) return std::string("not dense: ") + small;
   return "";
@@ -189,7 +193,7 @@ std::tuple<std::string, std::string> cuda_network_reason(int64_t batch, std::vec
   for (size_t n = 0; n < functions.size(); ++n) {
     layers.push_back(layer_of(batch, in_features[n], out_features[n], functions[n], order, base, dtype, kBSpline));
   }
-  const cuda::Options o = options(int(capability_major));
+  const cuda::Options o = options(capability_major);
   const char something = 0;  // no kernel reads it
   const std::vector<const void*> biases(layers.size(), biased ? &something : nullptr);
   std::vector<void*> gradients(layers.size(), nullptr);

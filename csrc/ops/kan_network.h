@@ -67,17 +67,27 @@ struct NetworkFamily {
 
     Network(const Tensor& x, const Tensors& tensors, int64_t layers_in, int64_t order, int64_t base,
             const Numbers& products_in)
-        : x(x), device(x), products(products_of(products_in, size_t(std::max<int64_t>(0, layers_in)))) {
+        : x(x), device(x), products(products_of(products_in, counted(tensors, layers_in, base))) {
       const size_t count = products.size();
-      kinds = 1 + (base != kNoBase);
+      kinds = kinds_of(base);
       check_matrix(x, "x");
       biased = tensors.size() == (kinds + 2) * count;
-      kan::ops::check(count > 0 && (biased || tensors.size() == (kinds + 1) * count), "tensors: got ", tensors.size(),
-                      " for ", layers_in, " layers, expected ", kinds + 1, " or ", kinds + 2, " for each");
       layers.reserve(count);
       for (size_t n = 0; n < count; ++n) {
         of_layer(n, [&] { add(n, &tensors[n], count, order, base); });
       }
+    }
+
+    static size_t kinds_of(int64_t base) { return 1 + (base != kNoBase); }
+
+    // The number of layers, of which there are tensors: before anything of that size is made.
+    static size_t counted(const Tensors& tensors, int64_t layers, int64_t base) {
+      const int64_t kinds = int64_t(kinds_of(base)), given = int64_t(tensors.size());
+      const bool fits =
+          layers > 0 && layers <= given && (given == (kinds + 2) * layers || given == (kinds + 1) * layers);
+      kan::ops::check(fits, "tensors: got ", given, " for ", layers, " layers, expected ", kinds + 1, " or ", kinds + 2,
+                      " for each");
+      return size_t(layers);
     }
 
     // at: the layer's first tensor; the others lie `count` apart.

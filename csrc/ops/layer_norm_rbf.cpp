@@ -12,6 +12,7 @@ bool takes(DType dtype) { return dtype == DType::f32 || dtype == DType::f64; }
 
 // Why the op is not for layers of these sizes, or an empty string.
 std::string layer_norm_rbf_reason(int64_t in, int64_t out, int64_t dtype) {
+  check_dtype_code(dtype);
   if (out > kMostOutputs || in > kMostFeatures) {
     return "it has more than " + std::to_string(kMostOutputs) + " outputs or " + std::to_string(kMostFeatures) +
            " features";

@@ -1,4 +1,4 @@
-// The library of ops: each op's schema stands in the file of its name.
+// The library of ops: the schemas stand beside their kernels for CPU tensors, in the file of their family.
 #include <torch/csrc/stable/library.h>
 
 #include <string>

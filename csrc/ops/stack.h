@@ -1,4 +1,5 @@
-// Networks side by side, as torch.vmap asks for them: every tensor has one dimension more, in front, or is shared.
+// Networks side by side, as torch.vmap asks for them: a tensor has one dimension more, in front, or is shared. The one
+// that the stack is made of, the weights or the cotangent, is not.
 #pragma once
 
 #include <type_traits>
@@ -48,7 +49,8 @@ class Stack {
 
   // The first network's part of a tensor, which has `rank` dimensions for each; densely stored, if asked for.
   Tensor first(const Tensor& t, const char* name, int64_t rank, int64_t Steps::* place, bool packed = false) {
-    if (!stacked_ || t.dim() == rank) return t;
+    if (!stacked_) return t;
+    if (t.dim() == rank) return packed ? dense(t) : t;
     check(t.dim() == rank + 1 && t.size(0) == count_, name, " must be stacked like the weights, ", count_,
           " networks in front, got ", t.dim(), " dimensions");
     const Tensor whole = packed ? dense(t) : t;

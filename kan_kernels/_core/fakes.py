@@ -39,7 +39,7 @@ def kan_linear_grad_weight(
 ) -> Tensors:  # fmt: skip
     shape = (*g.shape[:-2], x.shape[-1], functions, g.shape[-1])
     d_base = g.new_empty((*g.shape[:-2], x.shape[-1], g.shape[-1]) if base else (*g.shape[:-2], 0))
-    if not BY_CODE[basis].local and like is not None and functions_together(like):
+    if g.dim() == 2 and not BY_CODE[basis].local and like is not None and functions_together(like):
         return g.new_empty_strided(shape, like.stride()), d_base
     return g.new_empty(shape), d_base
 

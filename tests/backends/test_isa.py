@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
 import kan_kernels._C as _C
 import numpy as np
 import pytest
@@ -13,6 +18,7 @@ from harness import FUSED, assert_close, child, relative_error, run_op
 from instruction_sets import COMPILED, INFO, ORDER, RUNNABLE
 
 pytestmark = pytest.mark.skipif("native" not in FUSED, reason="native is not among KAN_TEST_BACKENDS")
+ROOT = Path(__file__).resolve().parents[2]
 FULL = [case for case in TABLE if case.dtype not in HALF and case.layout == "contiguous"]
 
 RUN_TABLE = """
@@ -95,3 +101,19 @@ def test_build_info() -> None:
 
     assert INFO["max_spline_order"] == kan_kernels.MAX_SPLINE_ORDER == 10
     assert INFO["max_derivative"] == kan_kernels.MAX_DERIVATIVE == 32
+
+
+def test_an_instruction_sets_code_is_its_own() -> None:
+    """Its objects define no function that the linker could take for another's: its namespace has all."""
+    objects = [
+        path for path in (ROOT / "build").glob("cmake-*/CMakeFiles/kan_cpu_*.dir/**/*.o") if path.is_file()
+    ]
+    if not objects or shutil.which("nm") is None:
+        pytest.skip("the kernels were not built here, or there is no nm to read objects with")
+    for path in objects:
+        (isa,) = re.findall(r"kan_cpu_(\w+)\.dir", str(path))
+        made = subprocess.run(
+            ["nm", "-C", "--defined-only", path], capture_output=True, text=True, check=True
+        )
+        weak = re.findall(r"^[0-9a-f]* [WVu] (?!DW\.ref\.)(.*)$", made.stdout, re.MULTILINE)
+        assert weak and not [name for name in weak if f"kan::{isa}::" not in name], path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +12,8 @@ import torch
 from torch import Tensor
 
 from harness import FUSED
-from kan_kernels import KAN, explain, use_backend
+from kan_kernels import KAN, KANLinear, explain, use_backend
 from kan_kernels import functional as F
-from kan_kernels._core.bases import BASES
 from kan_kernels._core.problem import COMPOSED, FAMILIES, OPS, Problem
 from kan_kernels._engine import cost_model, dispatch
 from kan_kernels.backends import BACKENDS, FUNCTIONS, native
@@ -172,16 +172,6 @@ def test_a_third_backend_runs_every_op(op: str, monkeypatch: pytest.MonkeyPatch)
         torch.autograd.grad(first.sum(), x, allow_unused=True)
 
 
-@NATIVE
-def test_the_rows_of_a_gemm_are_the_librarys() -> None:
-    """`explain` names the number that the library answers, where it takes a GEMM at all."""
-    code = BASES["rbf"].code
-    assert torch.ops.kan_kernels.cpu_gemm_rows(512, 512, 8, 0, code) == 1024
-    assert "up to 1024 rows may be values" in explain((512, 512), basis="rbf", functions=8)
-    assert torch.ops.kan_kernels.cpu_gemm_rows(8, 8, 8, 0, code) == 0
-    assert "rows may be" not in explain((8, 8), basis="rbf", functions=8) + explain((512, 512))
-
-
 def test_the_contract_names_what_a_backend_has() -> None:
     """Each backend has all functions of the ops that it runs, and with a namespace their ops."""
     for module in BACKENDS.values():
@@ -196,3 +186,40 @@ def test_the_contract_names_what_a_backend_has() -> None:
             assert module.LINEAR_OP.name().endswith("::kan_linear")
             assert module.ACTIVATION_OP.name().endswith("::kan_activation")
     assert set(FUNCTIONS) == set(OPS)
+
+
+@NATIVE
+def test_compiled_calls_see_the_backend_of_their_thread() -> None:
+    """Threads that enter and leave use_backend in turns, and call what is compiled in between."""
+    graphs: list[bool] = []
+
+    def compiler(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(any("kan_kernels" in str(node.target) for node in graph.graph.nodes))
+        return graph.forward
+
+    def in_thread(call: Any) -> None:
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+
+    layer, x = KANLinear(3, 2), torch.rand(4, 3)
+    torch._dynamo.reset()
+    compiled = torch.no_grad()(torch.compile(layer, backend=compiler, fullgraph=True))
+    entered, leave = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        with use_backend("reference"):
+            entered.set()
+            leave.wait(60)
+
+    other = threading.Thread(target=stay)
+    other.start()
+    entered.wait(60)
+    compiled(x)  # of this thread, which has the automatic choice
+    with use_backend("reference"):
+        leave.set()
+        other.join()
+        compiled(x)
+        in_thread(lambda: compiled(x))  # the first graph
+    compiled(x)
+    assert graphs == [True, False] and dispatch.forced_backend() is None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, hessian, jacrev, jvp, stack_module_state, vmap
 
-from basis_cases import NAMES
+from basis_cases import LAYOUTS, NAMES, laid_out
 from basis_cases import case as full_support_case
 from cases import OPS, Case, build
 from harness import DEVICE, bits, run_op
@@ -69,6 +69,24 @@ def test_ops(case: Case, op: str) -> None:
             for mine, true in pairs:
                 assert mine.shape == (COUNT, *true.shape) and mine.dtype == true.dtype
                 assert torch.equal(bits(mine[n].contiguous()), bits(true.contiguous()))
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="the CUDA kernels take weights as they lie in another op")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_shared_weights_as_they_lie(layout: str) -> None:
+    """Weights of all networks that keep the functions of an edge together: each has a gradient of its own."""
+    torch.manual_seed(0)
+    inputs = build(full_support_case("chebyshev", 6, 20, 4, 7), DEVICE)
+    weight = laid_out(inputs.spline_weight, layout)
+    x, _, base_weight, g, *numbers = inputs.args("backward")
+    args = (x.expand(COUNT, -1, -1), weight, base_weight, torch.rand(COUNT, *g.shape), *numbers)
+    found = torch.ops.kan_kernels.kan_linear_backward(*args)
+    for n in range(COUNT):
+        want = torch.ops.kan_kernels.kan_linear_backward(x, weight, base_weight, args[3][n], *numbers)
+        for mine, true in zip(found, want, strict=True):
+            assert torch.equal(mine[n], true.contiguous())
+    checks = ("test_schema", "test_faketensor")
+    torch.library.opcheck(torch.ops.kan_kernels.kan_linear_backward.default, args, test_utils=checks)
 
 
 def test_stack_errors() -> None:

@@ -18,6 +18,8 @@ BAD_CALLS: tuple[tuple[str, dict[int, Any]], ...] = (
     ("dilation", {9: [1, 1, 1]}),
     ("positive", {7: [0, 1]}),
     ("groups", {10: 3}),
+    (r"at most 2\^30", {9: [2**62, 1]}),
+    (r"at most 2\^30", {8: [0, 2**62, 0, 0]}),
     ("smaller than the kernel", {9: [9, 9]}),
     ("grid must be float64", {4: torch.zeros(4, 12)}),
     ("base_weight must be given", {6: 0}),

@@ -33,6 +33,9 @@ def test_ops_name_the_layer() -> None:
             op(x, wrong, 2, 3, 1, [])
     with pytest.raises(RuntimeError, match="tensors: got 6 for 3 layers, expected 3 or 4 for each"):
         op(x, good, 3, 3, 1, [])
+    for many in (2**40, 2**62, -1):
+        with pytest.raises(RuntimeError, match=f"tensors: got 6 for {many} layers"):
+            op(x, good, many, 3, 1, [])
     with pytest.raises(RuntimeError, match="tensors: got 0 for 0 layers"):
         op(x, [], 0, 3, 1, [])
     for products, message in (

@@ -40,7 +40,7 @@ class BlockRows {
   }
 
  private:
-  const MatrixView& matrix_;
+  const MatrixView matrix_;
   const int64_t i_, n_;
   float* const copy_;
   bool in_place_;

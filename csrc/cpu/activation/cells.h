@@ -6,7 +6,7 @@
 // and the last belong to no cell.
 #pragma once
 
-#include <vector>
+#include <memory>
 
 #include "cpu/linear/cell_finder.h"
 #include "tiles.h"
@@ -151,7 +151,7 @@ class CellTables {
         s_(s),
         derivative_(derivative),
         degree_(degree),
-        blocks_(size_t(ceil_div(s.in, kTileColumns))),
+        blocks_(new BlockKnots[size_t(ceil_div(s.in, kTileColumns))]),
         bounds_(bounds_size(s)),
         size_(block_size(s, derivative)),
         memory_(arena.take<float>(ceil_div(s.in, kTileColumns) * size_)) {
@@ -252,7 +252,7 @@ class CellTables {
   const Layer& layer_;
   const Shape& s_;
   const int derivative_, degree_;
-  std::vector<BlockKnots> blocks_;
+  const std::unique_ptr<BlockKnots[]> blocks_;
   const int64_t bounds_, size_;  // numbers: of the bounds of a block, of a block
   float* const memory_;
 };

@@ -1,7 +1,7 @@
 // Activations of B-splines with short grids: lanes are features, rows are read and written as they lie (cells.h).
 #pragma once
 
-#include <vector>
+#include <new>
 
 #include "activation.h"
 #include "block_rows.h"
@@ -177,16 +177,16 @@ void feature_lanes_backward(const cpu::ActivationBackwardArgs& a, const Shape& s
   const int64_t part = rows_of_part(heads);
   run_tasks(executor, s.batch * s.in * (6 + 3 * s.out) > kSerialCycles, s, tasks, [&](const TaskRange& range) {
     const int64_t moments_size = weight ? tables.block(0).splines_size() : 0, copy = BlockRows::floats(part);
-    Arena arena((2 + heads) * Arena::bytes_for<float>(copy) + CellMoments::bytes(moments_size, range.blocks, heads));
+    Arena arena(2 * Arena::bytes_for<float>(copy) + Arena::bytes_for<float>(heads * copy) +
+                Arena::bytes_for<BlockRows>(heads) + Arena::bytes_for<const float*>(heads) +
+                CellMoments::bytes(moments_size, range.blocks, heads));
     float *const x_copy = arena.take<float>(copy), *const scale_copy = arena.take<float>(copy);
-    std::vector<float*> g_copies;
-    std::vector<MatrixView> views;
-    for (int64_t h = 0; h < heads; ++h) g_copies.push_back(arena.take<float>(copy)), views.push_back(head(a, h));
+    float* const g_copies = arena.take<float>(heads * copy);
+    BlockRows* const g = arena.take<BlockRows>(heads);  // of each head
+    const float** const g_rows = arena.take<const float*>(heads);
     CellMoments moments(moments_size, range.blocks, heads, arena);
     alignas(64) float activation[kStage][2 * kTileColumns], result_copy[kTileColumns];
-    std::vector<BlockRows> g;
-    std::vector<const float*> g_rows(static_cast<size_t>(heads));
-    GradientRow row{g_rows.data(), nullptr, nullptr, nullptr, moments.tile(), moments.base(), {}};
+    GradientRow row{g_rows, nullptr, nullptr, nullptr, moments.tile(), moments.base(), {}};
     double* const d_all = sums + range.split * size;
     Places places[kStage];
     range.for_tiles([&](const Block& features, int64_t tile0, int64_t tile_rows) {
@@ -194,22 +194,21 @@ void feature_lanes_backward(const cpu::ActivationBackwardArgs& a, const Shape& s
       const CellBlock block = tables.block(i);
       const RowWriter writer(a.input, a.x.dtype, s.in, s.batch * s.in, n, 1, result_copy);
       BlockRows x(a.x, i, n, x_copy), row_scale(a.row_scale, i, n, scale_copy);
-      g.clear();
-      for (size_t h = 0; h < views.size(); ++h) g.emplace_back(views[h], i, n, g_copies[h]);
+      for (int64_t h = 0; h < heads; ++h) new (g + h) BlockRows(head(a, h), i, n, g_copies + h * copy);
       for_parts(tile0, tile_rows, part, [&](int64_t row0, int64_t rows) {
         x.read(row0, rows);
         if (scaled) row_scale.read(row0, rows);
-        for (BlockRows& of_head : g) of_head.read(row0, rows);
+        for (int64_t h = 0; h < heads; ++h) g[h].read(row0, rows);
         for_parts(0, rows, kStage, [&](int64_t b0, int64_t stage) {
           for (int64_t r = 0; r < stage; ++r) {
             const int64_t ahead = b0 + r + kAhead, of_tile = tile0 + tile_rows - row0;
             x.fetch(ahead, of_tile);
-            for (const BlockRows& of_head : g) of_head.fetch(ahead, of_tile);
+            for (int64_t h = 0; h < heads; ++h) g[h].fetch(ahead, of_tile);
             if (base) base_rows(s.base, x.row(b0 + r), padded, orders, n_orders, activation[r], kTileColumns);
           }
           block.locate(x.row(b0), x.stride(), stage, padded, places);
           for (int64_t r = 0; r < stage; ++r) {
-            for (int64_t h = 0; h < heads; ++h) g_rows[size_t(h)] = g[size_t(h)].row(b0 + r);
+            for (int64_t h = 0; h < heads; ++h) g_rows[h] = g[h].row(b0 + r);
             if (scaled) row.row_scale = row_scale.row(b0 + r);
             const int64_t offset = (row0 + b0 + r) * s.in + i;
             if (input) row.result = writer.target(offset);

@@ -102,12 +102,6 @@ struct Passes {
   }
 };
 
-// A layer without outputs has no gradient but the input's, which is zero.
-BackwardArgs without_empty(BackwardArgs args) {
-  if (args.layer.out_features == 0) args.d_spline = args.d_base = nullptr;
-  return args;
-}
-
 }  // namespace
 
 const char* full_support_matrix_reason(const Layer& l, int derivative) {

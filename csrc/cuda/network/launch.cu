@@ -9,12 +9,12 @@ namespace kan {
 namespace cuda {
 namespace {
 
-constexpr int kLeastRows = 4;              // of a tile: with fewer a block would copy parameters more than use them
-constexpr int64_t kBlocks = 128;           // wanted at least, where there are rows for them
-constexpr int64_t kMostBlocks = 512;       // whose sums the last one adds up
-constexpr int64_t kPartNumbers = 1 << 19;  // that the last block adds up, at most
-constexpr int64_t kMatrixEdges = 1 << 21;  // (row, edge)s from which matrix units gain more than launches cost
-constexpr int64_t kCounterBytes = 16;      // in front of the parts
+constexpr int kLeastRows = 4;               // of a tile: with fewer a block would copy parameters more than use them
+constexpr int64_t kBlocks = 128;            // wanted at least, where there are rows for them
+constexpr int64_t kMostBlocks = 512;        // whose sums the last one adds up
+constexpr int64_t kAddedNumbers = 1 << 19;  // that the last block adds up, at most
+constexpr int64_t kMatrixEdges = 1 << 21;   // (row, edge)s from which matrix units gain more than launches cost
+constexpr int64_t kCounterBytes = 16;       // in front of the parts
 
 int64_t tile_bytes(const NetworkArgs& a, bool backward) {
   return a.dtype == DType::f64 ? NetworkTile<double>::bytes(a, backward) : NetworkTile<float>::bytes(a, backward);
@@ -71,7 +71,7 @@ NetworkArgs network_args(const NetworkBackwardArgs& args) {
     a.layer[l].d_bias = args.d_bias ? args.d_bias[l] : nullptr;
   }
   if (a.rows == 0) return a;
-  const int64_t tiles = ceil_div(a.batch, a.rows), affordable = kPartNumbers / a.parameters;
+  const int64_t tiles = ceil_div(a.batch, a.rows), affordable = kAddedNumbers / a.parameters;
   const int64_t most = affordable < 8 ? 8 : affordable < kMostBlocks ? affordable : kMostBlocks;
   a.blocks = a.weight && tiles > most ? most : tiles;
   return a;

@@ -200,15 +200,14 @@ def test_sizes_that_no_layer_has() -> None:
             assert said == ("the parameters do not fit in shared memory",) * 2
     with pytest.raises(RuntimeError, match="functions must be"):
         ops.cuda_costs(4, 8, 8, -5, 0, 0, 0, 0, 9, 1)
-    for arguments in (
-        (10, 128, 0, 0, 1),
-        (10, 128, -3, 0, 1),
-        (1, 1, 1, 0, 99),
-        (1, 1, 8, 7, 0),
-        (-1, 1, 8, 0, 0),
+    for arguments, message in (
+        ((-1, 8, 8, 8, 3, 1, 0, 0, 9, 0), "must not be negative"),
+        ((4, 8, 8, 8, 3, 1, 0, 2**32 + 1, 9, 0), "derivative must be"),
+        ((4, 8, 8, 8, 3, 1, 0, 0, 2**32 + 9, 0), "capability_major must be"),
+        ((4, 8, 8, 8, 3, 1, 99, 0, 9, 0), "dtype"),
     ):
-        with pytest.raises(RuntimeError, match="must"):
-            ops.cpu_gemm_rows(*arguments)
+        with pytest.raises(RuntimeError, match=message):
+            ops.cuda_costs(*arguments)
 
 
 @needs_cuda_build
