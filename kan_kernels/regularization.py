@@ -81,7 +81,7 @@ def regularization(
         "lamb_coef": lamb_coef,
         "lamb_coefdiff": lamb_coefdiff,
     }
-    check_options(kind, weights)
+    _check_penalty(kind, weights)
     norms, penalty = _KINDS[kind]
     sized = lamb_l1 != 0 or lamb_entropy != 0
     seen = sized and kind != "coefficient"
@@ -106,7 +106,7 @@ def regularization(
     return total
 
 
-def check_options(kind: object, weights: Mapping[str, object]) -> None:
+def _check_penalty(kind: object, weights: Mapping[str, object]) -> None:
     """Raise TypeError or ValueError, naming the option, unless `regularization` takes these."""
     if not isinstance(kind, str) or kind not in _KINDS:
         raise ValueError(f"kind: got {kind!r}, expected one of {', '.join(map(repr, _KINDS))}")

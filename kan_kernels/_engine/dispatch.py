@@ -29,7 +29,7 @@ _warned: set[str] = set()
 
 
 class _Mirror(threading.local):
-    """What `_forced` holds, for torch.compile: it guards what a thread has, but no context variables."""
+    """A mirror of `_forced` for torch.compile, which guards what a thread has, but no context variables."""
 
     def __init__(self) -> None:  # runs in each thread; a class attribute would escape the guards
         self.name: str | None = None

@@ -18,7 +18,7 @@ from .. import grids, replicas
 from .._core import checks, threads
 from ..composition import layers_of
 from ..nn.symbolic_edges import SymbolicEdges
-from ..regularization import check_options
+from ..regularization import _check_penalty
 from ..regularization import regularization as penalty
 from . import equation
 from .data import Batches, TensorBatches, split
@@ -162,7 +162,7 @@ def fit(
         checks.nonnegative(f"update_grid: {name}", value, 1.0 if name == "grid_eps" else math.inf)
     _check_options("regularization", penalty_options, penalty)
     weights = {name: value for name, value in penalty_options.items() if name != "kind"}
-    check_options(penalty_options.get("kind", "l1"), weights)
+    _check_penalty(penalty_options.get("kind", "l1"), weights)
     resample_at = _steps("resample_at", resample_at)
     train: Batches
     test: Batches | None

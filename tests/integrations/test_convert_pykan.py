@@ -172,6 +172,13 @@ def unknown_formula() -> Any:
     return model
 
 
+def renamed_formula() -> Any:
+    model = network()
+    model.fix_symbolic(0, 1, 2, "sin", fit_params_bool=False, verbose=False)
+    model.symbolic_fun[0].funs[2][1] = lambda x: torch.sin(3 * x)
+    return model
+
+
 def selected() -> Any:
     model = network()
     model(points())
@@ -245,6 +252,7 @@ def rounded(model: Any) -> None:
         ),
         (lambda: network(base_fun=torch.tanh), "model: layer 0: base_fun is <built-in method tanh"),
         (unknown_formula, "model: layer 0: edge 1 -> 2 has the formula 'anonymous'"),
+        (renamed_formula, "layer 0: the function of the edge 1 -> 2 is not pykan's 'sin', as it is named"),
         (selected, "input_id selects some of the inputs"),
     ],
 )

@@ -219,6 +219,42 @@ def test_statistics_are_those_of_the_pass() -> None:
     same_statistics(got, want)
 
 
+def test_statistics_that_a_hook_reads_during_the_pass() -> None:
+    """They are those of the layers so far, and of all layers afterwards."""
+    want, got = twins(width=[2, 3, 2, 1])
+    seen: list[list[int]] = [[], []]
+    for model, lengths in zip((want, got), seen, strict=True):
+
+        def look(*_: Any, model: Any = model, lengths: list[int] = lengths) -> None:
+            lengths.append(len(model.acts_scale_spline))
+
+        model.act_fun[1].register_forward_pre_hook(look)
+        model(data(model))
+    assert seen[0] == seen[1] == [1]
+    same_statistics(got, want)
+    metric = ("edge_forward_spline_n", 1.0, 2.0, 0.0, 0.0)
+    same(got.get_reg(*metric), want.get_reg(*metric), "regularisation")
+
+
+@pytest.mark.parametrize("spread", (1e-3, 1e-5, 1e-7, 1e-9))
+def test_statistics_of_inputs_that_hardly_vary(spread: float) -> None:
+    """Deviations, and their gradients, of inputs that are nearly constant beside one that is not."""
+    want, got = twins()
+    noise = torch.randn(60, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = data(want)
+    x[:, 0] = 0.3 + spread * noise
+    for model in (want, got):
+        y = model(x)
+        # logarithms: relative errors count, of the smallest too
+        (y.sum() + sum(a.log().sum() for a in model.edge_actscale)).backward()
+    tolerance = max(1e-7, 1e-14 / spread)  # x - mean has no more digits
+    for a, b in zip(got.edge_actscale, want.edge_actscale, strict=True):
+        same(a.log(), b.log(), "logarithms of deviations", tolerance)
+    same_statistics(got, want, tolerance)
+    if spread >= 1e-7:  # of a logarithm's gradient rounding leaves less, on both sides
+        same_parameters(got, want, max(1e-7, 3e-16 / spread**2), gradients=True)
+
+
 class Largest(TorchDispatchMode):
     """The size of the largest tensor that any operation returned."""
 

@@ -1,5 +1,6 @@
 """The class of a layer that was taken: the peer's class with an adapter's fast methods on top."""
 
+import contextlib
 import copyreg
 import inspect
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from ..._engine import dispatch
 
@@ -38,6 +40,15 @@ class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
     _kan_kernels_watched: frozenset[str] = frozenset()
     """Names whose replacement on the instance changes what its own code computes."""
 
+    _kan_kernels_methods: tuple[tuple[str, frozenset[str]], ...] = ()
+    """What its code calls of its own class and of its parts', as `Verdict.methods`."""
+
+    _kan_kernels_known = False
+    """Whether its code is the peer's to the letter."""
+
+    _kan_kernels_reads_once = True
+    """Whether the peer's code reads each of its tensors once."""
+
     _kan_kernels_left: str | None = None
     """Why the layer's own code runs, since it is no longer the code that was taken; None if it is."""
 
@@ -53,10 +64,27 @@ class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
 
     def _kan_kernels_why_own(self) -> str | None:
         """Return why the layer is no longer the one that was taken, or None; judge it again if it changed."""
-        judged = None if torch.compiler.is_compiling() else self._kan_kernels_judged
-        if judged is not None and self._kan_kernels_options() != judged:
-            self._kan_kernels_judge_again()
+        if not torch.compiler.is_compiling():
+            judged = self._kan_kernels_judged
+            other = judged is not None and self._kan_kernels_options() != judged
+            if other or (self._kan_kernels_left is None and self._kan_kernels_replaced()):
+                self._kan_kernels_judge_again()
+            twice = not self._kan_kernels_reads_every_once() and parametrized(self)
+            if self._kan_kernels_left is None and twice:
+                return "is parametrized, and its own code may make a tensor more than once in a call"
         return self._kan_kernels_left
+
+    def _kan_kernels_reads_every_once(self) -> bool:
+        """Return whether its own code surely reads each of its tensors once in a call."""
+        return self._kan_kernels_known and self._kan_kernels_reads_once
+
+    def _kan_kernels_replaced(self) -> bool:
+        """Return whether a method that its code calls was put on the instance or a part, however it was."""
+        for part, names in self._kan_kernels_methods:
+            module = self._modules.get(part) if part else self
+            if module is not None and not names.isdisjoint(module.__dict__):
+                return True
+        return False
 
     def _kan_kernels_runs_own(self, x: Any) -> bool:
         """Return whether a call with x runs the layer's own code, by what was judged."""
@@ -111,15 +139,20 @@ class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
         if dims is not None:
             state["_kan_kernels_dims"] = dims
 
+    def _kan_kernels_watches(self, name: str) -> bool:
+        called = (names for part, names in self._kan_kernels_methods if not part)
+        return name in self._kan_kernels_watched or any(name in names for names in called)
+
     def __setattr__(self, name: str, value: Any) -> None:
-        watched = name in self._kan_kernels_watched  # setting __class__ takes this away
+        watched = self._kan_kernels_watches(name)  # setting __class__ takes this away
         super().__setattr__(name, value)
         if watched:
             self._kan_kernels_judge_again()
 
     def __delattr__(self, name: str) -> None:
+        watched = self._kan_kernels_watches(name)
         super().__delattr__(name)
-        if name in self._kan_kernels_watched:
+        if watched:
             self._kan_kernels_judge_again()
 
     def __setstate__(self, state: Any) -> None:
@@ -136,6 +169,23 @@ class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
             rest[0] = {key: value for key, value in rest[0].items() if not key.startswith("_kan_kernels_")}
         made = type(self)
         return _rebuild, (made._kan_kernels_mixin, made._kan_kernels_original, *args[1:]), *rest
+
+
+def once(module: Accelerated) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which a parametrized tensor of a layer, or of a child, is made once.
+
+    Its own code reads each once; here checks read it too, and a parametrization may draw or count.
+    """
+    if not torch.compiler.is_compiling() and module._kan_kernels_reads_every_once() and parametrized(module):
+        return parametrize.cached()  # type: ignore[no-untyped-call]
+    return contextlib.nullcontext()
+
+
+def parametrized(module: nn.Module) -> bool:
+    """Return whether tensors of a layer, or of a child, are made anew whenever they are read."""
+    if "parametrizations" in module._modules:
+        return True
+    return any(part is not None and "parametrizations" in part._modules for part in module._modules.values())
 
 
 class WithMoreArguments(Accelerated):

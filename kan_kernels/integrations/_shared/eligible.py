@@ -50,7 +50,9 @@ def why_not_tensors(weight: Tensor, tensors: Iterable[Tensor]) -> str | None:
 
 
 def watched(module: nn.Module) -> bool:
-    """Return whether somebody would miss a call of this module: hooks, or a forward put on the instance."""
+    """Return whether somebody would miss a call of this module: hooks, or a forward or call of its own."""
+    if type(module).__call__ is not nn.Module.__call__:
+        return True
     hooks = module._forward_hooks or module._forward_pre_hooks
     backward_hooks = module._backward_hooks or module._backward_pre_hooks
     return bool(hooks or backward_hooks) or watched_everywhere() or "forward" in module.__dict__

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from .accelerated import Accelerated
 from .revisions import KNOWN
 from .source import LOCAL, MISSING, Definition, Unreadable, canonical, definition, fingerprint, statements
 from .subject import Subject
@@ -32,6 +33,8 @@ class Verdict:
 
     why: str | None
     known: bool = False
+    methods: tuple[tuple[str, frozenset[str]], ...] = ()
+    """What the code calls of its own class, and of each part's: (name of the part or "", names)."""
     token: object = None
     """The same object as long as the same code was read; a key for what was worked out from running it."""
 
@@ -45,18 +48,24 @@ class _Reading:
     functions: dict[tuple[str, bool], FunctionType] = field(default_factory=dict)  # by name, and if a method
     methods: set[str] = field(default_factory=set)
     names: list[tuple[Definition, str, Any]] = field(default_factory=list)
+    definitions: list[Definition] = field(default_factory=list)
+    unreadable: bool = False  # something of it: no reading to be kept
     depth: int = 0
 
     def definition(self, function: Any, name: str, method: bool) -> Definition:
         try:
             made = definition(function)
         except Unreadable as error:
+            self.unreadable = True
             raise Refused(f"its {name} {error}") from None
         self.functions[name, method] = function
+        self.definitions.append(made)
         return made
 
     def still_holds(self) -> bool:
-        """Return whether the names that were looked up stand for the same objects."""
+        """Return whether the names that were looked up stand for the same objects, with the same code."""
+        if self.unreadable or not all(made.still_runs() for made in self.definitions):
+            return False
         for name in self.methods:
             value = find(self.cls, name)
             value = value.fget if isinstance(value, property) else value
@@ -142,7 +151,7 @@ _readings: dict[tuple[type, str, str], tuple[_Reading, Verdict]] = {}
 
 
 def judge(module: nn.Module, subject: Subject) -> Verdict:
-    """Read the code of a layer.
+    """Read the code of a layer; one that was taken keeps what its code calls, and whether it is the peer's.
 
     Args:
         module: of the peer's class, or of the class that `accelerate` put on top of it.
@@ -151,23 +160,38 @@ def judge(module: nn.Module, subject: Subject) -> Verdict:
     Returns:
         A verdict on all that the method calls, methods of `parts` included.
     """
+    verdict = _judged(module, subject)
+    if isinstance(module, Accelerated):
+        module.__dict__ |= {"_kan_kernels_methods": verdict.methods, "_kan_kernels_known": verdict.known}
+    return verdict
+
+
+def _judged(module: nn.Module, subject: Subject) -> Verdict:
     cls: type = getattr(type(module), "_kan_kernels_original", type(module))
     reading, verdict = _reading_of(cls, subject)
+    methods: tuple[tuple[str, frozenset[str]], ...] = (("", frozenset(reading.methods)),)
     replaced = sorted(reading.methods & module.__dict__.keys())
-    if replaced:
-        return Verdict(f"{replaced[0]} was replaced on this instance")
+    why = f"{replaced[0]} was replaced on this instance" if replaced else why_called_otherwise(cls)
+    if why is not None:
+        return Verdict(why, methods=methods)
     known, tokens = verdict.known, list[Any]([reading])
-    if cls.__call__ is not nn.Module.__call__:
-        return Verdict(f"{cls.__qualname__} has a __call__ of its own")
     for name, part in subject.parts.items():
         child = module._modules.get(name)
         if verdict.why is None and child is not None:
-            of_part = judge(child, part)
+            of_part = _judged(child, part)
             known &= of_part.known
+            methods += tuple((name, names) for inner, names in of_part.methods if not inner)
             tokens.append(of_part.token)
             if of_part.why is not None:
-                return Verdict(f"{name} ({type(child).__qualname__}): {of_part.why}")
-    return Verdict(verdict.why, known, tuple(tokens))
+                return Verdict(f"{name} ({type(child).__qualname__}): {of_part.why}", methods=methods)
+    return Verdict(verdict.why, known, methods, tuple(tokens))
+
+
+def why_called_otherwise(cls: type) -> str | None:
+    """Return why a call of a module of this class is more than its forward and hooks, or None."""
+    if cls.__call__ is nn.Module.__call__:
+        return None
+    return f"{cls.__qualname__} has a __call__ of its own"
 
 
 def _read(cls: type, subject: Subject) -> tuple[_Reading, Verdict]:
@@ -199,7 +223,8 @@ def _common(a: tuple[str, ...], b: tuple[str, ...]) -> int:
 
 def why_not_known(cls: type, peer: str, name: str) -> str | None:
     """Return why a method of a class is not, with all that it calls, a peer's to the letter, or None."""
-    return _reading_of(cls, Subject(peer, name, frozenset(), frozenset(), open=False))[1].why
+    why = why_called_otherwise(cls) if name == "forward" else None
+    return why or _reading_of(cls, Subject(peer, name, frozenset(), frozenset(), open=False))[1].why
 
 
 def _reading_of(cls: type, subject: Subject) -> tuple[_Reading, Verdict]:

@@ -8,6 +8,7 @@ the comfortable.
 import copy
 import functools
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -100,17 +101,22 @@ def clone(
     made._parameters = {name: nn.Parameter(random(shape, generator)) for name, shape in shapes.items()}
     made._buffers = dict(buffers)
     made._modules = copied(module._modules) if modules is None else dict(modules)
-    for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
-        setattr(made, hooks, {})
+    _without_hooks(made)
     return made
 
 
 def copied(modules: Mapping[str, nn.Module | None]) -> dict[str, nn.Module | None]:
     """Return children, copied to float64 on the CPU."""
-    return {
-        name: None if child is None else copy.deepcopy(child).double().cpu()
-        for name, child in modules.items()
-    }
+    made = {name: None if child is None else copy.deepcopy(child) for name, child in modules.items()}
+    for child in made.values():
+        for module in () if child is None else child.modules():
+            _without_hooks(module)
+    return {name: None if child is None else child.double().cpu() for name, child in made.items()}
+
+
+def _without_hooks(module: nn.Module) -> None:
+    for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+        setattr(module, hooks, OrderedDict())
 
 
 def inputs(low: Tensor, high: Tensor, generator: torch.Generator) -> Tensor:
@@ -202,7 +208,7 @@ def _differs(probe: Probe) -> str | None:
         arguments = [x, *(p for p in made.parameters() if p.requires_grad)]
         results = []
         for call in (probe.own, probe.ours):  # each gets a copy of x: an activation may work in place
-            torch.manual_seed(7)
+            torch.default_generator.manual_seed(7)  # torch.manual_seed also sets those of GPUs
             results.append(call(made, x.clone()))
         if not same(results[1], results[0]):
             return f"its forward computes something else than {probe.peer}'s (compared on a probe)"

@@ -13,6 +13,7 @@ import linecache
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import starmap, zip_longest
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -35,6 +36,11 @@ class Definition:
     function: FunctionType
     node: ast.FunctionDef | ast.Lambda
     lines: tuple[str, ...]
+    state: tuple[Any, ...]
+
+    def still_runs(self) -> bool:
+        """Return whether the function has the code and defaults that were read: reloaders write new ones."""
+        return all(a is b for a, b in zip(self.state, _state(self.function), strict=True))
 
     def line(self, node: ast.AST) -> str:
         """Return where a node of the tree stands, and its first line: "line 7 of kan.py (x = x.clamp())"."""
@@ -56,6 +62,15 @@ class Definition:
                 return MISSING
         scope = self.function.__globals__
         return scope.get(name, getattr(builtins, name, MISSING))
+
+    def is_default(self, node: ast.expr, value: Any) -> bool:
+        """Return whether a default's expression may have made a value: surely not where it is another one."""
+        try:
+            expected = ast.literal_eval(node)
+        except (ValueError, TypeError, SyntaxError):
+            expected = self.constant(node)
+            return value is not MISSING and (expected is LOCAL or expected is MISSING or expected is value)
+        return type(expected) is type(value) and repr(expected) == repr(value)
 
     def constant(self, node: ast.AST) -> Any:
         """Return the object that a name or a chain of attributes of modules stands for, LOCAL or MISSING."""
@@ -80,7 +95,8 @@ def definition(function: Any) -> Definition:
     Raises:
         Unreadable: saying why, in words that follow "its forward".
     """
-    if getattr(function, "__code__", None) is _DECORATED and hasattr(function, "__wrapped__"):
+    decorated = getattr(function, "__code__", None) is _DECORATED and hasattr(function, "__wrapped__")
+    if decorated:
         function = function.__wrapped__  # its decorators stand in its source
     if not isinstance(function, FunctionType):
         raise Unreadable(f"is a {type(function).__name__} and no plain function")
@@ -99,7 +115,31 @@ def definition(function: Any) -> Definition:
         raise Unreadable(
             "has a source that is not what runs (edited since it was imported, or rewritten by pytest?)"
         )
-    return Definition(function, nodes[0], lines)
+    if decorated and not getattr(nodes[0], "decorator_list", ()):
+        raise Unreadable("has a decorator that its source does not have")
+    made = Definition(function, nodes[0], lines, _state(function))
+    if not all(starmap(made.is_default, _defaults(made))):
+        raise Unreadable("has other defaults than its source")
+    return made
+
+
+def _state(function: FunctionType) -> tuple[Any, ...]:
+    named = function.__kwdefaults__ or {}
+    return function.__code__, len(named), *(function.__defaults__ or ()), *named.values()
+
+
+def _defaults(made: Definition) -> Iterator[tuple[ast.expr, Any]]:
+    """Yield each default of a function's source with the one that it has, or none and MISSING."""
+    arguments, function = made.node.args, made.function
+    positional = zip_longest(arguments.defaults, function.__defaults__ or (), fillvalue=MISSING)
+    for node, value in positional:
+        yield (ast.Constant(None), MISSING) if node is MISSING else (node, value)  # type: ignore[misc]
+    named = function.__kwdefaults__ or {}
+    for argument, node in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        if node is not None:
+            yield node, named.get(argument.arg, MISSING)
+        elif argument.arg in named:
+            yield ast.Constant(None), MISSING
 
 
 @functools.lru_cache(maxsize=64)

@@ -6,15 +6,16 @@ first.
 The peer differentiates acos: where tanh saturates, its gradient is NaN, and the kernels' is the limit, 0.
 """
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..._core.bases import MAX_FUNCTIONS
-from ..._core.tensor_cache import TensorCache, readable
+from ..._core.tensor_cache import readable
 from .._shared import eligible, probe
-from .._shared.accelerated import Accelerated, overrides
+from .._shared.accelerated import Accelerated, once, overrides
 from .._shared.judge import judge
 from .._shared.probe import Probe
 from .._shared.subject import Subject
@@ -40,15 +41,19 @@ class ChebyKANLayer(Accelerated):
     _kan_kernels_watched = frozenset({"forward"})
 
     def forward(self: Any, x: Tensor) -> Tensor:
-        if _why_not(self, x) is not None:
-            return super().forward(x)  # type: ignore[misc]
-        return layers.evaluate(x, self.cheby_coeffs)
+        with once(self):
+            if _why_not(self, x) is not None:
+                return super().forward(x)  # type: ignore[misc]
+            return layers.evaluate(x, self.cheby_coeffs)
+
+    def _kan_kernels_options(self: Any) -> tuple[Any, ...]:
+        return self.inputdim, self.outdim, self.degree, "arange" in self._buffers
 
     def _kan_kernels_judge(self) -> tuple[str | None, frozenset[int] | None]:
         return _examine(self)
 
     def _kan_kernels_fallback(self) -> str | None:
-        return _why_not_now(self)
+        return self._kan_kernels_why_own() or _why_not_now(self)
 
     _kan_kernels_note = Accelerated._kan_kernels_for_now
 
@@ -85,9 +90,9 @@ def mixin(module: nn.Module) -> type[Accelerated]:
 
 
 def _why_not(layer: Any, x: object) -> str | None:
-    coefficients = layer.cheby_coeffs
     if layer._kan_kernels_runs_own(x):
-        return "its own code runs"
+        return layer._kan_kernels_why_own() or "x is traced, or has dimensions that its code takes otherwise"
+    coefficients = layer.cheby_coeffs
     assert isinstance(x, Tensor)
     if layer._kan_kernels_dims is not None and (x.dim() == 0 or x.shape[-1] != coefficients.shape[0]):
         return f"its own code does something else with x of shape {tuple(x.shape)}"
@@ -99,8 +104,6 @@ def _why_not(layer: Any, x: object) -> str | None:
 
 def _why_not_now(layer: Any) -> str | None:
     """Return why the kernels cannot run the layer as it is now, whatever the input, or None."""
-    if layer._kan_kernels_left is not None:
-        return layer._kan_kernels_left
     coefficients = layer.cheby_coeffs
     expected = (layer.inputdim, layer.outdim, layer.degree + 1)
     if tuple(coefficients.shape) != expected:
@@ -120,9 +123,6 @@ def _why_other(module: Any) -> str | None:
     return why or probe.more_than(module, {"cheby_coeffs", "arange"})
 
 
-_counts: TensorCache[bool] = TensorCache()  # whether `arange` holds 0, 1, 2, ...
-
-
 def _why_degrees(module: Any) -> str | None:
     """Return what is against the degrees that its forward multiplies with, where it has them."""
     degrees = module._buffers.get("arange")
@@ -132,13 +132,18 @@ def _why_degrees(module: Any) -> str | None:
         degrees = module.arange
     if not isinstance(degrees, Tensor) or degrees.shape != (module.degree + 1,):
         return "arange does not hold the degrees 0, 1, 2, ..."
+    if degrees.requires_grad:
+        return "arange asks for a gradient, which the kernels do not compute"
     if not readable(degrees):
         return None
-    good = _counts.get(degrees)
-    if good is None:
-        good = bool((degrees == torch.arange(len(degrees), device=degrees.device)).all())
-        _counts.put(degrees, good)
+    good = torch.equal(degrees, _counted(len(degrees), degrees.dtype, degrees.device))
     return None if good else "arange does not hold the degrees 0, 1, 2, ..."
+
+
+@functools.lru_cache(maxsize=64)
+def _counted(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.arange(count, device=device).to(dtype)
 
 
 _IN, _OUT = 7, 5  # at most, of a probe
@@ -150,6 +155,8 @@ def _examine(module: Any) -> tuple[str | None, frozenset[int] | None]:
     verdict = judge(module, SUBJECT)
     if verdict.why is not None:
         return verdict.why, None
+    if not verdict.known and isinstance(module, Accelerated):
+        module.__dict__["_kan_kernels_judged"] = module._kan_kernels_options()
     fan_in, fan_out = min(_IN, module.inputdim), min(_OUT, module.outdim)
 
     def make(generator: torch.Generator) -> tuple[Any, Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """efficient-kan's models to kan_kernels.KAN and back: exact, or an error that names what cannot be held."""
 
 import copy
+import itertools
 from typing import Any
 
 import torch
@@ -63,12 +64,14 @@ def _check_stack(model: Any) -> None:
     x[:8] *= (
         10.0 ** torch.arange(1, 25, 3, dtype=torch.float64, device="cpu")[:, None]
     )  # and far: code may clamp
+    many = x.repeat(40, 1)  # code may look at their number, or at NaN
+    many[torch.arange(len(knots)), torch.arange(len(knots))] = torch.nan
     name = type(model).__name__
     with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        want = ours(x)
-        for training in (True, False):
+        for training, rows in itertools.product((True, False), (x, many)):
+            want = ours(rows)
             try:
-                got = clone.train(training)(x.clone())
+                got = clone.train(training)(rows.clone())
             except Exception as error:  # whatever code the model has
                 what = f"{type(error).__name__}: {error}"
                 raise ValueError(f"model: {name} could not be run on a probe: {what}") from error
@@ -86,7 +89,7 @@ def _is_layer(module: object) -> bool:
 def _from_layer(layer: Any, name: str) -> KANLinear:
     if not isinstance(layer, drop_in.KANLinear):
         taken = hasattr(type(layer), "_kan_kernels_original")
-        why = layer._kan_kernels_left if taken else adapter.reason(layer)
+        why = layer._kan_kernels_why_own() if taken else adapter.reason(layer)
         require(why is None, f"{name}: {why}")
         require(
             core.increasing(layer.grid),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ... import functional as F
 from ..._core import checks, library
-from ..._core.tensor_cache import readable
+from ..._core.tensor_cache import TensorCache, readable
 from ...refit import solve_banded
 from .._shared import eligible
 
@@ -52,22 +52,41 @@ def kernel_weight(layer: Any) -> Tensor:
 
 def forward(layer: Any, x: Tensor) -> Tensor:
     """Map x (..., in) to y (..., out), by the kernels; `why_not` must have nothing against it."""
-    weight = kernel_weight(layer)
+    weight, knots = kernel_weight(layer), _own_knots(layer.grid)
     activation = layer.base_activation
     base = kernel_base(activation)
     if base is not None:
         return F.kan_linear(
             x,
             weight,
-            layer.grid,
+            knots,
             spline_order=layer.spline_order,
             base_weight=layer.base_weight.t().contiguous(),
             base=base,
         )
     rows = x.reshape(-1, x.shape[-1])
     y = torch_functional.linear(activation(rows), layer.base_weight)
-    y = y + F.kan_linear(rows, weight, layer.grid, spline_order=layer.spline_order, base=None)
+    y = y + F.kan_linear(rows, weight, knots, spline_order=layer.spline_order, base=None)
     return y.reshape(*x.shape[:-1], y.shape[-1])
+
+
+_knots: TensorCache[Tensor] = TensorCache()
+
+
+def _own_knots(grid: Tensor) -> Tensor:
+    """Return the knots in memory of our own, the same tensor until they change.
+
+    Autograd saves it, and a layer's knots may be moved between its forward and its backward pass. Torch does
+    not count writes through `.data`: so values are compared.
+    """
+    if not grid.is_cpu or not readable(grid):
+        return grid.clone()
+    kept = _knots.get(grid)
+    if kept is None or not torch.equal(kept, grid):
+        with torch.inference_mode(False):  # a later training step saves it
+            kept = grid.detach().clone()
+        _knots.put(grid, kept)
+    return kept
 
 
 def why_not(layer: Any, x: object) -> str | None:

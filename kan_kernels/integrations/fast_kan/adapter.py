@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..._core import checks
 from ..._core.bases import MAX_FUNCTIONS, RBF
 from .._shared import eligible, probe
-from .._shared.accelerated import Accelerated, overrides, traced
+from .._shared.accelerated import Accelerated, once, overrides, traced
 from .._shared.judge import judge
 from .._shared.probe import Probe
 from .._shared.subject import Subject
@@ -50,17 +50,19 @@ class FastKANLayer(Accelerated):
     _kan_kernels_watched = frozenset({"forward", "rbf"})
 
     def forward(self: Any, x: Tensor) -> Tensor:
-        rows = _prepared(self, x)
-        if isinstance(rows, str):
-            return super().forward(x)  # type: ignore[misc]
-        return _evaluate(self, x, rows, True)
+        with once(self):
+            rows = _prepared(self, x)
+            if isinstance(rows, str):
+                return super().forward(x)  # type: ignore[misc]
+            return _evaluate(self, x, rows, True)
 
     def _kan_kernels_options(self: Any) -> tuple[Any, ...]:
         rbf, state = self._modules["rbf"], self.__dict__
-        if state["_kan_kernels_known"]:
+        if self._kan_kernels_known:
             return (type(rbf),)
         activation = state.get("base_activation") or self._modules.get("base_activation")
-        return type(rbf), activation, *map(rbf.__dict__.get, _RANGES)
+        switches = state.get("use_base_update"), self._modules.get("layernorm")
+        return type(rbf), activation, *switches, *map(rbf.__dict__.get, _RANGES)
 
     def _kan_kernels_judge(self) -> tuple[str | None, frozenset[int] | None]:
         return _examine(self)
@@ -84,10 +86,11 @@ class FastKANLayerWithSwitch(FastKANLayer):
     _kan_kernels_only_x = False
 
     def forward(self: Any, x: Tensor, use_layernorm: bool = True) -> Tensor:
-        rows = _prepared(self, x)
-        if isinstance(rows, str):
-            return super(FastKANLayer, self).forward(x, use_layernorm)  # type: ignore[misc]
-        return _evaluate(self, x, rows, use_layernorm)
+        with once(self):
+            rows = _prepared(self, x)
+            if isinstance(rows, str):
+                return super(FastKANLayer, self).forward(x, use_layernorm)  # type: ignore[misc]
+            return _evaluate(self, x, rows, use_layernorm)
 
 
 def claims(module: nn.Module) -> bool:
@@ -135,7 +138,7 @@ def _prepared(layer: Any, x: object = _NOTHING) -> Tensor | str:
     if why is not None:
         return why
     if x is not _NOTHING and (traced(x) or not layer._kan_kernels_takes(x)):
-        return "its own code runs"
+        return "x is traced, or has dimensions that its code takes otherwise"
     rbf, spline, with_base = layer.rbf, layer.spline_linear, layer.use_base_update
     linear = [spline, layer.base_linear] if with_base else [spline]
     if eligible.watched(rbf):
@@ -273,7 +276,6 @@ def _examine(module: Any) -> tuple[str | None, frozenset[int] | None]:
     """
     verdict = judge(module, SUBJECT)
     if isinstance(module, Accelerated):
-        module.__dict__["_kan_kernels_known"] = verdict.known
         module.__dict__["_kan_kernels_judged"] = module._kan_kernels_options()
     why = verdict.why or _why_centres(module.rbf) or _why_attributes(module)
     if why is not None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..._core.bases import MAX_FREQUENCIES
 from .._shared import eligible, probe
-from .._shared.accelerated import Accelerated, overrides
+from .._shared.accelerated import Accelerated, once, overrides
 from .._shared.judge import judge
 from .._shared.probe import Probe
 from .._shared.subject import Subject
@@ -36,17 +36,22 @@ class NaiveFourierKANLayer(Accelerated):
     """A mixin with forward on the kernels."""
 
     _kan_kernels_watched = frozenset({"forward"})
+    _kan_kernels_reads_once = False  # cosines', then sines'
 
     def forward(self: Any, x: Tensor) -> Tensor:
-        if _why_not(self, x) is not None:
-            return super().forward(x)  # type: ignore[misc]
-        return layers.evaluate(x, self.fouriercoeffs, self.bias if self.addbias else None)
+        with once(self):
+            if _why_not(self, x) is not None:
+                return super().forward(x)  # type: ignore[misc]
+            return layers.evaluate(x, self.fouriercoeffs, self.bias if self.addbias else None)
+
+    def _kan_kernels_options(self: Any) -> tuple[Any, ...]:
+        return self.inputdim, self.outdim, self.gridsize, bool(self.addbias)
 
     def _kan_kernels_judge(self) -> tuple[str | None, frozenset[int] | None]:
         return _examine(self)
 
     def _kan_kernels_fallback(self) -> str | None:
-        return _why_not_now(self)
+        return self._kan_kernels_why_own() or _why_not_now(self)
 
     _kan_kernels_note = Accelerated._kan_kernels_for_now
 
@@ -83,9 +88,9 @@ def mixin(module: nn.Module) -> type[Accelerated]:
 
 
 def _why_not(layer: Any, x: object) -> str | None:
-    coefficients = layer.fouriercoeffs
     if layer._kan_kernels_runs_own(x):
-        return "its own code runs"
+        return layer._kan_kernels_why_own() or "x is traced, or has dimensions that its code takes otherwise"
+    coefficients = layer.fouriercoeffs
     why = eligible.why_not_rows(x, coefficients, layer.inputdim) or _why_not_now(layer)
     if why is None and x.dtype != coefficients.dtype:  # type: ignore[attr-defined]
         return f"x is {x.dtype}, the weights are {coefficients.dtype}"  # type: ignore[attr-defined]
@@ -94,8 +99,6 @@ def _why_not(layer: Any, x: object) -> str | None:
 
 def _why_not_now(layer: Any) -> str | None:
     """Return why the kernels cannot run the layer as it is now, whatever the input, or None."""
-    if layer._kan_kernels_left is not None:
-        return layer._kan_kernels_left
     tensors = [layer.fouriercoeffs, *([layer.bias] if layer.addbias else [])]
     shapes = _shapes(layer.inputdim, layer.outdim, layer.gridsize, layer.addbias)
     return probe.wrong_shape(layer, shapes) or eligible.why_not_tensors(layer.fouriercoeffs, tensors)
@@ -129,6 +132,8 @@ def _examine(module: Any) -> tuple[str | None, frozenset[int] | None]:
     verdict = judge(module, SUBJECT)
     if verdict.why is not None:
         return verdict.why, None
+    if not verdict.known and isinstance(module, Accelerated):
+        module.__dict__["_kan_kernels_judged"] = module._kan_kernels_options()
     fan_in, fan_out = min(_IN, module.inputdim), min(_OUT, module.outdim)
 
     def make(generator: torch.Generator) -> tuple[Any, Tensor, Tensor]:

@@ -28,7 +28,7 @@ from ...composition import check_chain, layers_of, products_of
 from ...nn import KAN, KANLinear
 from .. import Accelerated
 from .._shared.converted import filled, regular_inputs, require, stacked
-from .code import why_not_its_code
+from .code import why_not_its_code, why_not_its_functions
 from .layer import base_of
 from .nodes import affine_of, products_of_widths
 
@@ -108,6 +108,8 @@ def _from_network(model: Any) -> KAN:
                 symbolic.affine,
                 symbolic.funs_name,
             )
+            why = why_not_its_functions(symbolic)
+            require(why is None, f"{where}: {why}")
         layers.append(_made(facts, _base_of(layer.base_fun, where), where))
     return stacked(layers, products)
 

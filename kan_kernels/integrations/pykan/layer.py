@@ -123,6 +123,7 @@ def has_own_call(layer: nn.Module) -> bool:
         or layer._backward_pre_hooks
         or watched_everywhere()
         or "forward" in layer.__dict__
+        or type(layer).__call__ is not nn.Module.__call__
     )
 
 

@@ -76,6 +76,7 @@ class AcceleratedModel(Accelerated):
             # a tensor of its own goes to the caller, who may write into it
             x = _affine(x, self.node_scale[l], self.node_bias[l], always=l == depth - 1)
             acts.append(x.detach())
+        trace.done = True
         return x
 
     def _numerical(self, l: int, x: Tensor) -> tuple[Any, Any, Any]:  # noqa: E741
@@ -154,7 +155,9 @@ class AcceleratedModel(Accelerated):
         if name in STATISTICS:
             trace = self.__dict__.get(_PASS)
             if trace is not None:
-                value = self.__dict__[name] = trace.compute(name)
+                value = trace.compute(name)
+                if trace.done:  # a hook that reads it during the pass sees the layers so far
+                    self.__dict__[name] = value
                 return value
         return super().__getattr__(name)
 

@@ -17,6 +17,8 @@ from ..._engine.edges_autograd import Moments
 from .layer import Weights
 from .symbolic import Symbolic
 
+_CONSTANT = 1e-4  # of a cell, or of the mean: variances from sums of squares keep eight digits there
+
 
 class Layer:
     """A layer's part of a forward pass.
@@ -88,9 +90,12 @@ class Layer:
     def _input_range(self) -> Tensor:
         if self.dense is not None:
             return torch.std(self.dense[0], dim=0) + 0.1
-        # (in,), for every output the same; torch.std is slow over columns
-        spread = torch.linalg.vector_norm(self.x - self.x.mean(0), dim=0)
-        return spread / max(len(self.x) - 1, 0) ** 0.5 + 0.1
+        return self._spread() + 0.1  # for every output the same
+
+    def _spread(self) -> Tensor:
+        """Return the standard deviation of each input: (in,)."""
+        # torch.std is slow over columns
+        return torch.linalg.vector_norm(self.x - self.x.mean(0), dim=0) / max(len(self.x) - 1, 0) ** 0.5
 
     def _spline_deviation(self) -> Tensor:
         """Return the standard deviation of what the numerical half of each edge adds: (out, in)."""
@@ -104,8 +109,20 @@ class Layer:
                 w = self.weights  # `kan_linear` has checked them: what follows is F.edge_moments
                 code, grid = BASE_CODES[w.base_name], w.grid.double()
                 std = Moments.run(self.x, w.spline, w.base, grid, w.order, code, 1)[1]
-                self._spline_std = std.to(w.spline.dtype).T
+                self._spline_std = self._where_constant(std.to(w.spline.dtype).T)
         return self._spline_std
+
+    def _where_constant(self, deviation: Tensor) -> Tensor:
+        """Return deviations (out, in), from values where inputs hardly vary: sums of squares cancel there."""
+        assert self.weights is not None
+        w, k = self.weights, self.weights.order
+        cell = (w.grid[:, -1 - k] - w.grid[:, k]) / (w.grid.shape[1] - 1 - 2 * k)
+        level = torch.maximum(cell, self.x.detach().mean(0).abs())
+        (found,) = torch.where(self._spread().detach() <= _CONSTANT * level)
+        if len(found) == 0:
+            return deviation
+        part = Weights(w.coef[found], w.spline[found], w.base[found], w.grid[found], k, w.base_name)
+        return deviation.index_copy(1, found, torch.std(part.activations(self.x[:, found]), dim=0))
 
     def _activations(self) -> Tensor:
         """Return what each edge adds: (B, out, in)."""
@@ -153,6 +170,7 @@ class Pass:
 
     def __init__(self) -> None:
         self.layers: list[Layer] = []
+        self.done = False
         self.recording = torch.is_grad_enabled()
 
     def compute(self, name: str) -> list[Tensor]:
@@ -162,4 +180,4 @@ class Pass:
             return [STATISTICS[name](layer) for layer in self.layers]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"layers": [layer.detached() for layer in self.layers], "recording": False}
+        return {"layers": [layer.detached() for layer in self.layers], "recording": False, "done": True}

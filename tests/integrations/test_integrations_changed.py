@@ -1,0 +1,369 @@
+"""What is changed in a layer or its code, before it is taken and after: its own numbers, or an error."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+
+from benchmarks import efficient_kan_form
+from kan_kernels.integrations import accelerate, convert
+from kan_kernels.integrations._shared import judge
+from pykan_cases import kan
+
+F64 = torch.float64
+IN, OUT = 5, 3
+
+# forks: in a file of their own, since pytest rewrites the code of tests
+SOURCE = """
+import torch
+from torch import nn
+from benchmarks import basis_forms, efficient_kan_form
+
+
+class AlwaysBase(basis_forms.FastKANLayer):
+    def forward(self, x):
+        z = self.layernorm(x) if self.layernorm is not None else x
+        return self.spline_linear(self.rbf(z).flatten(-2)) + self.base_linear(self.base_activation(x))
+
+
+class BothNormed(basis_forms.FastKANLayer):
+    def forward(self, x):
+        if self.layernorm is not None:
+            x = self.layernorm(x)
+        return self.spline_linear(self.rbf(x).flatten(-2)) + self.base_linear(self.base_activation(x))
+
+
+class NeverNormed(basis_forms.FastKANLayer):
+    def forward(self, x):
+        return self.spline_linear(self.rbf(x).flatten(-2)) + self.base_linear(self.base_activation(x))
+
+
+class AlwaysBiased(basis_forms.NaiveFourierKANLayer):
+    def forward(self, x):
+        rows = x.reshape(-1, 1, self.inputdim, 1)
+        angle = rows * torch.arange(1, self.gridsize + 1, device=x.device)
+        y = (torch.cos(angle) * self.fouriercoeffs[0]).sum((-2, -1))
+        y = y + (torch.sin(angle) * self.fouriercoeffs[1]).sum((-2, -1))
+        y = y + self.bias
+        return y.reshape(*x.shape[:-1], self.outdim)
+
+
+class ByDegree(basis_forms.ChebyKANLayer):
+    def forward(self, x):
+        angle = torch.acos(torch.tanh(x).view(-1, self.inputdim, 1).expand(-1, -1, self.degree + 1))
+        y = torch.einsum("bir,ior->bo", torch.cos(angle * self.arange), self.cheby_coeffs)
+        if self.degree > 3:
+            y = 2 * y
+        return y
+
+
+class Called(nn.Linear):
+    def __call__(self, x):
+        return 2 * super().__call__(x)
+"""
+
+
+def module_of(folder: Path, text: str = SOURCE, name: str = "forks") -> ModuleType:
+    (folder / f"{name}.py").write_text(text)
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def efficient(folder: Path, name: str, *edits: tuple[str, str]) -> Any:
+    """Return the class of a fork of efficient-kan: its file, edited."""
+    text = Path(efficient_kan_form.__file__).read_text()
+    for old, new in edits:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    return module_of(folder, text, name).KANLinear
+
+
+HELPED = (
+    ("self.b_splines(rows).flatten(1)", "self.basis(rows).flatten(1)"),
+    ("    def forward(self, x: Tensor) -> Tensor:\n        assert",
+     "    def basis(self, x: Tensor) -> Tensor:\n        return self.b_splines(x)\n\n"
+     "    def forward(self, x: Tensor) -> Tensor:\n        assert"),
+)  # fmt: skip
+BY_ORDER = (
+    ("        y = y + self.b_splines(rows)",
+     "        if self.spline_order != 3:\n            y = 2 * y\n        y = y + self.b_splines(rows)"),
+)  # fmt: skip
+
+
+@pytest.fixture
+def forks(tmp_path: Path) -> Any:
+    made: Any = module_of(tmp_path)
+    made.Helped = efficient(tmp_path, "helped", *HELPED)
+    made.ByOrder = efficient(tmp_path, "by_order", *BY_ORDER)
+    return made
+
+
+def twins(own: nn.Module) -> tuple[Any, Any]:
+    """A layer with weights that matter, and its copy that was taken."""
+    own = own.double()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in own.parameters():
+            if weight.requires_grad:
+                weight.copy_(torch.randn_like(weight))
+    fast = copy.deepcopy(own)
+    report = accelerate(fast)
+    assert report.taken, str(report)
+    return own, fast
+
+
+def same(own: nn.Module, fast: nn.Module, seed: int | None = None) -> None:
+    """Outputs and the gradients of x and of all parameters, from the same random numbers."""
+    found = []
+    for layer in (own, fast):
+        x = torch.linspace(-0.9, 0.95, 6 * IN, dtype=F64).view(6, IN).requires_grad_()
+        if seed is not None:
+            torch.manual_seed(seed)
+        y = layer(x)
+        parameters = [p for p in layer.parameters() if p.requires_grad]
+        found.append([y, *torch.autograd.grad(y.sin().sum(), [x, *parameters], allow_unused=True)])
+    for got, want in zip(found[1], found[0], strict=True):
+        assert (got is None) == (want is None)
+        if want is not None:
+            torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-8)
+
+
+def wider(layer: Any) -> None:
+    """A ChebyKAN layer of a degree more."""
+    layer.degree = 4
+    coefficients = torch.linspace(-1, 1, IN * OUT * 5, dtype=F64).view(IN, OUT, 5)
+    layer.cheby_coeffs = nn.Parameter(coefficients)
+    layer.arange = torch.arange(5)
+
+
+CHANGES: dict[str, tuple[Callable[[Any], nn.Module], Callable[[Any], None]]] = {
+    "no base any more": (
+        lambda forks: forks.AlwaysBase(IN, OUT),
+        lambda layer: setattr(layer, "use_base_update", False),
+    ),
+    "a norm that is for both branches": (
+        lambda forks: forks.BothNormed(IN, OUT, use_layernorm=False),
+        lambda layer: setattr(layer, "layernorm", nn.LayerNorm(IN).double()),
+    ),
+    "a norm that its code ignores": (
+        lambda forks: forks.NeverNormed(IN, OUT, use_layernorm=False),
+        lambda layer: setattr(layer, "layernorm", nn.LayerNorm(IN).double()),
+    ),
+    "a bias that its code adds anyway": (
+        lambda forks: forks.AlwaysBiased(IN, OUT, 4),
+        lambda layer: setattr(layer, "addbias", False),
+    ),
+    "another degree": (lambda forks: forks.ByDegree(IN, OUT, 3), wider),
+    "a helper": (
+        lambda forks: forks.Helped(IN, OUT),
+        lambda layer: setattr(layer, "basis", lambda x: 2 * type(layer).b_splines(layer, x)),
+    ),
+    "a helper, past setattr": (
+        lambda forks: forks.Helped(IN, OUT),
+        lambda layer: layer.__dict__.update(basis=lambda x: 2 * type(layer).b_splines(layer, x)),
+    ),
+    "a method of a child": (
+        lambda forks: forks.AlwaysBase(IN, OUT),
+        lambda layer: layer.rbf.__dict__.update(forward=lambda x: 2 * type(layer.rbf).forward(layer.rbf, x)),
+    ),
+    "degrees, past torch's count": (
+        lambda forks: forks.basis_forms.ChebyKANLayer(IN, OUT, 3),
+        lambda layer: layer.arange.data.add_(1),
+    ),
+    "a linear layer with a call of its own": (
+        lambda forks: forks.basis_forms.FastKANLayer(IN, OUT),
+        lambda layer: setattr(layer.spline_linear, "__class__", sys.modules["forks"].Called),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_changes_of_a_taken_layer(case: str, forks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attribute, a child or a method that its code reads: the accelerated layer follows."""
+    monkeypatch.setitem(sys.modules, "forks", forks)
+    make, change = CHANGES[case]
+    own, fast = twins(make(forks))
+    same(own, fast)
+    for layer in (own, fast):
+        change(layer)
+    same(own, fast)
+
+
+def test_knots_that_move_between_forward_and_backward(forks: Any) -> None:
+    """The gradient is that of the forward pass, however the knots were written."""
+    moves: tuple[Callable[[Any], object], ...] = (
+        lambda grid: grid.data.mul_(1.3),
+        lambda grid: grid.mul_(1.3),
+        lambda grid: grid.copy_(grid * 1.1),
+    )
+    for move in moves:
+        found = []
+        for layer in twins(forks.efficient_kan_form.KANLinear(IN, OUT)):
+            x = torch.linspace(-0.9, 0.9, 4 * IN, dtype=F64).view(4, IN).requires_grad_()
+            y = layer(x)
+            move(layer.grid)
+            (g,) = torch.autograd.grad(y.sum(), x)
+            found.append((g, layer(x).detach()))
+        torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+
+
+class Drop(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return nn.functional.dropout(weight, 0.5, self.training)
+
+
+@pytest.mark.parametrize("kind", ["efficient-kan", "FastKAN", "ChebyKAN", "FourierKAN"])
+def test_a_parametrization_runs_once(kind: str, forks: Any) -> None:
+    """One that draws takes the same numbers as for the peer's code; one that counts has the same state."""
+    forms = forks.basis_forms
+    layer, name = {
+        "efficient-kan": (forks.efficient_kan_form.KANLinear(IN, OUT), "base_weight"),
+        "FastKAN": (forms.FastKANLayer(IN, OUT), "spline_linear.weight"),
+        "ChebyKAN": (forms.ChebyKANLayer(IN, OUT, 3), "cheby_coeffs"),
+        "FourierKAN": (forms.NaiveFourierKANLayer(IN, OUT, 4), "fouriercoeffs"),
+    }[kind]
+    for parametrized in ("drop", "spectral norm"):
+        own, fast = twins(copy.deepcopy(layer))
+        for each in (own, fast):
+            part = each.get_submodule(name.rpartition(".")[0])
+            if parametrized == "drop":
+                parametrize.register_parametrization(part, name.rpartition(".")[2], Drop())
+            else:
+                torch.manual_seed(1)
+                parametrizations.spectral_norm(part, name.rpartition(".")[2])
+        for seed in (3, 4):
+            same(own, fast, seed)
+        for (place, got), want in zip(fast.named_buffers(), own.buffers(), strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9, msg=place)
+
+
+def test_code_that_a_reloader_wrote_into_the_function(tmp_path: Path) -> None:
+    """The same function object with other code, and a source that agrees: read anew."""
+    made = efficient(tmp_path, "reloaded", *HELPED)
+    twins(made(IN, OUT))
+    doubled = (HELPED[0][0], "2 * self.basis(rows).flatten(1)")
+    made.forward.__code__ = efficient(tmp_path, "reloaded", doubled, HELPED[1]).forward.__code__
+    report = accelerate(made(IN, OUT))
+    assert not report.taken and "something else than efficient-kan's" in report.left[0].why
+
+
+def test_defaults_and_calls_that_the_source_has_not(tmp_path: Path) -> None:
+    """Put on a class after it was imported: the source is not all that runs."""
+    for n, (change, why) in enumerate(
+        (
+            (lambda cls: setattr(cls.forward, "__defaults__", (False,)), "other defaults than its source"),
+            (
+                lambda cls: setattr(cls, "__call__", lambda self, x: 2 * self.forward(x)),
+                "__call__ of its own",
+            ),
+        )
+    ):
+        made: Any = module_of(tmp_path, SOURCE + COPY, f"copy{n}")
+        change(made.Copy)
+        report = accelerate(made.Copy(IN, OUT))
+        assert not report.taken and why in report.left[0].why, str(report)
+
+
+COPY = """
+
+class Copy(basis_forms.FastKANLayer):
+    def forward(self, x, use_layernorm=True):
+        z = self.layernorm(x) if use_layernorm and self.layernorm is not None else x
+        y = self.spline_linear(self.rbf(z).flatten(-2))
+        return y + self.base_linear(self.base_activation(x)) if self.use_base_update else y
+"""
+
+
+def test_pykans_code_with_what_its_source_has_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A decorator, a default, a call of a subclass: not to the letter, although the source is."""
+    monkeypatch.chdir(tmp_path)
+    layer, model = kan.KANLayer, kan.KAN
+
+    def taken() -> list[str]:
+        made = kan.KAN(width=[2, 3, 1], auto_save=False)
+        return [entry.class_name for entry in accelerate(made).taken]
+
+    assert taken() == ["MultKAN", "KANLayer", "KANLayer"]
+    with monkeypatch.context() as patch:
+        patch.setattr(layer, "forward", torch.no_grad()(layer.forward))
+        assert "KANLayer" not in taken()
+    with monkeypatch.context() as patch:
+        splines = sys.modules["kan.KANLayer"]
+        patch.setattr(splines, "coef2curve", torch.no_grad()(splines.coef2curve))
+        assert "KANLayer" not in taken()
+    with monkeypatch.context() as patch:
+        patch.setattr(model.forward, "__defaults__", (True, 0.5))
+        assert "MultKAN" not in taken()
+    with monkeypatch.context() as patch:
+        patch.setattr(layer, "__call__", lambda self, x: self.forward(x), raising=False)
+        assert "KANLayer" not in taken()
+    assert taken() == ["MultKAN", "KANLayer", "KANLayer"]
+
+
+def test_a_probe_leaves_generators_and_hooks_alone(monkeypatch: pytest.MonkeyPatch, forks: Any) -> None:
+    """A probe seeds no GPU's generator, and runs no hook of the user's."""
+    seeded: list[int] = []
+    for device in (torch.cuda, torch.mps, torch.xpu):
+        for name in ("manual_seed", "manual_seed_all"):
+            if hasattr(device, name):
+                monkeypatch.setattr(device, name, seeded.append)
+    ran: list[int] = []
+    activation = nn.SiLU()
+    activation.register_forward_hook(lambda *_: ran.append(1))
+    judge._readings.clear()
+    for layer in (
+        forks.AlwaysBase(IN, OUT, base_activation=activation),
+        forks.Helped(IN, OUT, base_activation=lambda: activation),
+    ):
+        accelerate(layer)
+    assert not seeded and not ran
+
+
+def test_degrees_that_are_trained(forks: Any) -> None:
+    """They have a gradient, which the kernels do not compute: the layer's own code."""
+    own, fast = twins(forks.basis_forms.ChebyKANLayer(IN, OUT, 3))
+    found = []
+    for layer in (own, fast):
+        del layer.arange
+        layer.arange = torch.arange(4, dtype=F64).requires_grad_()
+        y = layer(torch.linspace(-1, 1, IN, dtype=F64)[None])
+        found.append(torch.autograd.grad(y.sum(), layer.arange)[0])
+    torch.testing.assert_close(*found)
+
+
+def test_converting_judges_anew(forks: Any) -> None:
+    """A taken layer whose order was changed, for which its code does something else."""
+    _, fast = twins(forks.ByOrder(IN, OUT, 5, 3))
+    fast.spline_order = 2
+    fast.grid = fast.grid[:, 1:-1].contiguous()
+    fast.spline_weight = nn.Parameter(fast.spline_weight[..., :7].contiguous())
+    fast.grid_size = 5
+    with pytest.raises(ValueError, match="something else than efficient-kan's"):
+        convert.from_efficient_kan(fast)
+
+
+@pytest.mark.parametrize("line", ["x = torch.nan_to_num(x)", "x = x * (len(x) < 1000)"])
+def test_networks_that_are_more_than_their_stack(line: str, tmp_path: Path) -> None:
+    """Code of a network that looks at NaN, or at how many rows there are."""
+    text = f"""
+class Network(efficient_kan_form.KAN):
+    def forward(self, x):
+        {line}
+        return super().forward(x)
+"""
+    made = module_of(tmp_path, SOURCE + text)
+    with pytest.raises(ValueError, match="something else than its layers"):
+        convert.from_efficient_kan(made.Network([2, 3, 1]))
