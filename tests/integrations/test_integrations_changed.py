@@ -332,6 +332,19 @@ def test_a_probe_leaves_generators_and_hooks_alone(monkeypatch: pytest.MonkeyPat
     assert not seeded and not ran
 
 
+def test_an_activation_that_counts(tmp_path: Path) -> None:
+    """Code that calls it twice moves its averages twice, which the kernels would not: left alone."""
+    activation = nn.BatchNorm1d(IN)
+    twice = (
+        "self.base_activation(rows) @",
+        "((self.base_activation(rows) + self.base_activation(rows)) / 2) @",
+    )
+    for name, edits in (("once", ()), ("twice", (twice,))):
+        report = accelerate(efficient(tmp_path, name, *edits)(IN, OUT, base_activation=lambda: activation))
+        assert bool(report.taken) == (name == "once")
+    assert "leaves other buffers" in report.left[0].why
+
+
 def test_degrees_that_are_trained(forks: Any) -> None:
     """They have a gradient, which the kernels do not compute: the layer's own code."""
     own, fast = twins(forks.basis_forms.ChebyKANLayer(IN, OUT, 3))

@@ -206,12 +206,18 @@ def _differs(probe: Probe) -> str | None:
             module.training = training
         x.requires_grad_()
         arguments = [x, *(p for p in made.parameters() if p.requires_grad)]
-        results = []
+        results, left = [], []
+        state = [buffer.clone() for buffer in made.buffers()]
         for call in (probe.own, probe.ours):  # each gets a copy of x: an activation may work in place
             torch.default_generator.manual_seed(7)  # torch.manual_seed also sets those of GPUs
+            for buffer, value in zip(made.buffers(), state, strict=True):  # such as an activation's averages
+                buffer.data.copy_(value)
             results.append(call(made, x.clone()))
+            left.append([buffer.clone() for buffer in made.buffers()])
         if not same(results[1], results[0]):
             return f"its forward computes something else than {probe.peer}'s (compared on a probe)"
+        if not all(map(same, left[1], left[0])):
+            return f"its forward leaves other buffers than {probe.peer}'s (compared on a probe)"
         g = random(tuple(results[0].shape), generator)
         gradients = [torch.autograd.grad(y, arguments, g, allow_unused=True) for y in results]
         if not all(map(same, gradients[1], gradients[0])):

@@ -44,6 +44,8 @@ def from_jaxkan(layers: Iterable[Mapping[str, Any]], spline_order: int, *, base:
     """
     spline_order = checks.integer("spline_order", spline_order, 0, MAX_SPLINE_ORDER)
     checks.base(base)
+    if isinstance(layers, Mapping):
+        raise TypeError("layers: got a mapping, expected a sequence with one for each layer")
     made = [_from_jax(arrays, spline_order, base, f"layers[{n}]") for n, arrays in enumerate(layers)]
     require(bool(made), "layers: got none, expected at least one")
     chain(made, "layers[{}]")
