@@ -18,6 +18,7 @@ from torch.nn.utils import parametrizations, parametrize
 from benchmarks import efficient_kan_form
 from kan_kernels.integrations import accelerate, convert
 from kan_kernels.integrations._shared import judge
+from peer_bases import pair
 from pykan_cases import kan
 
 F64 = torch.float64
@@ -111,20 +112,6 @@ def forks(tmp_path: Path) -> Any:
     return made
 
 
-def twins(own: nn.Module) -> tuple[Any, Any]:
-    """A layer with weights that matter, and its copy that was taken."""
-    own = own.double()
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for weight in own.parameters():
-            if weight.requires_grad:
-                weight.copy_(torch.randn_like(weight))
-    fast = copy.deepcopy(own)
-    report = accelerate(fast)
-    assert report.taken, str(report)
-    return own, fast
-
-
 def same(own: nn.Module, fast: nn.Module, seed: int | None = None) -> None:
     """Outputs and the gradients of x and of all parameters, from the same random numbers."""
     found = []
@@ -195,7 +182,7 @@ def test_changes_of_a_taken_layer(case: str, forks: Any, monkeypatch: pytest.Mon
     """An attribute, a child or a method that its code reads: the accelerated layer follows."""
     monkeypatch.setitem(sys.modules, "forks", forks)
     make, change = CHANGES[case]
-    own, fast = twins(make(forks))
+    own, fast = pair(make(forks))
     same(own, fast)
     for layer in (own, fast):
         change(layer)
@@ -211,7 +198,7 @@ def test_knots_that_move_between_forward_and_backward(forks: Any) -> None:
     )
     for move in moves:
         found = []
-        for layer in twins(forks.efficient_kan_form.KANLinear(IN, OUT)):
+        for layer in pair(forks.efficient_kan_form.KANLinear(IN, OUT)):
             x = torch.linspace(-0.9, 0.9, 4 * IN, dtype=F64).view(4, IN).requires_grad_()
             y = layer(x)
             move(layer.grid)
@@ -236,7 +223,7 @@ def test_a_parametrization_runs_once(kind: str, forks: Any) -> None:
         "FourierKAN": (forms.NaiveFourierKANLayer(IN, OUT, 4), "fouriercoeffs"),
     }[kind]
     for parametrized in ("drop", "spectral norm"):
-        own, fast = twins(copy.deepcopy(layer))
+        own, fast = pair(copy.deepcopy(layer))
         for each in (own, fast):
             part = each.get_submodule(name.rpartition(".")[0])
             if parametrized == "drop":
@@ -253,7 +240,7 @@ def test_a_parametrization_runs_once(kind: str, forks: Any) -> None:
 def test_code_that_a_reloader_wrote_into_the_function(tmp_path: Path) -> None:
     """The same function object with other code, and a source that agrees: read anew."""
     made = efficient(tmp_path, "reloaded", *HELPED)
-    twins(made(IN, OUT))
+    pair(made(IN, OUT))
     doubled = (HELPED[0][0], "2 * self.basis(rows).flatten(1)")
     made.forward.__code__ = efficient(tmp_path, "reloaded", doubled, HELPED[1]).forward.__code__
     report = accelerate(made(IN, OUT))
@@ -347,7 +334,7 @@ def test_an_activation_that_counts(tmp_path: Path) -> None:
 
 def test_degrees_that_are_trained(forks: Any) -> None:
     """They have a gradient, which the kernels do not compute: the layer's own code."""
-    own, fast = twins(forks.basis_forms.ChebyKANLayer(IN, OUT, 3))
+    own, fast = pair(forks.basis_forms.ChebyKANLayer(IN, OUT, 3))
     found = []
     for layer in (own, fast):
         del layer.arange
@@ -359,7 +346,7 @@ def test_degrees_that_are_trained(forks: Any) -> None:
 
 def test_converting_judges_anew(forks: Any) -> None:
     """A taken layer whose order was changed, for which its code does something else."""
-    _, fast = twins(forks.ByOrder(IN, OUT, 5, 3))
+    _, fast = pair(forks.ByOrder(IN, OUT, 5, 3))
     fast.spline_order = 2
     fast.grid = fast.grid[:, 1:-1].contiguous()
     fast.spline_weight = nn.Parameter(fast.spline_weight[..., :7].contiguous())
