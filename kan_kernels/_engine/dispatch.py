@@ -86,7 +86,8 @@ def use_backend(name: str | None) -> Iterator[None]:
 
     Holds for the current thread or asyncio task. A layer or call with its own `backend=` keeps it.
     Enter it outside of functions under torch.compile: they are compiled again when it changes. They ask the
-    thread, so that an asyncio task that calls one must not await between entering and the call.
+    thread, so that an asyncio task that calls one must not await between entering and the call, nor have
+    another thread call it.
 
     Args:
         name: "native", "triton" or "reference"; None restores the automatic choice.

@@ -156,7 +156,7 @@ def fit(
     penalty_options = _mapping("regularization", regularization, "{option: value}")
     refine_at = _mapping("refine_at", refine_at, "{step: grid_size}")
     if "group" in update_options:
-        raise ValueError("update_grid: got the option 'group', expected fit's own argument group")
+        raise ValueError("update_grid: got the option 'group', which is an argument of fit itself")
     _check_options("update_grid", update_options, grids.update_grid)
     for name, value in update_options.items():
         checks.nonnegative(f"update_grid: {name}", value, 1.0 if name == "grid_eps" else math.inf)

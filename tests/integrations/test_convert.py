@@ -303,6 +303,13 @@ def test_only_plain_stacks_of_efficient_kan(make: Any, message: str, fast: bool)
     assert model.training == training and torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_wide_network_of_efficient_kan() -> None:
+    """More inputs than the probe has rows."""
+    model = peer.KAN([3000, 2], grid_size=2, spline_order=1)
+    x = torch.rand(4, 3000)
+    torch.testing.assert_close(from_efficient_kan(model)(x), model(x), rtol=1e-4, atol=1e-4)
+
+
 def test_hooks_are_not_run_by_a_conversion() -> None:
     model, calls = peer.KAN([3, 4, 2]), []
     for module in (model, *model.layers):

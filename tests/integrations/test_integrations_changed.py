@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrizations, parametrize
 
 from benchmarks import efficient_kan_form
-from kan_kernels.integrations import accelerate, convert
+from kan_kernels.integrations import accelerate, convert, explain
 from kan_kernels.integrations._shared import judge
+from kan_kernels.integrations.efficient_kan import KANLinear
 from peer_bases import pair
 from pykan_cases import kan
 
@@ -212,8 +214,18 @@ class Drop(nn.Module):
         return nn.functional.dropout(weight, 0.5, self.training)
 
 
+def parametrized(part: nn.Module, name: str, how: str) -> None:
+    """Parametrize a tensor by torch's weight norm or spectral norm, or by one that draws numbers."""
+    torch.manual_seed(1)
+    if how == "drop":
+        parametrize.register_parametrization(part, name, Drop())
+    else:
+        getattr(parametrizations, how)(part, name)
+
+
+@pytest.mark.parametrize("how", ["weight_norm", "drop", "spectral_norm"])
 @pytest.mark.parametrize("kind", ["efficient-kan", "FastKAN", "ChebyKAN", "FourierKAN"])
-def test_a_parametrization_runs_once(kind: str, forks: Any) -> None:
+def test_parametrized_afterwards(kind: str, how: str, forks: Any) -> None:
     """One that draws takes the same numbers as for the peer's code; one that counts has the same state."""
     forms = forks.basis_forms
     layer, name = {
@@ -222,19 +234,26 @@ def test_a_parametrization_runs_once(kind: str, forks: Any) -> None:
         "ChebyKAN": (forms.ChebyKANLayer(IN, OUT, 3), "cheby_coeffs"),
         "FourierKAN": (forms.NaiveFourierKANLayer(IN, OUT, 4), "fouriercoeffs"),
     }[kind]
-    for parametrized in ("drop", "spectral norm"):
-        own, fast = pair(copy.deepcopy(layer))
-        for each in (own, fast):
-            part = each.get_submodule(name.rpartition(".")[0])
-            if parametrized == "drop":
-                parametrize.register_parametrization(part, name.rpartition(".")[2], Drop())
-            else:
-                torch.manual_seed(1)
-                parametrizations.spectral_norm(part, name.rpartition(".")[2])
-        for seed in (3, 4):
-            same(own, fast, seed)
-        for (place, got), want in zip(fast.named_buffers(), own.buffers(), strict=True):
-            torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9, msg=place)
+    own, fast = pair(layer)
+    for each in (own, fast):
+        parametrized(each.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], how)
+    for seed in (3, 4):
+        same(own, fast, seed)
+    for (place, got), want in zip(fast.named_buffers(), own.buffers(), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9, msg=place)
+    assert ("runs the kernels" in explain(fast)) == (how == "weight_norm")
+    assert how == "weight_norm" or "is parametrized by" in explain(fast)
+    x = torch.linspace(-1, 1, IN, dtype=F64)[None]
+    torch._dynamo.reset()
+    compiled = torch.compile(fast, backend="eager")
+    for call in (own, compiled):
+        torch.manual_seed(5)
+        y = call(x)
+        if call is own:
+            want_y = y
+    torch.testing.assert_close(y, want_y)
+    if how == "weight_norm":
+        torch.testing.assert_close(torch.jit.trace(fast, x)(2 * x), own(2 * x))
 
 
 def test_code_that_a_reloader_wrote_into_the_function(tmp_path: Path) -> None:
@@ -252,6 +271,7 @@ def test_defaults_and_calls_that_the_source_has_not(tmp_path: Path) -> None:
     for n, (change, why) in enumerate(
         (
             (lambda cls: setattr(cls.forward, "__defaults__", (False,)), "other defaults than its source"),
+            (lambda cls: setattr(cls.forward, "__defaults__", None), "other defaults than its source"),
             (
                 lambda cls: setattr(cls, "__call__", lambda self, x: 2 * self.forward(x)),
                 "__call__ of its own",
@@ -259,7 +279,10 @@ def test_defaults_and_calls_that_the_source_has_not(tmp_path: Path) -> None:
         )
     ):
         made: Any = module_of(tmp_path, SOURCE + COPY, f"copy{n}")
+        taken = made.Copy(IN, OUT)
+        assert accelerate(taken).taken
         change(made.Copy)
+        copy.deepcopy(taken)
         report = accelerate(made.Copy(IN, OUT))
         assert not report.taken and why in report.left[0].why, str(report)
 
@@ -330,6 +353,54 @@ def test_an_activation_that_counts(tmp_path: Path) -> None:
         report = accelerate(efficient(tmp_path, name, *edits)(IN, OUT, base_activation=lambda: activation))
         assert bool(report.taken) == (name == "once")
     assert "leaves other buffers" in report.left[0].why
+
+
+def test_an_activation_that_observes(tmp_path: Path) -> None:
+    """Buffers of any kind, bounds that start as infinite too."""
+
+    class Observed(nn.SiLU):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("low", torch.tensor([torch.inf, torch.nan]))
+            self.register_buffer("seen", torch.tensor([True, False]))
+            self.register_buffer("none", torch.empty(0))
+
+    make = efficient(tmp_path, "observed")
+    assert accelerate(make(IN, OUT, base_activation=Observed)).taken
+
+
+def test_a_forward_that_was_replaced_for_a_while(forks: Any) -> None:
+    """As mocks and profilers do: the kernels run again when it is gone."""
+    own, fast = pair(forks.basis_forms.FastKANLayer(IN, OUT))
+    for layer in (own, fast):
+        layer.rbf.forward = lambda x, of=layer.rbf: 2 * type(of).forward(of, x)
+    same(own, fast)
+    assert "forward was replaced on this instance" in explain(fast)
+    for layer in (own, fast):
+        del layer.rbf.forward
+    same(own, fast)
+    assert "runs the kernels" in explain(fast)
+
+
+def test_knots_with_a_gradient(forks: Any) -> None:
+    """The peer has one, the drop-in says that it has not."""
+    own, fast = pair(forks.efficient_kan_form.KANLinear(IN, OUT))
+    for layer in (own, fast):
+        layer.grid.requires_grad_()
+    same(own, fast)
+    drop_in = KANLinear(IN, OUT)
+    drop_in.grid.requires_grad_()
+    with pytest.raises(ValueError, match="grid: requires grad"):
+        drop_in(torch.rand(2, IN))
+
+
+def test_degrees_under_a_mode(forks: Any) -> None:
+    """Nothing is kept of a call with fake tensors."""
+    own, fast = pair(forks.basis_forms.ChebyKANLayer(IN, OUT, 3))
+    same(own, fast)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert fast(torch.rand(2, IN, dtype=F64)).shape == (2, OUT)
+    same(own, fast)
 
 
 def test_degrees_that_are_trained(forks: Any) -> None:

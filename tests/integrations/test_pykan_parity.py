@@ -255,6 +255,19 @@ def test_statistics_of_inputs_that_hardly_vary(spread: float) -> None:
         same_parameters(got, want, max(1e-7, 3e-16 / spread**2), gradients=True)
 
 
+def test_statistics_of_functions_far_from_zero() -> None:
+    """A deviation is small beside the coefficients, whatever x does."""
+    want, got = twins()
+    x = data(want)
+    x[:, 0] = 0.3 + 3e-4 * x[:, 0]
+    for model in (want, got):
+        with torch.no_grad():
+            model.act_fun[0].coef += 100
+        model(x)
+    for a, b in zip(got.edge_actscale, want.edge_actscale, strict=True):
+        same(a.log(), b.log(), "logarithms of deviations", 1e-6)
+
+
 class Largest(TorchDispatchMode):
     """The size of the largest tensor that any operation returned."""
 

@@ -63,7 +63,7 @@ from kan_kernels.training import fit
         ({"refine_at": {3: 8, 1: 10}}, ValueError, r"refine_at\[3\]: got 8, but the grids have 10 cells"),
         ({"update_grid": {"eps": 0.1}}, ValueError, "update_grid: got the option 'eps'"),
         ({"update_grid": {"grid_eps": 2.0}}, ValueError, "update_grid: grid_eps: got 2.0"),
-        ({"update_grid": {"group": "local"}}, ValueError, "expected fit's own argument group"),
+        ({"update_grid": {"group": "local"}}, ValueError, "an argument of fit itself"),
         ({"regularization": {"kind": "l3"}}, ValueError, "kind: got 'l3'"),
         ({"regularization": {"lamb_l1": -1}}, ValueError, "lamb_l1: got -1"),
         ({"lr": lambda step: -0.1, "optimizer": "adam"}, ValueError, r"lr\(0\): got -0.1"),

@@ -1,6 +1,5 @@
 """The class of a layer that was taken: the peer's class with an adapter's fast methods on top."""
 
-import contextlib
 import copyreg
 import inspect
 from collections.abc import Callable
@@ -8,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from ..._engine import dispatch
+
+_PURE = frozenset({"_WeightNorm", "_Orthogonal"})  # functions of torch's parametrizations, without a state
 
 
 class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
@@ -46,8 +46,8 @@ class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
     _kan_kernels_known = False
     """Whether its code is the peer's to the letter."""
 
-    _kan_kernels_reads_once = True
-    """Whether the peer's code reads each of its tensors once."""
+    _kan_kernels_reads: tuple[str, ...] = ()
+    """Children whose tensors the kernels read in place of calling them."""
 
     _kan_kernels_left: str | None = None
     """Why the layer's own code runs, since it is no longer the code that was taken; None if it is."""
@@ -66,25 +66,32 @@ class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
         """Return why the layer is no longer the one that was taken, or None; judge it again if it changed."""
         if not torch.compiler.is_compiling():
             judged = self._kan_kernels_judged
-            other = judged is not None and self._kan_kernels_options() != judged
-            if other or (self._kan_kernels_left is None and self._kan_kernels_replaced()):
+            if judged is not None and self._kan_kernels_options() != judged:
                 self._kan_kernels_judge_again()
-            twice = not self._kan_kernels_reads_every_once() and parametrized(self)
-            if self._kan_kernels_left is None and twice:
-                return "is parametrized, and its own code may make a tensor more than once in a call"
-        return self._kan_kernels_left
+            if self._kan_kernels_left is None and (name := self._kan_kernels_replaced()) is not None:
+                return f"{name} was replaced on this instance"  # for as long as it is
+        return self._kan_kernels_left or self._kan_kernels_parametrized()
 
-    def _kan_kernels_reads_every_once(self) -> bool:
-        """Return whether its own code surely reads each of its tensors once in a call."""
-        return self._kan_kernels_known and self._kan_kernels_reads_once
-
-    def _kan_kernels_replaced(self) -> bool:
-        """Return whether a method that its code calls was put on the instance or a part, however it was."""
+    def _kan_kernels_replaced(self) -> str | None:
+        """Return a method that its code calls and that was put on the instance or a part, however it was."""
         for part, names in self._kan_kernels_methods:
             module = self._modules.get(part) if part else self
             if module is not None and not names.isdisjoint(module.__dict__):
-                return True
-        return False
+                return ".".join([*([part] if part else []), min(names & module.__dict__.keys())])
+        return None
+
+    def _kan_kernels_parametrized(self) -> str | None:
+        """Return which parametrization may draw numbers or count whenever a tensor is read, or None.
+
+        Checks read tensors too, so that it would run more often than for its own code.
+        """
+        for part in (self, *map(self._modules.get, self._kan_kernels_reads)):
+            lists: Any = None if part is None else part._modules.get("parametrizations")
+            for made in () if lists is None else [made for each in lists.values() for made in each]:
+                kind = type(made)
+                if kind.__module__ != "torch.nn.utils.parametrizations" or kind.__name__ not in _PURE:
+                    return f"it is parametrized by {kind.__qualname__}, which may do more whenever it is read"
+        return None
 
     def _kan_kernels_runs_own(self, x: Any) -> bool:
         """Return whether a call with x runs the layer's own code, by what was judged."""
@@ -140,6 +147,7 @@ class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
             state["_kan_kernels_dims"] = dims
 
     def _kan_kernels_watches(self, name: str) -> bool:
+        """Return whether to judge the layer again where an attribute of this name is set or deleted."""
         called = (names for part, names in self._kan_kernels_methods if not part)
         return name in self._kan_kernels_watched or any(name in names for names in called)
 
@@ -169,23 +177,6 @@ class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
             rest[0] = {key: value for key, value in rest[0].items() if not key.startswith("_kan_kernels_")}
         made = type(self)
         return _rebuild, (made._kan_kernels_mixin, made._kan_kernels_original, *args[1:]), *rest
-
-
-def once(module: Accelerated) -> contextlib.AbstractContextManager[Any]:
-    """Return a context in which a parametrized tensor of a layer, or of a child, is made once.
-
-    Its own code reads each once; here checks read it too, and a parametrization may draw or count.
-    """
-    if not torch.compiler.is_compiling() and module._kan_kernels_reads_every_once() and parametrized(module):
-        return parametrize.cached()  # type: ignore[no-untyped-call]
-    return contextlib.nullcontext()
-
-
-def parametrized(module: nn.Module) -> bool:
-    """Return whether tensors of a layer, or of a child, are made anew whenever they are read."""
-    if "parametrizations" in module._modules:
-        return True
-    return any(part is not None and "parametrizations" in part._modules for part in module._modules.values())
 
 
 class WithMoreArguments(Accelerated):

@@ -11,9 +11,10 @@ import functools
 import hashlib
 import linecache
 import math
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import starmap, zip_longest
+from itertools import chain, starmap, zip_longest
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -40,7 +41,8 @@ class Definition:
 
     def still_runs(self) -> bool:
         """Return whether the function has the code and defaults that were read: reloaders write new ones."""
-        return all(a is b for a, b in zip(self.state, _state(self.function), strict=True))
+        state = _state(self.function)
+        return len(state) == len(self.state) and all(map(operator.is_, state, self.state))
 
     def line(self, node: ast.AST) -> str:
         """Return where a node of the tree stands, and its first line: "line 7 of kan.py (x = x.clamp())"."""
@@ -64,7 +66,12 @@ class Definition:
         return scope.get(name, getattr(builtins, name, MISSING))
 
     def is_default(self, node: ast.expr, value: Any) -> bool:
-        """Return whether a default's expression may have made a value: surely not where it is another one."""
+        """Return whether a default's expression may have made a value: it is no other constant.
+
+        What a name stood for when the function was made is not known.
+        """
+        if isinstance(node, ast.Name):
+            return value is not MISSING
         try:
             expected = ast.literal_eval(node)
         except (ValueError, TypeError, SyntaxError):
@@ -124,8 +131,8 @@ def definition(function: Any) -> Definition:
 
 
 def _state(function: FunctionType) -> tuple[Any, ...]:
-    named = function.__kwdefaults__ or {}
-    return function.__code__, len(named), *(function.__defaults__ or ()), *named.values()
+    positional, named = function.__defaults__ or (), function.__kwdefaults__ or {}
+    return function.__code__, len(positional), *positional, *chain.from_iterable(named.items())
 
 
 def _defaults(made: Definition) -> Iterator[tuple[ast.expr, Any]]:

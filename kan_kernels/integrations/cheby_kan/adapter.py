@@ -6,16 +6,15 @@ first.
 The peer differentiates acos: where tanh saturates, its gradient is NaN, and the kernels' is the limit, 0.
 """
 
-import functools
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..._core.bases import MAX_FUNCTIONS
-from ..._core.tensor_cache import readable
+from ..._core.tensor_cache import TensorCache, readable
 from .._shared import eligible, probe
-from .._shared.accelerated import Accelerated, once, overrides
+from .._shared.accelerated import Accelerated, overrides, traced
 from .._shared.judge import judge
 from .._shared.probe import Probe
 from .._shared.subject import Subject
@@ -41,10 +40,9 @@ class ChebyKANLayer(Accelerated):
     _kan_kernels_watched = frozenset({"forward"})
 
     def forward(self: Any, x: Tensor) -> Tensor:
-        with once(self):
-            if _why_not(self, x) is not None:
-                return super().forward(x)  # type: ignore[misc]
-            return layers.evaluate(x, self.cheby_coeffs)
+        if _why_not(self, x) is not None:
+            return super().forward(x)  # type: ignore[misc]
+        return layers.evaluate(x, self.cheby_coeffs)
 
     def _kan_kernels_options(self: Any) -> tuple[Any, ...]:
         return self.inputdim, self.outdim, self.degree, "arange" in self._buffers
@@ -90,8 +88,11 @@ def mixin(module: nn.Module) -> type[Accelerated]:
 
 
 def _why_not(layer: Any, x: object) -> str | None:
-    if layer._kan_kernels_runs_own(x):
-        return layer._kan_kernels_why_own() or "x is traced, or has dimensions that its code takes otherwise"
+    why = layer._kan_kernels_why_own()
+    if why is not None:
+        return why
+    if traced(x) or not layer._kan_kernels_takes(x):
+        return "x is traced, or has dimensions that its code takes otherwise"
     coefficients = layer.cheby_coeffs
     assert isinstance(x, Tensor)
     if layer._kan_kernels_dims is not None and (x.dim() == 0 or x.shape[-1] != coefficients.shape[0]):
@@ -123,6 +124,9 @@ def _why_other(module: Any) -> str | None:
     return why or probe.more_than(module, {"cheby_coeffs", "arange"})
 
 
+_counts: TensorCache[bool] = TensorCache()  # whether `arange` holds 0, 1, 2, ...
+
+
 def _why_degrees(module: Any) -> str | None:
     """Return what is against the degrees that its forward multiplies with, where it has them."""
     degrees = module._buffers.get("arange")
@@ -136,14 +140,12 @@ def _why_degrees(module: Any) -> str | None:
         return "arange asks for a gradient, which the kernels do not compute"
     if not readable(degrees):
         return None
-    good = torch.equal(degrees, _counted(len(degrees), degrees.dtype, degrees.device))
+    good = _counts.get(degrees)
+    # torch does not count writes through `.data`; a GPU, and a mode, can only be asked once
+    if good is None or (degrees.is_cpu and torch._C._len_torch_dispatch_stack() == 0):
+        good = degrees.tolist() == list(range(len(degrees)))
+        _counts.put(degrees, good)
     return None if good else "arange does not hold the degrees 0, 1, 2, ..."
-
-
-@functools.lru_cache(maxsize=64)
-def _counted(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.arange(count, device=device).to(dtype)
 
 
 _IN, _OUT = 7, 5  # at most, of a probe

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..._core.bases import MAX_SPLINE_ORDER
 from .._shared import probe
-from .._shared.accelerated import Accelerated, mro_class, once, overrides
+from .._shared.accelerated import Accelerated, mro_class, overrides
 from .._shared.cuts import features_of_clone
 from .._shared.judge import judge, why_not_known
 from .._shared.probe import Probe
@@ -46,10 +46,9 @@ class EfficientKANLinear(Accelerated):
     _kan_kernels_watched = frozenset({"forward", "b_splines", "scaled_spline_weight"})
 
     def forward(self: Any, x: Tensor) -> Tensor:
-        with once(self):
-            if not self._kan_kernels_runs_own(x) and core.why_not(self, x) is None:
-                return core.forward(self, x)
-            return super().forward(x)  # type: ignore[misc]
+        if not self._kan_kernels_runs_own(x) and core.why_not(self, x) is None:
+            return core.forward(self, x)
+        return super().forward(x)  # type: ignore[misc]
 
     def _kan_kernels_options(self: Any) -> tuple[Any, ...]:
         return self.spline_order, self.enable_standalone_scale_spline, self.base_activation

@@ -49,6 +49,9 @@ def from_efficient_kan(model: nn.Module) -> KAN | KANLinear:
     return stacked(made)
 
 
+_MOST_NUMBERS = 2**19  # of a large batch, of which the peer makes all bases
+
+
 def _check_stack(model: Any) -> None:
     """Raise ValueError unless the model's forward is that of its layers one after the other, on a probe."""
     clone = copy.deepcopy(model).double().cpu()
@@ -64,8 +67,9 @@ def _check_stack(model: Any) -> None:
     x[:8] *= (
         10.0 ** torch.arange(1, 25, 3, dtype=torch.float64, device="cpu")[:, None]
     )  # and far: code may clamp
-    many = x.repeat(40, 1)  # code may look at their number, or at NaN
-    many[torch.arange(len(knots)), torch.arange(len(knots))] = torch.nan
+    many = x.repeat(max(1, min(40, _MOST_NUMBERS // x.numel())), 1)  # code may look at how many, or at NaN
+    row = torch.arange(min(many.shape), device="cpu")
+    many[row, row] = torch.nan
     name = type(model).__name__
     with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
         for training, rows in itertools.product((True, False), (x, many)):

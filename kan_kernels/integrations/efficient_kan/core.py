@@ -74,13 +74,13 @@ _knots: TensorCache[Tensor] = TensorCache()
 
 
 def _own_knots(grid: Tensor) -> Tensor:
-    """Return the knots in memory of our own, the same tensor until they change.
+    """Return the knots on the CPU in memory of our own, the same tensor until they change; else themselves.
 
     Autograd saves it, and a layer's knots may be moved between its forward and its backward pass. Torch does
-    not count writes through `.data`: so values are compared.
+    not count writes through `.data`: so values are compared, for which a GPU would have to be waited for.
     """
-    if not grid.is_cpu or not readable(grid):
-        return grid.clone()
+    if not grid.is_cpu or grid.requires_grad or not readable(grid):
+        return grid
     kept = _knots.get(grid)
     if kept is None or not torch.equal(kept, grid):
         with torch.inference_mode(False):  # a later training step saves it

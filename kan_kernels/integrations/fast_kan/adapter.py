@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..._core import checks
 from ..._core.bases import MAX_FUNCTIONS, RBF
 from .._shared import eligible, probe
-from .._shared.accelerated import Accelerated, once, overrides, traced
+from .._shared.accelerated import Accelerated, overrides, traced
 from .._shared.judge import judge
 from .._shared.probe import Probe
 from .._shared.subject import Subject
@@ -48,13 +48,13 @@ class FastKANLayer(Accelerated):
     """A mixin with forward on the kernels."""
 
     _kan_kernels_watched = frozenset({"forward", "rbf"})
+    _kan_kernels_reads = ("rbf", "spline_linear", "base_linear", "layernorm")
 
     def forward(self: Any, x: Tensor) -> Tensor:
-        with once(self):
-            rows = _prepared(self, x)
-            if isinstance(rows, str):
-                return super().forward(x)  # type: ignore[misc]
-            return _evaluate(self, x, rows, True)
+        rows = _prepared(self, x)
+        if isinstance(rows, str):
+            return super().forward(x)  # type: ignore[misc]
+        return _evaluate(self, x, rows, True)
 
     def _kan_kernels_options(self: Any) -> tuple[Any, ...]:
         rbf, state = self._modules["rbf"], self.__dict__
@@ -86,11 +86,10 @@ class FastKANLayerWithSwitch(FastKANLayer):
     _kan_kernels_only_x = False
 
     def forward(self: Any, x: Tensor, use_layernorm: bool = True) -> Tensor:
-        with once(self):
-            rows = _prepared(self, x)
-            if isinstance(rows, str):
-                return super(FastKANLayer, self).forward(x, use_layernorm)  # type: ignore[misc]
-            return _evaluate(self, x, rows, use_layernorm)
+        rows = _prepared(self, x)
+        if isinstance(rows, str):
+            return super(FastKANLayer, self).forward(x, use_layernorm)  # type: ignore[misc]
+        return _evaluate(self, x, rows, use_layernorm)
 
 
 def claims(module: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..._core.bases import MAX_FREQUENCIES
 from .._shared import eligible, probe
-from .._shared.accelerated import Accelerated, once, overrides
+from .._shared.accelerated import Accelerated, overrides, traced
 from .._shared.judge import judge
 from .._shared.probe import Probe
 from .._shared.subject import Subject
@@ -36,13 +36,11 @@ class NaiveFourierKANLayer(Accelerated):
     """A mixin with forward on the kernels."""
 
     _kan_kernels_watched = frozenset({"forward"})
-    _kan_kernels_reads_once = False  # cosines', then sines'
 
     def forward(self: Any, x: Tensor) -> Tensor:
-        with once(self):
-            if _why_not(self, x) is not None:
-                return super().forward(x)  # type: ignore[misc]
-            return layers.evaluate(x, self.fouriercoeffs, self.bias if self.addbias else None)
+        if _why_not(self, x) is not None:
+            return super().forward(x)  # type: ignore[misc]
+        return layers.evaluate(x, self.fouriercoeffs, self.bias if self.addbias else None)
 
     def _kan_kernels_options(self: Any) -> tuple[Any, ...]:
         return self.inputdim, self.outdim, self.gridsize, bool(self.addbias)
@@ -88,8 +86,11 @@ def mixin(module: nn.Module) -> type[Accelerated]:
 
 
 def _why_not(layer: Any, x: object) -> str | None:
-    if layer._kan_kernels_runs_own(x):
-        return layer._kan_kernels_why_own() or "x is traced, or has dimensions that its code takes otherwise"
+    why = layer._kan_kernels_why_own()
+    if why is not None:
+        return why
+    if traced(x) or not layer._kan_kernels_takes(x):
+        return "x is traced, or has dimensions that its code takes otherwise"
     coefficients = layer.fouriercoeffs
     why = eligible.why_not_rows(x, coefficients, layer.inputdim) or _why_not_now(layer)
     if why is None and x.dtype != coefficients.dtype:  # type: ignore[attr-defined]

@@ -17,7 +17,7 @@ from ..._engine.edges_autograd import Moments
 from .layer import Weights
 from .symbolic import Symbolic
 
-_CONSTANT = 1e-4  # of a cell, or of the mean: variances from sums of squares keep eight digits there
+_FLAT = 1e-4  # of the mean, or of a coefficient: variances from sums of squares keep eight digits there
 
 
 class Layer:
@@ -90,12 +90,9 @@ class Layer:
     def _input_range(self) -> Tensor:
         if self.dense is not None:
             return torch.std(self.dense[0], dim=0) + 0.1
-        return self._spread() + 0.1  # for every output the same
-
-    def _spread(self) -> Tensor:
-        """Return the standard deviation of each input: (in,)."""
-        # torch.std is slow over columns
-        return torch.linalg.vector_norm(self.x - self.x.mean(0), dim=0) / max(len(self.x) - 1, 0) ** 0.5
+        # (in,), for every output the same; torch.std is slow over columns
+        spread = torch.linalg.vector_norm(self.x - self.x.mean(0), dim=0)
+        return spread / max(len(self.x) - 1, 0) ** 0.5 + 0.1
 
     def _spline_deviation(self) -> Tensor:
         """Return the standard deviation of what the numerical half of each edge adds: (out, in)."""
@@ -108,20 +105,19 @@ class Layer:
             else:
                 w = self.weights  # `kan_linear` has checked them: what follows is F.edge_moments
                 code, grid = BASE_CODES[w.base_name], w.grid.double()
-                std = Moments.run(self.x, w.spline, w.base, grid, w.order, code, 1)[1]
-                self._spline_std = self._where_constant(std.to(w.spline.dtype).T)
+                mean, std = Moments.run(self.x, w.spline, w.base, grid, w.order, code, 1)[:2]
+                self._spline_std = self._where_flat(mean.detach().T, std.to(w.spline.dtype).T)
         return self._spline_std
 
-    def _where_constant(self, deviation: Tensor) -> Tensor:
-        """Return deviations (out, in), from values where inputs hardly vary: sums of squares cancel there."""
+    def _where_flat(self, mean: Tensor, deviation: Tensor) -> Tensor:
+        """Return deviations (out, in), from values where a function hardly varies: sums of squares cancel."""
         assert self.weights is not None
-        w, k = self.weights, self.weights.order
-        cell = (w.grid[:, -1 - k] - w.grid[:, k]) / (w.grid.shape[1] - 1 - 2 * k)
-        level = torch.maximum(cell, self.x.detach().mean(0).abs())
-        (found,) = torch.where(self._spread().detach() <= _CONSTANT * level)
+        w = self.weights
+        level = torch.maximum(mean.abs(), w.spline.detach().abs().amax(1).T)
+        (found,) = torch.where((deviation.detach() < _FLAT * level).any(0))
         if len(found) == 0:
             return deviation
-        part = Weights(w.coef[found], w.spline[found], w.base[found], w.grid[found], k, w.base_name)
+        part = Weights(w.coef[found], w.spline[found], w.base[found], w.grid[found], w.order, w.base_name)
         return deviation.index_copy(1, found, torch.std(part.activations(self.x[:, found]), dim=0))
 
     def _activations(self) -> Tensor:
