@@ -6,7 +6,7 @@ enter hangs: so the caller says it by `group`, and where several ranks run and n
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -318,16 +318,34 @@ def _joined(seen: list[Any], own: tuple[Any, ...]) -> list[Any]:
                     f"x: got {type(value).__name__} on rank {rank}, expected a tensor on every rank"
                 )
             if isinstance(value, Tensor) and (
-                value.dim() == 0 or value.dtype != reference.dtype or value.shape[-1:] != reference.shape[-1:]
+                value.dim() < max(1, _leading(data))
+                or value.dtype != reference.dtype
+                or _row(value, data) != _row(reference, seen[0][1])
             ):
                 raise ValueError(
                     f"x: got {value.dtype} of shape {tuple(value.shape)} on rank {rank}, beside "
                     f"{reference.dtype} of shape {tuple(reference.shape)} on rank 0, expected alike rows"
                 )
-    columns = zip(*(data for _, data in seen), strict=True)
+    columns = zip(*([_rows(value, data) for value in data] for _, data in seen), strict=True)
     return [
-        torch.cat([part.flatten(0, -2) if part.dim() > 1 else part[None] for part in parts]).to(mine.device)
-        if isinstance(mine, Tensor)
-        else mine
+        torch.cat(parts).to(mine.device) if isinstance(mine, Tensor) else mine
         for parts, mine in zip(columns, own, strict=True)
     ]
+
+
+def _leading(data: Sequence[Any]) -> int:
+    """Return how many dimensions of a rank's data, x (..., in) the first of them, are rows."""
+    return next((value.dim() for value in data if isinstance(value, Tensor)), 1) - 1
+
+
+def _row(value: Tensor, data: Sequence[Any]) -> torch.Size:
+    """Return the shape of a row of one of the data: of x (in,), of y (out,), or () of classes."""
+    return value.shape[_leading(data) :]
+
+
+def _rows(value: Any, data: Sequence[Any]) -> Any:
+    """Return one of the data with its rows in one dimension; what is no tensor as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    leading = _leading(data)
+    return value.flatten(0, leading - 1) if leading > 0 else value[None]

@@ -251,6 +251,32 @@ def smaller_and_symbolic(rank: int, size: int) -> None:
 
 
 @case
+def classes(rank: int, size: int) -> None:
+    """polish and auto with a loss of classes, a number for each row, and with no rows on a rank."""
+    from kan_kernels import symbolic
+
+    label = (rows()[:, 0] > 0.5).long()
+    options: dict[str, Any] = {"loss": nn.functional.cross_entropy}
+
+    def polished(net: KAN, x: Tensor, y: Tensor, **more: Any) -> Any:
+        symbolic.fix(net.layers[1], 0, 0, "sin", params=(1.0, 0.1, 0.5, 0.0))
+        return symbolic.polish(net, x, y, steps=2, **options, **more)
+
+    def automatic(net: KAN, x: Tensor, y: Tensor, **more: Any) -> Any:
+        return symbolic.auto(net, x, y, library=["x", "sin"], r2_threshold=0.0, **options, **more)
+
+    for action in (polished, automatic):
+        whole = model()
+        want = action(whole, rows(), label, group="local")
+        for split in SPLITS if size > 1 else ("even",):
+            net = model()
+            own = part(rows(), rank, split, size), part(label, rank, split, size)
+            got = action(net, *own, group=dist.group.WORLD)
+            equal(net, whole)
+            assert str(got) == str(want)
+
+
+@case
 def training(rank: int, size: int) -> None:
     """fit in a DistributedDataParallel: grid updates on all rows, the same history on every rank, and all
     stop together where one rank's loss is NaN. What ranks cannot do alike is refused.

@@ -139,7 +139,6 @@ def auto(
     """
     model, x = opened(model, x)
     layers = layers_of(model)
-    check_calls(model, rows(layers[0], x).to(x_dtype(layers[0])))
     candidates = functions.resolve(library)
     _check_share("complexity_weight", complexity_weight)
     _check_share("r2_threshold", r2_threshold)
@@ -163,6 +162,7 @@ def auto(
             _set(layer, _formulas(report.edges, n))
         model.load_state_dict(state)
         return report
+    check_calls(model, rows(layers[0], x).to(x_dtype(layers[0])))
     reports = _chosen(layers, products_of(model), x, candidates, r2_threshold, complexity_weight)
     original = _outputs(model, x)
     before, allowed = None, 1 - r2_threshold

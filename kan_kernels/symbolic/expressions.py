@@ -16,6 +16,7 @@ from ..data import Dataset, _numbered
 from ..nn import KANLinear, SelectedInputs
 from ..nn import function_library as library
 from .curves import active_pairs, fixed_edges
+from .printers import _printer
 
 PRECISION = 17  # decimal digits that tell all float64 apart
 _NOISE = 13  # decimal digits that a polished constant has
@@ -183,6 +184,10 @@ def to_python(
         body.append(f"    return {', '.join(printer.doprint(result) for result in results)}")
     except NotImplementedError as error:
         raise ValueError(f"model: has a function that the module {module} does not have: {error}") from error
+    if others := sorted({name.partition(".")[0] for name in printer.module_imports} - {module}):
+        raise ValueError(
+            f"model: has a function that the module {module} does not have, but {', '.join(others)}"
+        )
     if module == "numpy":  # whole numbers would overflow without a word
         body.insert(0, f"    {', '.join(names)} = {', '.join(f'1.0*{name}' for name in names)}")
     source = "\n".join([f"import {module}", "", "", f"def {function}({', '.join(names)}):", *body, ""])
@@ -242,30 +247,6 @@ def _real(value: Any) -> Any:
     """Return NumPy's whole numbers in float64, in which powers do not overflow without a word."""
     whole = isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "iub"
     return value.astype(np.float64) if whole else value
-
-
-def _printer(module: str) -> Any:
-    """Return sympy's printer for a module, without what makes numbers complex, or numbers of NaN."""
-    from sympy.printing.numpy import NumPyPrinter
-    from sympy.printing.pycode import PythonCodePrinter
-
-    sympy = _sympy()
-    kind, power = {"math": (PythonCodePrinter, "math.pow"), "numpy": (NumPyPrinter, "numpy.power")}[module]
-
-    class Printer(kind):  # type: ignore[misc, valid-type]
-        def _print_Pow(self, expression: Any, rational: bool = False) -> str:
-            base, exponent = expression.args
-            if exponent.is_Number and not exponent.is_Integer and abs(exponent) != sympy.S.Half:
-                return f"{power}({self._print(base)}, {self._print(exponent)})"
-            return str(super()._print_Pow(expression, rational))
-
-        def _print_sign(self, expression: Any) -> str:
-            if module == "numpy":
-                return str(super()._print_sign(expression))
-            z = f"({self._print(expression.args[0])})"
-            return f"({z} if {z} == 0 or {z} != {z} else math.copysign(1, {z}))"
-
-    return Printer({"fully_qualified_modules": True, "strict": True})
 
 
 def _steps(values: list[Any], taken: Iterable[str], sympy: Any) -> tuple[list[Any], list[Any]]:

@@ -210,7 +210,7 @@ def test_networks_of_classes_that_can_be_told_apart() -> None:
     cross_entropy = torch.nn.functional.cross_entropy
     rows = [Rows(x[part], label[part], cross_entropy, 0.0) for part in (slice(120), slice(120, None))]
     zero, one = torch.zeros(2, dtype=x.dtype), torch.ones(2, dtype=x.dtype)
-    data = networks.Data(rows[0], rows[1], zero, one, zero, one, 2, 0.0)
+    data = networks.Data(rows[0], rows[1], zero, one, zero, one, 2, 0.0, zero)
     first = KAN([2, 2, 2], dtype=x.dtype)
     found = []
     for steps in (3, 12):

@@ -123,3 +123,23 @@ def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
     x = points()
     symbolic.discover(x, x[:, 0] ** 2 + 2 * x[:, 1], **Y, progress=True)
     assert "a**2 + 2" in capsys.readouterr().err
+
+
+def test_an_output_that_is_small_beside_another() -> None:
+    """A formula is exact where each output's error is rounding, however small the output."""
+    x = torch.rand(60, 2, generator=torch.Generator().manual_seed(0))
+    y = torch.stack([1000 * x[:, 0], 1e-3 * x[:, 1].sin()], 1)
+    found = symbolic.discover(x, y, work=20, seeds=range(1))
+    error = (found.model(x.double()) - y).square().mean(0).sqrt()
+    assert not found.best.exact or bool((error < 1e-5 * y.square().mean(0).sqrt()).all())
+    assert symbolic.discover(x, torch.stack([x[:, 0], 0 * x[:, 1]], 1), work=20, seeds=range(1)).best.exact
+
+
+def test_a_law_that_became_constant_has_a_model() -> None:
+    """Nothing is left of the layers before a node that reads no other."""
+    x = torch.rand(100, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = symbolic.discover(x, (3 * x[:, 0]).exp(), functions=["0"], seeds=range(1), work=60)
+    for law in found.front:
+        y = law.model(x)
+        assert y.shape == (100, 1) and float(y.std()) == 0.0
+        torch.testing.assert_close(float(y[0]), float(law.formula))

@@ -178,6 +178,25 @@ def test_unprintable_function(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("math", "numpy"):
         with pytest.raises(ValueError, match=f"a function that the module {module} does not have"):
             symbolic.to_python(layer, module=module)
+    symbolic.register("erf", torch.erf, sympy.erf)  # of math alone
+    symbolic.fix(layer, 0, 0, "erf", params=(1.0, 0.0, 1.0, 0.0))
+    with pytest.raises(ValueError, match="that the module numpy does not have, but math"):
+        symbolic.to_python(layer, module="numpy")
+    exec(symbolic.to_python(layer), made := {})
+    assert made["kan"](0.5) == math.erf(0.5)
+
+
+def test_the_larger_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Registered functions with Max and Min, by the one module that the source imports."""
+    monkeypatch.setattr(library, "_library", dict(library._library))
+    symbolic.register("bounded", lambda z: z.clamp(-1, 1), lambda z: sympy.Max(-1, sympy.Min(z, 1)))
+    layer = KANLinear(1, 1, dtype=torch.float64)
+    symbolic.fix(layer, 0, 0, "bounded", params=(1.0, 0.0, 1.0, 0.0))
+    x = np.array([-2.0, 0.25, 3.0])
+    exec(symbolic.to_python(layer, module="numpy"), made := {})
+    assert made["kan"](x).tolist() == [-1.0, 0.25, 1.0]
+    exec(symbolic.to_python(layer), made)
+    assert [made["kan"](value) for value in x.tolist()] == [-1.0, 0.25, 1.0]
 
 
 def test_outside_of_the_domain() -> None:

@@ -120,16 +120,16 @@ def split(x: Tensor, y: Tensor, outputs: int, eps: float, loss: Loss | None, see
     judged = min(len(x) // 4, JUDGED)
     valid, fitted = order[:judged], order[judged : judged + FITTED]
     squared = loss is None
-    floor, exact, rounding = 0.0, 0.0, 1e-9
+    floor, exact, rounding, exact_outputs = 0.0, 0.0, 1e-9, torch.zeros(outputs).double()
     if squared:
-        spread, size = float((y - y.mean(0)).square().mean().sqrt()), float(y.square().mean().sqrt())
-        if eps < 1e-12:
-            least, most = max(_DOUBLE[0], 4 * eps), _DOUBLE[1]
-            size = max(spread, 1e-2 * size)
-        else:
-            least, most = (share * eps for share in _SINGLE)
-            rounding = 8 * eps
+        least, most = (share * eps for share in _SINGLE)
+        rounding = 8 * eps
+        if double := eps < 1e-12:
+            least, most, rounding = max(_DOUBLE[0], 4 * eps), _DOUBLE[1], 1e-9
+        size = _size(y, double)
         floor, exact = (least * size) ** 2, most * size
+        # of an output that is small beside another; one that is 0 has no size of its own
+        exact_outputs = torch.tensor([most * _size(column, double) or exact for column in y.T]).double()
     train, check = (Rows(x[part], y[part], loss, floor, rounding) for part in (fitted, valid))
     low, high = train.x.amin(0), train.x.amax(0)
     half = torch.where(high > low, (high - low) / 2, torch.ones_like(low))
@@ -139,7 +139,13 @@ def split(x: Tensor, y: Tensor, outputs: int, eps: float, loss: Loss | None, see
         scale = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
     elif loss is not None:
         check_loss(loss, train.y, outputs)
-    return Data(train, check, (low + high) / 2, half, mean, scale, outputs, exact)
+    return Data(train, check, (low + high) / 2, half, mean, scale, outputs, exact, exact_outputs)
+
+
+def _size(y: Tensor, double: bool) -> float:
+    """Return the size of y that rounding is a share of: in float64 what varies counts most."""
+    size = float(y.square().mean().sqrt())
+    return max(float((y - y.mean(0)).square().mean().sqrt()), 1e-2 * size) if double else size
 
 
 def check_loss(loss: Loss, y: Tensor, outputs: int) -> None:

@@ -29,7 +29,8 @@ class Data:
         center, half: (inputs,), that map the training rows to [-1, 1].
         mean, scale: (out,), of y; 0 and 1 beside a loss of the user's.
         outputs: how many numbers a prediction has.
-        exact: a root mean square error below that is rounding, and the formula exact.
+        exact: a root mean square error below that is rounding.
+        exact_outputs: (out,), the same of each output: where all are below theirs the formula is exact.
     """
 
     train: Rows
@@ -40,6 +41,7 @@ class Data:
     scale: Tensor
     outputs: int
     exact: float
+    exact_outputs: Tensor
 
     def units(self, x: Tensor) -> Tensor:
         """Map rows to what the networks see."""

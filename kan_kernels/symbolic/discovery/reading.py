@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...nn import function_library as library
 from .constants import scaled, snapped, turned
-from .form import Form, Term
+from .form import Form, Term, evaluate
 from .joint import Rows, head, inside, settled
 from .laws import Law, Pool, rms
 from .networks import Data, Judged, Trained
@@ -106,10 +106,18 @@ class Reader:
                 own(train),
                 shape,
                 () if trained is None or trained.seed is None else (trained.seed,),
-                squared and max(own(loss), own(train)) <= self.pool.floor,
+                squared and self._is_exact(form, theta),
                 squared,
             )
         )
+
+    def _is_exact(self, form: Form, theta: Tensor) -> bool:
+        """Return whether the error of every output is rounding."""
+        for rows in (self.data.train, self.data.valid):
+            error = (evaluate(form, theta, rows.x)[0] - rows.y).square().mean(0).sqrt()
+            if not bool((error <= self.data.exact_outputs).all()):
+                return False
+        return True
 
     def plainer(self, law: Law) -> None:
         """Add simpler formulas that are worse, for the front: what goes when the loss may grow."""

@@ -59,6 +59,7 @@ def discover(
         x: (n, in) or (n,), a tensor, an array or a data frame, no column constant; or a `data.Dataset`, whose
             training rows are searched in the data's own units: standardising leaves no trace in the law.
         y: (n, out) or (n,), likewise; integer classes beside a loss that takes them. None beside a Dataset.
+            The error is that of all outputs together: one that is tiny beside another needs units of its own.
         names: of the inputs, identifiers; those of the data set or frame, or x_1, x_2, ... by default.
         budget: seconds. The training or fit that is running is finished.
         work: trainings and fits, in place of the budget.

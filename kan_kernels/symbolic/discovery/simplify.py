@@ -96,6 +96,9 @@ def _constant_node(form: Form, theta: Tensor) -> tuple[Form, Tensor] | None:
                     moved[layer, node_, j] = bias
                 elif node_ > k:
                     moved[layer, node_ - 1, j] = bias
+            if not nodes:  # nothing is read any more of what comes before
+                moved = {(at[0] - n - 1, *at[1:]): bias for at, bias in moved.items() if at[0] > n}
+                return _rebuilt(form, theta, layers[n + 1 :], moved)
             for above in layers[n + 1]:
                 for factor in above:
                     factor[:] = [(Term(t.source - (t.source > k), t.name), abc) for t, abc in factor]
