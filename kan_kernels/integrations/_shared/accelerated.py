@@ -93,9 +93,12 @@ class Accelerated(nn.Module if TYPE_CHECKING else object):  # type: ignore[misc]
                     return f"it is parametrized by {kind.__qualname__}, which may do more whenever it is read"
         return None
 
-    def _kan_kernels_runs_own(self, x: Any) -> bool:
-        """Return whether a call with x runs the layer's own code, by what was judged."""
-        return self._kan_kernels_why_own() is not None or traced(x) or not self._kan_kernels_takes(x)
+    def _kan_kernels_why_own_for(self, x: Any) -> str | None:
+        """Return why a call with x runs the layer's own code, by what was judged, or None."""
+        why = self._kan_kernels_why_own()
+        if why is None and (traced(x) or not self._kan_kernels_takes(x)):
+            return "x is traced, or has dimensions that its code takes otherwise"
+        return why
 
     def _kan_kernels_judge(self) -> "tuple[str | None, frozenset[int] | None]":
         """Return why the layer as it is now has to run its own code, or None, and `_kan_kernels_dims`."""

@@ -14,7 +14,7 @@ import math
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, starmap, zip_longest
+from itertools import chain, starmap
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -71,12 +71,12 @@ class Definition:
         What a name stood for when the function was made is not known.
         """
         if isinstance(node, ast.Name):
-            return value is not MISSING
+            return True
         try:
             expected = ast.literal_eval(node)
         except (ValueError, TypeError, SyntaxError):
             expected = self.constant(node)
-            return value is not MISSING and (expected is LOCAL or expected is MISSING or expected is value)
+            return expected is LOCAL or expected is MISSING or expected is value
         return type(expected) is type(value) and repr(expected) == repr(value)
 
     def constant(self, node: ast.AST) -> Any:
@@ -125,7 +125,7 @@ def definition(function: Any) -> Definition:
     if decorated and not getattr(nodes[0], "decorator_list", ()):
         raise Unreadable("has a decorator that its source does not have")
     made = Definition(function, nodes[0], lines, _state(function))
-    if not all(starmap(made.is_default, _defaults(made))):
+    if not _has_its_defaults(made):
         raise Unreadable("has other defaults than its source")
     return made
 
@@ -135,18 +135,19 @@ def _state(function: FunctionType) -> tuple[Any, ...]:
     return function.__code__, len(positional), *positional, *chain.from_iterable(named.items())
 
 
-def _defaults(made: Definition) -> Iterator[tuple[ast.expr, Any]]:
-    """Yield each default of a function's source with the one that it has, or none and MISSING."""
+def _has_its_defaults(made: Definition) -> bool:
+    """Return whether a function has a default for each of its source's, and none is surely another."""
     arguments, function = made.node.args, made.function
-    positional = zip_longest(arguments.defaults, function.__defaults__ or (), fillvalue=MISSING)
-    for node, value in positional:
-        yield (ast.Constant(None), MISSING) if node is MISSING else (node, value)  # type: ignore[misc]
-    named = function.__kwdefaults__ or {}
-    for argument, node in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
-        if node is not None:
-            yield node, named.get(argument.arg, MISSING)
-        elif argument.arg in named:
-            yield ast.Constant(None), MISSING
+    positional, named = function.__defaults__ or (), function.__kwdefaults__ or {}
+    nodes = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    given = {argument.arg: node for argument, node in nodes if node is not None}
+    if len(positional) != len(arguments.defaults) or named.keys() != given.keys():
+        return False
+    pairs = [
+        *zip(arguments.defaults, positional, strict=True),
+        *((given[name], named[name]) for name in given),
+    ]
+    return all(starmap(made.is_default, pairs))
 
 
 @functools.lru_cache(maxsize=64)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..._core.bases import MAX_FUNCTIONS
 from ..._core.tensor_cache import TensorCache, readable
 from .._shared import eligible, probe
-from .._shared.accelerated import Accelerated, overrides, traced
+from .._shared.accelerated import Accelerated, overrides
 from .._shared.judge import judge
 from .._shared.probe import Probe
 from .._shared.subject import Subject
@@ -88,11 +88,9 @@ def mixin(module: nn.Module) -> type[Accelerated]:
 
 
 def _why_not(layer: Any, x: object) -> str | None:
-    why = layer._kan_kernels_why_own()
+    why: str | None = layer._kan_kernels_why_own_for(x)
     if why is not None:
         return why
-    if traced(x) or not layer._kan_kernels_takes(x):
-        return "x is traced, or has dimensions that its code takes otherwise"
     coefficients = layer.cheby_coeffs
     assert isinstance(x, Tensor)
     if layer._kan_kernels_dims is not None and (x.dim() == 0 or x.shape[-1] != coefficients.shape[0]):

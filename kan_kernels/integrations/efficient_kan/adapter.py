@@ -46,7 +46,7 @@ class EfficientKANLinear(Accelerated):
     _kan_kernels_watched = frozenset({"forward", "b_splines", "scaled_spline_weight"})
 
     def forward(self: Any, x: Tensor) -> Tensor:
-        if not self._kan_kernels_runs_own(x) and core.why_not(self, x) is None:
+        if self._kan_kernels_why_own_for(x) is None and core.why_not(self, x) is None:
             return core.forward(self, x)
         return super().forward(x)  # type: ignore[misc]
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..._core import checks
 from ..._core.bases import MAX_FUNCTIONS, RBF
 from .._shared import eligible, probe
-from .._shared.accelerated import Accelerated, overrides, traced
+from .._shared.accelerated import Accelerated, overrides
 from .._shared.judge import judge
 from .._shared.probe import Probe
 from .._shared.subject import Subject
@@ -133,11 +133,10 @@ _NOTHING = object()
 
 def _prepared(layer: Any, x: object = _NOTHING) -> Tensor | str:
     """Return the kernels' grid; or why they cannot run it as it is now, or for this x."""
-    why = layer._kan_kernels_why_own()
+    why: str | None
+    why = layer._kan_kernels_why_own() if x is _NOTHING else layer._kan_kernels_why_own_for(x)
     if why is not None:
         return why
-    if x is not _NOTHING and (traced(x) or not layer._kan_kernels_takes(x)):
-        return "x is traced, or has dimensions that its code takes otherwise"
     rbf, spline, with_base = layer.rbf, layer.spline_linear, layer.use_base_update
     linear = [spline, layer.base_linear] if with_base else [spline]
     if eligible.watched(rbf):

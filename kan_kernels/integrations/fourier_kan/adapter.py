@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..._core.bases import MAX_FREQUENCIES
 from .._shared import eligible, probe
-from .._shared.accelerated import Accelerated, overrides, traced
+from .._shared.accelerated import Accelerated, overrides
 from .._shared.judge import judge
 from .._shared.probe import Probe
 from .._shared.subject import Subject
@@ -86,11 +86,9 @@ def mixin(module: nn.Module) -> type[Accelerated]:
 
 
 def _why_not(layer: Any, x: object) -> str | None:
-    why = layer._kan_kernels_why_own()
+    why: str | None = layer._kan_kernels_why_own_for(x)
     if why is not None:
         return why
-    if traced(x) or not layer._kan_kernels_takes(x):
-        return "x is traced, or has dimensions that its code takes otherwise"
     coefficients = layer.fouriercoeffs
     why = eligible.why_not_rows(x, coefficients, layer.inputdim) or _why_not_now(layer)
     if why is None and x.dtype != coefficients.dtype:  # type: ignore[attr-defined]

@@ -122,10 +122,12 @@ def split(x: Tensor, y: Tensor, outputs: int, eps: float, loss: Loss | None, see
     squared = loss is None
     floor, exact, rounding, exact_outputs = 0.0, 0.0, 1e-9, torch.zeros(outputs).double()
     if squared:
-        least, most = (share * eps for share in _SINGLE)
-        rounding = 8 * eps
-        if double := eps < 1e-12:
-            least, most, rounding = max(_DOUBLE[0], 4 * eps), _DOUBLE[1], 1e-9
+        double = eps < 1e-12
+        if double:
+            least, most = max(_DOUBLE[0], 4 * eps), _DOUBLE[1]
+        else:
+            least, most = (share * eps for share in _SINGLE)
+            rounding = 8 * eps
         size = _size(y, double)
         floor, exact = (least * size) ** 2, most * size
         # of an output that is small beside another; one that is 0 has no size of its own
